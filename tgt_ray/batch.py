@@ -1,0 +1,41 @@
+"""Floor 0: the three values that components hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Outputs:
+    """What a labeler says of B inputs: raw logits (B, K) and an embedding (B, D)."""
+
+    logits: Tensor
+    embedding: Tensor
+
+
+@dataclass
+class Batch:
+    """One training batch: the first `num_real` rows are real, the rest synthetic.
+
+    inputs (B, ...); labels (num_real,), since no ground truth is claimed for a synthetic row; teacher_logits (B, K).
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor
+
+    @property
+    def num_real(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Loss:
+    """A scalar to minimise and its named parts (detached scalars) for the log."""
+
+    value: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)

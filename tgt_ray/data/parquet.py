@@ -1,0 +1,119 @@
+"""A folder with train.parquet, test.parquet and perhaps validation.parquet; raw uint8 pixels in `image`, ints in `label`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from tgt_ray.config import ConfigError
+from tgt_ray.data.base import ImageRows, ImageSource, Splits, stratified_holdout
+
+
+class ParquetImages(ImageSource):
+    """Images from Parquet files. Where there is no validation.parquet, a stratified part of train is held out for it."""
+
+    type: Literal["parquet"] = "parquet"
+    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
+    image_shape: tuple[int, int, int] | None = Field(
+        None, description="channels, height, width; where absent, square images with 1 or 3 channels are inferred"
+    )
+    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
+    seed: int = Field(0, description="of the held-out validation rows")
+
+    def load(self) -> Splits:
+        if not self.path.is_dir():
+            raise ConfigError(f"task.data.path: no folder at {self.path}")
+        tables = {name: _read(self.path / f"{name}.parquet") for name in ("train", "test")}
+        if (self.path / "validation.parquet").exists():
+            tables["validation"] = _read(self.path / "validation.parquet")
+        names = _label_names(self.path / "labels.json")
+        num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
+        rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
+        if "validation" not in rows:
+            kept, held = stratified_holdout(
+                rows["train"].labels, self.validation_fraction, self.seed, what=f"{self.path / 'train.parquet'}"
+            )
+            rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes)
+
+    def _rows(self, table: pa.Table, file: Path, num_classes: int) -> ImageRows:
+        labels = table["label"].to_numpy().astype(np.int64)
+        bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+        if len(bad):
+            raise ConfigError(
+                f"{file}: label {labels[bad[0]]} in row {bad[0]} is outside the class range 0..{num_classes - 1}"
+                f" ({len(bad)} such rows)"
+            )
+        flat = _pixels(table["image"], file)
+        shape = self.image_shape or _square_shape(flat.shape[1], file)
+        if int(np.prod(shape)) != flat.shape[1]:
+            raise ConfigError(f"task.data.image_shape: {list(shape)} needs {np.prod(shape)} bytes, {file} has {flat.shape[1]}")
+        return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
+
+
+def _read(file: Path) -> pa.Table:
+    if not file.exists():
+        raise ConfigError(f"task.data.path: no file {file.name} in {file.parent}")
+    try:
+        with pq.ParquetFile(file) as parquet:
+            found = parquet.schema_arrow.names
+            missing = [name for name in ("image", "label") if name not in found]
+            if missing:
+                raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
+            table = parquet.read(columns=["image", "label"])
+    except (pa.ArrowException, OSError) as err:
+        raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
+    if table.num_rows == 0:
+        raise ConfigError(f"{file}: holds no rows")
+    for name, legal in (("label", pa.types.is_integer), ("image", _is_binary)):
+        if not legal(table[name].type):
+            kind = "integers" if name == "label" else "binary (raw uint8 pixels)"
+            raise ConfigError(f"{file}: column '{name}' is {table[name].type}, expected {kind}")
+        if table[name].null_count:
+            raise ConfigError(f"{file}: column '{name}' has {table[name].null_count} empty values")
+    return table
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:
+    """(N, bytes of one image) uint8; ConfigError where images differ in size."""
+    sizes = {len(value.as_buffer()) for value in (column[0], column[-1])}
+    try:
+        if len(sizes) != 1:
+            raise ValueError(f"{min(sizes)} and {max(sizes)} bytes")
+        fixed = column.cast(pa.binary(sizes.pop())).combine_chunks()
+    except (pa.ArrowException, ValueError) as err:
+        raise ConfigError(f"{file}: images differ in size ({err}); expected raw uint8 pixels of one shape") from err
+    width = fixed.type.byte_width
+    return np.frombuffer(fixed.buffers()[1], np.uint8)[fixed.offset * width : (fixed.offset + len(fixed)) * width].reshape(
+        -1, width
+    )
+
+
+def _square_shape(num_bytes: int, file: Path) -> tuple[int, int, int]:
+    for channels in (1, 3):
+        side = round((num_bytes / channels) ** 0.5)
+        if channels * side * side == num_bytes:
+            return channels, side, side
+    raise ConfigError(f"task.data.image_shape: give channels, height, width; {file} has {num_bytes} bytes an image, not square")
+
+
+def _label_names(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{file}: not valid JSON ({err})") from err
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{file}: expected a list of class names")
+    return [str(name) for name in names]

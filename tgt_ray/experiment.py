@@ -1,0 +1,133 @@
+"""Floor 3: the Experiment, all that one training run depends on, and the checks that span its parts. No torch, no ray."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tgt_ray.config import Config, ConfigError, digest
+from tgt_ray.data import LongTail
+from tgt_ray.explorers import AnyExplorer, Gradient
+from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
+from tgt_ray.labelers import AnyLabeler, ResidualLabeler
+from tgt_ray.objectives import AnyObjective, Distillation
+from tgt_ray.students import AnyStudent, ConvStudent
+from tgt_ray.tasks import AnyTask, ImageClassification
+
+
+class TeacherConfig(Config):
+    """The two frozen models of a teacher."""
+
+    labeler: AnyLabeler = Field(default_factory=ResidualLabeler)
+    generator: AnyGenerator = Field(default_factory=MLPAutoencoderGenerator)
+
+
+class TrainConfig(Config):
+    """How the student trains."""
+
+    steps: int = Field(600, ge=1, description="optimizer steps")
+    batch_size: int = Field(64, ge=1, description="rows of a step over all workers, real and synthetic together")
+    synthetic_ratio: float = Field(0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate")
+    eval_every: int = Field(
+        100, ge=1, description="steps between evaluations on the validation split; each is a report and a checkpoint"
+    )
+    workers: int = Field(1, ge=1, description="student workers (data parallel)")
+    cpus_per_worker: float = Field(0.5, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
+    seed: int = Field(0, ge=0, description="of student weights, batches, anchors and noise")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainConfig:
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
+        return self
+
+
+class PoolConfig(Config):
+    """The actor pool of generators that feeds one student worker."""
+
+    min_actors: int = Field(1, ge=1)
+    max_actors: int = Field(1, ge=1)
+    cpus_per_actor: float = Field(0.5, gt=0)
+    gpus_per_actor: float = Field(0, ge=0)
+    actor_resources: dict[str, float] = Field(
+        default_factory=dict, description="custom resources an actor needs, to place the pool on certain nodes"
+    )
+    rows_per_request: int = Field(256, ge=1, description="synthetic rows of one generator call")
+    window: int = Field(4, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
+    slot_length: int = Field(32, ge=1, description="requests of one pool task: bounds the work done twice after a crash")
+    snapshot_every: int = Field(20, ge=1, description="steps between snapshots of the student for explorers that look at it")
+
+    @model_validator(mode="after")
+    def _enough(self) -> PoolConfig:
+        if self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors {self.max_actors} is below min_actors {self.min_actors}")
+        if self.window < self.max_actors:
+            raise ValueError(f"window {self.window} is below max_actors {self.max_actors}, so some actors would never work")
+        return self
+
+
+class Experiment(Config):
+    """One training run. The defaults are the vetted run on long-tailed digits."""
+
+    task: AnyTask = Field(
+        default_factory=lambda: ImageClassification(long_tail=LongTail(head=80, imbalance=20, seed=0))
+    )
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    student: AnyStudent = Field(default_factory=ConvStudent)
+    explorer: AnyExplorer = Field(default_factory=Gradient)
+    objective: AnyObjective = Field(default_factory=Distillation)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        if self.explorer.needs_differentiable and not self.teacher.generator.differentiable:
+            raise ValueError(
+                f"explorer.type: '{self.explorer.type}' needs gradients through the generator, and teacher.generator.type"
+                f" '{self.teacher.generator.type}' gives none; use random, random-matched or interpolation"
+            )
+        return self
+
+    @property
+    def streams(self) -> bool:
+        """Whether synthetic rows are made at all."""
+        return self.explorer.synthesizes and self.train.synthetic_ratio > 0
+
+    @property
+    def synthetic_ratio(self) -> float:
+        """The ratio that is trained at: 0 with an explorer that makes no rows."""
+        return self.train.synthetic_ratio if self.explorer.synthesizes else 0.0
+
+    def teacher_fingerprint(self) -> str:
+        """Equal for experiments that can share data, teacher and teacher cache."""
+        return digest(self.task.model_dump(mode="json"), self.teacher.model_dump(mode="json"))
+
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "one_hot": {"explorer": {"type": "none"}, "objective.alpha": 0.0},
+    "distillation": {"explorer": {"type": "none"}},
+}
+
+
+def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
+    from tgt_ray.config import override
+
+    for key, value in overrides:
+        data = override(data, key, value)
+    return data
+
+
+def control(experiment: Experiment, name: str) -> Experiment:
+    """The same experiment without synthetic rows (`distillation`) and without the teacher as well (`one_hot`)."""
+    if name not in CONTROLS:
+        raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
+    data = with_overrides(experiment.model_dump(mode="json"), list(CONTROLS[name].items()))
+    return Experiment.model_validate(data)

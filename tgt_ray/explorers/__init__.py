@@ -1,0 +1,24 @@
+"""Floor 2: explorers. A new explorer is one file here with one config type, and its name in `AnyExplorer`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tgt_ray.config import OneOf
+from tgt_ray.explorers.base import Explorer, Neighbourhood
+from tgt_ray.explorers.gradient import Gradient, RandomMatched
+from tgt_ray.explorers.interpolation import Interpolation
+from tgt_ray.explorers.random import NoExplorer, Random
+
+AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation)]
+
+__all__ = [
+    "AnyExplorer",
+    "Explorer",
+    "Gradient",
+    "Interpolation",
+    "Neighbourhood",
+    "NoExplorer",
+    "Random",
+    "RandomMatched",
+]

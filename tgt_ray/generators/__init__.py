@@ -1,0 +1,13 @@
+"""Floor 2: generators. A new generator is one file here with one config type, and its name in `AnyGenerator`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tgt_ray.config import OneOf
+from tgt_ray.generators.autoencoder import ConvAutoencoderGenerator, MLPAutoencoderGenerator
+from tgt_ray.generators.base import Generator
+
+AnyGenerator = Annotated[Generator, OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator)]
+
+__all__ = ["AnyGenerator", "ConvAutoencoderGenerator", "Generator", "MLPAutoencoderGenerator"]

@@ -1,0 +1,47 @@
+"""Deterministic autoencoders as generators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from tgt_ray.generators.base import Generator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Autoencoder(Generator):
+    differentiable: ClassVar[bool] = True
+    latent_dim: int = Field(16, ge=1)
+
+    def fit(self, model: nn.Module, inputs: Tensor, labeler: nn.Module) -> None:
+        from tgt_ray.pretraining import fit_autoencoder
+
+        fit_autoencoder(model, inputs, labeler, self.pretrain)
+
+
+class MLPAutoencoderGenerator(Autoencoder):
+    """Fully connected: for images of a few hundred pixels."""
+
+    type: Literal["mlp_autoencoder"] = "mlp_autoencoder"
+    hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="widths from the image inwards")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from tgt_ray.models.autoencoder import MLPAutoencoder
+
+        return MLPAutoencoder(input_shape, self.hidden, self.latent_dim)
+
+
+class ConvAutoencoderGenerator(Autoencoder):
+    """Strided convolutions with a linear bottleneck."""
+
+    type: Literal["conv_autoencoder"] = "conv_autoencoder"
+    latent_dim: int = Field(32, ge=1)
+    widths: tuple[int, ...] = Field((32, 64), min_length=1, description="channels from the image inwards; each halves the size")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from tgt_ray.models.autoencoder import ConvAutoencoder
+
+        return ConvAutoencoder(input_shape, self.widths, self.latent_dim)

@@ -1,0 +1,41 @@
+"""What a generator is: a module that encodes inputs to latents and decodes latents to inputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from tgt_ray.config import Component
+from tgt_ray.labelers import Pretrain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class GeneratorPretrain(Pretrain):
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        description="weight w of KL(h(x) || h(dec(enc(x)))) beside the pixels' squared error: makes the generator faithful to"
+        " the labeler and not only to pixels (our choice)",
+    )
+
+
+class Generator(Component):
+    """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs."""
+
+    family = "generator"
+    differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
+    weights: Path | None = Field(None, description="a .safetensors file of this architecture; where absent, `pretrain` runs")
+    pretrain: GeneratorPretrain = Field(default_factory=GeneratorPretrain)
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """The module with fresh weights."""
+
+    @abstractmethod
+    def fit(self, model: nn.Module, inputs: Tensor, labeler: nn.Module) -> None:
+        """Pretrain `model` in place on N rows."""

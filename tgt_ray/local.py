@@ -1,0 +1,77 @@
+"""Floor 3: an experiment in this process, without Ray: the reference that the distributed run is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tgt_ray.experiment import Experiment
+from tgt_ray.loop import STATE_FILE, StudentRun, SyntheticReader, train_student
+from tgt_ray.prepared import Prepared, prepare
+from tgt_ray.storage import Storage
+from tgt_ray.synthesis import Synthesizer, inline_blocks
+from tgt_ray.tasks import TaskData
+from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outputs
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
+    """Teacher and teacher cache, made in this process where they aren't stored yet."""
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
+
+    def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
+        return teacher_outputs(teacher, experiment.task.inputs(table, data.input_shape))
+
+    return prepare(data, record, teacher_pass, storage)
+
+
+class LocalHooks:
+    """Checkpoints into a folder of the storage and hands reports on."""
+
+    def __init__(self, checkpoints: Storage | None, report: Report):
+        self.checkpoints, self.on_report = checkpoints, report
+
+    def snapshot(self, run: StudentRun) -> None:
+        pass  # generation looks at the student itself
+
+    def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
+        if self.checkpoints is not None:
+            for name, content in run.state().items():
+                self.checkpoints.write(content, name)
+        self.on_report(metrics)
+
+    def stream_metrics(self) -> dict[str, float]:
+        return {}
+
+
+def train_local(
+    experiment: Experiment,
+    prepared: Prepared,
+    storage: Storage,
+    checkpoints: Storage | None = None,
+    report: Report = lambda metrics: None,
+    teacher: Teacher | None = None,
+) -> StudentRun:
+    """Train one student here; continues from `checkpoints` where there is one. One process takes the rows of all workers.
+
+    Raises Diverged where the loss becomes NaN.
+    """
+    run = StudentRun(experiment, prepared.student)
+    if checkpoints is not None and checkpoints.exists(STATE_FILE):
+        run.load_state(checkpoints.read(STATE_FILE))
+    reader = None
+    if experiment.streams:
+        data = prepared.student
+        teacher = teacher or load_teacher(
+            experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage
+        )
+        synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
+        first, used = run.position
+        blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
+        reader = SyntheticReader(blocks, skip_rows=used)
+    train_student(run, reader, LocalHooks(checkpoints, report))
+    return run

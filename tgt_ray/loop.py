@@ -1,0 +1,299 @@
+"""Floor 3: the training loop, without Ray. Which rows a step sees depends on (seed, step) alone, so a run resumes exactly."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tgt_ray import metrics
+from tgt_ray.batch import Batch
+from tgt_ray.experiment import Experiment, TrainConfig
+from tgt_ray.prepared import StudentData, to_matrix
+from tgt_ray.student import Student, build_student
+from tgt_ray.synthesis import Block
+
+log = logging.getLogger(__name__)
+
+STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows each step of one worker takes. Counts are a function of the step, so nothing needs remembering."""
+
+    batch_size: int  # of this worker
+    ratio: float
+    rank: int
+    world_size: int
+    num_real: int
+    seed: int
+
+    def synthetic_before(self, step: int) -> int:
+        """Synthetic rows that this worker has used before `step`: rounding errors never add up beyond one row."""
+        # The small number keeps 0.3 * 10 * step from falling below the whole number it stands for.
+        return math.floor(step * self.batch_size * self.ratio + 1e-9)
+
+    def synthetic_count(self, step: int) -> int:
+        return self.synthetic_before(step + 1) - self.synthetic_before(step)
+
+    def real_indices(self, step: int) -> np.ndarray:
+        """Rows of the train split: the workers' parts of an endless sequence of seeded permutations."""
+        count = self.batch_size - self.synthetic_count(step)
+        first = (step * self.batch_size - self.synthetic_before(step)) * self.world_size + self.rank * count
+        positions = np.arange(first, first + count)
+        out = np.empty(count, np.int64)
+        for epoch in np.unique(positions // self.num_real):
+            here = positions // self.num_real == epoch
+            out[here] = self._permutation(int(epoch))[positions[here] % self.num_real]
+        return out
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        cached = self.__dict__.setdefault("_cache", {})
+        if epoch not in cached:
+            if len(cached) > 2:
+                cached.clear()
+            cached[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_real)
+        return cached[epoch]
+
+
+class SyntheticReader:
+    """Serves synthetic rows n at a time from blocks that come in request order, and measures what they cost."""
+
+    def __init__(self, blocks: Iterator[Block], skip_rows: int = 0):
+        self.blocks = blocks
+        self.skip_rows = skip_rows
+        self.rest: Block | None = None
+        self.offset = 0
+        self.start_wait_s = 0.0  # until the first block: the pool's start
+        self.wait_s = 0.0  # after it
+        self.lags: list[np.ndarray] = []
+        self.num_blocks = 0
+
+    def take(self, count: int, step: int) -> tuple[Tensor, Tensor]:
+        """(inputs, teacher_logits) of the next `count` rows, used at `step`."""
+        inputs, logits = [], []
+        while count:
+            block = self._block()
+            part = slice(self.offset, self.offset + count)
+            inputs.append(torch.from_numpy(block["inputs"][part]))
+            logits.append(torch.from_numpy(block["teacher_logits"][part]))
+            versions = block["version"][part]
+            self.lags.append(step - versions[versions >= 0])
+            count -= len(versions)
+            self.offset += len(versions)
+        return torch.cat(inputs), torch.cat(logits)
+
+    def _block(self) -> Block:
+        if self.rest is None or self.offset >= len(self.rest["request"]):
+            started = time.perf_counter()
+            self.rest = next(self.blocks)
+            waited = time.perf_counter() - started
+            if self.num_blocks:
+                self.wait_s += waited
+            else:
+                self.start_wait_s += waited
+            self.num_blocks += 1
+            self.offset, self.skip_rows = self.skip_rows, 0
+        return self.rest
+
+    def lag(self) -> dict[str, float]:
+        """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
+        lags = np.concatenate(self.lags) if self.lags else np.empty(0)
+        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
+
+
+class StudentRun:
+    """A student with its optimizer, schedule and data, somewhere in its training."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: StudentData,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ):
+        self.experiment, self.task, self.data, self.device = experiment, experiment.task, data, device
+        train = experiment.train
+        self.student = build_student(experiment, data.input_shape, data.num_classes).to(device)
+        self.model = wrap(self.student)
+        self.optimizer, self.schedule = make_optimizer(self.student, train)
+        table = data.tables["train"]
+        self.inputs = self.task.inputs(table, data.input_shape)
+        self.labels = torch.from_numpy(table["label"].to_numpy().copy())
+        self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
+        self.plan = Plan(
+            train.batch_size // world_size, experiment.synthetic_ratio, rank, world_size, len(table), train.seed
+        )
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.train_s = 0.0  # in all sessions of this run
+        self.session_s = 0.0  # in this process
+        self._parts: dict[str, Tensor] = {}
+        self._steps_since_report = 0
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(index of this worker's next request, rows of it that are used up)."""
+        return divmod(self.plan.synthetic_before(self.step), self.experiment.pool.rows_per_request)
+
+    def train_step(self, reader: SyntheticReader | None) -> None:
+        """One optimizer step on the step's real and synthetic rows."""
+        batch = self._batch(reader)
+        loss = self.model(batch.inputs, batch.labels, batch.teacher_logits)
+        self.optimizer.zero_grad()
+        loss.value.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self._steps_since_report += 1
+        for name, part in {"loss": loss.value.detach(), **loss.parts}.items():
+            self._parts[name] = self._parts[name] + part if name in self._parts else part
+
+    def _batch(self, reader: SyntheticReader | None) -> Batch:
+        rows = torch.from_numpy(self.plan.real_indices(self.step))
+        inputs, logits = self.inputs[rows], self.teacher_logits[rows]
+        synthetic = self.plan.synthetic_count(self.step)
+        if synthetic:
+            assert reader is not None
+            more_inputs, more_logits = reader.take(synthetic, self.step)
+            inputs, logits = torch.cat([inputs, more_inputs]), torch.cat([logits, more_logits])
+        return Batch(inputs.to(self.device), self.labels[rows].to(self.device), logits.to(self.device))
+
+    def check_finite(self) -> None:
+        """Raise Diverged where the loss has become infinite or NaN since the last report."""
+        if "loss" in self._parts and not bool(torch.isfinite(self._parts["loss"])):
+            raise Diverged(f"the training loss is not finite by step {self.step}; lower train.learning_rate or check the data")
+
+    def train_metrics(self) -> dict[str, float]:
+        """Mean loss and parts since the last call."""
+        out = {f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()}
+        self._parts, self._steps_since_report = {}, 0
+        return out
+
+    def evaluate(self, split: str) -> dict[str, Any]:
+        """The task's metrics of the student on a split."""
+        return self.task.evaluate(self.scores(split), self.data.tables[split]["label"].to_numpy())
+
+    @torch.no_grad()
+    def scores(self, split: str) -> np.ndarray:
+        self.student.eval()
+        inputs = self.task.inputs(self.data.tables[split], self.data.input_shape)
+        scores = torch.cat([self.student.scores(part.to(self.device)).cpu() for part in inputs.split(1024)])
+        self.student.train()
+        return scores.numpy()
+
+    def state(self) -> dict[str, bytes]:
+        """The checkpoint's files. `state.pt` loads with weights_only=True."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "model": self.student.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "rng": torch.get_rng_state(),
+                "step": self.step,
+                "position": self.position,
+                "history": self.history,
+                "train_s": self.train_s,
+                "experiment": self.experiment.fingerprint(),
+            },
+            buffer,
+        )
+        return {STATE_FILE: buffer.getvalue(), WEIGHTS_FILE: self.weights()}
+
+    def weights(self) -> bytes:
+        return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})
+
+    def load_state(self, content: bytes) -> None:
+        """Continue where `state` was taken. ValueError if it belongs to another experiment."""
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location=self.device)
+        if state["experiment"] != self.experiment.fingerprint():
+            raise ValueError(f"the checkpoint belongs to experiment {state['experiment']}, this is {self.experiment.fingerprint()}")
+        self.student.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"].cpu())
+        self.step, self.history, self.train_s = state["step"], state["history"], state["train_s"]
+        assert tuple(state["position"]) == self.position, "the request offset follows from the step"
+
+
+class Hooks(Protocol):
+    """What the loop tells the world."""
+
+    def snapshot(self, run: StudentRun) -> None:
+        """Every pool.snapshot_every steps, where the explorer looks at the student."""
+
+    def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
+        """At each evaluation; a checkpoint can be taken here."""
+
+    def stream_metrics(self) -> dict[str, float]:
+        """What the generators say of themselves."""
+
+
+def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
+    """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged."""
+    train, pool = run.experiment.train, run.experiment.pool
+    run.student.train()
+    lap = time.perf_counter()
+    while run.step < train.steps:
+        run.train_step(reader)
+        last = run.step == train.steps
+        due = last or run.step % train.eval_every == 0
+        if due or run.step % pool.snapshot_every == 0:
+            run.check_finite()
+            if run.experiment.explorer.on_policy and not last:
+                hooks.snapshot(run)
+        if due:
+            elapsed = time.perf_counter() - lap
+            run.train_s += elapsed
+            run.session_s += elapsed
+            report = _report(run, reader, hooks, last) if is_main else {}
+            run.history.append(report)
+            hooks.report(run, report)
+            lap = time.perf_counter()
+
+
+def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
+    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluate("validation")}
+    report["train_s"] = run.train_s
+    if reader is not None:
+        busy = max(run.session_s - reader.start_wait_s, 1e-9)
+        report |= {"wait_share": reader.wait_s / busy, "start_wait_s": reader.start_wait_s, **reader.lag(), **hooks.stream_metrics()}
+    if last:
+        # The only look at the test split, after the last decision about this student.
+        report |= {f"test_{name}": value for name, value in run.evaluate("test").items()}
+    return report
+
+
+def make_optimizer(student: Student, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Optimizer, and linear warm-up followed by cosine decay to zero."""
+    common = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer
+    if train.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(student.parameters(), **common)  # type: ignore[arg-type]
+    else:
+        optimizer = torch.optim.SGD(student.parameters(), momentum=train.momentum, nesterov=train.momentum > 0, **common)  # type: ignore[arg-type]
+    warmup = round(train.warmup * train.steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,1 @@
+"""Floor 1: plain torch modules, without configs."""

@@ -1,0 +1,67 @@
+"""Floor 2: training loops for the built-in teachers, used where no pretrained weights are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.models.criteria import kl_rows
+
+if TYPE_CHECKING:
+    from tgt_ray.generators.base import GeneratorPretrain
+    from tgt_ray.labelers import LabelerPretrain, Pretrain
+
+
+def fit_classifier(model: nn.Module, inputs: Tensor, labels: Tensor, how: LabelerPretrain) -> None:
+    """Cross-entropy on randomly shifted and flipped images."""
+    rng = torch.Generator().manual_seed(how.seed)
+    for rows in _optimise(model, len(inputs), how, rng):
+        images = augment(inputs[rows], how.shift, how.flip, rng)
+        F.cross_entropy(model(images).logits, labels[rows]).backward()
+
+
+def fit_autoencoder(model: nn.Module, inputs: Tensor, labeler: nn.Module, how: GeneratorPretrain) -> None:
+    """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction."""
+    rng = torch.Generator().manual_seed(how.seed)
+    labeler.eval().requires_grad_(False)
+    for rows in _optimise(model, len(inputs), how, rng):
+        images = inputs[rows]
+        again = model.decode(model.encode(images))  # type: ignore[operator]
+        loss = F.mse_loss(again, images)
+        if how.consistency:
+            with torch.no_grad():
+                target = labeler(images).logits
+            loss = loss + how.consistency * kl_rows(target, labeler(again).logits).mean()
+        loss.backward()
+
+
+def _optimise(model: nn.Module, num_rows: int, how: Pretrain, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield the row indices of each step; the caller computes gradients, the optimizer steps when it comes back."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=how.learning_rate, total_steps=how.steps + 1)
+    model.train()
+    for _ in range(how.steps):
+        optimizer.zero_grad()
+        yield torch.randint(num_rows, (min(how.batch_size, num_rows),), generator=rng)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
+    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them."""
+    size, _, height, width = images.shape
+    if shift:
+        padded = F.pad(images, (shift,) * 4)
+        down, right = torch.randint(2 * shift + 1, (2, size), generator=rng)
+        rows = (down[:, None] + torch.arange(height))[:, None, :, None]
+        columns = (right[:, None] + torch.arange(width))[:, None, None, :]
+        images = padded[torch.arange(size)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
+    if flip:
+        chosen = torch.rand(size, generator=rng) < 0.5
+        images = torch.where(chosen[:, None, None, None], images.flip(3), images)
+    return images

@@ -1,0 +1,13 @@
+"""Floor 2: tasks. A new task is one file here with one config type, and its name in `AnyTask`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tgt_ray.config import OneOf
+from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.tasks.image import ImageClassification
+
+AnyTask = Annotated[Task, OneOf(ImageClassification)]
+
+__all__ = ["AnyTask", "ImageClassification", "Task", "TaskData"]
