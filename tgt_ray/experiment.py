@@ -55,7 +55,7 @@ class PoolConfig(Config):
 
     min_actors: int = Field(1, ge=1)
     max_actors: int = Field(1, ge=1)
-    cpus_per_actor: float = Field(0.5, gt=0)
+    cpus_per_actor: float = Field(0.4, gt=0)
     gpus_per_actor: float = Field(0, ge=0)
     actor_resources: dict[str, float] = Field(
         default_factory=dict, description="custom resources an actor needs, to place the pool on certain nodes"

@@ -1,0 +1,128 @@
+"""Floor 5: one experiment on Ray: teacher and teacher cache once, then Ray Train."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from tgt_ray import cluster
+from tgt_ray.experiment import Experiment
+from tgt_ray.prepared import Prepared, prepare
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import TaskData
+from tgt_ray.worker import WorkerSetup, train_worker
+
+#: Train looks at its workers every 2 s by default: a short trial would spend that at its end, and a checkpoint reported
+#: shortly before a crash would be lost.
+HEALTH_CHECK_INTERVAL_S = 0.2
+
+
+def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
+    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't)."""
+    cpus = cluster.largest_node_cpus()
+    task = ray.remote(_prepare_teacher).options(num_cpus=cpus, num_gpus=0)
+    record = ray.get(task.remote(experiment, ray.put(data), storage, max(1, int(cpus))))
+
+    def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
+        return label_rows(experiment, record, data, table, storage)
+
+    return prepare(data, record, teacher_pass, storage)
+
+
+def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
+    import logging
+
+    import torch
+
+    from tgt_ray.teacher import prepare_teacher
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(threads)
+    return prepare_teacher(experiment.teacher, experiment.task, data, storage)[1]
+
+
+class TeacherLabeler:
+    """The teacher pass's actor: rows -> id, logits, latent."""
+
+    def __init__(self, experiment: Experiment, record: dict[str, Any], shape: tuple[int, ...], classes: int, storage: Storage):
+        from tgt_ray.teacher import load_teacher
+
+        self.task, self.shape = experiment.task, shape
+        self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage)
+
+    def __call__(self, table: pa.Table) -> dict[str, np.ndarray]:
+        from tgt_ray.teacher import teacher_outputs
+
+        outputs = teacher_outputs(self.teacher, self.task.inputs(table, self.shape))
+        return {"id": table["id"].to_numpy(), **outputs}
+
+
+def label_rows(
+    experiment: Experiment, record: dict[str, Any], data: TaskData, table: pa.Table, storage: Storage
+) -> dict[str, np.ndarray]:
+    """Logits and latents of a table's rows, in its order, by a Ray Data actor pool."""
+    import ray.data
+
+    pool = experiment.pool
+    labelled = (
+        ray.data.from_arrow(table)
+        .repartition(target_num_rows_per_block=4096)
+        .map_batches(
+            TeacherLabeler,
+            batch_format="pyarrow",
+            batch_size=1024,
+            fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.max_actors),
+            num_cpus=pool.cpus_per_actor,
+            num_gpus=pool.gpus_per_actor or None,
+            resources=pool.actor_resources or None,
+        )
+    )
+    columns = labelled.take_batch(len(table), batch_format="numpy")
+    order = np.argsort(columns["id"], kind="stable")
+    wanted = np.argsort(np.argsort(table["id"].to_numpy(), kind="stable"), kind="stable")
+    return {name: columns[name][order][wanted] for name in ("logits", "latent")}
+
+
+def fit(
+    experiment: Experiment, prepared: tuple[Any, ...], storage: Storage, folder: Storage, name: str, callbacks: list[Any]
+) -> ray.train.Result:
+    """Run Ray Train in `folder`/`name`, where it resumes if it was begun there. The result's return_value is `train_worker`'s.
+
+    storage: the root that holds the teacher. Raises ray.train.TrainingFailedError after `train.max_failures` lost workers.
+    """
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
+    train = experiment.train
+    trainer = trainer_class(train.workers)(
+        train_worker,
+        train_loop_config={"setup": WorkerSetup(experiment, prepared, storage.root)},
+        scaling_config=ScalingConfig(
+            num_workers=train.workers,
+            use_gpu=train.gpus_per_worker > 0,
+            resources_per_worker=cluster.worker_resources(experiment),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder.root,
+            callbacks=callbacks,
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    return trainer.fit()
+
+
+def trainer_class(workers: int) -> type[DataParallelTrainer]:
+    """TorchTrainer where workers must talk to each other. Without it neither the controller nor the caller imports torch."""
+    if workers == 1:
+        return DataParallelTrainer
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer
