@@ -37,7 +37,9 @@ def connect() -> Iterator[None]:
         else:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as err:
-        raise ConfigError(f"RAY_ADDRESS {address}: cannot connect to that cluster ({' '.join(str(err).split())})") from err
+        raise ConfigError(
+            f"RAY_ADDRESS {address}: cannot connect to that cluster ({' '.join(str(err).split())})"
+        ) from err
     try:
         yield
     finally:
@@ -105,7 +107,11 @@ def check_fits(experiment: Experiment) -> None:
 
 
 def _show(resources: Resources) -> str:
-    kept = {k: v for k, v in sorted(resources.items()) if k in ("CPU", "GPU") or not k.startswith(("node:", "memory", "object_store"))}
+    kept = {
+        k: v
+        for k, v in sorted(resources.items())
+        if k in ("CPU", "GPU") or not k.startswith(("node:", "memory", "object_store"))
+    }
     return ", ".join(f"{amount:g} {name}" for name, amount in kept.items()) or "nothing"
 
 

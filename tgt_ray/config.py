@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, core_schema
 
 C = TypeVar("C", bound="Config")
@@ -79,9 +86,12 @@ class OneOf:
     def __init__(self, *builtins: type[Component]):
         self.builtins = {cls.model_fields["type"].default: cls for cls in builtins}
 
-    def __get_pydantic_core_schema__(self, base: type[Component], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, base: type[Component], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         tagged = core_schema.tagged_union_schema(
-            choices={name: handler.generate_schema(cls) for name, cls in self.builtins.items()}, discriminator="type"
+            choices={name: handler.generate_schema(cls) for name, cls in self.builtins.items()},
+            discriminator="type",
         )
 
         def validate(value: Any, builtin: core_schema.ValidatorFunctionWrapHandler) -> Any:
@@ -127,10 +137,14 @@ class OneOf:
         try:
             cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as err:
-            raise PydanticCustomError("own_type", "cannot import '{kind}': {why}", {"kind": kind, "why": str(err)}) from err
+            raise PydanticCustomError(
+                "own_type", "cannot import '{kind}': {why}", {"kind": kind, "why": str(err)}
+            ) from err
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise PydanticCustomError(
-                "own_type", "'{kind}' is not a subclass of {base}", {"kind": kind, "base": f"{base.__module__}.{base.__name__}"}
+                "own_type",
+                "'{kind}' is not a subclass of {base}",
+                {"kind": kind, "base": f"{base.__module__}.{base.__name__}"},
             )
         try:
             return cls.model_validate(value)
@@ -143,7 +157,14 @@ def describe(err: ValidationError, data: Any) -> str:
     problem = err.errors(include_url=False)[0]
     path, value = _plain_path(problem["loc"], data)
     message = problem["msg"].removeprefix("Value error, ")
-    own = problem["type"] in ("unknown_key", "unknown_type", "missing_type", "own_type", "value_error", "missing")
+    own = problem["type"] in (
+        "unknown_key",
+        "unknown_type",
+        "missing_type",
+        "own_type",
+        "value_error",
+        "missing",
+    )
     got = "" if own else f" (got {value!r})"
     more = f" [and {err.error_count() - 1} more]" if err.error_count() > 1 else ""
     return (f"{path}: " if path else "") + message.replace("\n", " ") + got + more

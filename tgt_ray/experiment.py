@@ -10,7 +10,7 @@ from tgt_ray.config import Config, ConfigError, digest
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
-from tgt_ray.labelers import AnyLabeler, ResidualLabeler
+from tgt_ray.labelers import AnyLabeler, ConvLabeler
 from tgt_ray.objectives import AnyObjective, Distillation
 from tgt_ray.students import AnyStudent, ConvStudent
 from tgt_ray.tasks import AnyTask, ImageClassification
@@ -19,23 +19,31 @@ from tgt_ray.tasks import AnyTask, ImageClassification
 class TeacherConfig(Config):
     """The two frozen models of a teacher."""
 
-    labeler: AnyLabeler = Field(default_factory=ResidualLabeler)
+    labeler: AnyLabeler = Field(default_factory=ConvLabeler)
     generator: AnyGenerator = Field(default_factory=MLPAutoencoderGenerator)
 
 
 class TrainConfig(Config):
     """How the student trains."""
 
-    steps: int = Field(600, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, description="rows of a step over all workers, real and synthetic together")
-    synthetic_ratio: float = Field(0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch")
+    steps: int = Field(500, ge=1, description="optimizer steps")
+    batch_size: int = Field(
+        64, ge=1, description="rows of a step over all workers, real and synthetic together"
+    )
+    synthetic_ratio: float = Field(
+        0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch"
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate"
+    )
     eval_every: int = Field(
-        100, ge=1, description="steps between evaluations on the validation split; each is a report and a checkpoint"
+        100,
+        ge=1,
+        description="steps between evaluations on the validation split; each is a report and a checkpoint",
     )
     workers: int = Field(1, ge=1, description="student workers (data parallel)")
     cpus_per_worker: float = Field(0.5, gt=0)
@@ -58,19 +66,26 @@ class PoolConfig(Config):
     cpus_per_actor: float = Field(0.4, gt=0)
     gpus_per_actor: float = Field(0, ge=0)
     actor_resources: dict[str, float] = Field(
-        default_factory=dict, description="custom resources an actor needs, to place the pool on certain nodes"
+        default_factory=dict,
+        description="custom resources an actor needs, to place the pool on certain nodes",
     )
     rows_per_request: int = Field(256, ge=1, description="synthetic rows of one generator call")
     window: int = Field(4, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
-    slot_length: int = Field(32, ge=1, description="requests of one pool task: bounds the work done twice after a crash")
-    snapshot_every: int = Field(20, ge=1, description="steps between snapshots of the student for explorers that look at it")
+    slot_length: int = Field(
+        32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"
+    )
+    snapshot_every: int = Field(
+        20, ge=1, description="steps between snapshots of the student for explorers that look at it"
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> PoolConfig:
         if self.max_actors < self.min_actors:
             raise ValueError(f"max_actors {self.max_actors} is below min_actors {self.min_actors}")
         if self.window < self.max_actors:
-            raise ValueError(f"window {self.window} is below max_actors {self.max_actors}, so some actors would never work")
+            raise ValueError(
+                f"window {self.window} is below max_actors {self.max_actors}, so some actors would never work"
+            )
         return self
 
 

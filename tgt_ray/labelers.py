@@ -22,14 +22,18 @@ class Pretrain(Config):
         description="rows to train on: `full` is the train split before the long tail (the teacher has then seen rows and"
         " labels that the student has not, which is the setting of a pretrained teacher), `train` the student's own rows",
     )
-    steps: int = Field(600, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(3e-3, gt=0, description="peak of AdamW's one-cycle schedule")
-    weight_decay: float = Field(0.01, ge=0)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
     seed: int = 0
 
 
 class LabelerPretrain(Pretrain):
+    steps: int = Field(500, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(0.05, gt=0, description="peak of Nesterov SGD's one-cycle schedule")
+    weight_decay: float = Field(5e-4, ge=0)
     shift: int = Field(1, ge=0, description="augmentation: largest random shift in pixels, each way")
     flip: bool = Field(False, description="augmentation: random horizontal flips")
 
@@ -38,7 +42,9 @@ class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
     family = "labeler"
-    weights: Path | None = Field(None, description="a .safetensors file of this architecture; where absent, `pretrain` runs")
+    weights: Path | None = Field(
+        None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
+    )
     pretrain: LabelerPretrain = Field(default_factory=LabelerPretrain)
 
     @abstractmethod
@@ -52,16 +58,32 @@ class Labeler(Component):
         fit_classifier(model, inputs, labels, self.pretrain)
 
 
+class ConvLabeler(Labeler):
+    """A plain convolutional network, for the smallest images."""
+
+    type: Literal["conv"] = "conv"
+    widths: tuple[int, ...] = Field(
+        (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, pooled between"
+    )
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier, ConvNet
+
+        return Classifier(ConvNet(input_shape[0], self.widths, "pool", grid=2), num_classes)
+
+
 class ResidualLabeler(Labeler):
-    """A small residual network."""
+    """A small residual network, for 28x28 pixels and up."""
 
     type: Literal["residual"] = "residual"
-    widths: tuple[int, ...] = Field((32, 64), min_length=1, description="channels of each stage; every stage but the first halves")
+    widths: tuple[int, ...] = Field(
+        (32, 64, 96, 128), min_length=2, description="channels of the stem and of each stage"
+    )
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from tgt_ray.models.conv import Classifier, ResidualNet
 
-        return Classifier(ResidualNet(input_shape, self.widths), num_classes)
+        return Classifier(ResidualNet(input_shape[0], self.widths), num_classes)
 
 
-AnyLabeler = Annotated[Labeler, OneOf(ResidualLabeler)]
+AnyLabeler = Annotated[Labeler, OneOf(ConvLabeler, ResidualLabeler)]

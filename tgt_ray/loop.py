@@ -113,7 +113,9 @@ class SyntheticReader:
     def lag(self) -> dict[str, float]:
         """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
         lags = np.concatenate(self.lags) if self.lags else np.empty(0)
-        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
+        return (
+            {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
+        )
 
 
 class StudentRun:
@@ -138,7 +140,12 @@ class StudentRun:
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
         self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
         self.plan = Plan(
-            train.batch_size // world_size, experiment.synthetic_ratio, rank, world_size, len(table), train.seed
+            train.batch_size // world_size,
+            experiment.synthetic_ratio,
+            rank,
+            world_size,
+            len(table),
+            train.seed,
         )
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -178,11 +185,15 @@ class StudentRun:
     def check_finite(self) -> None:
         """Raise Diverged where the loss has become infinite or NaN since the last report."""
         if "loss" in self._parts and not bool(torch.isfinite(self._parts["loss"])):
-            raise Diverged(f"the training loss is not finite by step {self.step}; lower train.learning_rate or check the data")
+            raise Diverged(
+                f"the training loss is not finite by step {self.step}; lower train.learning_rate or check the data"
+            )
 
     def train_metrics(self) -> dict[str, float]:
         """Mean loss and parts since the last call."""
-        out = {f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()}
+        out = {
+            f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()
+        }
         self._parts, self._steps_since_report = {}, 0
         return out
 
@@ -224,7 +235,9 @@ class StudentRun:
         """Continue where `state` was taken. ValueError if it belongs to another experiment."""
         state = torch.load(io.BytesIO(content), weights_only=True, map_location=self.device)
         if state["experiment"] != self.experiment.fingerprint():
-            raise ValueError(f"the checkpoint belongs to experiment {state['experiment']}, this is {self.experiment.fingerprint()}")
+            raise ValueError(
+                f"the checkpoint belongs to experiment {state['experiment']}, this is {self.experiment.fingerprint()}"
+            )
         self.student.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -246,7 +259,9 @@ class Hooks(Protocol):
         """What the generators say of themselves."""
 
 
-def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
+def train_student(
+    run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True
+) -> None:
     """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged."""
     train, pool = run.experiment.train, run.experiment.pool
     run.student.train()
@@ -274,21 +289,30 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
     report["train_s"] = run.train_s
     if reader is not None:
         busy = max(run.session_s - reader.start_wait_s, 1e-9)
-        report |= {"wait_share": reader.wait_s / busy, "start_wait_s": reader.start_wait_s, **reader.lag(), **hooks.stream_metrics()}
+        report |= {
+            "wait_share": reader.wait_s / busy,
+            "start_wait_s": reader.start_wait_s,
+            **reader.lag(),
+            **hooks.stream_metrics(),
+        }
     if last:
         # The only look at the test split, after the last decision about this student.
         report |= {f"test_{name}": value for name, value in run.evaluate("test").items()}
     return report
 
 
-def make_optimizer(student: Student, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def make_optimizer(
+    student: Student, train: TrainConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Optimizer, and linear warm-up followed by cosine decay to zero."""
     common = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
     optimizer: torch.optim.Optimizer
     if train.optimizer == "adamw":
         optimizer = torch.optim.AdamW(student.parameters(), **common)  # type: ignore[arg-type]
     else:
-        optimizer = torch.optim.SGD(student.parameters(), momentum=train.momentum, nesterov=train.momentum > 0, **common)  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(
+            student.parameters(), momentum=train.momentum, nesterov=train.momentum > 0, **common
+        )  # type: ignore[arg-type]
     warmup = round(train.warmup * train.steps)
 
     def factor(step: int) -> float:

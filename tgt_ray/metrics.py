@@ -23,10 +23,16 @@ def classification(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, flo
 def per_class_recall(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
     """Recall in percent of each class that has rows."""
     present = np.unique(labels_N)
-    recalls = recall_score(labels_N, scores_NK.argmax(axis=1), labels=present, average=None, zero_division=0.0)
+    recalls = recall_score(
+        labels_N, scores_NK.argmax(axis=1), labels=present, average=None, zero_division=0.0
+    )
     return {int(c): 100 * float(r) for c, r in zip(present, recalls, strict=True)}
 
 
 def percentiles(values: np.ndarray) -> dict[str, float]:
     """p50, p99 and max of a non-empty array."""
-    return {"p50": float(np.percentile(values, 50)), "p99": float(np.percentile(values, 99)), "max": float(values.max())}
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p99": float(np.percentile(values, 99)),
+        "max": float(values.max()),
+    }

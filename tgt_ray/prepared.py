@@ -60,7 +60,9 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
     if not cache.exists(name):
         outputs = {column: _lists(values) for column, values in teacher_pass(train).items()}
         buffer = io.BytesIO()
-        pq.write_table(pa.table({"id": train["id"], "label": train["label"], **outputs}), buffer, compression="zstd")
+        pq.write_table(
+            pa.table({"id": train["id"], "label": train["label"], **outputs}), buffer, compression="zstd"
+        )
         cache.write(buffer.getvalue(), name)
     cached = pq.read_table(pa.BufferReader(cache.read(name)))
     tables = {
@@ -70,7 +72,10 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
     }
     anchors = Anchors(train["id"].to_numpy(), data.labels("train"), to_matrix(cached["latent"]))
     return Prepared(
-        StudentData(tables, data.input_shape, data.num_classes), anchors, teacher, {**fingerprints, "teacher_cache": key}
+        StudentData(tables, data.input_shape, data.num_classes),
+        anchors,
+        teacher,
+        {**fingerprints, "teacher_cache": key},
     )
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def fit_classifier(model: nn.Module, inputs: Tensor, labels: Tensor, how: LabelerPretrain) -> None:
     """Cross-entropy on randomly shifted and flipped images."""
     rng = torch.Generator().manual_seed(how.seed)
-    for rows in _optimise(model, len(inputs), how, rng):
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=how.learning_rate, momentum=0.9, nesterov=True, weight_decay=how.weight_decay
+    )
+    for rows in _optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
         F.cross_entropy(model(images).logits, labels[rows]).backward()
 
@@ -28,7 +31,8 @@ def fit_autoencoder(model: nn.Module, inputs: Tensor, labeler: nn.Module, how: G
     """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction."""
     rng = torch.Generator().manual_seed(how.seed)
     labeler.eval().requires_grad_(False)
-    for rows in _optimise(model, len(inputs), how, rng):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    for rows in _optimise(model, optimizer, len(inputs), how, rng):
         images = inputs[rows]
         again = model.decode(model.encode(images))  # type: ignore[operator]
         loss = F.mse_loss(again, images)
@@ -39,10 +43,13 @@ def fit_autoencoder(model: nn.Module, inputs: Tensor, labeler: nn.Module, how: G
         loss.backward()
 
 
-def _optimise(model: nn.Module, num_rows: int, how: Pretrain, rng: torch.Generator) -> Iterator[Tensor]:
+def _optimise(
+    model: nn.Module, optimizer: torch.optim.Optimizer, num_rows: int, how: Pretrain, rng: torch.Generator
+) -> Iterator[Tensor]:
     """Yield the row indices of each step; the caller computes gradients, the optimizer steps when it comes back."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=how.learning_rate, total_steps=how.steps + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=how.learning_rate, total_steps=how.steps + 1, pct_start=0.2, cycle_momentum=False
+    )
     model.train()
     for _ in range(how.steps):
         optimizer.zero_grad()
@@ -60,7 +67,12 @@ def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Ten
         down, right = torch.randint(2 * shift + 1, (2, size), generator=rng)
         rows = (down[:, None] + torch.arange(height))[:, None, :, None]
         columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-        images = padded[torch.arange(size)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
+        images = padded[
+            torch.arange(size)[:, None, None, None],
+            torch.arange(images.shape[1])[:, None, None],
+            rows,
+            columns,
+        ]
     if flip:
         chosen = torch.rand(size, generator=rng) < 0.5
         images = torch.where(chosen[:, None, None, None], images.flip(3), images)

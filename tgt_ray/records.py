@@ -27,7 +27,12 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "cpu": _cpu_model(), "memory_gib": _memory_gib()},
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "cpu": _cpu_model(),
+            "memory_gib": _memory_gib(),
+        },
     }
 
 
@@ -37,9 +42,15 @@ def commit() -> str | None:
     if not (here / ".git").exists():
         return None
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None  # no git on this machine, or a checkout that git refuses to read: the version number has to do
@@ -87,3 +98,17 @@ def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     storage.write(buffer.getvalue(), f"{stem}.parquet")
+
+
+def read_table(storage: Storage, stem: str) -> pd.DataFrame:
+    """What `write_table` has written."""
+    return plain_text(pd.read_parquet(io.BytesIO(storage.read(f"{stem}.parquet"))))
+
+
+def plain_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with None, not NaN, where a text is missing."""
+    out = table.copy()
+    for name in out.columns:
+        if not pd.api.types.is_numeric_dtype(out[name]):
+            out[name] = out[name].astype(object).where(out[name].notna(), None)
+    return out

@@ -27,13 +27,17 @@ class ConvStudent(StudentBackbone):
     """A plain convolutional network of a few thousand parameters."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[int, ...] = Field((8, 16, 32), min_length=1, description="channels of each 3x3 convolution; each halves the size")
-    flatten: bool = Field(True, description="flatten the last maps rather than averaging them")
+    widths: tuple[int, ...] = Field((8, 16, 32), min_length=1, description="channels of each convolution")
+    downsample: Literal["pool", "stride"] = Field(
+        "pool",
+        description="2x2 max pooling between convolutions, or every convolution strided by 2 (cheaper, for larger images)",
+    )
+    grid: int = Field(1, ge=1, description="the last maps are averaged to grid x grid cells")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from tgt_ray.models.conv import ConvNet
 
-        return ConvNet(input_shape, self.widths, self.flatten)
+        return ConvNet(input_shape[0], self.widths, self.downsample, self.grid)
 
 
 class TimmStudent(StudentBackbone):
@@ -55,7 +59,7 @@ class TimmStudent(StudentBackbone):
         import timm
 
         backbone: nn.Module = timm.create_model(self.name, num_classes=0, in_chans=input_shape[0])
-        backbone.dim = getattr(backbone, "head_hidden_size", backbone.num_features)  # type: ignore[assignment]
+        backbone.dim = getattr(backbone, "head_hidden_size", backbone.num_features)
         return backbone
 
 

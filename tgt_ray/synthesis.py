@@ -32,14 +32,21 @@ class Synthesizer:
         self.rows_per_request = rows_per_request
         self.device = device
         self.latents_NL = torch.from_numpy(anchors.latents).to(device)
-        self.labels_N = torch.from_numpy(anchors.labels)
+        self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.scale_L = self.latents_NL.std(dim=0)
 
-    def __call__(self, request: int, seed: int, explorer: Explorer, student: Student | None = None, version: int = -1) -> Block:
+    def __call__(
+        self, request: int, seed: int, explorer: Explorer, student: Student | None = None, version: int = -1
+    ) -> Block:
         rng = torch.Generator().manual_seed(int(digest(seed, request), 16) % 2**63)
         chosen = self._draw_anchors(explorer, rng)
         near = Neighbourhood(
-            self.scale_L, Disagreement(self.teacher, student), self.latents_NL, self.labels_N, self.labels_N[chosen], rng
+            self.scale_L,
+            Disagreement(self.teacher, student),
+            self.latents_NL,
+            self.labels_N,
+            self.labels_N[chosen],
+            rng,
         )
         with torch.no_grad():
             latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
@@ -77,7 +84,9 @@ def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
     for column in ("inputs", "teacher_logits"):
         if not np.isfinite(block[column]).all():
-            raise ValueError(f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'")
+            raise ValueError(
+                f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"
+            )
 
 
 def inline_blocks(

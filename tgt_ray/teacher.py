@@ -32,15 +32,25 @@ class Teacher:
     generator: nn.Module
 
 
-def prepare_teacher(config: TeacherConfig, task: Task, data: TaskData, storage: Storage) -> tuple[Teacher, dict[str, Any]]:
+def prepare_teacher(
+    config: TeacherConfig, task: Task, data: TaskData, storage: Storage
+) -> tuple[Teacher, dict[str, Any]]:
     """The teacher and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
     store = storage.within("teachers")
     labeler, labeler_record = _labeler(config.labeler, task, data, store)
-    generator, generator_record = _generator(config.generator, labeler, labeler_record["fingerprint"], task, data, store)
+    generator, generator_record = _generator(
+        config.generator, labeler, labeler_record["fingerprint"], task, data, store
+    )
     return Teacher(labeler, generator), {"labeler": labeler_record, "generator": generator_record}
 
 
-def load_teacher(config: TeacherConfig, record: dict[str, Any], data_shape: tuple[int, ...], num_classes: int, storage: Storage) -> Teacher:
+def load_teacher(
+    config: TeacherConfig,
+    record: dict[str, Any],
+    data_shape: tuple[int, ...],
+    num_classes: int,
+    storage: Storage,
+) -> Teacher:
     """A teacher that `prepare_teacher` has made ready, without its data."""
     store = storage.within("teachers")
     labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
@@ -65,14 +75,21 @@ def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tup
 
     def fit() -> dict[str, Any]:
         table = data.tables[config.pretrain.split]
-        config.fit(model, task.inputs(table, data.input_shape), torch.from_numpy(table["label"].to_numpy().copy()))
+        config.fit(
+            model, task.inputs(table, data.input_shape), torch.from_numpy(table["label"].to_numpy().copy())
+        )
         return {split: _scores(model, task, data, split) for split in ("validation", "test")}
 
     return model, _ready(model, "labeler", config, [data.fingerprints[config.pretrain.split]], fit, store)
 
 
 def _generator(
-    config: Generator, labeler: nn.Module, labeler_fingerprint: str, task: Task, data: TaskData, store: Storage
+    config: Generator,
+    labeler: nn.Module,
+    labeler_fingerprint: str,
+    task: Task,
+    data: TaskData,
+    store: Storage,
 ) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape)
@@ -108,9 +125,14 @@ def _ready(
         model.requires_grad_(True)
         source = {"pretrained_on": config.pretrain.split, "quality": fit()}
         source["seconds"] = round(time.perf_counter() - started, 2)
-        log.info("%s %s: pretrained in %.1f s and stored in %s", role, fingerprint, source["seconds"], store.root)
+        log.info(
+            "%s %s: pretrained in %.1f s and stored in %s", role, fingerprint, source["seconds"], store.root
+        )
     _freeze(model)
-    store.write(safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}), f"{name}.safetensors")
+    store.write(
+        safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}),
+        f"{name}.safetensors",
+    )
     record = {"fingerprint": fingerprint, "config": plain, **source, "environment": records.environment()}
     # The record is written last: where it is, the weights are whole.
     records.write_json(store, record, f"{name}.json")
@@ -134,7 +156,9 @@ def _load(model: nn.Module, content: bytes, where: str) -> None:
     for key in [*own, *state]:
         if key not in state or key not in own or own[key].shape != state[key].shape:
             have, want = (str(list(s[key].shape)) if key in s else "absent" for s in (state, own))
-            raise ConfigError(f"{where}: weights of another architecture; first difference at '{key}': {have}, expected {want}")
+            raise ConfigError(
+                f"{where}: weights of another architecture; first difference at '{key}': {have}, expected {want}"
+            )
     model.load_state_dict(state)
     _freeze(model)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from tgt_ray import cluster
@@ -36,7 +36,9 @@ def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
     return prepare(data, record, teacher_pass, storage)
 
 
-def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
+def _prepare_teacher(
+    experiment: Experiment, data: TaskData, storage: Storage, threads: int
+) -> dict[str, Any]:
     import logging
 
     import torch
@@ -51,7 +53,14 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
 class TeacherLabeler:
     """The teacher pass's actor: rows -> id, logits, latent."""
 
-    def __init__(self, experiment: Experiment, record: dict[str, Any], shape: tuple[int, ...], classes: int, storage: Storage):
+    def __init__(
+        self,
+        experiment: Experiment,
+        record: dict[str, Any],
+        shape: tuple[int, ...],
+        classes: int,
+        storage: Storage,
+    ):
         from tgt_ray.teacher import load_teacher
 
         self.task, self.shape = experiment.task, shape
@@ -92,13 +101,21 @@ def label_rows(
 
 
 def fit(
-    experiment: Experiment, prepared: tuple[Any, ...], storage: Storage, folder: Storage, name: str, callbacks: list[Any]
+    experiment: Experiment,
+    prepared: tuple[Any, ...],
+    storage: Storage,
+    folder: Storage,
+    name: str,
+    callbacks: list[Any],
 ) -> ray.train.Result:
     """Run Ray Train in `folder`/`name`, where it resumes if it was begun there. The result's return_value is `train_worker`'s.
 
     storage: the root that holds the teacher. Raises ray.train.TrainingFailedError after `train.max_failures` lost workers.
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
+    if len(cluster.nodes()) == 1:
+        # One process less to start: with a single node there is nobody to survive its preemption.
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     train = experiment.train
     trainer = trainer_class(train.workers)(
         train_worker,
@@ -126,3 +143,17 @@ def trainer_class(workers: int) -> type[DataParallelTrainer]:
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer
+
+
+class LogReports(UserCallback):
+    """Shows each report of a single run in the driver's log."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        shown = {
+            k: v
+            for k, v in metrics[0].items()
+            if "loss" in k or "balanced_accuracy" in k or k == "wait_share"
+        }
+        print(
+            f"step {metrics[0]['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()), flush=True
+        )

@@ -27,7 +27,8 @@ class ImageRows:
 
     def fingerprint(self) -> str:
         return digest(
-            list(self.images.shape), *(np.ascontiguousarray(a).tobytes() for a in (self.ids, self.images, self.labels))
+            list(self.images.shape),
+            *(np.ascontiguousarray(a).tobytes() for a in (self.ids, self.images, self.labels)),
         )
 
     def to_table(self) -> pa.Table:
@@ -41,7 +42,9 @@ class ImageRows:
     def from_table(table: pa.Table, shape: tuple[int, int, int]) -> ImageRows:
         image = table["image"].combine_chunks()
         width = image.type.byte_width
-        flat = np.frombuffer(image.buffers()[1], np.uint8)[image.offset * width : (image.offset + len(image)) * width]
+        flat = np.frombuffer(image.buffers()[1], np.uint8)[
+            image.offset * width : (image.offset + len(image)) * width
+        ]
         return ImageRows(table["id"].to_numpy(), flat.reshape(-1, *shape), table["label"].to_numpy())
 
 
@@ -65,7 +68,9 @@ class ImageSource(Component):
         """Read all splits. Raises ConfigError for data that is missing, damaged or outside the class range."""
 
 
-def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels_N: np.ndarray, fraction: float, seed: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices (kept, held out), the same fraction of every class, at least one row of each class on both sides."""
     rng = np.random.default_rng(seed)
     kept, held = [], []

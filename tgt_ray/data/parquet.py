@@ -19,11 +19,16 @@ class ParquetImages(ImageSource):
     """Images from Parquet files. Where there is no validation.parquet, a stratified part of train is held out for it."""
 
     type: Literal["parquet"] = "parquet"
-    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
-    image_shape: tuple[int, int, int] | None = Field(
-        None, description="channels, height, width; where absent, square images with 1 or 3 channels are inferred"
+    path: Path = Field(
+        description="folder that holds train.parquet, test.parquet and perhaps validation.parquet"
     )
-    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
+    image_shape: tuple[int, int, int] | None = Field(
+        None,
+        description="channels, height, width; where absent, square images with 1 or 3 channels are inferred",
+    )
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet"
+    )
     seed: int = Field(0, description="of the held-out validation rows")
 
     def load(self) -> Splits:
@@ -34,10 +39,16 @@ class ParquetImages(ImageSource):
             tables["validation"] = _read(self.path / "validation.parquet")
         names = _label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
-        rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
+        rows = {
+            name: self._rows(table, self.path / f"{name}.parquet", num_classes)
+            for name, table in tables.items()
+        }
         if "validation" not in rows:
             kept, held = stratified_holdout(
-                rows["train"].labels, self.validation_fraction, self.seed, what=f"{self.path / 'train.parquet'}"
+                rows["train"].labels,
+                self.validation_fraction,
+                self.seed,
+                what=f"{self.path / 'train.parquet'}",
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes)
@@ -53,7 +64,9 @@ class ParquetImages(ImageSource):
         flat = _pixels(table["image"], file)
         shape = self.image_shape or _square_shape(flat.shape[1], file)
         if int(np.prod(shape)) != flat.shape[1]:
-            raise ConfigError(f"task.data.image_shape: {list(shape)} needs {np.prod(shape)} bytes, {file} has {flat.shape[1]}")
+            raise ConfigError(
+                f"task.data.image_shape: {list(shape)} needs {np.prod(shape)} bytes, {file} has {flat.shape[1]}"
+            )
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
@@ -65,7 +78,9 @@ def _read(file: Path) -> pa.Table:
             found = parquet.schema_arrow.names
             missing = [name for name in ("image", "label") if name not in found]
             if missing:
-                raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
+                raise ConfigError(
+                    f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}"
+                )
             table = parquet.read(columns=["image", "label"])
     except (pa.ArrowException, OSError) as err:
         raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
@@ -92,11 +107,13 @@ def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:
             raise ValueError(f"{min(sizes)} and {max(sizes)} bytes")
         fixed = column.cast(pa.binary(sizes.pop())).combine_chunks()
     except (pa.ArrowException, ValueError) as err:
-        raise ConfigError(f"{file}: images differ in size ({err}); expected raw uint8 pixels of one shape") from err
+        raise ConfigError(
+            f"{file}: images differ in size ({err}); expected raw uint8 pixels of one shape"
+        ) from err
     width = fixed.type.byte_width
-    return np.frombuffer(fixed.buffers()[1], np.uint8)[fixed.offset * width : (fixed.offset + len(fixed)) * width].reshape(
-        -1, width
-    )
+    return np.frombuffer(fixed.buffers()[1], np.uint8)[
+        fixed.offset * width : (fixed.offset + len(fixed)) * width
+    ].reshape(-1, width)
 
 
 def _square_shape(num_bytes: int, file: Path) -> tuple[int, int, int]:
@@ -104,7 +121,9 @@ def _square_shape(num_bytes: int, file: Path) -> tuple[int, int, int]:
         side = round((num_bytes / channels) ** 0.5)
         if channels * side * side == num_bytes:
             return channels, side, side
-    raise ConfigError(f"task.data.image_shape: give channels, height, width; {file} has {num_bytes} bytes an image, not square")
+    raise ConfigError(
+        f"task.data.image_shape: give channels, height, width; {file} has {num_bytes} bytes an image, not square"
+    )
 
 
 def _label_names(file: Path) -> list[str]:

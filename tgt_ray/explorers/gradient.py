@@ -19,8 +19,12 @@ class Step(Explorer):
     The random start, the normalisation by latent scale s and dimension d, and the number of steps are our choices.
     """
 
-    sigma: float = Field(0.7, ge=0, description="standard deviation of the random start, in units of the latent scale")
-    step_size: float = Field(0.5, ge=0, description="length of one step, in units of the latent scale times sqrt(dimensions)")
+    sigma: float = Field(
+        0.5, ge=0, description="standard deviation of the random start, in units of the latent scale"
+    )
+    step_size: float = Field(
+        0.25, ge=0, description="length of one step, in units of the latent scale times sqrt(dimensions)"
+    )
     steps: int = Field(1, ge=1, description="steps from the random start")
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:

@@ -39,9 +39,12 @@ class ConvAutoencoderGenerator(Autoencoder):
 
     type: Literal["conv_autoencoder"] = "conv_autoencoder"
     latent_dim: int = Field(32, ge=1)
-    widths: tuple[int, ...] = Field((32, 64), min_length=1, description="channels from the image inwards; each halves the size")
+    widths: tuple[int, ...] = Field(
+        (32, 64), min_length=1, description="channels from the image inwards; each halves the size"
+    )
+    hidden: int = Field(128, ge=1, description="width of the layer between the maps and the latent")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from tgt_ray.models.autoencoder import ConvAutoencoder
 
-        return ConvAutoencoder(input_shape, self.widths, self.latent_dim)
+        return ConvAutoencoder(input_shape, self.widths, self.hidden, self.latent_dim)

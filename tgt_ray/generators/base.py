@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 
 class GeneratorPretrain(Pretrain):
+    steps: int = Field(1500, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's one-cycle schedule")
+    weight_decay: float = Field(0.0, ge=0)
     consistency: float = Field(
         0.0,
         ge=0,
@@ -29,7 +33,9 @@ class Generator(Component):
 
     family = "generator"
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
-    weights: Path | None = Field(None, description="a .safetensors file of this architecture; where absent, `pretrain` runs")
+    weights: Path | None = Field(
+        None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
+    )
     pretrain: GeneratorPretrain = Field(default_factory=GeneratorPretrain)
 
     @abstractmethod

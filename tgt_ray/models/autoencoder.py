@@ -29,36 +29,39 @@ class MLPAutoencoder(nn.Module):
 def _mlp(sizes: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(fan_in, fan_out), nn.GELU()]
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return layers[:-1]
 
 
 class ConvAutoencoder(nn.Module):
-    """Strided convolutions down, transposed convolutions up, a linear bottleneck. Both sides halve once for each width."""
+    """Strided convolutions down, transposed ones up, a small fully connected bottleneck. Both sides halve once for each width."""
 
-    def __init__(self, input_shape: Sequence[int], widths: Sequence[int], latent_dim: int):
+    def __init__(self, input_shape: Sequence[int], widths: Sequence[int], hidden: int, latent_dim: int):
         super().__init__()
         channels, height, width = input_shape
         self.size = (height, width)
         factor = 2 ** len(widths)
         # Sizes that don't divide by the stride are padded up inside and cropped at the end.
-        self.grid = (widths[-1], math.ceil(height / factor), math.ceil(width / factor))
-        self.pad = (0, self.grid[2] * factor - width, 0, self.grid[1] * factor - height)
+        grid = (widths[-1], math.ceil(height / factor), math.ceil(width / factor))
+        self.pad = (0, grid[2] * factor - width, 0, grid[1] * factor - height)
         down: list[nn.Module] = []
         for out in widths:
-            down += [nn.Conv2d(channels, out, 4, 2, 1), nn.GELU()]
+            down += [nn.Conv2d(channels, out, 4, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             channels = out
+        flat = math.prod(grid)
+        self.encoder = nn.Sequential(
+            *down, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, latent_dim)
+        )
         up: list[nn.Module] = []
         for out in [*reversed(widths[:-1]), input_shape[0]]:
-            up += [nn.GELU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
+            up += [nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
             channels = out
-        self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
-        self.to_latent = nn.Linear(math.prod(self.grid), latent_dim)
-        self.from_latent = nn.Linear(latent_dim, math.prod(self.grid))
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, flat), nn.Unflatten(1, grid), *up
+        )
 
     def encode(self, inputs: Tensor) -> Tensor:
-        return self.to_latent(self.down(nn.functional.pad(inputs, self.pad)).flatten(1))
+        return self.encoder(nn.functional.pad(inputs, self.pad))
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        maps = self.up(self.from_latent(latents_BL).unflatten(1, self.grid))
-        return torch.sigmoid(maps[..., : self.size[0], : self.size[1]])
+        return torch.sigmoid(self.decoder(latents_BL)[..., : self.size[0], : self.size[1]])

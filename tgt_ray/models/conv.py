@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,75 +11,63 @@ from torch import Tensor, nn
 from tgt_ray.batch import Outputs
 
 
-class ConvNet(nn.Module):
-    """Blocks of 3x3 convolution, batch norm and ReLU, halved by max pooling while the side is at least 4.
+def conv_bn_relu(channels: int, out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
 
-    (B, C, H, W) in [0, 1] -> embedding (B, dim), `dim` an attribute. The last maps are flattened, not averaged, where
-    `flatten` is set: at 3x3 pixels position still tells classes apart.
+
+class ConvNet(nn.Module):
+    """A plain stack of convolution, batch norm and ReLU: (B, C, H, W) in [0, 1] -> embedding (B, dim), `dim` an attribute.
+
+    downsample "pool": 3x3 convolutions with 2x2 max pooling between them. "stride": every convolution halves, the first with a
+    5x5 kernel; several times cheaper. The last maps are averaged to grid x grid cells and flattened.
     """
 
-    def __init__(self, input_shape: Sequence[int], widths: Sequence[int], flatten: bool):
+    def __init__(
+        self, channels: int, widths: Sequence[int], downsample: Literal["pool", "stride"], grid: int
+    ):
         super().__init__()
-        channels, side = input_shape[0], min(input_shape[1:])
-        height, width = input_shape[1:]
         layers: list[nn.Module] = []
-        for out in widths:
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-            if side >= 4:
-                layers.append(nn.MaxPool2d(2))
-                side, height, width = side // 2, height // 2, width // 2
+        for i, out in enumerate(widths):
+            if downsample == "stride":
+                layers += conv_bn_relu(channels, out, 5 if i == 0 else 3, stride=2)
+            else:
+                layers += ([nn.MaxPool2d(2)] if i else []) + conv_bn_relu(channels, out)
             channels = out
-        layers.append(nn.Flatten() if flatten else GlobalPool())
-        self.layers = nn.Sequential(*layers)
-        self.dim = channels * height * width if flatten else channels
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+        self.dim = channels * grid**2
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layers(inputs - 0.5)
 
 
-class GlobalPool(nn.Module):
-    """Mean over pixels: (B, C, H, W) -> (B, C)."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean(dim=(2, 3))
-
-
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a skip (He et al. 2016), strided by `stride`."""
+    """Two 3x3 convolutions with batch norm, and a skip (He et al. 2016)."""
 
-    def __init__(self, channels: int, out: int, stride: int):
+    def __init__(self, channels: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(),
-            nn.Conv2d(out, out, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(out),
+            *conv_bn_relu(channels, channels),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
         )
-        same = channels == out and stride == 1
-        self.skip = nn.Identity() if same else nn.Conv2d(channels, out, 1, stride, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return torch.relu(self.body(maps) + self.skip(maps))
+        return torch.relu(self.body(maps) + maps)
 
 
 class ResidualNet(nn.Module):
-    """A small residual network: a 3x3 stem, one block for each width, halving from the second on, then the mean over pixels."""
+    """A small residual network for 28x28 pixels and up: strided 5x5 stem; convolution, pooling, residual block for each
+    width; a last convolution; the mean over pixels."""
 
-    def __init__(self, input_shape: Sequence[int], widths: Sequence[int]):
+    def __init__(self, channels: int, widths: Sequence[int]):
         super().__init__()
-        channels = widths[0]
-        layers: list[nn.Module] = [
-            nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        ]
-        for i, out in enumerate(widths):
-            layers.append(ResidualBlock(channels, out, stride=1 if i == 0 else 2))
-            channels = out
-        layers.append(GlobalPool())
-        self.layers = nn.Sequential(*layers)
-        self.dim = channels
+        layers = conv_bn_relu(channels, widths[0], 5, stride=2)
+        for before, out in zip(widths[:-2], widths[1:-1], strict=True):
+            layers += [*conv_bn_relu(before, out), nn.MaxPool2d(2, ceil_mode=True), ResidualBlock(out)]
+        self.layers = nn.Sequential(
+            *layers, *conv_bn_relu(widths[-2], widths[-1]), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.dim = widths[-1]
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layers(inputs - 0.5)

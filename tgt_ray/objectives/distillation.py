@@ -19,10 +19,13 @@ class Distillation(Objective):
     """
 
     type: Literal["distillation"] = "distillation"
-    alpha: float = Field(0.5, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(2.0, gt=0, description="T, softens both distributions")
+    alpha: float = Field(
+        1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training"
+    )
+    temperature: float = Field(4.0, gt=0, description="T, softens both distributions")
     scale_by_t2: bool = Field(
-        True, description="multiply the teacher's term by T^2, so that T doesn't change the size of its gradient"
+        True,
+        description="multiply the teacher's term by T^2, so that T doesn't change the size of its gradient",
     )
 
     def build(self, dim: int, num_classes: int) -> nn.Module:

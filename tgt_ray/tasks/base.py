@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,7 @@ class Task(Component):
     """A learning problem on some data."""
 
     family = "task"
+    metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` gives, in percent or counts
 
     @abstractmethod
     def load(self) -> TaskData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 class ImageClassification(Task):
     """Images with one label each. Model inputs are float32 (N, C, H, W) in [0, 1]; models normalise for themselves."""
 
+    metric_names: ClassVar[tuple[str, ...]] = ("balanced_accuracy", "accuracy", "worst_class_recall")
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits)
-    long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
+    long_tail: LongTail | None = Field(
+        None, description="subsample the student's train split; absent: all rows"
+    )
 
     def load(self) -> TaskData:
         splits = self.data.load()

@@ -1,0 +1,23 @@
+"""Teacher-guided training as distributed sweeps: `from tgt_ray import Experiment, run, sweep`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tgt_ray.api import RunResult, SweepResult, run, sweep
+    from tgt_ray.experiment import Experiment
+    from tgt_ray.search import SweepConfig
+
+__all__ = ["Experiment", "RunResult", "SweepConfig", "SweepResult", "run", "sweep"]
+
+_HOME = {"Experiment": "experiment", "SweepConfig": "search"}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when asked for: a pool actor that needs one module should not pay for all.
+    if name not in __all__:
+        raise AttributeError(f"module 'tgt_ray' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"tgt_ray.{_HOME.get(name, 'api')}"), name)

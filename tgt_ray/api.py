@@ -1,0 +1,231 @@
+"""Floor 7: `run` and `sweep`, as the command lines and notebooks call them."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from tgt_ray import records
+from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, validate
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.leaderboard import render
+from tgt_ray.prepared import Prepared
+from tgt_ray.search import SweepConfig, default_sweep
+from tgt_ray.storage import Storage, check_name
+from tgt_ray.tasks import TaskData
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STORAGE = "results"
+
+
+class RunFailed(RuntimeError):
+    """A run that was started and ended without a result; the message says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Plain data of a config, where it comes from (for messages), and overrides to it."""
+
+    data: dict[str, Any]
+    where: str = ""
+    overrides: list[tuple[str, Any]] = field(default_factory=list)
+
+    def build(self, cls: type[Any]) -> Any:
+        validate(cls, self.data, self.where)  # so that a mistake in the file is not blamed on an override
+        return validate(
+            cls, with_overrides(self.data, self.overrides), "--set" if self.overrides else self.where
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. metrics: one row a report, the last one with the test split; record: as in record.json."""
+
+    folder: str
+    metrics: pd.DataFrame
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep's table, one row a trial and best first; best: the winner's row, None where no trial has finished."""
+
+    folder: str
+    config: SweepConfig
+    trials: pd.DataFrame
+    best: pd.Series | None
+    record: dict[str, Any]
+
+    @property
+    def interrupted(self) -> bool:
+        return len(self.trials) < self.config.num_trials or bool(
+            self.trials.status.isin(["running", "pending", "paused"]).any()
+        )
+
+
+def run(
+    experiment: Experiment | dict[str, Any] | str | Source,
+    storage: str = DEFAULT_STORAGE,
+    name: str | None = None,
+    local: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Train one experiment (a config, plain data or a YAML file). Raises ConfigError for bad input, RunFailed for a failed run."""
+    config: Experiment = _build(Experiment, experiment)
+    data = config.task.load()
+    root, name = _open(storage, name, "train", resume)
+    folder = root.within(name)
+    if resume and folder.read("experiment.yaml") != dump_yaml(config).encode():
+        raise ConfigError(
+            f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
+        )
+    history, prepared = (_run_local if local else _run_ray)(config, data, root, folder)
+    record = {
+        "kind": "run",
+        "name": name,
+        "mode": "local" if local else "ray",
+        "experiment": config.model_dump(mode="json"),
+        "fingerprints": prepared.fingerprints,
+        "teacher": prepared.teacher,
+        "result": history[-1],
+        "environment": records.environment(),
+    }
+    records.write_jsonl(folder, history, "metrics.jsonl")
+    records.write_json(folder, record, "record.json")
+    return RunResult(folder.root, pd.DataFrame(history), record)
+
+
+def _run_local(
+    config: Experiment, data: TaskData, root: Storage, folder: Storage
+) -> tuple[list[dict[str, Any]], Prepared]:
+    from tgt_ray.local import prepare_local, train_local
+    from tgt_ray.loop import WEIGHTS_FILE, Diverged
+
+    prepared = prepare_local(config, data, root)
+    folder.write(dump_yaml(config).encode(), "experiment.yaml")
+    try:
+        student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
+    except Diverged as err:
+        raise RunFailed(str(err)) from err
+    folder.write(student.weights(), WEIGHTS_FILE)
+    return student.history, prepared
+
+
+def _run_ray(
+    config: Experiment, data: TaskData, root: Storage, folder: Storage
+) -> tuple[list[dict[str, Any]], Prepared]:
+    import ray
+    from ray.train import TrainingFailedError
+
+    from tgt_ray import cluster, trainer, tuning
+
+    with cluster.connect():
+        cluster.check_fits(config)
+        cluster.check_shared(root)
+        prepared = trainer.prepare_on_ray(config, data, root)
+        tuning.log_teacher(prepared)
+        folder.write(dump_yaml(config).encode(), "experiment.yaml")
+        try:
+            result = trainer.fit(
+                config, (ray.put(prepared),), root, folder, "ray_train", [trainer.LogReports()]
+            )
+        except TrainingFailedError as err:
+            raise RunFailed(str(err).strip().splitlines()[-1]) from err
+        outcome = result.return_value
+        assert outcome is not None and result.checkpoint is not None
+        if outcome["diverged"]:
+            raise RunFailed(outcome["diverged"])
+        weights = Storage(result.checkpoint.path).read("student.safetensors")
+    folder.write(weights, "student.safetensors")
+    return outcome["history"], prepared
+
+
+def _log_report(metrics: dict[str, Any]) -> None:
+    shown = {k: v for k, v in metrics.items() if "loss" in k or "balanced_accuracy" in k or k == "wait_share"}
+    log.info("step %d: %s", metrics["step"], ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+
+
+def sweep(
+    config: SweepConfig | dict[str, Any] | str | Source | None = None,
+    storage: str = DEFAULT_STORAGE,
+    name: str | None = None,
+    resume: bool = False,
+) -> SweepResult:
+    """Run a sweep (a config, plain data or a YAML file; None: the default one). Raises ConfigError for bad input."""
+    from tgt_ray import cluster, tuning
+
+    if resume:
+        root, name = _open(storage, name, "sweep", resume)
+        loaded = validate(SweepConfig, yaml.safe_load(root.read(name, "sweep.yaml")), f"{name}/sweep.yaml")
+        data = loaded.experiment.task.load()
+    else:
+        loaded = _build(SweepConfig, config if config is not None else default_sweep())
+        data = loaded.experiment.task.load()
+        root, name = _open(storage, name, "sweep", resume)
+    folder = root.within(name)
+    with cluster.connect():
+        cluster.check_shared(root)
+        log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
+        log.info(
+            "go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s",
+            root.root,
+            name,
+        )
+        table = tuning.start(loaded, data, root, name, resume)
+    best = tuning.best_trial(loaded, table)
+    return SweepResult(folder.root, loaded, table, best, records.read_json(folder, "record.json"))
+
+
+def print_result(result: SweepResult) -> None:
+    """The final table, and how the best student compares with the controls on the test split."""
+    console = Console(width=None if Console().is_terminal else 160)
+    metric = result.config.search.metric
+    console.print(render(result.config, result.trials))
+    if result.best is None:
+        console.print("no trial has finished")
+        return
+    line = f"best: {result.best.trial}, test {metric} {result.best[f'test_{metric}']:.2f}"
+    for _, row in result.trials[
+        result.trials.control.notna() & (result.trials.status == "finished")
+    ].iterrows():
+        line += f"; {row.control} {row[f'test_{metric}']:.2f}"
+    teacher = result.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
+    console.print(line + (f"; teacher {teacher:.2f}" if teacher is not None else ""), soft_wrap=True)
+    console.print(f"table, best student and records: {result.folder}", soft_wrap=True)
+
+
+def _build(cls: type[Config], what: Any) -> Any:
+    if isinstance(what, cls):
+        return what
+    if isinstance(what, Source):
+        return what.build(cls)
+    if isinstance(what, dict):
+        return validate(cls, what)
+    return validate(cls, load_yaml(what), str(what))
+
+
+def _open(storage: str, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
+    """The storage root and the run's name: a new one, or with `resume` one that is there."""
+    root = Storage(storage)
+    if resume:
+        if name is None:
+            raise ConfigError("--resume: say which run with --name")
+        marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
+        if not root.exists(check_name(name), marker):
+            raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.root}")
+        return root, name
+    name = check_name(name) if name else f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    if root.exists(name):
+        raise ConfigError(
+            f"--name {name}: exists already in {root.root}; choose another name, or go on with it by --resume"
+        )
+    root.check_writable()
+    return root, name

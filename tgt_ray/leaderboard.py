@@ -1,0 +1,165 @@
+"""Floor 5: what a sweep shows while it runs, and its results table, rewritten whenever a trial ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import pandas as pd
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tgt_ray import records
+from tgt_ray.search import SweepConfig
+from tgt_ray.storage import Storage
+
+SHOWN = 15
+
+
+class Leaderboard(Callback):
+    """A live table in a terminal, one line for each ended trial elsewhere; trials.csv and trials.parquet in the sweep's folder."""
+
+    def __init__(self, sweep: SweepConfig, folder: Storage):
+        self.sweep, self.folder = sweep, folder
+        self.started = time.time()
+        self._live: Live | None = None
+        self._drawn = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune stores its callbacks to restore them; a terminal can't be stored.
+        return {**self.__dict__, "_live": None}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not sys.stdout.isatty() or time.time() - self._drawn < 0.5:
+            return
+        if self._live is None:
+            self._live = Live(console=Console(), auto_refresh=False)
+            self._live.start()
+        self._drawn = time.time()
+        self._live.update(
+            render(self.sweep, trial_table(self.sweep, trials), time.time() - self.started), refresh=True
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Tune calls this before it changes the trial's status.
+        self._ended(trials, trial, "TERMINATED")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trials, trial, "ERROR")
+
+    def _ended(self, trials: list[Any], trial: Any, status: str) -> None:
+        table = trial_table(self.sweep, trials, {trial.trial_id: status})
+        records.write_table(self.folder, table, "trials")
+        if not sys.stdout.isatty():
+            row = table[table.trial == trial.trial_id].iloc[0]
+            ended = int(table.status.isin(ENDED).sum())
+            print(_line(self.sweep, row, ended, self.sweep.num_trials), flush=True)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        table = trial_table(self.sweep, trials)
+        records.write_table(self.folder, table, "trials")
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+ENDED = ("finished", "stopped early", "failed")
+
+
+def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
+    """One row a trial, best first: status, why it failed, values of the space, metrics, timings.
+
+    newer: Tune's status of trials by id, where it is known before the trial itself says so.
+    """
+    rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
+    columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
+    table = pd.DataFrame(rows)
+    table = records.plain_text(
+        table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)])
+    )
+    return table.sort_values(
+        sweep.search.metric, ascending=sweep.search.mode == "min", na_position="last", kind="stable"
+    )
+
+
+def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
+    result = {
+        k: v
+        for k, v in (trial.last_result or {}).items()
+        if isinstance(v, int | float | str) and k not in _TUNES_OWN
+    }
+    status = _status(sweep, tune_status, trial.last_result or {})
+    reason = None
+    if status == "failed":
+        error = trial.get_error()
+        # The cause is at the bottom of Ray's nested tracebacks.
+        reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
+    return {
+        "trial": trial.trial_id,
+        "status": status,
+        "reason": reason,
+        "control": trial.config.get("control"),
+        **{key: trial.config.get(key) for key in sweep.space},
+        **result,
+        "seconds": trial.last_result.get("time_total_s") if trial.last_result else None,
+    }
+
+
+_TUNES_OWN = {
+    "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
+    "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
+}  # fmt: skip
+
+
+def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
+    if tune_status == "ERROR":
+        return "failed"
+    if tune_status != "TERMINATED":
+        return tune_status.lower()
+    # The test split is measured in the last report alone.
+    return "finished" if f"test_{sweep.search.metric}" in result else "stopped early"
+
+
+def _line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
+    what = (
+        f"control {row.control}"
+        if row.control
+        else ", ".join(f"{k.split('.')[-1]} {_number(row[k])}" for k in sweep.space)
+    )
+    score = row.get(sweep.search.metric)
+    tail = f": {row.reason}" if row.reason else ""
+    return f"[{ended}/{total}] {row.trial} {row.status}, {sweep.search.metric} {_number(score)} at step {_number(row.get('step'))} ({what}){tail}"
+
+
+def _number(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def render(sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None) -> Table:
+    """The table as people see it: validation to compare by, test for what has finished."""
+    metric = sweep.search.metric
+    ended = int(table.status.isin(ENDED).sum())
+    out = Table(
+        title=f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else ""),
+        title_justify="left",
+    )
+    for name in (
+        "trial",
+        "status",
+        *(key.split(".")[-1] for key in sweep.space),
+        "step",
+        f"validation {metric}",
+        f"test {metric}",
+    ):
+        out.add_column(name, justify="left" if name in ("trial", "status") else "right", overflow="fold")
+    for _, row in table.head(SHOWN).iterrows():
+        label = row.control or row.trial
+        status = row.status if not row.reason else f"{row.status}: {row.reason}"
+        numbers = [row.get(key) for key in (*sweep.space, "step", metric, f"test_{metric}")]
+        out.add_row(label, status, *map(_number, numbers), style="dim" if row.control else None)
+    return out

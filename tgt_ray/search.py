@@ -1,0 +1,175 @@
+"""Floor 4: what a sweep is: an experiment, a space over its keys, and how to search it. No torch, no ray."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from tgt_ray.config import Config, ConfigError, nearest, validate
+from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
+
+
+class Distribution(Config):
+    """Where one key is searched: exactly one of these."""
+
+    uniform: tuple[float, float] | None = Field(None, description="[low, high], evenly")
+    loguniform: tuple[float, float] | None = Field(None, description="[low, high], evenly in the logarithm")
+    integers: tuple[int, int] | None = Field(None, description="[low, high], both included")
+    choice: list[Any] | None = Field(None, description="one of these values", min_length=1)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Distribution:
+        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"give exactly one of uniform, loguniform, integers, choice (got {', '.join(kinds) or 'none'})"
+            )
+        if kinds[0] != "choice":
+            low, high = getattr(self, kinds[0])
+            if not low < high:
+                raise ValueError(f"{kinds[0]}: the low end {low} is not below the high end {high}")
+            if kinds[0] == "loguniform" and low <= 0:
+                raise ValueError(f"loguniform: the low end {low} must be above 0")
+        return self
+
+    def ends(self) -> list[Any]:
+        """The values that must be legal for all to be: both ends, or every choice."""
+        return list(self.choice or self.uniform or self.loguniform or self.integers or ())
+
+    def contains(self, value: Any) -> bool:
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.ends()
+        return isinstance(value, int | float) and low <= value <= high
+
+    def to_optuna(self) -> Any:
+        from optuna import distributions
+
+        if self.choice is not None:
+            return distributions.CategoricalDistribution(self.choice)
+        if self.uniform is not None:
+            return distributions.FloatDistribution(*self.uniform)
+        if self.loguniform is not None:
+            return distributions.FloatDistribution(*self.loguniform, log=True)
+        assert self.integers is not None
+        return distributions.IntDistribution(*self.integers)
+
+
+class SearchConfig(Config):
+    """How the space is searched."""
+
+    algorithm: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="Optuna's TPE, random draws, or every combination"
+    )
+    trials: int = Field(12, ge=1, description="trials besides the controls; grid runs all its points")
+    concurrent: int | Literal["auto"] = Field(
+        "auto", description="trials at once; auto: as many as the cluster holds"
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        "asha", description="asha stops trials that are behind (Li et al. 2018)"
+    )
+    grace_evaluations: int = Field(2, ge=1, description="evaluations before asha may stop a trial")
+    reduction_factor: float = Field(
+        3, gt=1, description="asha lets one trial in this many go on at each rung"
+    )
+    startup_trials: int = Field(5, ge=1, description="random trials before TPE's model takes over")
+    metric: str = Field("balanced_accuracy", description="on the validation split")
+    mode: Literal["max", "min"] = "max"
+    seed: int = Field(0, ge=0)
+    controls: list[str] = Field(
+        ["one_hot", "distillation"],
+        description=f"trials beside the search that show what it must beat: {', '.join(CONTROLS)}",
+    )
+    max_failures: int = Field(
+        1, ge=0, description="times that a trial whose process is lost is taken up again"
+    )
+
+    @model_validator(mode="after")
+    def _legal(self) -> SearchConfig:
+        if isinstance(self.concurrent, int) and self.concurrent < 1:
+            raise ValueError(f"concurrent {self.concurrent}: give at least 1, or auto")
+        for name in self.controls:
+            if name not in CONTROLS:
+                raise ValueError(f"controls: unknown '{name}'; {nearest(name, CONTROLS)}")
+        return self
+
+
+class SweepConfig(Config):
+    """One sweep."""
+
+    experiment: Experiment = Field(default_factory=Experiment)
+    space: dict[str, Distribution] = Field(
+        default_factory=lambda: {
+            "train.synthetic_ratio": Distribution(uniform=(0.1, 0.9)),
+            "objective.temperature": Distribution(loguniform=(1.0, 8.0)),
+            "explorer.step_size": Distribution(loguniform=(0.05, 1.0)),
+        },
+        min_length=1,
+    )
+    search: SearchConfig = Field(default_factory=SearchConfig)
+
+    @model_validator(mode="after")
+    def _space_is_legal(self) -> SweepConfig:
+        base = self.experiment.model_dump(mode="json")
+        for key, distribution in self.space.items():
+            for value in distribution.ends():
+                try:
+                    validate(Experiment, with_overrides(base, [(key, value)]))
+                except ConfigError as err:
+                    raise ValueError(f"space.{key} = {value!r}: {err}") from err
+        if self.search.algorithm == "grid":
+            ranges = [key for key, distribution in self.space.items() if distribution.choice is None]
+            if ranges:
+                raise ValueError(f"space.{ranges[0]}: grid search needs a choice of values, not a range")
+        legal = self.experiment.task.metric_names
+        if self.search.metric not in legal:
+            raise ValueError(
+                f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}"
+            )
+        return self
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the search and controls together."""
+        searched = (
+            math.prod(len(d.ends()) for d in self.space.values())
+            if self.search.algorithm == "grid"
+            else self.search.trials
+        )
+        return searched + len(self.search.controls)
+
+    def first_points(self) -> list[dict[str, Any]]:
+        """Points to try before the algorithm's own: all of a grid; for others the experiment as written, if the space has it."""
+        if self.search.algorithm == "grid":
+            values = itertools.product(*(d.ends() for d in self.space.values()))
+            return [dict(zip(self.space, point, strict=True)) for point in values]
+        base = self.experiment.model_dump(mode="json")
+        point = {key: lookup(base, key) for key in self.space}
+        return [point] if all(self.space[key].contains(value) for key, value in point.items()) else []
+
+    def trial_experiment(self, values: dict[str, Any]) -> Experiment:
+        """The experiment of a trial: `values` of the space, or {"control": name}. ConfigError where values don't fit together."""
+        if "control" in values:
+            return control(self.experiment, values["control"])
+        return validate(
+            Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items()))
+        )
+
+
+def lookup(data: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key of nested mappings; None where there is none."""
+    value: Any = data
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def default_sweep() -> dict[str, Any]:
+    """The sweep that runs where none is named, as it ships with the package."""
+    text = resources.files("tgt_ray").joinpath("default_sweep.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)

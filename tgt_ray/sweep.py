@@ -1,0 +1,6 @@
+"""`python -m tgt_ray.sweep SWEEP.yaml`: see `--help`. From Python, `tgt_ray.sweep` is the function of `tgt_ray.api`."""
+
+from tgt_ray.cli import main, sweep
+
+if __name__ == "__main__":
+    main(sweep)

@@ -1,0 +1,248 @@
+"""Floor 6: a sweep as one Ray Tune experiment. Each trial drives its own Ray Train run and generator pool."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import ray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from tgt_ray import cluster, records, trainer
+from tgt_ray.config import ConfigError, dump_yaml
+from tgt_ray.leaderboard import Leaderboard
+from tgt_ray.prepared import Prepared
+from tgt_ray.search import SweepConfig
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import TaskData
+
+log = logging.getLogger(__name__)
+
+STUDY_FILE = "optuna_journal.log"
+
+
+class TrialFailed(RuntimeError):
+    """A trial that ends without a result; the message is the reason for the table."""
+
+
+def run_trial(
+    values: dict[str, Any], sweep: SweepConfig, prepared: tuple[Any, ...], root: str, folder: str
+) -> None:
+    """One trial, in Tune's process: no torch here, all the work is in Ray Train's workers and the pool."""
+    experiment = sweep.trial_experiment(values)
+    storage = Storage(root)
+    if experiment.teacher_fingerprint() != sweep.experiment.teacher_fingerprint():
+        # The space changes the task or the teacher: what is shared otherwise is made for this trial, or found in the storage.
+        prepared = (ray.put(trainer.prepare_on_ray(experiment, experiment.task.load(), storage)),)
+    name = tune.get_context().get_trial_id()
+    result = trainer.fit(experiment, prepared, storage, Storage(folder), name, [TuneReportCallback()])
+    outcome = result.return_value or {}
+    if outcome.get("diverged"):
+        raise TrialFailed(outcome["diverged"])
+
+
+class ControlledSearch(OptunaSearch):
+    """Optuna's suggestions, after the controls: trials whose config is {"control": name} and which the study doesn't see."""
+
+    def __init__(self, controls: list[str], **options: Any):
+        super().__init__(**options)
+        self._controls_left = list(controls)
+        self._control_ids: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._controls_left:
+            self._control_ids.add(trial_id)
+            return {"control": self._controls_left.pop(0)}
+        return super().suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id not in self._control_ids:
+            super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if trial_id not in self._control_ids:
+            super().on_trial_complete(trial_id, result, error)
+
+
+class ControlledASHA(ASHAScheduler):
+    """ASHA that lets controls run to their end: they are there to be compared with, not to win."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "control" in trial.config:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+
+def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
+    """Run a sweep on the connected cluster in `storage`/`name`. Returns its table; files are as README.md lists them."""
+    folder = storage.within(name)
+    concurrent = check_concurrency(sweep)
+    prepared = trainer.prepare_on_ray(sweep.experiment, data, storage)
+    log_teacher(prepared)
+    if not resume:
+        folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
+        records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
+    tuner = make_tuner(sweep, prepared, storage, folder, concurrent, resume)
+    tuner.fit()
+    return finish(sweep, folder)
+
+
+def check_concurrency(sweep: SweepConfig) -> int:
+    """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
+    cluster.check_fits(sweep.experiment)
+    asked = sweep.search.concurrent
+    room = cluster.count_lanes(sweep.experiment, at_most=sweep.num_trials if asked == "auto" else asked)
+    if asked != "auto" and room < asked:
+        raise ConfigError(
+            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room}; lower it or use auto"
+        )
+    return room
+
+
+def make_tuner(
+    sweep: SweepConfig, prepared: Prepared, storage: Storage, folder: Storage, concurrent: int, resume: bool
+) -> tune.Tuner:
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            run_trial,
+            sweep=sweep,
+            prepared=(ray.put(prepared),),
+            root=storage.root,
+            folder=folder.within("train").root,
+        ),
+        {"CPU": cluster.TRIAL_CPUS},
+    )
+    if resume:
+        return tune.Tuner.restore(
+            f"{folder.root}/tune", trainable=trainable, resume_unfinished=True, restart_errored=False
+        )
+    search = sweep.search
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric=search.metric,
+            mode=search.mode,
+            search_alg=make_search(sweep, folder),
+            scheduler=make_scheduler(sweep),
+            num_samples=sweep.num_trials,
+            max_concurrent_trials=concurrent,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder.root,
+            verbose=0,
+            callbacks=[Leaderboard(sweep, folder)],
+            failure_config=tune.FailureConfig(max_failures=search.max_failures),
+        ),
+    )
+
+
+def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = sweep.search
+    if search.algorithm == "tpe":
+        sampler: Any = optuna.samplers.TPESampler(
+            seed=search.seed, n_startup_trials=search.startup_trials, constant_liar=True
+        )
+    else:
+        sampler = optuna.samplers.RandomSampler(seed=search.seed)
+    return ControlledSearch(
+        search.controls,
+        # Given here and not to the Tuner, which would fill the keys that a control leaves out with unresolved distributions.
+        space={key: distribution.to_optuna() for key, distribution in sweep.space.items()},
+        metric=search.metric,
+        mode=search.mode,
+        sampler=sampler,
+        points_to_evaluate=sweep.first_points(),
+        study_name=Path(folder.root).name,
+        storage=JournalStorage(JournalFileBackend(str(study_path(folder)))),
+    )
+
+
+def study_path(folder: Storage) -> Path:
+    """Optuna's journal needs a real file: in the sweep's folder, or beside this driver where the folder is remote."""
+    if folder.is_local:
+        return Path(folder.base) / STUDY_FILE
+    return Path(tempfile.gettempdir()) / f"tgt_ray_{getpass.getuser()}_{Path(folder.root).name}_{STUDY_FILE}"
+
+
+def make_scheduler(sweep: SweepConfig) -> TrialScheduler:
+    search, steps = sweep.search, sweep.experiment.train.steps
+    grace = search.grace_evaluations * sweep.experiment.train.eval_every
+    if search.scheduler == "none" or grace >= steps:
+        return FIFOScheduler()
+    return ControlledASHA(
+        time_attr="step", max_t=steps, grace_period=grace, reduction_factor=search.reduction_factor
+    )
+
+
+def log_teacher(prepared: Prepared) -> None:
+    for role in ("labeler", "generator"):
+        about = prepared.teacher[role]
+        source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"
+        how = (
+            "reused"
+            if about["reused"]
+            else f"made in {about['seconds']:.1f} s"
+            if "seconds" in about
+            else "loaded"
+        )
+        log.info("%s %s: %s, %s", role, about["fingerprint"], source, how)
+
+
+def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -> dict[str, Any]:
+    """What a reader needs to judge and repeat the numbers."""
+    return {
+        "kind": "sweep",
+        "name": name,
+        "config": sweep.model_dump(mode="json"),
+        "concurrent": concurrent,
+        "fingerprints": prepared.fingerprints,
+        "teacher": prepared.teacher,
+        "cluster": cluster.nodes(),
+        "environment": records.environment(),
+    }
+
+
+def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
+    """Keep the best trial's config, metrics and student; give the table that the leaderboard has written."""
+    table = records.read_table(folder, "trials")
+    if not folder.is_local:
+        folder.write(study_path(folder).read_bytes(), STUDY_FILE)
+    best = best_trial(sweep, table)
+    if best is not None:
+        values = {key: best[key].item() if hasattr(best[key], "item") else best[key] for key in sweep.space}
+        folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
+        metrics = {
+            str(key): value
+            for key, value in best.to_dict().items()
+            if pd.notna(value) and key != "checkpoint_path"
+        }
+        records.write_json(folder, metrics, "best", "metrics.json")
+        checkpoint = folder.fs.open_input_file(f"{best.checkpoint_path}/student.safetensors")
+        with checkpoint:
+            folder.write(checkpoint.read(), "best", "student.safetensors")
+    return table
+
+
+def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:
+    """The finished trial of the search, not a control, with the best validation metric."""
+    finished = table[(table.status == "finished") & table.control.isna()]
+    if not len(finished):
+        return None
+    return finished.sort_values(
+        sweep.search.metric, ascending=sweep.search.mode == "min", kind="stable"
+    ).iloc[0]
