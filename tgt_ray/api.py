@@ -40,9 +40,7 @@ class Source:
 
     def build(self, cls: type[Any]) -> Any:
         validate(cls, self.data, self.where)  # so that a mistake in the file is not blamed on an override
-        return validate(
-            cls, with_overrides(self.data, self.overrides), "--set" if self.overrides else self.where
-        )
+        return validate(cls, with_overrides(self.data, self.overrides), "--set" if self.overrides else self.where)
 
 
 @dataclass(frozen=True)
@@ -134,9 +132,7 @@ def _run_ray(
         tuning.log_teacher(prepared)
         folder.write(dump_yaml(config).encode(), "experiment.yaml")
         try:
-            result = trainer.fit(
-                config, (ray.put(prepared),), root, folder, "ray_train", [trainer.LogReports()]
-            )
+            result = trainer.fit(config, (ray.put(prepared),), root, folder, "ray_train", [trainer.LogReports()])
         except TrainingFailedError as err:
             raise RunFailed(str(err).strip().splitlines()[-1]) from err
         outcome = result.return_value
@@ -193,9 +189,7 @@ def print_result(result: SweepResult) -> None:
         console.print("no trial has finished")
         return
     line = f"best: {result.best.trial}, test {metric} {result.best[f'test_{metric}']:.2f}"
-    for _, row in result.trials[
-        result.trials.control.notna() & (result.trials.status == "finished")
-    ].iterrows():
+    for _, row in result.trials[result.trials.control.notna() & (result.trials.status == "finished")].iterrows():
         line += f"; {row.control} {row[f'test_{metric}']:.2f}"
     teacher = result.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
     console.print(line + (f"; teacher {teacher:.2f}" if teacher is not None else ""), soft_wrap=True)

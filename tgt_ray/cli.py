@@ -19,9 +19,7 @@ from tgt_ray.search import SweepConfig, default_sweep
 
 Sets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.steps=500. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.steps=500. Repeatable."),
 ]
 StorageOption = Annotated[
     str, typer.Option("--storage", help="Folder or URI for results, teachers and the teacher cache.")
@@ -84,9 +82,7 @@ def sweep(
 
 def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) -> api.Source:
     data = default if file is None else load_yaml(file)
-    return api.Source(
-        data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []]
-    )
+    return api.Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
 
 
 def _print_schema(cls: type[Config]) -> None:

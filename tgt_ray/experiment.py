@@ -27,9 +27,7 @@ class TrainConfig(Config):
     """How the student trains."""
 
     steps: int = Field(500, ge=1, description="optimizer steps")
-    batch_size: int = Field(
-        64, ge=1, description="rows of a step over all workers, real and synthetic together"
-    )
+    batch_size: int = Field(64, ge=1, description="rows of a step over all workers, real and synthetic together")
     synthetic_ratio: float = Field(
         0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch"
     )
@@ -37,9 +35,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
     weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
-    warmup: float = Field(
-        0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate"
-    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate")
     eval_every: int = Field(
         100,
         ge=1,

@@ -39,9 +39,7 @@ class Leaderboard(Callback):
             self._live = Live(console=Console(), auto_refresh=False)
             self._live.start()
         self._drawn = time.time()
-        self._live.update(
-            render(self.sweep, trial_table(self.sweep, trials), time.time() - self.started), refresh=True
-        )
+        self._live.update(render(self.sweep, trial_table(self.sweep, trials), time.time() - self.started), refresh=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune calls this before it changes the trial's status.
@@ -77,9 +75,7 @@ def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | N
     rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
     columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
     table = pd.DataFrame(rows)
-    table = records.plain_text(
-        table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)])
-    )
+    table = records.plain_text(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
     return table.sort_values(
         sweep.search.metric, ascending=sweep.search.mode == "min", na_position="last", kind="stable"
     )
@@ -87,9 +83,7 @@ def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | N
 
 def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     result = {
-        k: v
-        for k, v in (trial.last_result or {}).items()
-        if isinstance(v, int | float | str) and k not in _TUNES_OWN
+        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in _TUNES_OWN
     }
     status = _status(sweep, tune_status, trial.last_result or {})
     reason = None

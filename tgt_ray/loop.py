@@ -113,9 +113,7 @@ class SyntheticReader:
     def lag(self) -> dict[str, float]:
         """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
         lags = np.concatenate(self.lags) if self.lags else np.empty(0)
-        return (
-            {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
-        )
+        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
 
 
 class StudentRun:
@@ -191,9 +189,7 @@ class StudentRun:
 
     def train_metrics(self) -> dict[str, float]:
         """Mean loss and parts since the last call."""
-        out = {
-            f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()
-        }
+        out = {f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()}
         self._parts, self._steps_since_report = {}, 0
         return out
 
@@ -259,9 +255,7 @@ class Hooks(Protocol):
         """What the generators say of themselves."""
 
 
-def train_student(
-    run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True
-) -> None:
+def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
     """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged."""
     train, pool = run.experiment.train, run.experiment.pool
     run.student.train()
@@ -305,14 +299,19 @@ def make_optimizer(
     student: Student, train: TrainConfig
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Optimizer, and linear warm-up followed by cosine decay to zero."""
-    common = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
+    rate, decay = train.learning_rate, train.weight_decay
     optimizer: torch.optim.Optimizer
     if train.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(student.parameters(), **common)  # type: ignore[arg-type]
+        optimizer = torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=decay, fused=True)
     else:
         optimizer = torch.optim.SGD(
-            student.parameters(), momentum=train.momentum, nesterov=train.momentum > 0, **common
-        )  # type: ignore[arg-type]
+            student.parameters(),
+            lr=rate,
+            weight_decay=decay,
+            momentum=train.momentum,
+            nesterov=train.momentum > 0,
+            fused=True,
+        )
     warmup = round(train.warmup * train.steps)
 
     def factor(step: int) -> float:

@@ -23,9 +23,7 @@ def classification(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, flo
 def per_class_recall(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
     """Recall in percent of each class that has rows."""
     present = np.unique(labels_N)
-    recalls = recall_score(
-        labels_N, scores_NK.argmax(axis=1), labels=present, average=None, zero_division=0.0
-    )
+    recalls = recall_score(labels_N, scores_NK.argmax(axis=1), labels=present, average=None, zero_division=0.0)
     return {int(c): 100 * float(r) for c, r in zip(present, recalls, strict=True)}
 
 

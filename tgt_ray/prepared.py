@@ -60,9 +60,7 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
     if not cache.exists(name):
         outputs = {column: _lists(values) for column, values in teacher_pass(train).items()}
         buffer = io.BytesIO()
-        pq.write_table(
-            pa.table({"id": train["id"], "label": train["label"], **outputs}), buffer, compression="zstd"
-        )
+        pq.write_table(pa.table({"id": train["id"], "label": train["label"], **outputs}), buffer, compression="zstd")
         cache.write(buffer.getvalue(), name)
     cached = pq.read_table(pa.BufferReader(cache.read(name)))
     tables = {

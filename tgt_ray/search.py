@@ -67,16 +67,10 @@ class SearchConfig(Config):
         "tpe", description="Optuna's TPE, random draws, or every combination"
     )
     trials: int = Field(12, ge=1, description="trials besides the controls; grid runs all its points")
-    concurrent: int | Literal["auto"] = Field(
-        "auto", description="trials at once; auto: as many as the cluster holds"
-    )
-    scheduler: Literal["asha", "none"] = Field(
-        "asha", description="asha stops trials that are behind (Li et al. 2018)"
-    )
+    concurrent: int | Literal["auto"] = Field("auto", description="trials at once; auto: as many as the cluster holds")
+    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops trials that are behind (Li et al. 2018)")
     grace_evaluations: int = Field(2, ge=1, description="evaluations before asha may stop a trial")
-    reduction_factor: float = Field(
-        3, gt=1, description="asha lets one trial in this many go on at each rung"
-    )
+    reduction_factor: float = Field(3, gt=1, description="asha lets one trial in this many go on at each rung")
     startup_trials: int = Field(5, ge=1, description="random trials before TPE's model takes over")
     metric: str = Field("balanced_accuracy", description="on the validation split")
     mode: Literal["max", "min"] = "max"
@@ -85,9 +79,7 @@ class SearchConfig(Config):
         ["one_hot", "distillation"],
         description=f"trials beside the search that show what it must beat: {', '.join(CONTROLS)}",
     )
-    max_failures: int = Field(
-        1, ge=0, description="times that a trial whose process is lost is taken up again"
-    )
+    max_failures: int = Field(1, ge=0, description="times that a trial whose process is lost is taken up again")
 
     @model_validator(mode="after")
     def _legal(self) -> SearchConfig:
@@ -128,9 +120,7 @@ class SweepConfig(Config):
                 raise ValueError(f"space.{ranges[0]}: grid search needs a choice of values, not a range")
         legal = self.experiment.task.metric_names
         if self.search.metric not in legal:
-            raise ValueError(
-                f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}"
-            )
+            raise ValueError(f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}")
         return self
 
     @property
@@ -156,9 +146,7 @@ class SweepConfig(Config):
         """The experiment of a trial: `values` of the space, or {"control": name}. ConfigError where values don't fit together."""
         if "control" in values:
             return control(self.experiment, values["control"])
-        return validate(
-            Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items()))
-        )
+        return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
 
 
 def lookup(data: dict[str, Any], key: str) -> Any:

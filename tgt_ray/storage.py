@@ -17,9 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def check_name(name: str) -> str:
     """A name that is safe as one folder below the storage root; ConfigError otherwise."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"--name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit"
-        )
+        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
     return name
 
 
@@ -78,9 +76,7 @@ class Storage:
             self.write(b"", probe)
             self.fs.delete_file(self.path(probe))
         except (pa.ArrowException, OSError) as err:
-            raise ConfigError(
-                f"--storage {self.root}: cannot write there ({' '.join(str(err).split())})"
-            ) from err
+            raise ConfigError(f"--storage {self.root}: cannot write there ({' '.join(str(err).split())})") from err
 
 
 def _safe(part: str) -> str:

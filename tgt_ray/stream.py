@@ -59,9 +59,7 @@ class TeacherGenerator:
         device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
         prepared = ray.get(setup.prepared[0])
         shape, classes = prepared.student.input_shape, prepared.student.num_classes
-        teacher = load_teacher(
-            experiment.teacher, prepared.teacher, shape, classes, Storage(setup.storage_root)
-        )
+        teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, Storage(setup.storage_root))
         teacher.labeler.to(device)
         teacher.generator.to(device)
         self.synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request, device)
@@ -90,9 +88,7 @@ class TeacherGenerator:
         if grant.snapshot:
             self.student.load_state_dict(safetensors.torch.load(ray.get(grant.snapshot[0])))
             self.version = grant.version
-        block = self.synthesizer(
-            grant.request, grant.job.seed, grant.job.explorer, self.student, grant.version
-        )
+        block = self.synthesizer(grant.request, grant.job.seed, grant.job.explorer, self.student, grant.version)
         check_block(block)
         done = time.perf_counter()
         self.busy_s, self.total_s = done - granted, done - asked
@@ -152,9 +148,7 @@ class SyntheticStream:
                 if isinstance(block, BaseException):
                     raise block
                 if block is None:
-                    raise RuntimeError(
-                        f"the stream ended before request index {self.expected} of {self.count}"
-                    )
+                    raise RuntimeError(f"the stream ended before request index {self.expected} of {self.count}")
                 block = unpack(block)
                 index = int(block["request"][0]) // self.world_size
                 if index < self.expected or index in waiting:
@@ -211,9 +205,7 @@ def make_dataset(setup: PoolSetup, count: int, generator: type) -> ray.data.Data
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
         resources=pool.actor_resources or None,
-        compute=ActorPoolStrategy(
-            min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
-        ),
+        compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2),
     )
 
 

@@ -75,9 +75,7 @@ def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tup
 
     def fit() -> dict[str, Any]:
         table = data.tables[config.pretrain.split]
-        config.fit(
-            model, task.inputs(table, data.input_shape), torch.from_numpy(table["label"].to_numpy().copy())
-        )
+        config.fit(model, task.inputs(table, data.input_shape), torch.from_numpy(table["label"].to_numpy().copy()))
         return {split: _scores(model, task, data, split) for split in ("validation", "test")}
 
     return model, _ready(model, "labeler", config, [data.fingerprints[config.pretrain.split]], fit, store)
@@ -125,9 +123,7 @@ def _ready(
         model.requires_grad_(True)
         source = {"pretrained_on": config.pretrain.split, "quality": fit()}
         source["seconds"] = round(time.perf_counter() - started, 2)
-        log.info(
-            "%s %s: pretrained in %.1f s and stored in %s", role, fingerprint, source["seconds"], store.root
-        )
+        log.info("%s %s: pretrained in %.1f s and stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)
     store.write(
         safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}),

@@ -36,9 +36,7 @@ def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
     return prepare(data, record, teacher_pass, storage)
 
 
-def _prepare_teacher(
-    experiment: Experiment, data: TaskData, storage: Storage, threads: int
-) -> dict[str, Any]:
+def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
     import logging
 
     import torch
@@ -149,11 +147,5 @@ class LogReports(UserCallback):
     """Shows each report of a single run in the driver's log."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        shown = {
-            k: v
-            for k, v in metrics[0].items()
-            if "loss" in k or "balanced_accuracy" in k or k == "wait_share"
-        }
-        print(
-            f"step {metrics[0]['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()), flush=True
-        )
+        shown = {k: v for k, v in metrics[0].items() if "loss" in k or "balanced_accuracy" in k or k == "wait_share"}
+        print(f"step {metrics[0]['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()), flush=True)

@@ -35,9 +35,7 @@ class TrialFailed(RuntimeError):
     """A trial that ends without a result; the message is the reason for the table."""
 
 
-def run_trial(
-    values: dict[str, Any], sweep: SweepConfig, prepared: tuple[Any, ...], root: str, folder: str
-) -> None:
+def run_trial(values: dict[str, Any], sweep: SweepConfig, prepared: tuple[Any, ...], root: str, folder: str) -> None:
     """One trial, in Tune's process: no torch here, all the work is in Ray Train's workers and the pool."""
     experiment = sweep.trial_experiment(values)
     storage = Storage(root)
@@ -69,9 +67,7 @@ class ControlledSearch(OptunaSearch):
         if trial_id not in self._control_ids:
             super().on_trial_result(trial_id, result)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id not in self._control_ids:
             super().on_trial_complete(trial_id, result, error)
 
@@ -184,22 +180,14 @@ def make_scheduler(sweep: SweepConfig) -> TrialScheduler:
     grace = search.grace_evaluations * sweep.experiment.train.eval_every
     if search.scheduler == "none" or grace >= steps:
         return FIFOScheduler()
-    return ControlledASHA(
-        time_attr="step", max_t=steps, grace_period=grace, reduction_factor=search.reduction_factor
-    )
+    return ControlledASHA(time_attr="step", max_t=steps, grace_period=grace, reduction_factor=search.reduction_factor)
 
 
 def log_teacher(prepared: Prepared) -> None:
     for role in ("labeler", "generator"):
         about = prepared.teacher[role]
         source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"
-        how = (
-            "reused"
-            if about["reused"]
-            else f"made in {about['seconds']:.1f} s"
-            if "seconds" in about
-            else "loaded"
-        )
+        how = "reused" if about["reused"] else f"made in {about['seconds']:.1f} s" if "seconds" in about else "loaded"
         log.info("%s %s: %s, %s", role, about["fingerprint"], source, how)
 
 
@@ -227,9 +215,7 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
         values = {key: best[key].item() if hasattr(best[key], "item") else best[key] for key in sweep.space}
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {
-            str(key): value
-            for key, value in best.to_dict().items()
-            if pd.notna(value) and key != "checkpoint_path"
+            str(key): value for key, value in best.to_dict().items() if pd.notna(value) and key != "checkpoint_path"
         }
         records.write_json(folder, metrics, "best", "metrics.json")
         checkpoint = folder.fs.open_input_file(f"{best.checkpoint_path}/student.safetensors")
@@ -243,6 +229,4 @@ def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:
     finished = table[(table.status == "finished") & table.control.isna()]
     if not len(finished):
         return None
-    return finished.sort_values(
-        sweep.search.metric, ascending=sweep.search.mode == "min", kind="stable"
-    ).iloc[0]
+    return finished.sort_values(sweep.search.metric, ascending=sweep.search.mode == "min", kind="stable").iloc[0]

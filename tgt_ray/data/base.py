@@ -33,18 +33,14 @@ class ImageRows:
 
     def to_table(self) -> pa.Table:
         flat = np.ascontiguousarray(self.images).reshape(len(self), -1)
-        image = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(flat.shape[1]), len(self), [None, pa.py_buffer(flat)]
-        )
+        image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(self), [None, pa.py_buffer(flat)])
         return pa.table({"id": self.ids, "image": image, "label": self.labels})
 
     @staticmethod
     def from_table(table: pa.Table, shape: tuple[int, int, int]) -> ImageRows:
         image = table["image"].combine_chunks()
         width = image.type.byte_width
-        flat = np.frombuffer(image.buffers()[1], np.uint8)[
-            image.offset * width : (image.offset + len(image)) * width
-        ]
+        flat = np.frombuffer(image.buffers()[1], np.uint8)[image.offset * width : (image.offset + len(image)) * width]
         return ImageRows(table["id"].to_numpy(), flat.reshape(-1, *shape), table["label"].to_numpy())
 
 
@@ -68,9 +64,7 @@ class ImageSource(Component):
         """Read all splits. Raises ConfigError for data that is missing, damaged or outside the class range."""
 
 
-def stratified_holdout(
-    labels_N: np.ndarray, fraction: float, seed: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices (kept, held out), the same fraction of every class, at least one row of each class on both sides."""
     rng = np.random.default_rng(seed)
     kept, held = [], []

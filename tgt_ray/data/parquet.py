@@ -19,16 +19,12 @@ class ParquetImages(ImageSource):
     """Images from Parquet files. Where there is no validation.parquet, a stratified part of train is held out for it."""
 
     type: Literal["parquet"] = "parquet"
-    path: Path = Field(
-        description="folder that holds train.parquet, test.parquet and perhaps validation.parquet"
-    )
+    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
     image_shape: tuple[int, int, int] | None = Field(
         None,
         description="channels, height, width; where absent, square images with 1 or 3 channels are inferred",
     )
-    validation_fraction: float = Field(
-        1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet"
-    )
+    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
     seed: int = Field(0, description="of the held-out validation rows")
 
     def load(self) -> Splits:
@@ -39,10 +35,7 @@ class ParquetImages(ImageSource):
             tables["validation"] = _read(self.path / "validation.parquet")
         names = _label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
-        rows = {
-            name: self._rows(table, self.path / f"{name}.parquet", num_classes)
-            for name, table in tables.items()
-        }
+        rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
         if "validation" not in rows:
             kept, held = stratified_holdout(
                 rows["train"].labels,
@@ -78,9 +71,7 @@ def _read(file: Path) -> pa.Table:
             found = parquet.schema_arrow.names
             missing = [name for name in ("image", "label") if name not in found]
             if missing:
-                raise ConfigError(
-                    f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}"
-                )
+                raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
             table = parquet.read(columns=["image", "label"])
     except (pa.ArrowException, OSError) as err:
         raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
@@ -107,9 +98,7 @@ def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:
             raise ValueError(f"{min(sizes)} and {max(sizes)} bytes")
         fixed = column.cast(pa.binary(sizes.pop())).combine_chunks()
     except (pa.ArrowException, ValueError) as err:
-        raise ConfigError(
-            f"{file}: images differ in size ({err}); expected raw uint8 pixels of one shape"
-        ) from err
+        raise ConfigError(f"{file}: images differ in size ({err}); expected raw uint8 pixels of one shape") from err
     width = fixed.type.byte_width
     return np.frombuffer(fixed.buffers()[1], np.uint8)[
         fixed.offset * width : (fixed.offset + len(fixed)) * width

@@ -57,9 +57,7 @@ class Explorer(Component):
     def anchor_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
         """(N,) chance of each anchor: classes in proportion to n_c^exponent, rows of a class alike (our choice)."""
         exponent = (
-            {"natural": 1.0, "balanced": 0.0}.get(self.anchors)
-            if isinstance(self.anchors, str)
-            else self.anchors
+            {"natural": 1.0, "balanced": 0.0}.get(self.anchors) if isinstance(self.anchors, str) else self.anchors
         )
         assert exponent is not None
         counts = np.bincount(labels_N)[labels_N].astype(float)

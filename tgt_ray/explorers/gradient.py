@@ -19,9 +19,7 @@ class Step(Explorer):
     The random start, the normalisation by latent scale s and dimension d, and the number of steps are our choices.
     """
 
-    sigma: float = Field(
-        0.5, ge=0, description="standard deviation of the random start, in units of the latent scale"
-    )
+    sigma: float = Field(0.5, ge=0, description="standard deviation of the random start, in units of the latent scale")
     step_size: float = Field(
         0.25, ge=0, description="length of one step, in units of the latent scale times sqrt(dimensions)"
     )

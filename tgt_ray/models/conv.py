@@ -22,9 +22,7 @@ class ConvNet(nn.Module):
     5x5 kernel; several times cheaper. The last maps are averaged to grid x grid cells and flattened.
     """
 
-    def __init__(
-        self, channels: int, widths: Sequence[int], downsample: Literal["pool", "stride"], grid: int
-    ):
+    def __init__(self, channels: int, widths: Sequence[int], downsample: Literal["pool", "stride"], grid: int):
         super().__init__()
         layers: list[nn.Module] = []
         for i, out in enumerate(widths):

@@ -19,9 +19,7 @@ class Distillation(Objective):
     """
 
     type: Literal["distillation"] = "distillation"
-    alpha: float = Field(
-        1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training"
-    )
+    alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
     temperature: float = Field(4.0, gt=0, description="T, softens both distributions")
     scale_by_t2: bool = Field(
         True,

@@ -23,9 +23,7 @@ class ImageClassification(Task):
     metric_names: ClassVar[tuple[str, ...]] = ("balanced_accuracy", "accuracy", "worst_class_recall")
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits)
-    long_tail: LongTail | None = Field(
-        None, description="subsample the student's train split; absent: all rows"
-    )
+    long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
 
     def load(self) -> TaskData:
         splits = self.data.load()
