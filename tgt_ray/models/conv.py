@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -60,7 +61,7 @@ class ResidualNet(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int]):
         super().__init__()
         layers = conv_bn_relu(channels, widths[0], 5, stride=2)
-        for before, out in zip(widths[:-2], widths[1:-1], strict=True):
+        for before, out in pairwise(widths[:-1]):
             layers += [*conv_bn_relu(before, out), nn.MaxPool2d(2, ceil_mode=True), ResidualBlock(out)]
         self.layers = nn.Sequential(
             *layers, *conv_bn_relu(widths[-2], widths[-1]), nn.AdaptiveAvgPool2d(1), nn.Flatten()
