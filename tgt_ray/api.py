@@ -132,13 +132,15 @@ def _run_ray(
         tuning.log_teacher(prepared)
         folder.write(dump_yaml(config).encode(), "experiment.yaml")
         try:
-            result = trainer.fit(config, (ray.put(prepared),), root, folder, "ray_train", [trainer.LogReports()])
+            with trainer.follow(_log_report) as callback:
+                result = trainer.fit(config, (ray.put(prepared),), root, folder, "ray_train", [callback])
         except TrainingFailedError as err:
             raise RunFailed(str(err).strip().splitlines()[-1]) from err
         outcome = result.return_value
-        assert outcome is not None and result.checkpoint is not None
+        assert outcome is not None, "train_worker returns its history"
         if outcome["diverged"]:
             raise RunFailed(outcome["diverged"])
+        assert result.checkpoint is not None, "the last report carries a checkpoint"
         weights = Storage(result.checkpoint.path).read("student.safetensors")
     folder.write(weights, "student.safetensors")
     return outcome["history"], prepared

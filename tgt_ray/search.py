@@ -79,7 +79,6 @@ class SearchConfig(Config):
         ["one_hot", "distillation"],
         description=f"trials beside the search that show what it must beat: {', '.join(CONTROLS)}",
     )
-    max_failures: int = Field(1, ge=0, description="times that a trial whose process is lost is taken up again")
 
     @model_validator(mode="after")
     def _legal(self) -> SearchConfig:

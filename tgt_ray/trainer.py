@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.queue import Queue
 
 from tgt_ray import cluster
 from tgt_ray.experiment import Experiment
@@ -92,6 +96,7 @@ def label_rows(
             resources=pool.actor_resources or None,
         )
     )
+    labelled.context.enable_progress_bars = False
     columns = labelled.take_batch(len(table), batch_format="numpy")
     order = np.argsort(columns["id"], kind="stable")
     wanted = np.argsort(np.argsort(table["id"].to_numpy(), kind="stable"), kind="stable")
@@ -143,9 +148,30 @@ def trainer_class(workers: int) -> type[DataParallelTrainer]:
     return TorchTrainer
 
 
-class LogReports(UserCallback):
-    """Shows each report of a single run in the driver's log."""
+class ForwardReports(UserCallback):
+    """Puts each report of a single run into the driver's queue (Train calls this in its controller's process)."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        shown = {k: v for k, v in metrics[0].items() if "loss" in k or "balanced_accuracy" in k or k == "wait_share"}
-        print(f"step {metrics[0]['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items()), flush=True)
+        self.queue.put(metrics[0])
+
+
+@contextmanager
+def follow(report: Callable[[dict[str, Any]], None]) -> Iterator[ForwardReports]:
+    """A callback for `fit` that calls `report` here, in a thread, until the block is left."""
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def read() -> None:
+        while (metrics := queue.get()) is not None:
+            report(metrics)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield ForwardReports(queue)
+    finally:
+        queue.put(None)
+        thread.join()
+        queue.shutdown()

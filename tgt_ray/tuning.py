@@ -141,7 +141,8 @@ def make_tuner(
             storage_path=folder.root,
             verbose=0,
             callbacks=[Leaderboard(sweep, folder)],
-            failure_config=tune.FailureConfig(max_failures=search.max_failures),
+            # Lost workers are Ray Train's to replace; a trial that fails all the same would fail again.
+            failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
 

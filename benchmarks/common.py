@@ -1,0 +1,143 @@
+"""What the benchmarks share: the base experiment of `--data`, records that name no folder of the machine, aligned tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tgt_ray.config import ConfigError, load_yaml, override, parse_override
+from tgt_ray.experiment import Experiment
+
+HERE = Path(__file__).resolve().parent
+METRIC = "balanced_accuracy"
+
+
+def base_experiment(data: str) -> dict[str, Any]:
+    """Plain data of the experiment for `--data`: the package's default on digits, or Fashion-MNIST-LT read from a folder."""
+    if data == "digits":
+        # In full, so that --set finds every block with its type.
+        return Experiment().model_dump(mode="json")
+    experiment = load_yaml(HERE / "fashion_mnist_lt.yaml")
+    return override(experiment, "task.data.path", str(Path(data).expanduser().resolve()))
+
+
+def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """`data` with each KEY=VALUE of --set."""
+    for text in sets:
+        data = override(data, *parse_override(text))
+    return data
+
+
+def data_name(data: str) -> str:
+    return data if data == "digits" else Path(data).expanduser().resolve().name
+
+
+def record_path(out: str | None, storage: str, stem: str) -> Path:
+    """Where the record goes: --out, or the storage, so that a trial run never overwrites a committed record."""
+    return Path(out) if out else Path(storage) / f"{stem}.json"
+
+
+def command(script: str) -> str:
+    """The command line as it was given, with the last part of each path only."""
+    given = [re.sub(r"[^\s=,]*/", "", text) for text in sys.argv[1:]]
+    return f"python benchmarks/{script} {shlex.join(given)}".rstrip()
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_portable(record), indent=1) + "\n", encoding="utf-8")
+    print(f"record: {path}")
+
+
+def _portable(value: Any) -> Any:
+    """Plain data in which an absolute path is its last part: a record is read on other machines."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def row_counts(data: Any) -> dict[str, int]:
+    """Rows of each split of a TaskData."""
+    return {name: len(table) for name, table in data.tables.items()}
+
+
+def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
+    """The sentence that a reader of the numbers needs: which rows the teacher has seen, and which the student has."""
+    student = "the student has"
+    if experiment["task"]["long_tail"]:
+        student += f" only the long-tailed one of {rows['train']} rows"
+    else:
+        student += f" the same {rows['train']} rows"
+    parts = {role: experiment["teacher"][role] for role in ("labeler", "generator")}
+    given = [role for role, config in parts.items() if config["weights"]]
+    if given:
+        return f"The weights of {' and '.join(given)} were given by the user; {student}."
+    if {config["pretrain"]["split"] for config in parts.values()} == {"full"}:
+        return (
+            f"Labeler and generator have seen the full balanced train split of {rows['full']} rows with its labels"
+            f" (the setting of pretrained teachers); {student}."
+        )
+    seen = ", ".join(f"{role} '{config['pretrain']['split']}'" for role, config in parts.items())
+    return f"Pretrained on the splits: {seen} ('full' is the train split before the long tail); {student}."
+
+
+def mean_std(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation; none of a single value."""
+    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
+
+
+def at_least_one(text: str) -> int:
+    """A number of something, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def plus_minus(summary: dict[str, float | None], digits: int = 2) -> str:
+    spread = "" if summary["std"] is None else f" ± {number(summary['std'], digits)}"
+    return number(summary["mean"], digits) + spread
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def hardware(environment: dict[str, Any]) -> str:
+    """One line: processor, versions, commit."""
+    machine, packages = environment["hardware"], environment["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "ray", "optuna") if name in packages)
+    commit, _, changes = (environment["commit"] or "unknown").partition("+")
+    code = f"commit {commit[:12]}{'+' + changes if changes else ''}"
+    where = f"{machine['cpus']} CPUs ({machine['cpu']})"
+    return f"{where}, Python {environment['python']}, {versions}, {code}, {environment['created']}"
+
+
+def main(run: Callable[[], None]) -> None:
+    """Bad input is one line on stderr and exit code 2, as in the package's own commands."""
+    try:
+        run()
+    except ConfigError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2)

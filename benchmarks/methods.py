@@ -1,0 +1,253 @@
+"""Compare methods at equal student steps: one-hot, distillation, and four ways to make synthetic rows, over several seeds.
+
+python benchmarks/methods.py --data digits|FOLDER [--seeds 5] [--storage DIR] [--out FILE.json] [--jobs N] [--set KEY=VALUE ...]
+python benchmarks/methods.py --show FILE.json
+
+Each run is what `python -m tgt_ray.train --local` does. What is measured and how: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from common import (
+    METRIC,
+    aligned,
+    apply_sets,
+    at_least_one,
+    base_experiment,
+    command,
+    data_name,
+    hardware,
+    main,
+    mean_std,
+    number,
+    plus_minus,
+    record_path,
+    row_counts,
+    what_was_seen,
+    write_record,
+)
+
+from tgt_ray import records
+from tgt_ray.config import validate
+from tgt_ray.experiment import CONTROLS, Experiment, control
+from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.prepared import Prepared
+from tgt_ray.storage import Storage
+
+EXPLORERS: dict[str, type[Explorer]] = {
+    "random": Random,
+    "random-matched": RandomMatched,
+    "gradient": Gradient,
+    "interpolation": Interpolation,
+}
+METHODS = (*CONTROLS, *EXPLORERS)
+
+#: Given to each worker process once, since the tables are large: what every run shares.
+_shared: dict[str, Any] = {}
+
+
+def method_experiment(base: Experiment, method: str) -> Experiment:
+    """The base experiment with another explorer, which keeps what it shares with the base's (sigma, step size, anchors)."""
+    if method in CONTROLS:
+        return control(base, method)
+    cls = EXPLORERS[method]
+    kept = {k: v for k, v in base.explorer.model_dump(mode="json").items() if k in cls.model_fields and k != "type"}
+    data = base.model_dump(mode="json")
+    return Experiment.model_validate({**data, "explorer": {"type": method, **kept}})
+
+
+def with_seed(experiment: Experiment, seed: int) -> Experiment:
+    train = experiment.train.model_copy(update={"seed": seed})
+    return experiment.model_copy(update={"train": train})
+
+
+def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None:
+    import torch
+
+    from tgt_ray.local import train_local
+
+    # One thread in every worker, whatever --jobs says: core-seconds then mean the same, and rows are summed in one order.
+    torch.set_num_threads(1)
+    _shared.update(prepared=prepared, storage=storage)
+    # A step for nothing: the first use of torch's optimizers costs seconds, which belong to no method.
+    train = base.train.model_copy(update={"steps": 1})
+    train_local(base.model_copy(update={"train": train}), prepared, storage)
+
+
+def run_one(method: str, experiment: Experiment) -> dict[str, Any]:
+    """Train one student in this process: its metrics on both splits, and what it cost."""
+    from tgt_ray.local import train_local
+
+    cpu, wall = time.process_time(), time.perf_counter()
+    run = train_local(experiment, _shared["prepared"], _shared["storage"])
+    spent = {"core_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    return {
+        "method": method,
+        "seed": experiment.train.seed,
+        **spent,
+        "student_parameters": sum(p.numel() for p in run.student.parameters()),
+        "metrics": run.history[-1],
+    }
+
+
+def run_all(
+    base: Experiment,
+    experiments: dict[str, Experiment],
+    seeds: list[int],
+    prepared: Prepared,
+    storage: Storage,
+    jobs: int,
+) -> list[dict[str, Any]]:
+    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, start_worker, (base, prepared, storage)) as pool:
+        # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
+        futures = [
+            pool.submit(run_one, method, with_seed(experiment, seed))
+            for seed in seeds
+            for method, experiment in experiments.items()
+        ]
+        results = []
+        for future in as_completed(futures):
+            results.append(future.result())
+            print(_progress(results[-1], len(results), len(futures)), flush=True)
+    order = list(experiments)
+    return sorted(results, key=lambda result: (order.index(result["method"]), result["seed"]))
+
+
+def _progress(result: dict[str, Any], done: int, total: int) -> str:
+    score = result["metrics"][f"test_{METRIC}"]
+    return f"{done}/{total}  {result['method']}, seed {result['seed']}: test {score:.2f} in {result['wall_s']:.1f} s"
+
+
+def teacher_scores(teacher: dict[str, Any]) -> dict[str, float | None]:
+    """The labeler's own score on each split; none where its weights were given and never measured."""
+    quality = teacher["labeler"].get("quality", {})
+    return {split: quality.get(split, {}).get(METRIC) for split in ("validation", "test")}
+
+
+def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[str, Any]:
+    """Per method: mean and standard deviation over seeds, and the share of the gap from one-hot to the teacher it closes."""
+    ceiling = teacher_scores(teacher)
+    names = {"validation": METRIC, "test": f"test_{METRIC}"}
+    out: dict[str, Any] = {}
+    for method in dict.fromkeys(result["method"] for result in results):
+        runs = [result for result in results if result["method"] == method]
+        scores = {split: mean_std([run["metrics"][name] for run in runs]) for split, name in names.items()}
+        floor = out.get("one_hot", scores)
+        out[method] = {
+            **scores,
+            "gap_closed": {
+                split: gap_closed(scores[split]["mean"], floor[split]["mean"], ceiling[split]) for split in names
+            },
+            "core_s": mean_std([run["core_s"] for run in runs]),
+            "student_parameters": runs[0]["student_parameters"],
+        }
+    return out
+
+
+def gap_closed(score: float, floor: float, ceiling: float | None) -> float | None:
+    """Percent of the way from `floor` to `ceiling`; none where there is no way to go."""
+    return None if ceiling is None or ceiling <= floor else 100 * (score - floor) / (ceiling - floor)
+
+
+def render(record: dict[str, Any]) -> str:
+    """The record as text: what was run, on what, then one line a method."""
+    base, teacher, ceiling = record["base"], record["teacher"], teacher_scores(record["teacher"])
+    train, tail = base["train"], base["task"]["long_tail"]
+    fidelity = teacher["generator"].get("quality", {}).get("validation", {})
+    head = [
+        f"{record['data']}, long tail {tail['head']} down to {tail['head'] / tail['imbalance']:g} a class"
+        if tail
+        else f"{record['data']}, all rows",
+        f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g}"
+        f" where rows are made; seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
+        record["teacher_has_seen"],
+        f"labeler {teacher['labeler']['fingerprint']}, generator {teacher['generator']['fingerprint']}"
+        f" (labeler agrees with itself on {number(fidelity.get('labeler_agreement'), 1)} % of reconstructions)",
+        f"balanced accuracy in percent, mean ± standard deviation over seeds; {record['command']}",
+        hardware(record["environment"]),
+    ]
+    columns = ["method", "validation", "test", "gap closed", "core-s a run", "parameters"]
+    rows = [columns, *(_row(method, line) for method, line in record["summary"].items())]
+    rows.append(["teacher (labeler)", number(ceiling["validation"]), number(ceiling["test"]), "100 %", "", ""])
+    return "\n".join(head) + "\n\n" + aligned(rows)
+
+
+def _row(method: str, line: dict[str, Any]) -> list[str]:
+    gap = line["gap_closed"]["test"]
+    return [
+        method,
+        plus_minus(line["validation"]),
+        plus_minus(line["test"]),
+        "-" if gap is None else f"{gap:.0f} %",
+        plus_minus(line["core_s"], 1),
+        f"{line['student_parameters']:,}",
+    ]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Prepare the teacher, run everything, and give the record."""
+    from tgt_ray.local import prepare_local
+
+    base = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
+    experiments = {method: method_experiment(base, method) for method in METHODS}
+    data, storage = base.task.load(), Storage(args.storage)
+    print("teacher: pretrained now if the storage doesn't have it", flush=True)
+    prepared = prepare_local(base, data, storage)
+    seeds = list(range(args.seeds))
+    results = run_all(base, experiments, seeds, prepared, storage, args.jobs)
+    config, rows = base.model_dump(mode="json"), row_counts(data)
+    return {
+        "kind": "benchmark methods",
+        "command": command("methods.py"),
+        "data": data_name(args.data),
+        "seeds": seeds,
+        "jobs": args.jobs,
+        "torch_threads": 1,
+        "teacher_has_seen": what_was_seen(config, rows),
+        "rows": rows,
+        "metric": METRIC,
+        "fingerprints": prepared.fingerprints,
+        "teacher": prepared.teacher,
+        "base": config,
+        "methods": {name: experiment.model_dump(mode="json") for name, experiment in experiments.items()},
+        "environment": records.environment(),
+        "results": results,
+        "summary": summarise(results, prepared.teacher),
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="digits|FOLDER", help="digits, or a folder with Fashion-MNIST as Parquet")
+    what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
+    parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
+    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def run() -> None:
+    args = parse()
+    if args.show:
+        print(render(json.loads(Path(args.show).read_text(encoding="utf-8"))))
+        return
+    record = measure(args)
+    print(render(record))
+    write_record(record, record_path(args.out, args.storage, f"methods-{data_name(args.data)}"))
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,184 @@
+"""The honest alternative to `python -m tgt_ray.sweep`: one plain PyTorch process in an Optuna loop, as a user would write it.
+
+python benchmarks/plain_optuna.py SWEEP.yaml --storage DIR --out FILE.json [--threads N]
+
+The training loop, loss, generation and search are its own. Shared with the platform, so that both do the same work: the data,
+the teacher's weights and its cached outputs of the real rows, the student's architecture, the space and the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.config import load_yaml, validate
+from tgt_ray.experiment import Experiment
+from tgt_ray.local import prepare_local
+from tgt_ray.search import SweepConfig
+from tgt_ray.storage import Storage
+from tgt_ray.teacher import load_teacher
+
+
+class Shared:
+    """All that trials have in common, as tensors in memory: rows, the teacher's outputs of them, and the teacher."""
+
+    def __init__(self, experiment: Experiment, storage: Storage):
+        data = experiment.task.load()
+        self.shape, self.classes = data.input_shape, data.num_classes
+        splits = ("train", "validation", "test")
+        self.inputs = {name: experiment.task.inputs(data.tables[name], self.shape) for name in splits}
+        self.labels = {name: torch.from_numpy(data.labels(name).copy()) for name in splits}
+        prepared = prepare_local(experiment, data, storage)  # stored before the clock was started
+        self.teacher = load_teacher(experiment.teacher, prepared.teacher, self.shape, self.classes, storage)
+        self.logits = torch.from_numpy(np.stack(prepared.student.tables["train"]["logits"].to_numpy()))
+        self.latents = torch.from_numpy(prepared.anchors.latents)
+        self.scale = self.latents.std(dim=0)
+
+
+def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of each row."""
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return F.kl_div(log_q, F.log_softmax(teacher / temperature, dim=1), reduction="none", log_target=True).sum(dim=1)
+
+
+def generate(shared: Shared, student: nn.Module, experiment: Experiment) -> tuple[Tensor, Tensor]:
+    """One batch of synthetic rows near random anchors, and the teacher's logits of them."""
+    explorer, teacher = experiment.explorer, shared.teacher
+    weights = torch.from_numpy(explorer.anchor_probabilities(shared.labels["train"].numpy()))
+    anchors = shared.latents[torch.multinomial(weights, experiment.pool.rows_per_request, replacement=True)]
+    latents = anchors + explorer.sigma * shared.scale * torch.randn_like(anchors)
+    if explorer.type == "gradient":
+        student.eval().requires_grad_(False)
+        for _ in range(explorer.steps):
+            latents.requires_grad_()
+            rows = teacher.generator.decode(latents)
+            (slope,) = torch.autograd.grad(kl(teacher.labeler(rows).logits, student(rows)).sum(), latents)
+            unit = slope / slope.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            latents = (latents + explorer.step_size * latents.shape[1] ** 0.5 * shared.scale * unit).detach()
+        student.train().requires_grad_(True)
+    with torch.no_grad():
+        rows = teacher.generator.decode(latents)
+        return rows, teacher.labeler(rows).logits
+
+
+@torch.no_grad()
+def evaluate(student: nn.Module, shared: Shared, split: str) -> float:
+    student.eval()
+    predicted = torch.cat([student(rows).argmax(dim=1) for rows in shared.inputs[split].split(1024)])
+    student.train()
+    return 100 * float(balanced_accuracy_score(shared.labels[split], predicted))
+
+
+def learning_rate(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, cosine decay to zero."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(experiment: Experiment, shared: Shared, trial: optuna.Trial) -> tuple[nn.Module, dict[str, Any]]:
+    """Train one student. Raises optuna.TrialPruned where the study's pruner says so."""
+    how, objective, spent = experiment.train, experiment.objective, {"generate_s": 0.0, "evaluate_s": 0.0}
+    torch.manual_seed(how.seed)
+    backbone = experiment.student.build(shared.shape)
+    student = nn.Sequential(backbone, nn.Linear(backbone.dim, shared.classes)).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
+    warmup = round(how.warmup * how.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, how.steps, warmup))
+    synthetic = round(how.batch_size * how.synthetic_ratio)
+    real, order, used = how.batch_size - synthetic, torch.empty(0, dtype=torch.long), 0
+    rows, rows_logits = torch.empty(0, *shared.shape), torch.empty(0, shared.classes)
+    for step in range(1, how.steps + 1):
+        if len(order) < real:
+            order = torch.cat([order, torch.randperm(len(shared.logits))])
+        batch, order = order[:real], order[real:]
+        while used + synthetic > len(rows):
+            started = time.perf_counter()
+            fresh, fresh_logits = generate(shared, student, experiment)
+            rows, rows_logits = torch.cat([rows[used:], fresh]), torch.cat([rows_logits[used:], fresh_logits])
+            used = 0
+            spent["generate_s"] += time.perf_counter() - started
+        inputs = torch.cat([shared.inputs["train"][batch], rows[used : used + synthetic]])
+        targets = torch.cat([shared.logits[batch], rows_logits[used : used + synthetic]])
+        used += synthetic
+        scores = student(inputs)
+        soft = objective.temperature**2 * kl(targets, scores, objective.temperature)
+        hard = F.cross_entropy(scores[:real], shared.labels["train"][batch], reduction="sum")
+        soft_real = objective.alpha * soft[:real].sum() + soft[real:].sum()
+        loss = ((1 - objective.alpha) * hard + soft_real) / how.batch_size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % how.eval_every == 0 or step == how.steps:
+            started = time.perf_counter()
+            score = evaluate(student, shared, "validation")
+            spent["evaluate_s"] += time.perf_counter() - started
+            trial.report(score, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned()
+    return student, {"validation": score, "test": evaluate(student, shared, "test"), **spent}
+
+
+def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn.Module | None]:
+    """The Optuna loop: a row for each trial, and the best student."""
+    how, space = sweep.search, {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if how.scheduler == "asha":
+        grace = how.grace_evaluations * sweep.experiment.train.eval_every
+        pruner = optuna.pruners.SuccessiveHalvingPruner(grace, reduction_factor=round(how.reduction_factor))
+    sampler = optuna.samplers.TPESampler(seed=how.seed, n_startup_trials=how.startup_trials)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    for point in sweep.first_points():
+        study.enqueue_trial(point)
+    table, best, best_score = [], None, -math.inf
+    for _ in range(how.trials):
+        started, trial = time.perf_counter(), study.ask(space)
+        row: dict[str, Any] = {**trial.params, "status": "finished"}
+        try:
+            student, result = train(sweep.trial_experiment(trial.params), shared, trial)
+            study.tell(trial, result["validation"])
+            row |= result
+            if result["validation"] > best_score:
+                best, best_score = copy.deepcopy(student), result["validation"]
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            row["status"] = "stopped early"
+        table.append({**row, "seconds": time.perf_counter() - started})
+        print(f"plain trial {trial.number}: {table[-1]}", flush=True)
+    return table, best
+
+
+def main() -> None:
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sweep")
+    parser.add_argument("--storage", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    sweep = validate(SweepConfig, load_yaml(args.sweep), args.sweep)
+    shared = Shared(sweep.experiment, Storage(args.storage))
+    loaded = time.perf_counter() - started
+    table, best = search(sweep, shared)
+    if best is not None:
+        torch.save(best.state_dict(), Path(args.out).with_suffix(".pt"))
+    Path(args.out).write_text(json.dumps({"load_s": loaded, "trials": table}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Wall time of a sweep against the honest alternative: one plain PyTorch process in an Optuna loop (plain_optuna.py).
+
+python benchmarks/sweep.py [--trials 8] [--scheduler none|asha] [--storage DIR] [--out FILE.json] [--data digits|FOLDER]
+    [--repeats 1] [--threads N] [--set KEY=VALUE ...]
+python benchmarks/sweep.py --show FILE.json
+
+Both run as commands in processes of their own, one after the other. What is measured and how: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from common import (
+    HERE,
+    METRIC,
+    aligned,
+    apply_sets,
+    at_least_one,
+    base_experiment,
+    command,
+    data_name,
+    hardware,
+    main,
+    mean_std,
+    number,
+    plus_minus,
+    record_path,
+    row_counts,
+    what_was_seen,
+    write_record,
+)
+
+from tgt_ray import records
+from tgt_ray.config import ConfigError, dump_yaml, validate
+from tgt_ray.prepared import Prepared
+from tgt_ray.search import SweepConfig, default_sweep
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import TaskData
+
+
+def build_sweep(args: argparse.Namespace) -> SweepConfig:
+    """The default sweep, or its space over the experiment of the folder; with as many trials as asked for and no controls."""
+    data = default_sweep()
+    if args.data != "digits":
+        data["experiment"] = base_experiment(args.data)
+    # In full, so that --set finds every block with its type.
+    data = validate(SweepConfig, data).model_dump(mode="json", exclude_none=True)
+    sets = [f"search.trials={args.trials}", "search.controls=[]", f"search.scheduler={args.scheduler}", *args.sets]
+    sweep = validate(SweepConfig, apply_sets(data, sets), "--set")
+    check_comparable(sweep)
+    return sweep
+
+
+def check_comparable(sweep: SweepConfig) -> None:
+    """ConfigError where the plain alternative could not do the same work."""
+    experiment, search = sweep.experiment, sweep.search
+    if experiment.explorer.type not in ("random", "gradient"):
+        raise ConfigError("experiment.explorer.type: the plain alternative knows random and gradient")
+    if experiment.train.optimizer != "adamw" or search.algorithm != "tpe" or search.metric != METRIC:
+        raise ConfigError(f"the plain alternative trains with adamw and searches {METRIC} with tpe")
+    if search.controls or search.mode != "max":
+        raise ConfigError("the plain alternative runs no controls and maximises")
+
+
+def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
+    """Teacher and teacher cache, made before any clock starts."""
+    from tgt_ray.local import prepare_local
+
+    data = sweep.experiment.task.load()
+    return data, prepare_local(sweep.experiment, data, storage)
+
+
+def timed(arguments: Sequence[str]) -> float:
+    """Wall seconds of a command, from nothing to its end."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True)
+    return time.perf_counter() - started
+
+
+def run_ours(sweep: SweepConfig, file: Path, storage: Storage) -> dict[str, Any]:
+    """The platform's sweep: its wall time, and its own table."""
+    name = f"benchmark-{uuid.uuid4().hex[:8]}"
+    wall = timed(["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name])
+    folder = storage.within(name)
+    table = records.read_table(folder, "trials").drop(columns=["checkpoint_path"], errors="ignore")
+    trials = json.loads(table.to_json(orient="records"))  # plain numbers, and null where there is none
+    concurrent = records.read_json(folder, "record.json")["concurrent"]
+    return {
+        "wall_s": wall,
+        "concurrent": concurrent,
+        "where": where_ours(trials, wall, concurrent),
+        **outcome(sweep, trials, METRIC, f"test_{METRIC}"),
+        "trials": trials,
+    }
+
+
+def where_ours(trials: list[dict[str, Any]], wall: float, concurrent: int) -> dict[str, float]:
+    """Mean seconds a trial spends on what. A lane is one of the places where trials run side by side."""
+    told = [trial for trial in trials if trial.get("train_s") is not None]
+    seconds, train = mean(t["seconds"] for t in told), mean(t["train_s"] for t in told)
+    wait = mean(t.get("start_wait_s") or 0.0 for t in told)
+    lane = wall * concurrent / len(trials)
+    return {
+        "lane_s": lane,
+        "trial_s": seconds,
+        "train_s": train - wait,
+        "start_wait_s": wait,
+        "startup_s": seconds - train,
+        "outside_s": lane - seconds,
+    }
+
+
+def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) -> dict[str, Any]:
+    """The plain loop: its wall time, and its own table."""
+    out = file.parent / "plain.json"
+    script = str(HERE / "plain_optuna.py")
+    wall = timed([script, str(file), "--storage", storage.root, "--out", str(out), "--threads", str(threads)])
+    told = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        "wall_s": wall,
+        "load_s": told["load_s"],
+        "where": where_plain(told["trials"], wall),
+        **outcome(sweep, told["trials"], "validation", "test"),
+        "trials": told["trials"],
+    }
+
+
+def where_plain(trials: list[dict[str, Any]], wall: float) -> dict[str, float]:
+    """Mean seconds a trial spends on what."""
+    full = [trial for trial in trials if trial["status"] == "finished"]
+    generate, evaluate = (mean(trial[name] for trial in full) for name in ("generate_s", "evaluate_s"))
+    lane, seconds = wall / len(trials), mean(trial["seconds"] for trial in full)
+    return {
+        "lane_s": lane,
+        "trial_s": seconds,
+        "train_s": seconds - generate - evaluate,
+        "generate_s": generate,
+        "evaluate_s": evaluate,
+        "outside_s": lane - mean(trial["seconds"] for trial in trials),
+    }
+
+
+def outcome(sweep: SweepConfig, trials: list[dict[str, Any]], validation: str, test: str) -> dict[str, Any]:
+    """The best trial by validation, how many trials ended how, and how much synthetic work the search asked for."""
+    finished = [trial for trial in trials if trial["status"] == "finished"]
+    if not finished:
+        raise RuntimeError("no trial has finished; see the output above")
+    best = max(finished, key=lambda trial: trial[validation])
+    ratio = "train.synthetic_ratio"
+    return {
+        "best": {
+            "validation": best[validation],
+            "test": best[test],
+            "values": {key: best[key] for key in sweep.space},
+        },
+        "num_trials": len(trials),
+        "num_finished": len(finished),
+        "mean_synthetic_ratio": mean(trial[ratio] for trial in trials) if ratio in sweep.space else None,
+    }
+
+
+def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) -> dict[str, list[dict[str, Any]]]:
+    """Both sides once in each repeat; who goes first changes, so that a warm disk helps neither."""
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sweep.yaml"
+        file.write_text(dump_yaml(sweep), encoding="utf-8")
+        for repeat in range(args.repeats):
+            for side in ("ours", "plain") if repeat % 2 == 0 else ("plain", "ours"):
+                result = (
+                    run_ours(sweep, file, storage) if side == "ours" else run_plain(sweep, file, storage, args.threads)
+                )
+                runs[side].append(result)
+                print(f"{side}, repeat {repeat + 1} of {args.repeats}: {result['wall_s']:.1f} s", flush=True)
+    return runs
+
+
+def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Per side: wall time, where it went, and what was found, over the repeats; and the ratio of the median wall times."""
+    sides = {
+        side: {
+            "wall_s": mean_std([run["wall_s"] for run in results]),
+            "median_wall_s": median(run["wall_s"] for run in results),
+            "where": {name: mean(run["where"][name] for run in results) for name in results[0]["where"]},
+            "best": {split: mean_std([run["best"][split] for run in results]) for split in ("validation", "test")},
+            "mean_synthetic_ratio": results[0]["mean_synthetic_ratio"],
+            "num_finished": mean(run["num_finished"] for run in results),
+        }
+        for side, results in runs.items()
+    }
+    return {**sides, "ratio": sides["ours"]["median_wall_s"] / sides["plain"]["median_wall_s"]}
+
+
+WHERE = {
+    "lane_s": "a trial's share of its lane (wall x lanes / trials)",
+    "trial_s": "  a trial, start to last report",
+    "train_s": "    training steps",
+    "start_wait_s": "    wait for the first synthetic rows",
+    "generate_s": "    generation",
+    "evaluate_s": "    evaluation on validation",
+    "startup_s": "    start-up, evaluation, checkpoints",
+    "outside_s": "  outside trials (process start and end, imports, search)",
+}
+
+
+def render(record: dict[str, Any]) -> str:
+    """The record as text: what was run, on what, both sides beside each other."""
+    summary, sweep, runs = record["summary"], record["sweep"], record["runs"]
+    ours, plain, train = summary["ours"], summary["plain"], sweep["experiment"]["train"]
+    head = [
+        f"{record['data']}, {sweep['search']['trials']} trials of {train['steps']} steps of {train['batch_size']} rows,"
+        f" evaluated every {train['eval_every']}; early stopping: {sweep['search']['scheduler']}; repeats: {len(runs['ours'])}",
+        f"space: {', '.join(sweep['space'])}; teacher and teacher cache were made before the clock started",
+        record["teacher_has_seen"],
+        f"ours: python -m tgt_ray.sweep, {runs['ours'][0]['concurrent']} trials at once;"
+        f" plain: plain_optuna.py, one trial at a time on {record['plain_threads']} threads",
+        f"best student by validation balanced accuracy, in percent; {record['command']}",
+        hardware(record["environment"]),
+    ]
+    rows = [["", "ours", "plain"], ["wall seconds", plus_minus(ours["wall_s"], 1), plus_minus(plain["wall_s"], 1)]]
+    rows += [[text, number(ours["where"].get(name)), number(plain["where"].get(name))] for name, text in WHERE.items()]
+    rows += [[f"best, {split}", *(plus_minus(s["best"][split]) for s in (ours, plain))] for split in ours["best"]]
+    rows.append(["mean synthetic ratio", *(number(s["mean_synthetic_ratio"]) for s in (ours, plain))])
+    rows.append(["trials run to the end", *(number(s["num_finished"], 1) for s in (ours, plain))])
+    closing = f"wall time, ours / plain: {summary['ratio']:.2f} (medians)"
+    return "\n".join(head) + "\n\n" + aligned(rows) + "\n\n" + closing
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run both sides and give the record."""
+    sweep, storage = build_sweep(args), Storage(args.storage)
+    print("teacher: pretrained now if the storage doesn't have it", flush=True)
+    data, prepared = prepare(sweep, storage)
+    runs, rows = run_repeats(args, sweep, storage), row_counts(data)
+    config = sweep.model_dump(mode="json")
+    return {
+        "kind": "benchmark sweep",
+        "command": command("sweep.py"),
+        "data": data_name(args.data),
+        "plain_threads": args.threads,
+        "teacher_has_seen": what_was_seen(config["experiment"], rows),
+        "rows": rows,
+        "metric": METRIC,
+        "fingerprints": prepared.fingerprints,
+        "teacher": prepared.teacher,
+        "sweep": config,
+        "environment": records.environment(),
+        "summary": summarise(runs),
+        "runs": runs,
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="digits", metavar="digits|FOLDER", help="as for methods.py")
+    parser.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument("--trials", type=at_least_one, default=8)
+    parser.add_argument("--scheduler", choices=["none", "asha"], default="none", help="early stopping, on both sides")
+    parser.add_argument("--repeats", type=at_least_one, default=1)
+    parser.add_argument("--threads", type=at_least_one, default=os.cpu_count(), help="of the plain loop")
+    parser.add_argument("--storage", default="results", help="folder for sweeps, teachers and the teacher cache")
+    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of the sweep")
+    return parser.parse_args()
+
+
+def run() -> None:
+    args = parse()
+    if args.show:
+        print(render(json.loads(Path(args.show).read_text(encoding="utf-8"))))
+        return
+    record = measure(args)
+    print(render(record))
+    write_record(record, record_path(args.out, args.storage, f"sweep-{data_name(args.data)}-{args.scheduler}"))
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,95 @@
+"""Processes are killed with -9; the result must be complete all the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tgt_ray import api
+from tgt_ray.experiment import Experiment, with_overrides
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
+
+def children_named(part: str) -> list[int]:
+    """Processes of this machine whose command line contains `part`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it has just ended
+            if part in command:
+                found.append(int(folder.name))
+    return found
+
+
+def test_kill_9_of_a_student_worker_resumes_from_its_checkpoint(ray_cluster, prepared, storage):
+    values = [("explorer.type", "random"), ("train.steps", 1500), ("train.eval_every", 100), ("train.max_failures", 2)]
+    config = Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), values))
+    folder = Path(storage.root) / "killed-worker" / "ray_train"
+    before = set(children_named("ray::RayTrainWorker"))
+    killed: list[int] = []
+
+    def kill_after_the_first_checkpoint() -> None:
+        while not list(folder.glob("step_*")):
+            time.sleep(0.05)
+        workers = set(children_named("ray::RayTrainWorker")) - before
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    killer = threading.Thread(target=kill_after_the_first_checkpoint, daemon=True)
+    killer.start()
+    run = api.run(config, storage=storage.root, name="killed-worker")
+    assert killed, "nothing was killed, so nothing was tested"
+    assert list(run.metrics["step"]) == list(range(100, 1501, 100)), "each report once, none missing"
+    calm = api.run(config, storage=storage.root, name="calm-worker", local=True)
+    last = [r.metrics.iloc[-1] for r in (run, calm)]
+    assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
+
+
+SWEEP = {
+    "experiment": {"explorer": {"type": "random"}, "train": {"steps": 600, "eval_every": 100}},
+    "space": {"train.synthetic_ratio": {"uniform": [0.2, 0.6]}},
+    "search": {"trials": 3, "controls": ["distillation"], "scheduler": "none", "concurrent": 1},
+}
+
+
+def test_kill_9_of_the_driver_then_resume_completes_the_sweep(prepared, storage, tmp_path):
+    sweep = {**SWEEP, "experiment": prepared.experiment.model_dump(mode="json")}
+    for key, value in [("explorer.type", "random"), ("train.steps", 600), ("train.eval_every", 100)]:
+        sweep["experiment"] = with_overrides(sweep["experiment"], [(key, value)])
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(sweep))
+    command = [sys.executable, "-m", "tgt_ray.sweep", "--storage", storage.root, "--name", "killed-driver"]
+    folder = Path(storage.root) / "killed-driver"
+    driver = subprocess.Popen(
+        [*command, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.time() + 180
+    # A finished trial is in the table, and the next one has a checkpoint.
+    while len(list(folder.glob("train/*/step_00000[12]00"))) < 1 or not (folder / "trials.csv").exists():
+        assert driver.poll() is None and time.time() < deadline, "the sweep ended before it could be killed"
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    finished_before = set(pd.read_csv(folder / "trials.csv").query("status == 'finished'").trial)
+    assert finished_before
+
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_csv(folder / "trials.csv")
+    assert len(table) == 4 and set(table.status) == {"finished"}
+    assert finished_before <= set(table.trial), "a finished trial was lost"
+    assert json.loads((folder / "best" / "metrics.json").read_text())["test_balanced_accuracy"] > 50
+    assert (folder / "best" / "student.safetensors").exists()

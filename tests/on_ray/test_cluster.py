@@ -1,0 +1,92 @@
+"""What fits on a cluster, and the cluster launcher file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tgt_ray import cluster
+from tgt_ray.experiment import Experiment
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def experiment(**overrides: object) -> Experiment:
+    from tgt_ray.experiment import with_overrides
+
+    return Experiment.model_validate(
+        with_overrides(Experiment().model_dump(mode="json"), [(k.replace("__", "."), v) for k, v in overrides.items()])
+    )
+
+
+def test_the_launcher_file_passes_ray_s_own_validation():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert set(config["available_node_types"]) == {"head", "students", "generators"}
+
+
+def test_the_launcher_file_s_validation_can_fail():
+    import jsonschema
+    from ray.autoscaler._private.util import validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text()) | {"not_a_key": 1}
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(config)
+
+
+def test_two_default_runs_fit_on_two_cpus_and_one_on_one():
+    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}]) == 2
+    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 1.0}]) == 1
+    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}, {"CPU": 2.0}]) == 4
+
+
+def test_a_run_without_synthetic_rows_counts_no_generator():
+    plain = experiment(train__synthetic_ratio=0.0)
+    assert cluster.lane_bundles(plain) == [{"CPU": 0.5}]
+
+
+def test_custom_resources_place_the_pool_on_its_node_type():
+    placed = experiment(train__gpus_per_worker=1, pool__actor_resources={"generator": 0.5})
+    students, generators = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0, "generator": 1.0}
+    assert cluster.count_lanes(placed, at_most=8, free=[students, generators]) == 1
+    assert cluster.count_lanes(placed, at_most=8, free=[students, students, generators]) == 2
+    assert cluster.count_lanes(placed, at_most=8, free=[students, students]) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic(command, tmp_path):
+    prefix = "experiment." if command == "sweep" else ""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tgt_ray.{command}", "--storage", str(tmp_path / "s")]
+        + ["--set", f"{prefix}train.workers=64", "--set", f"{prefix}train.cpus_per_worker=4"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "64 x train worker of 4 CPU" in line and "train.workers" in line and "have:" in line
+    assert not list((tmp_path / "s").glob("*/*"))
+
+
+@pytest.mark.ray
+def test_a_folder_that_another_node_does_not_see_is_refused(monkeypatch, tmp_path, ray_cluster):
+    import ray
+
+    from tgt_ray.config import ConfigError
+    from tgt_ray.storage import Storage
+
+    storage = Storage(tmp_path)
+    cluster.check_shared(storage)  # one node: nothing to share
+    here = ray.nodes()[0]
+    other = here | {"NodeID": "another", "NodeManagerAddress": "10.0.0.7"}
+    monkeypatch.setattr(ray, "nodes", lambda: [here, other])
+    monkeypatch.setattr(cluster, "_sees", lambda node_id, path: ray.put(False))
+    with pytest.raises(ConfigError, match=r"2 nodes, and 10\.0\.0\.7 does not see"):
+        cluster.check_shared(storage)
+    assert not list(tmp_path.iterdir())

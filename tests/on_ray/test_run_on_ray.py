@@ -1,0 +1,61 @@
+"""One experiment on Ray Train: the same as in one process, with one worker and with two."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tgt_ray import api
+from tgt_ray.experiment import Experiment, with_overrides
+
+pytestmark = pytest.mark.ray
+
+
+def small(prepared, **overrides):
+    values = {"train.steps": 120, "train.eval_every": 60, "pool.rows_per_request": 64}
+    values |= {k.replace("__", "."): v for k, v in overrides.items()}
+    return Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), list(values.items())))
+
+
+@pytest.fixture(scope="module")
+def off_policy(ray_cluster, prepared, storage):
+    """The same off-policy experiment in one process and on Ray."""
+    config = small(prepared, explorer__type="random")
+    return (
+        api.run(config, storage=storage.root, name="random-local", local=True),
+        api.run(config, storage=storage.root, name="random-ray"),
+    )
+
+
+def test_off_policy_rows_give_the_same_training_locally_and_on_ray(off_policy):
+    local, on_ray = off_policy
+    for column in ("step", "train_loss", "train_kl_real", "train_kl_synthetic"):
+        np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
+    last = [run.metrics.iloc[-1]["test_balanced_accuracy"] for run in off_policy]
+    assert abs(last[0] - last[1]) < 1.0
+    assert local.metrics.iloc[0].isna()["test_balanced_accuracy"], "the test split is measured once, at the end"
+
+
+def test_a_run_on_ray_leaves_its_files_and_record(off_policy, storage):
+    _, on_ray = off_policy
+    for name in ("experiment.yaml", "record.json", "metrics.jsonl", "student.safetensors"):
+        assert storage.exists("random-ray", name), name
+    record = json.loads(storage.read("random-ray", "record.json"))
+    assert record["mode"] == "ray" and record["experiment"]["train"]["seed"] == 0
+    assert record["teacher"]["labeler"]["pretrained_on"] == "full"
+    assert {"labeler", "generator", "data", "teacher_cache"} <= set(record["fingerprints"])
+    assert 0 <= on_ray.metrics.iloc[-1]["wait_share"] <= 1
+    assert 0 < on_ray.metrics.iloc[-1]["generator_utilisation"] <= 1
+
+
+def test_a_run_that_diverges_fails_with_its_reason(ray_cluster, prepared, storage):
+    config = small(prepared, explorer__type="none", train__optimizer="sgd", train__learning_rate=1e30)
+    with pytest.raises(api.RunFailed, match="not finite"):
+        api.run(config, storage=storage.root, name="diverges")
+
+
+def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
+    config = small(prepared, explorer__type="random", train__workers=2, pool__cpus_per_actor=0.3)
+    run = api.run(config, storage=storage.root, name="two-workers")
+    assert len(run.metrics) == 2 and run.metrics.iloc[-1]["step"] == 120
+    assert run.metrics.iloc[-1]["test_balanced_accuracy"] > 60

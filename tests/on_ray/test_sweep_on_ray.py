@@ -1,0 +1,68 @@
+"""A small sweep end to end: files, controls, a failing trial, dashboards' inputs."""
+
+import optuna
+import pandas as pd
+import pytest
+import safetensors.torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tgt_ray import api
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.search import SweepConfig
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def result(ray_cluster, prepared, storage) -> api.SweepResult:
+    """Grid over a learning rate that trains and one that makes the loss NaN, and the one-hot control."""
+    values = [("explorer.type", "none"), ("train.optimizer", "sgd"), ("train.steps", 120), ("train.eval_every", 60)]
+    config = SweepConfig.model_validate(
+        {
+            "experiment": with_overrides(prepared.experiment.model_dump(mode="json"), values),
+            "space": {"train.learning_rate": {"choice": [0.05, 1e30]}},
+            "search": {"algorithm": "grid", "controls": ["one_hot"], "scheduler": "none"},
+        }
+    )
+    return api.sweep(config, storage=storage.root, name="small-sweep")
+
+
+def test_a_trial_with_nan_fails_with_its_reason_and_the_sweep_goes_on(result):
+    by_status = result.trials.groupby("status").size().to_dict()
+    assert by_status == {"finished": 2, "failed": 1}
+    (reason,) = result.trials[result.trials.status == "failed"].reason
+    assert "not finite" in reason and "learning_rate" in reason
+
+
+def test_the_best_trial_is_kept_with_config_metrics_and_weights(result, storage):
+    assert result.best is not None and result.best["train.learning_rate"] == 0.05
+    best = Experiment.model_validate(
+        __import__("yaml").safe_load(storage.read("small-sweep", "best", "experiment.yaml"))
+    )
+    assert best.train.learning_rate == 0.05
+    weights = safetensors.torch.load(storage.read("small-sweep", "best", "student.safetensors"))
+    assert "criterion.head.weight" in weights
+
+
+def test_tables_study_and_tensorboard_logs_are_there(result, storage):
+    table = pd.read_csv(storage.path("small-sweep", "trials.csv"))
+    pd.testing.assert_series_equal(
+        table["trial"], pd.read_parquet(storage.path("small-sweep", "trials.parquet"))["trial"], check_dtype=False
+    )
+    assert list(table["control"].dropna()) == ["one_hot"]
+    study = optuna.load_study(
+        study_name="small-sweep",
+        storage=JournalStorage(JournalFileBackend(storage.path("small-sweep", "optuna_journal.log"))),
+    )
+    assert sorted(trial.state.name for trial in study.trials) == ["COMPLETE", "FAIL"]
+    from pathlib import Path
+
+    events = list(Path(storage.path("small-sweep", "tune")).glob("*/events.out.tfevents.*"))
+    assert len(events) == 3
+
+
+def test_the_record_says_what_was_run(result):
+    assert result.record["kind"] == "sweep" and result.record["config"]["search"]["seed"] == 0
+    assert result.record["environment"]["packages"]["ray"]
+    assert result.record["teacher"]["labeler"]["reused"] is True
