@@ -92,7 +92,7 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
     return f"Pretrained on the splits: {seen} ('full' is the train split before the long tail); {student}."
 
 
-def mean_std(values: Sequence[float]) -> dict[str, float | None]:
+def mean_std(values: Sequence[float]) -> dict[str, Any]:
     """Mean and sample standard deviation; none of a single value."""
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
@@ -109,7 +109,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def plus_minus(summary: dict[str, float | None], digits: int = 2) -> str:
+def plus_minus(summary: dict[str, Any], digits: int = 2) -> str:
     spread = "" if summary["std"] is None else f" ± {number(summary['std'], digits)}"
     return number(summary["mean"], digits) + spread
 

@@ -201,6 +201,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     base = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
     experiments = {method: method_experiment(base, method) for method in METHODS}
     data, storage = base.task.load(), Storage(args.storage)
+    environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     prepared = prepare_local(base, data, storage)
     seeds = list(range(args.seeds))
@@ -220,7 +221,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "teacher": prepared.teacher,
         "base": config,
         "methods": {name: experiment.model_dump(mode="json") for name, experiment in experiments.items()},
-        "environment": records.environment(),
+        "environment": environment,
         "results": results,
         "summary": summarise(results, prepared.teacher),
     }

@@ -88,9 +88,11 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train(experiment: Experiment, shared: Shared, trial: optuna.Trial) -> tuple[nn.Module, dict[str, Any]]:
-    """Train one student. Raises optuna.TrialPruned where the study's pruner says so."""
-    how, objective, spent = experiment.train, experiment.objective, {"generate_s": 0.0, "evaluate_s": 0.0}
+def train(
+    experiment: Experiment, shared: Shared, trial: optuna.Trial, spent: dict[str, float]
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train one student, adding to `spent` what it costs. Raises optuna.TrialPruned where the study's pruner says so."""
+    how, objective = experiment.train, experiment.objective
     torch.manual_seed(how.seed)
     backbone = experiment.student.build(shared.shape)
     student = nn.Sequential(backbone, nn.Linear(backbone.dim, shared.classes)).train()
@@ -129,7 +131,7 @@ def train(experiment: Experiment, shared: Shared, trial: optuna.Trial) -> tuple[
             trial.report(score, step)
             if trial.should_prune():
                 raise optuna.TrialPruned()
-    return student, {"validation": score, "test": evaluate(student, shared, "test"), **spent}
+    return student, {"validation": score, "test": evaluate(student, shared, "test")}
 
 
 def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn.Module | None]:
@@ -148,8 +150,9 @@ def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn
     for _ in range(how.trials):
         started, trial = time.perf_counter(), study.ask(space)
         row: dict[str, Any] = {**trial.params, "status": "finished"}
+        spent = {"generate_s": 0.0, "evaluate_s": 0.0}
         try:
-            student, result = train(sweep.trial_experiment(trial.params), shared, trial)
+            student, result = train(sweep.trial_experiment(trial.params), shared, trial, spent)
             study.tell(trial, result["validation"])
             row |= result
             if result["validation"] > best_score:
@@ -157,7 +160,7 @@ def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             row["status"] = "stopped early"
-        table.append({**row, "seconds": time.perf_counter() - started})
+        table.append({**row, **spent, "seconds": time.perf_counter() - started})
         print(f"plain trial {trial.number}: {table[-1]}", flush=True)
     return table, best
 

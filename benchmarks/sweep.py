@@ -139,16 +139,15 @@ def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) ->
 
 def where_plain(trials: list[dict[str, Any]], wall: float) -> dict[str, float]:
     """Mean seconds a trial spends on what."""
-    full = [trial for trial in trials if trial["status"] == "finished"]
-    generate, evaluate = (mean(trial[name] for trial in full) for name in ("generate_s", "evaluate_s"))
-    lane, seconds = wall / len(trials), mean(trial["seconds"] for trial in full)
+    lane = wall / len(trials)
+    seconds, generate, evaluate = (mean(t[name] for t in trials) for name in ("seconds", "generate_s", "evaluate_s"))
     return {
         "lane_s": lane,
         "trial_s": seconds,
         "train_s": seconds - generate - evaluate,
         "generate_s": generate,
         "evaluate_s": evaluate,
-        "outside_s": lane - mean(trial["seconds"] for trial in trials),
+        "outside_s": lane - seconds,
     }
 
 
@@ -179,11 +178,15 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
         file.write_text(dump_yaml(sweep), encoding="utf-8")
         for repeat in range(args.repeats):
             for side in ("ours", "plain") if repeat % 2 == 0 else ("plain", "ours"):
+                load = os.getloadavg()[0]  # of the last minute: on a machine that others use, wall times mean little
                 result = (
                     run_ours(sweep, file, storage) if side == "ours" else run_plain(sweep, file, storage, args.threads)
                 )
-                runs[side].append(result)
-                print(f"{side}, repeat {repeat + 1} of {args.repeats}: {result['wall_s']:.1f} s", flush=True)
+                runs[side].append({"load_before": load, **result})
+                print(
+                    f"{side}, repeat {repeat + 1} of {args.repeats}: {result['wall_s']:.1f} s, load before {load:.1f}",
+                    flush=True,
+                )
     return runs
 
 
@@ -241,6 +244,7 @@ def render(record: dict[str, Any]) -> str:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both sides and give the record."""
     sweep, storage = build_sweep(args), Storage(args.storage)
+    environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     data, prepared = prepare(sweep, storage)
     runs, rows = run_repeats(args, sweep, storage), row_counts(data)
@@ -256,7 +260,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "sweep": config,
-        "environment": records.environment(),
+        "environment": environment,
         "summary": summarise(runs),
         "runs": runs,
     }

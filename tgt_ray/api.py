@@ -39,8 +39,12 @@ class Source:
     overrides: list[tuple[str, Any]] = field(default_factory=list)
 
     def build(self, cls: type[Any]) -> Any:
-        validate(cls, self.data, self.where)  # so that a mistake in the file is not blamed on an override
-        return validate(cls, with_overrides(self.data, self.overrides), "--set" if self.overrides else self.where)
+        # The file alone first, so that a mistake in it is not blamed on an override; then in full, so that an override may set
+        # one key of a block that the file leaves to its defaults.
+        written = validate(cls, self.data, self.where)
+        if not self.overrides:
+            return written
+        return validate(cls, with_overrides(written.model_dump(mode="json"), self.overrides), "--set")
 
 
 @dataclass(frozen=True)

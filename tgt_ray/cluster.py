@@ -70,9 +70,9 @@ def actor_resources(experiment: Experiment) -> Resources:
 
 
 def lane_bundles(experiment: Experiment) -> list[Resources]:
-    """What one run holds at the most: its workers, and each worker's full pool."""
+    """What one run holds at the most: its workers, and each worker's pool."""
     train, pool = experiment.train, experiment.pool
-    actors = train.workers * pool.max_actors if experiment.streams else 0
+    actors = train.workers * pool.actors if experiment.streams else 0
     return [worker_resources(experiment)] * train.workers + [actor_resources(experiment)] * actors
 
 
@@ -100,12 +100,12 @@ def check_fits(experiment: Experiment) -> None:
     train, pool = experiment.train, experiment.pool
     asked = f"{train.workers} x train worker of {_show(worker_resources(experiment))}"
     if experiment.streams:
-        asked += f" and {train.workers * pool.max_actors} x generator of {_show(actor_resources(experiment))}"
+        asked += f" and {train.workers * pool.actors} x generator of {_show(actor_resources(experiment))}"
     there = "; ".join(_show(node) for node in nodes())
     raise ConfigError(
-        f"train.workers, pool.max_actors: the run asks for {asked} and {TRIAL_CPUS} CPU for itself;"
+        f"train.workers, pool.actors: the run asks for {asked} and {TRIAL_CPUS} CPU for itself;"
         f" the cluster's {len(nodes())} node(s) have: {there}. Lower train.workers ({train.workers}),"
-        f" train.cpus_per_worker, pool.max_actors or pool.cpus_per_actor, or use a larger cluster"
+        f" train.cpus_per_worker, pool.actors or pool.cpus_per_actor, or use a larger cluster"
     )
 
 

@@ -57,8 +57,7 @@ class TrainConfig(Config):
 class PoolConfig(Config):
     """The actor pool of generators that feeds one student worker."""
 
-    min_actors: int = Field(1, ge=1)
-    max_actors: int = Field(1, ge=1)
+    actors: int = Field(1, ge=1, description="generators of each student worker")
     cpus_per_actor: float = Field(0.4, gt=0)
     gpus_per_actor: float = Field(0, ge=0)
     actor_resources: dict[str, float] = Field(
@@ -76,12 +75,8 @@ class PoolConfig(Config):
 
     @model_validator(mode="after")
     def _enough(self) -> PoolConfig:
-        if self.max_actors < self.min_actors:
-            raise ValueError(f"max_actors {self.max_actors} is below min_actors {self.min_actors}")
-        if self.window < self.max_actors:
-            raise ValueError(
-                f"window {self.window} is below max_actors {self.max_actors}, so some actors would never work"
-            )
+        if self.window < self.actors:
+            raise ValueError(f"window {self.window} is below actors {self.actors}, so some actors would never work")
         return self
 
 

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +69,18 @@ class TeacherGenerator:
         self.busy_s = self.total_s = 0.0
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Block]:
-        for slot in batch["slot"]:
-            for place in range(self.setup.experiment.pool.slot_length):
-                block = self._make(int(slot), place)
-                if block is None:
-                    return
-                yield pack(block)
+        length = self.setup.experiment.pool.slot_length
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            for slot in map(int, batch["slot"]):
+                # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
+                upcoming = ahead.submit(self._make, slot, 0)
+                for place in range(length):
+                    block = upcoming.result()
+                    if block is None:
+                        return
+                    if place + 1 < length:
+                        upcoming = ahead.submit(self._make, slot, place + 1)
+                    yield pack(block)
 
     def _make(self, slot: int, place: int) -> Block | None:
         import safetensors.torch
@@ -198,6 +205,7 @@ def make_dataset(setup: PoolSetup, count: int, generator: type) -> ray.data.Data
     dataset.context.target_max_block_size = 1
     dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
     dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
     return dataset.map_batches(
         generator,
         batch_size=1,
@@ -205,7 +213,9 @@ def make_dataset(setup: PoolSetup, count: int, generator: type) -> ray.data.Data
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
         resources=pool.actor_resources or None,
-        compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2),
+        # One task at a time: a second one, queued, would hold up the retry of a task that its actor's death cut off, and with it
+        # the window that the second one waits for.
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
     )
 
 

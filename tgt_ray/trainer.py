@@ -90,7 +90,7 @@ def label_rows(
             batch_format="pyarrow",
             batch_size=1024,
             fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.max_actors),
+            compute=ray.data.ActorPoolStrategy(size=pool.actors),
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor or None,
             resources=pool.actor_resources or None,

@@ -61,9 +61,10 @@ def test_custom_resources_place_the_pool_on_its_node_type():
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic(command, tmp_path):
     prefix = "experiment." if command == "sweep" else ""
+    sets = ["--set", f"{prefix}train.workers=64", "--set", f"{prefix}train.batch_size=64"]
+    sets += ["--set", f"{prefix}train.cpus_per_worker=4"]
     done = subprocess.run(
-        [sys.executable, "-m", f"tgt_ray.{command}", "--storage", str(tmp_path / "s")]
-        + ["--set", f"{prefix}train.workers=64", "--set", f"{prefix}train.cpus_per_worker=4"],
+        [sys.executable, "-m", f"tgt_ray.{command}", "--storage", str(tmp_path / "s"), *sets],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,0 +1,55 @@
+"""A small teacher on digits, made ready once for all tests of a session, and the folder of real data where there is one."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.prepared import Prepared
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import TaskData
+
+QUICK_TEACHER = [("teacher.labeler.pretrain.steps", 150), ("teacher.generator.pretrain.steps", 300)]
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Ready:
+    experiment: Experiment
+    prepared: Prepared
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory) -> Storage:
+    return Storage(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
+def quick_experiment() -> Experiment:
+    """The default experiment with a quickly made teacher."""
+    return Experiment.model_validate(with_overrides(Experiment().model_dump(mode="json"), QUICK_TEACHER))
+
+
+@pytest.fixture(scope="session")
+def digits(quick_experiment) -> TaskData:
+    return quick_experiment.task.load()
+
+
+@pytest.fixture(scope="session")
+def prepared(storage, quick_experiment, digits) -> Ready:
+    from tgt_ray.local import prepare_local
+
+    return Ready(quick_experiment, prepare_local(quick_experiment, digits, storage))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data sets that TGT_RAY_DATA names; tests that need one are skipped without it."""
+    folder = os.environ.get("TGT_RAY_DATA")
+    if not folder:
+        pytest.skip("TGT_RAY_DATA is not set: no folder of real data sets")
+    return Path(folder)

@@ -1,0 +1,115 @@
+"""Imports point down the floors: each module says its floor at its top, a package in its __init__."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tgt_ray
+
+PACKAGE = Path(tgt_ray.__file__).parent
+ENTRY_POINTS = {"tgt_ray.train", "tgt_ray.sweep"}  # a docstring for users, two lines of code
+FIRST_FLOOR_WITH_RAY = 4
+TREES = {
+    ".".join(["tgt_ray", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = sorted(TREES.keys() - {"tgt_ray"})
+
+
+def floor(module: str) -> int | None:
+    """The floor a module or its package states."""
+    while module != "tgt_ray":
+        stated = re.match(r"Floor (\d+): ", ast.get_docstring(TREES[module]) or "")
+        if stated:
+            return int(stated[1])
+        if module in ENTRY_POINTS:
+            return 7
+        module = module.rpartition(".")[0]
+    return None
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST, at_module_level: bool = False) -> set[str]:
+    """Names of all modules a tree imports when it runs; those only for type checkers are left out."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in TREES else str(node.module) for name in inside}
+        elif not (at_module_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            found |= imports(node, at_module_level)
+    return found
+
+
+def of_package(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_its_floor(module):
+    assert floor(module) is not None
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    here = floor(module)
+    above = {name: floor(name) for name in imports(TREES[module]) if of_package(name, "tgt_ray") and name != "tgt_ray"}
+    assert {name: f for name, f in above.items() if f is None or f > here} == {}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if (floor(m) or 0) < FIRST_FLOOR_WITH_RAY])
+def test_low_floors_do_not_know_ray(module):
+    assert not [name for name in imports(TREES[module]) if of_package(name, "ray")]
+
+
+LIGHT = [
+    "batch", "config", "experiment", "metrics", "prepared", "records", "search", "storage",
+    "data", "explorers", "generators", "labelers", "objectives", "students", "tasks",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1] in LIGHT])
+def test_configs_and_results_import_neither_torch_nor_ray(module):
+    heavy = [n for n in imports(TREES[module], at_module_level=True) if of_package(n, "torch") or of_package(n, "ray")]
+    assert heavy == []
+
+
+def loaded_by(*modules: str) -> set[str]:
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.split())
+
+
+def test_configs_and_results_really_load_without_torch_and_ray():
+    loaded = loaded_by(*(f"tgt_ray.{name}" for name in LIGHT))
+    assert "tgt_ray.experiment" in loaded
+    assert not loaded & {"torch", "ray", "timm", "optuna"}
+
+
+def test_the_package_itself_loads_nothing():
+    assert not {name for name in loaded_by("tgt_ray") if of_package(name, "tgt_ray")} - {"tgt_ray"}
+
+
+def test_the_ray_side_loads_without_torch():
+    assert "torch" not in loaded_by("tgt_ray.stream", "tgt_ray.worker", "tgt_ray.trainer")
+
+
+def test_the_public_names_are_there():
+    for name in tgt_ray.__all__:
+        assert getattr(tgt_ray, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = tgt_ray.nothing_like_this

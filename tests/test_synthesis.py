@@ -1,0 +1,145 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from tgt_ray.explorers import Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.student import build_student
+from tgt_ray.synthesis import Synthesizer, check_block, inline_blocks
+from tgt_ray.teacher import Teacher, load_teacher
+
+ROWS = 32
+
+
+@pytest.fixture(scope="module")
+def teacher(prepared, storage) -> Teacher:
+    data = prepared.prepared.student
+    return load_teacher(
+        prepared.experiment.teacher, prepared.prepared.teacher, data.input_shape, data.num_classes, storage
+    )
+
+
+@pytest.fixture(scope="module")
+def synthesizer(prepared, teacher) -> Synthesizer:
+    return Synthesizer(teacher, prepared.prepared.anchors, ROWS)
+
+
+@pytest.fixture(scope="module")
+def student(prepared):
+    return build_student(prepared.experiment, (1, 8, 8), 10).eval().requires_grad_(False)
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("explorer", [Random(), RandomMatched(), Interpolation(), Gradient()], ids=lambda e: e.type)
+def test_a_request_is_made_from_seed_and_number_alone(synthesizer, prepared, teacher, student, explorer):
+    first = synthesizer(3, 0, explorer, student)
+    synthesizer(9, 5, explorer, student)
+    torch.manual_seed(99)
+    another_actor = Synthesizer(teacher, prepared.prepared.anchors, ROWS)
+    assert equal(another_actor(3, 0, explorer, student), first)
+    for request, seed in ((4, 0), (3, 1), (0, 3)):
+        other = synthesizer(request, seed, explorer, student)
+        assert not np.array_equal(other["anchor"], first["anchor"])
+        assert not np.array_equal(other["inputs"], first["inputs"])
+
+
+def test_seed_and_request_do_not_run_together(synthesizer):
+    assert not np.array_equal(
+        synthesizer(1, 11, Random())["anchor"], synthesizer(11, 1, Random())["anchor"]
+    ) and not np.array_equal(synthesizer(11, 1, Random())["anchor"], synthesizer(1, 1, Random())["anchor"])
+
+
+def test_rows_have_their_shapes_and_provenance(synthesizer, student, prepared):
+    block = synthesizer(7, 2, Gradient(), student, version=40)
+    assert block["inputs"].shape == (ROWS, 1, 8, 8) and block["inputs"].dtype == np.float32
+    assert block["teacher_logits"].shape == (ROWS, 10) and block["teacher_logits"].dtype == np.float32
+    assert (block["request"] == 7).all() and (block["version"] == 40).all() and (block["explorer"] == "gradient").all()
+    assert all(len(values) == ROWS for values in block.values())
+    assert set(block["anchor"]) <= set(prepared.prepared.anchors.ids)
+    assert (synthesizer(7, 2, Random())["version"] == -1).all()
+
+
+def test_the_anchor_column_names_the_rows_the_synthetic_ones_come_from(synthesizer, teacher, prepared):
+    block, anchors = synthesizer(0, 0, Random(sigma=0)), prepared.prepared.anchors
+    place = {int(row): i for i, row in enumerate(anchors.ids)}
+    latents = torch.from_numpy(anchors.latents[[place[int(row)] for row in block["anchor"]]])
+    with torch.no_grad():
+        np.testing.assert_allclose(block["inputs"], teacher.generator.decode(latents), atol=1e-6)
+
+
+def test_the_labeler_labels_what_the_student_sees(synthesizer, teacher):
+    block = synthesizer(1, 0, Random())
+    with torch.no_grad():
+        logits = teacher.labeler(torch.from_numpy(block["inputs"])).logits
+    np.testing.assert_allclose(block["teacher_logits"], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("anchors", ["natural", "balanced", 0.5])
+def test_anchors_are_drawn_by_their_quota(prepared, teacher, anchors):
+    ready, size = prepared.prepared.anchors, 4096
+    block = Synthesizer(teacher, ready, size)(0, 0, Random(anchors=anchors))
+    counts = np.bincount(ready.labels)
+    exponent = {"natural": 1.0, "balanced": 0.0}.get(anchors, anchors)
+    expected = counts**exponent / (counts**exponent).sum()
+    label = dict(zip(ready.ids.tolist(), ready.labels.tolist(), strict=True))
+    drawn = np.bincount([label[row] for row in block["anchor"].tolist()], minlength=10) / size
+    spread = np.sqrt(expected * (1 - expected) / size)
+    assert (np.abs(drawn - expected) < 4.5 * spread).all()
+
+
+def test_the_gradient_explorer_looks_at_the_student_it_is_given(synthesizer, prepared, student):
+    torch.manual_seed(1)
+    other = build_student(prepared.experiment, (1, 8, 8), 10).eval().requires_grad_(False)
+    for weights in other.parameters():
+        weights.add_(torch.randn_like(weights))
+    mine, its = (synthesizer(0, 0, Gradient(), s) for s in (student, other))
+    np.testing.assert_array_equal(mine["anchor"], its["anchor"])
+    assert not np.array_equal(mine["inputs"], its["inputs"])
+
+
+def test_a_gradient_without_a_student_is_a_mistake_in_the_code(synthesizer):
+    with pytest.raises(AssertionError, match="on_policy"):
+        synthesizer(0, 0, Gradient())
+
+
+@pytest.mark.parametrize("column", ["inputs", "teacher_logits"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused_by_request(synthesizer, column, value):
+    block = synthesizer(5, 0, Random())
+    check_block(block)
+    block[column][3, 0] = value
+    with pytest.raises(ValueError, match=f"request 5: .*'{column}'"):
+        check_block(block)
+
+
+def test_inline_blocks_come_in_order_with_the_student_as_it_is(synthesizer, prepared, student):
+    live = build_student(prepared.experiment, (1, 8, 8), 10)
+    step = itertools.count(10, 5)
+    blocks = inline_blocks(synthesizer, prepared.experiment, live, first=4, step=lambda: next(step))
+    first = next(blocks)
+    assert first["request"][0] == 4 and first["version"][0] == 10
+    expected = synthesizer(4, prepared.experiment.train.seed, prepared.experiment.explorer, student, 10)
+    assert equal(first, expected)
+    with torch.no_grad():
+        live.criterion.head.weight.add_(torch.randn_like(live.criterion.head.weight))
+    second = next(blocks)
+    assert second["request"][0] == 5 and second["version"][0] == 15
+    unchanged = synthesizer(5, prepared.experiment.train.seed, prepared.experiment.explorer, student, 15)
+    assert not np.array_equal(second["inputs"], unchanged["inputs"])
+    assert live.training, "generation leaves the student's mode alone"
+
+
+def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teacher):
+    class Broken(torch.nn.Module):
+        def decode(self, latents):
+            return teacher.generator.decode(latents) * float("nan")
+
+    synthesizer = Synthesizer(Teacher(teacher.labeler, Broken()), prepared.prepared.anchors, ROWS)
+    config = prepared.experiment.model_copy(update={"explorer": Random()})
+    blocks = inline_blocks(synthesizer, config, build_student(config, (1, 8, 8), 10), 0, lambda: 0)
+    with pytest.raises(ValueError, match="request 0"):
+        next(blocks)
