@@ -38,7 +38,7 @@ def connect() -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False)
         else:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as err:
         raise ConfigError(
             f"RAY_ADDRESS {address}: cannot connect to that cluster ({' '.join(str(err).split())})"

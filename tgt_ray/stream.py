@@ -119,8 +119,10 @@ class SyntheticStream:
         setup = PoolSetup(experiment, prepared, storage_root, self.coordinator)
         self.blocks: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
+        # No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
+        # the window waits for. The feeder thread and its queue do it instead.
         batches = make_dataset(setup, self.count, generator).iter_batches(
-            batch_size=None, batch_format="numpy", prefetch_batches=1
+            batch_size=None, batch_format="numpy", prefetch_batches=0
         )
         self.feeder = threading.Thread(target=self._feed, args=(batches,), daemon=True)
         self.feeder.start()

@@ -1,9 +1,11 @@
 """The README's way onto a cluster: `ray start --head`, then `ray job submit`, with Ray's token authentication on."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,12 @@ def head(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     port, dashboard = free_port(), free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    env |= {"PATH": f"{BIN}:{env['PATH']}", "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": "/tmp"}
+    env |= {"PATH": f"{BIN}:{env['PATH']}", "HOME": str(home), "RAY_AUTH_MODE": "token"}
     subprocess.run(["ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True, timeout=60)
     ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
-    ports += [f"--dashboard-agent-listen-port={free_port()}"]
+    # Ray's sockets lie there, and their paths must be short.
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    ports += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={temporary}"]
     start = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *ports],
         env=env,
@@ -42,6 +46,7 @@ def head(tmp_path_factory):
     yield env
     start.terminate()
     start.wait(timeout=60)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def wait_for_jobs(env: dict[str, str], head_process: subprocess.Popen) -> None:
