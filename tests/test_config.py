@@ -196,9 +196,7 @@ def test_a_wrong_value_of_a_key_that_takes_two_kinds_is_refused_with_its_own_pat
     assert repr(value) in message
 
 
-@pytest.mark.parametrize(
-    "key", ["train.seed", "task.long_tail.seed", "task.data.seed", "teacher.labeler.pretrain.seed", "search.seed"]
-)
+@pytest.mark.parametrize("key", ["train.seed", "task.long_tail.seed", "task.data.seed", "search.seed"])
 def test_a_negative_seed_is_refused(key):
     if key == "search.seed":
         assert refusal(SweepConfig, {"search": {"seed": -1}}).startswith("search.seed: ")
@@ -365,7 +363,7 @@ def test_setting_another_type_starts_the_block_anew():
 
 
 def test_an_override_below_a_value_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.steps\.more|steps\.more"):
+    with pytest.raises(ConfigError, match=r"train\.steps\.more: "):
         with_overrides({"train": {"steps": 5}}, [("train.steps.more", 1)])
 
 

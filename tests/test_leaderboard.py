@@ -75,6 +75,12 @@ def test_a_table_of_trials_that_have_not_begun():
     assert METRIC in table.columns and "0 of 6 trials ended" in text(table, sweep())
 
 
+def test_a_control_that_has_not_reported_yet_has_no_reason():
+    table = trial_table(sweep(), [FakeTrial("a", "RUNNING", {"control": "one_hot"})])
+    shown = text(table, sweep())
+    assert "one_hot" in shown and "running" in shown and "nan" not in shown
+
+
 def test_finished_and_stopped_early_are_told_apart_by_the_test_split():
     trials = [trial("whole", 90.0), trial("cut", 85.0, tested=False), trial("on", 80.0, "RUNNING", tested=False)]
     table = trial_table(sweep(), trials).set_index("trial")

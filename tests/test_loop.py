@@ -277,7 +277,7 @@ def test_without_synthetic_rows_there_is_no_stream_to_report_on(prepared, storag
 
 
 def test_training_teaches(prepared, storage):
-    config = small(prepared, train__steps=60, train__eval_every=60, explorer__type="random", train__batch_size=32)
+    config = small(prepared, train__steps=120, train__eval_every=120, explorer__type="random", train__batch_size=32)
     untrained = StudentRun(config, prepared.prepared.student).evaluate("validation")["balanced_accuracy"]
     trained = train_local(config, prepared.prepared, storage).history[-1]["balanced_accuracy"]
     assert trained > max(40, untrained + 20)

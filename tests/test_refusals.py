@@ -82,7 +82,7 @@ EXPERIMENT = {
     "temperature negative": (["objective.temperature=-2"], ["objective.temperature", "greater than 0", "-2"]),
     "unknown explorer": (["explorer.type=gradint"], ["explorer", "'gradint'", "'gradient'"]),
     "own class absent": (["explorer.type=no_such_module:X"], ["explorer", "no_such_module:X"]),
-    "an empty class": (["task.long_tail.imbalance=500"], ["task.long_tail", "class 9", "head 80", "below 160"]),
+    "an empty class": (["task.long_tail.imbalance=500"], ["task.long_tail", "class 8", "head 80", "below 160"]),
     "too large a head": (["task.long_tail.head=5000"], ["task.long_tail", "class 0", "5000", "lower head"]),
     "a negative seed of the long tail": (["task.long_tail.seed=-1"], ["task.long_tail.seed", "-1"]),
     "a generator without gradients": (
@@ -94,8 +94,8 @@ EXPERIMENT = {
         ["task.data.path", "/nowhere/at/all"],
     ),
     "batch not divisible": (["train.workers=3"], ["batch_size 64", "workers 3"]),
-    "no value": (["train.steps"], ["--set train.steps", "KEY=VALUE"]),
-    "value is no YAML": (["train.steps=[1"], ["--set train.steps=[1", "YAML"]),
+    "no value": (["train.steps"], ["--set ", "train.steps:", "KEY=VALUE"]),
+    "value is no YAML": (["train.steps=[1"], ["--set ", "train.steps=[1", "YAML"]),
     "below a value": (["train.steps.more=1"], ["train.steps.more", "500"]),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +28,21 @@ class WorkerSetup:
 
 
 def train_worker(config: dict[str, WorkerSetup]) -> dict[str, Any]:
-    """Train to the end or from the last checkpoint on. Returns rank 0's history, and why it diverged if it did."""
-    setup = config["setup"]
+    """Train to the end or from the last checkpoint on.
+
+    Returns rank 0's history, why it diverged if it did, and the clock (seconds since the epoch) when this loop was entered, when
+    the student was ready and when it was trained.
+    """
+    setup, entered = config["setup"], time.time()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     stream = None
     if setup.experiment.streams:
         stream = SyntheticStream(setup.experiment, setup.prepared, setup.storage_root, rank, world_size)
     try:
-        return _train(setup, stream, rank, world_size)
+        outcome = _train(setup, stream, rank, world_size)
+        outcome["times"] = {"entered": entered, **outcome["times"]}
+        return outcome
     finally:
         if stream is not None:
             stream.close()
@@ -64,12 +71,13 @@ def _train(setup: WorkerSetup, stream: SyntheticStream | None, rank: int, world_
             hooks.snapshot(run)
         stream.begin(first)
         reader = SyntheticReader(iter(stream), skip_rows=used)
+    ready, diverged = time.time(), None
     try:
         train_student(run, reader, hooks, is_main=rank == 0)
     except Diverged as err:
         # An answer and not an error: Train would restart the worker, which would diverge again.
-        return {"history": run.history, "diverged": str(err)}
-    return {"history": run.history, "diverged": None}
+        diverged = str(err)
+    return {"history": run.history, "diverged": diverged, "times": {"ready": ready, "trained": time.time()}}
 
 
 class RayHooks:

@@ -1,0 +1,235 @@
+"""What the stream costs: the student's and the generator's images per second, streamed against in memory, and a trial's start-up.
+
+(a) The student fed by the stream against the same loop on blocks in memory, generation switched to blocks made beforehand.
+(b) One generator actor that makes blocks for a consumer that does nothing, against the same generator in a plain loop.
+(c) The share of its time that the student waits when the pool keeps up, from the runs of (a).
+(d) Seconds of a trial outside its training steps, and where they go.
+
+Ratios are taken side by side in one process group: the two sides alternate, and medians are compared.
+
+    python benchmarks/stream.py --data digits|FOLDER [--repeats 5] [--storage DIR] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from common import apply_sets, base_experiment, command, data_name, record_path, write_record
+
+from tgt_ray import cluster, records, trainer
+from tgt_ray.config import validate
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.local import prepare_local
+from tgt_ray.loop import StudentRun, SyntheticReader
+from tgt_ray.prepared import Prepared
+from tgt_ray.storage import Storage
+from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
+from tgt_ray.student import build_student
+from tgt_ray.synthesis import Block, Synthesizer
+from tgt_ray.teacher import load_teacher
+
+
+class ReadyGenerator(TeacherGenerator):
+    """A pool actor that hands out copies of one block made beforehand: what is left is the stream's own cost."""
+
+    def __init__(self, setup: PoolSetup):
+        TeacherGenerator.__init__(self, setup)
+        experiment = setup.experiment
+        self.ready = self.synthesizer(0, experiment.train.seed, experiment.explorer, self.student, 0)
+        self.synthesizer = self.copy  # type: ignore[assignment]
+
+    def copy(self, request: int, seed: int, explorer: Any, student: Any, version: int) -> Block:
+        size = len(self.ready["anchor"])
+        return {**self.ready, "request": np.full(size, request), "version": np.full(size, version)}
+
+
+@ray.remote
+class Measure:
+    """Runs one side of a comparison in an actor of its own, with one torch thread as a train worker has."""
+
+    def __init__(self, experiment: Experiment, prepared: list[Any], root: str):
+        torch.set_num_threads(1)
+        self.experiment, self.root, self.ref = experiment, root, tuple(prepared)
+        self.prepared: Prepared = ray.get(prepared[0])
+
+    def student(self, streamed: bool, steps: int) -> dict[str, float]:
+        """Images per second over all rows of the student's steps, after the stream has started."""
+        run = StudentRun(self.experiment, self.prepared.student)
+        run.student.train()
+        stream = None
+        if streamed:
+            stream = self._stream(run, ReadyGenerator)
+            blocks: Iterator[Block] = iter(stream)
+        else:
+            blocks = self._in_memory()
+        reader = SyntheticReader(blocks)
+        for _ in range(steps // 10):
+            self._step(run, reader, stream)
+        reader.wait_s, started = 0.0, time.perf_counter()
+        for _ in range(steps):
+            self._step(run, reader, stream)
+        seconds = time.perf_counter() - started
+        if stream is not None:
+            stream.close()
+        return {
+            "images_per_s": steps * self.experiment.train.batch_size / seconds,
+            "wait_share": reader.wait_s / seconds,
+        }
+
+    def _step(self, run: StudentRun, reader: SyntheticReader, stream: SyntheticStream | None) -> None:
+        run.train_step(reader)
+        if (
+            stream is not None
+            and run.experiment.explorer.on_policy
+            and run.step % run.experiment.pool.snapshot_every == 0
+        ):
+            stream.publish(run.step, run.weights())
+
+    def generator(self, streamed: bool, blocks: int) -> dict[str, float]:
+        """Images per second of one generator."""
+        rows = self.experiment.pool.rows_per_request
+        if streamed:
+            stream = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
+            source: Iterator[Block] = iter(stream)
+        else:
+            source = self._plain()
+        for _ in range(3):
+            next(source)
+        started = time.perf_counter()
+        for _ in range(blocks):
+            next(source)
+        seconds = time.perf_counter() - started
+        if streamed:
+            stream.close()
+        return {"images_per_s": blocks * rows / seconds}
+
+    def _stream(self, run: StudentRun, generator: type) -> SyntheticStream:
+        stream = SyntheticStream(self.experiment, self.ref, self.root, generator=generator)
+        if self.experiment.explorer.on_policy:
+            stream.publish(0, run.weights())
+        stream.begin(0)
+        return stream
+
+    def _plain(self) -> Iterator[Block]:
+        experiment, data = self.experiment, self.prepared.student
+        student = build_student(experiment, data.input_shape, data.num_classes).eval().requires_grad_(False)
+        make = self._synthesizer()
+        request = 0
+        while True:
+            yield make(request, experiment.train.seed, experiment.explorer, student, 0)
+            request += 1
+
+    def _in_memory(self) -> Iterator[Block]:
+        block = next(self._plain())
+        while True:
+            yield block
+
+    def _synthesizer(self) -> Synthesizer:
+        data = self.prepared.student
+        teacher = load_teacher(
+            self.experiment.teacher, self.prepared.teacher, data.input_shape, data.num_classes, Storage(self.root)
+        )
+        return Synthesizer(teacher, self.prepared.anchors, self.experiment.pool.rows_per_request)
+
+
+def compare(measure: Any, what: str, amount: int, repeats: int) -> dict[str, Any]:
+    """Both sides in turn, `repeats` times each, and the ratio of the medians."""
+    sides: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    for repeat in range(repeats):
+        for streamed in (True, False) if repeat % 2 else (False, True):
+            sides[streamed].append(ray.get(getattr(measure, what).remote(streamed, amount)))
+    middle = {side: median(run["images_per_s"] for run in runs) for side, runs in sides.items()}
+    return {
+        "streamed": sides[True],
+        "in_memory": sides[False],
+        "median_streamed": middle[True],
+        "median_in_memory": middle[False],
+        "ratio": middle[True] / middle[False],
+    }
+
+
+def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage) -> dict[str, float]:
+    """One trial on Ray Train, taken apart."""
+    short = Experiment.model_validate(
+        with_overrides(experiment.model_dump(mode="json"), [("train.steps", 100), ("train.eval_every", 100)])
+    )
+    name = f"start-up-{time.time_ns()}"
+    called = time.time()
+    result = trainer.fit(short, ref, storage, storage.within("benchmark_runs"), name, [])
+    returned = time.time()
+    assert result.return_value is not None
+    last, times = result.return_value["history"][-1], result.return_value["times"]
+    steps = last["train_s"] - last["start_wait_s"]
+    return {
+        "fit_s": returned - called,
+        "fit_to_loop_s": times["entered"] - called,
+        "worker_imports_and_student_s": times["ready"] - times["entered"],
+        "wait_for_the_pool_s": last["start_wait_s"],
+        "training_steps_s": steps,
+        "evaluation_and_checkpoint_s": times["trained"] - times["ready"] - last["train_s"],
+        "loop_to_return_s": returned - times["trained"],
+        "outside_training_steps_s": returned - called - steps,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", help="digits, or a folder with Fashion-MNIST's Parquet files")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=600, help="student steps of one measurement")
+    parser.add_argument("--blocks", type=int, default=60, help="generator calls of one measurement")
+    parser.add_argument("--storage", default="results")
+    parser.add_argument("--out")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    experiment = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
+    # Long enough that a measurement never reaches the end of its stream.
+    plenty = [("train.steps", 100 * max(args.steps, args.blocks))]
+    endless = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), plenty))
+    storage = Storage(args.storage)
+    prepared = prepare_local(experiment, experiment.task.load(), storage)
+    with cluster.connect():
+        ref = (ray.put(prepared),)
+        measure = Measure.options(num_cpus=experiment.train.cpus_per_worker).remote(endless, list(ref), storage.root)
+        record = {
+            "benchmark": "stream",
+            "command": command("stream.py"),
+            "data": data_name(args.data),
+            "experiment": experiment.model_dump(mode="json"),
+            "fingerprints": prepared.fingerprints,
+            "student": compare(measure, "student", args.steps, args.repeats),
+            "generator": compare(measure, "generator", args.blocks, args.repeats),
+        }
+        ray.kill(measure)
+        record["start_up"] = [start_up(experiment, ref, storage) for _ in range(args.repeats)]
+    record["load_average"] = os.getloadavg()
+    record["environment"] = records.environment()
+    show(record)
+    write_record(record, record_path(args.out, args.storage, f"stream-{record['data']}"))
+
+
+def show(record: dict[str, Any]) -> None:
+    for name in ("student", "generator"):
+        part = record[name]
+        print(
+            f"{name}: {part['median_streamed']:,.0f} images/s streamed, {part['median_in_memory']:,.0f} in memory,"
+            f" ratio {part['ratio']:.2f}"
+        )
+    waits = [run["wait_share"] for run in record["student"]["streamed"]]
+    print(f"student's wait share while the pool keeps up: median {median(waits):.3f}, largest {max(waits):.3f}")
+    print("start-up, medians in seconds:")
+    for key in record["start_up"][0]:
+        print(f"  {key}: {median(run[key] for run in record['start_up']):.2f}")
+
+
+if __name__ == "__main__":
+    main()
