@@ -231,8 +231,7 @@ def test_a_component_without_type_is_refused_with_the_legal_types():
 
 
 def test_parts_that_do_not_fit_together_are_refused():
-    assert "max_actors 1 is below min_actors 2" in refusal(Experiment, {"pool": {"min_actors": 2}})
-    assert "window 1 is below max_actors 3" in refusal(Experiment, {"pool": {"max_actors": 3, "window": 1}})
+    assert "window 1 is below actors 3" in refusal(Experiment, {"pool": {"actors": 3, "window": 1}})
     assert "batch_size 64 is not a multiple of workers 3" in refusal(Experiment, {"train": {"workers": 3}})
 
 

@@ -9,11 +9,10 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-import yaml
 from rich.console import Console
 
 from tgt_ray import records
-from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, validate
+from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
 from tgt_ray.prepared import Prepared
@@ -166,7 +165,8 @@ def sweep(
 
     if resume:
         root, name = _open(storage, name, "sweep", resume)
-        loaded = validate(SweepConfig, yaml.safe_load(root.read(name, "sweep.yaml")), f"{name}/sweep.yaml")
+        where = f"{root.root}/{name}/sweep.yaml"
+        loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
         data = loaded.experiment.task.load()
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
@@ -195,8 +195,8 @@ def print_result(result: SweepResult) -> None:
         console.print("no trial has finished")
         return
     line = f"best: {result.best.trial}, test {metric} {result.best[f'test_{metric}']:.2f}"
-    for _, row in result.trials[result.trials.control.notna() & (result.trials.status == "finished")].iterrows():
-        line += f"; {row.control} {row[f'test_{metric}']:.2f}"
+    for row in result.trials[result.trials.control.notna() & (result.trials.status == "finished")].to_dict("records"):
+        line += f"; {row['control']} {row[f'test_{metric}']:.2f}"
     teacher = result.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
     console.print(line + (f"; teacher {teacher:.2f}" if teacher is not None else ""), soft_wrap=True)
     console.print(f"table, best student and records: {result.folder}", soft_wrap=True)

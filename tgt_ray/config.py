@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ class OneOf:
         module, _, name = kind.partition(":")
         try:
             cls = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as err:
+        except (ImportError, AttributeError, ValueError, TypeError) as err:
             raise PydanticCustomError(
                 "own_type", "cannot import '{kind}': {why}", {"kind": kind, "why": str(err)}
             ) from err
@@ -146,6 +147,11 @@ class OneOf:
                 "'{kind}' is not a subclass of {base}",
                 {"kind": kind, "base": f"{base.__module__}.{base.__name__}"},
             )
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))
+            raise PydanticCustomError(
+                "own_type", "'{kind}' is abstract: it lacks {missing}", {"kind": kind, "missing": missing}
+            )
         try:
             return cls.model_validate(value)
         except ValidationError as err:
@@ -154,33 +160,30 @@ class OneOf:
 
 def describe(err: ValidationError, data: Any) -> str:
     """One line for the first problem of a pydantic error: `key: what is wrong (got value)`."""
-    problem = err.errors(include_url=False)[0]
-    path, value = _plain_path(problem["loc"], data)
-    message = problem["msg"].removeprefix("Value error, ")
-    own = problem["type"] in (
-        "unknown_key",
-        "unknown_type",
-        "missing_type",
-        "own_type",
-        "value_error",
-        "missing",
-    )
+    problems = [(*_plain_path(problem["loc"], data), problem) for problem in err.errors(include_url=False)]
+    path, value, first = problems[0]
+    # A key that takes two kinds of values fails once for each: together they say what would be right.
+    same = [problem["msg"].removeprefix("Value error, ") for other, _, problem in problems if other == path]
+    message = " or ".join(dict.fromkeys(same)).replace("\n", " ")
+    own = first["type"] in ("unknown_key", "unknown_type", "missing_type", "own_type", "value_error", "missing")
     got = "" if own else f" (got {value!r})"
-    more = f" [and {err.error_count() - 1} more]" if err.error_count() > 1 else ""
-    return (f"{path}: " if path else "") + message.replace("\n", " ") + got + more
+    more = len(problems) - len(same)
+    return (f"{path}: " if path else "") + message + got + (f" [and {more} more]" if more else "")
 
 
 def _plain_path(loc: Sequence[str | int], data: Any) -> tuple[str, Any]:
     """The dotted key as the user wrote it (pydantic adds the tags of unions to it), and the value found there."""
     keys: list[str] = []
     for part in loc:
-        if isinstance(data, Mapping) and part not in data and data.get("type") == part:
-            continue
-        keys.append(str(part))
         if isinstance(data, Mapping):
+            if part not in data and data.get("type") == part:
+                continue
             data = data.get(part)
-        elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
-            data = data[part]
+        elif isinstance(data, list | tuple) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+        else:
+            break  # a plain value has no parts: what follows is the tag of a union
+        keys.append(str(part))
     return ".".join(keys), data
 
 
@@ -195,15 +198,22 @@ def validate(cls: type[C], data: Any, where: str = "") -> C:
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping from a file; ConfigError if it is missing, unreadable or no mapping."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except OSError as err:
         raise ConfigError(f"{path}: cannot read the file ({err.strerror})") from err
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
+    """A YAML mapping; ConfigError that starts with `where` if it is none."""
+    try:
+        data = yaml.safe_load(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(err).split())})") from err
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(err).split())})") from err
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top, got {type(data).__name__}")
+        raise ConfigError(f"{where}: expected a mapping at the top, got {type(data).__name__}")
     return data
 
 
@@ -223,12 +233,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from err
 
 
-def override(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A copy of nested `data` with the dotted `key` set.
+def override(data: Mapping[str, Any], key: str, value: Any, above: str = "") -> dict[str, Any]:
+    """A copy of nested `data` with the dotted `key` set. `above`: the key of `data` itself, for messages.
 
     Setting `x.type` to another type starts the block anew, since the keys of the old type need not fit the new one.
     """
-    head, _, rest = key.partition(".")
+    head, rest = _split_key(data, key)
     out = dict(data)
     if not rest:
         if head == "type" and out.get("type") != value:
@@ -237,6 +247,16 @@ def override(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
         return out
     inner = out.get(head)
     if inner is not None and not isinstance(inner, Mapping):
-        raise ConfigError(f"{key}: '{head}' holds {inner!r}, so it has no key '{rest}'")
-    out[head] = override(inner or {}, rest, value)
+        raise ConfigError(f"--set {above}{key}: '{above}{head}' holds {inner!r}, so it has no key '{rest}'")
+    out[head] = override(inner or {}, rest, value, f"{above}{head}.")
     return out
+
+
+def _split_key(data: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """The first part of a dotted key and the rest. The keys of a search space have dots themselves, so a longer one that is
+    there comes first."""
+    parts = key.split(".")
+    for length in range(len(parts), 1, -1):
+        if (head := ".".join(parts[:length])) in data:
+            return head, ".".join(parts[length:])
+    return parts[0], ".".join(parts[1:])

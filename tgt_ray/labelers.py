@@ -32,7 +32,7 @@ class Pretrain(Config):
 class LabelerPretrain(Pretrain):
     steps: int = Field(500, ge=1)
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.05, gt=0, description="peak of Nesterov SGD's one-cycle schedule")
+    learning_rate: float = Field(0.05, gt=0, description="peak of Nesterov SGD; warm-up, then cosine decay")
     weight_decay: float = Field(5e-4, ge=0)
     shift: int = Field(1, ge=0, description="augmentation: largest random shift in pixels, each way")
     flip: bool = Field(False, description="augmentation: random horizontal flips")

@@ -11,6 +11,7 @@ from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from tgt_ray import records
 from tgt_ray.search import SweepConfig
@@ -151,9 +152,10 @@ def render(sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None
         f"test {metric}",
     ):
         out.add_column(name, justify="left" if name in ("trial", "status") else "right", overflow="fold")
-    for _, row in table.head(SHOWN).iterrows():
-        label = row.control or row.trial
-        status = row.status if not row.reason else f"{row.status}: {row.reason}"
+    for row in table.head(SHOWN).to_dict("records"):
+        status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
         numbers = [row.get(key) for key in (*sweep.space, "step", metric, f"test_{metric}")]
-        out.add_row(label, status, *map(_number, numbers), style="dim" if row.control else None)
+        # An error's text may hold what rich takes for markup.
+        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(_number, numbers))]
+        out.add_row(*cells, style="dim" if row["control"] else None)
     return out

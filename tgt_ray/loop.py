@@ -19,6 +19,7 @@ from tgt_ray import metrics
 from tgt_ray.batch import Batch
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.prepared import StudentData, to_matrix
+from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, build_student
 from tgt_ray.synthesis import Block
 
@@ -312,11 +313,5 @@ def make_optimizer(
             nesterov=train.momentum > 0,
             fused=True,
         )
-    warmup = round(train.warmup * train.steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
-
+    factor = warmup_cosine(round(train.warmup * train.steps), train.steps)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

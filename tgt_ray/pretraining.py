@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +48,7 @@ def _optimise(
     model: nn.Module, optimizer: torch.optim.Optimizer, num_rows: int, how: Pretrain, rng: torch.Generator
 ) -> Iterator[Tensor]:
     """Yield the row indices of each step; the caller computes gradients, the optimizer steps when it comes back."""
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=how.learning_rate, total_steps=how.steps + 1, pct_start=0.2, cycle_momentum=False
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(round(0.2 * how.steps), how.steps))
     model.train()
     for _ in range(how.steps):
         optimizer.zero_grad()
@@ -57,6 +56,17 @@ def _optimise(
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: linear rise over `warmup` steps, then cosine decay to zero."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return factor
 
 
 def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:

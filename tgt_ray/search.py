@@ -145,7 +145,9 @@ class SweepConfig(Config):
         """The experiment of a trial: `values` of the space, or {"control": name}. ConfigError where values don't fit together."""
         if "control" in values:
             return control(self.experiment, values["control"])
-        return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
+        # Types first: setting one starts its block anew.
+        ordered = sorted(values.items(), key=lambda item: (not item[0].endswith(".type"), item[0]))
+        return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), ordered))
 
 
 def lookup(data: dict[str, Any], key: str) -> Any:

@@ -11,11 +11,16 @@ from pyarrow import fs
 
 from tgt_ray.config import ConfigError
 
+#: Folders below the root that all runs share.
+RESERVED = ("teachers", "teacher_cache")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def check_name(name: str) -> str:
     """A name that is safe as one folder below the storage root; ConfigError otherwise."""
+    if name in RESERVED:
+        raise ConfigError(f"--name {name!r}: the storage keeps its own files there; choose another name")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
     return name

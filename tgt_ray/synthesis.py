@@ -100,5 +100,7 @@ def inline_blocks(
         if experiment.explorer.on_policy:
             frozen.load_state_dict(student.state_dict())
             version = step()
-        yield synthesizer(request, experiment.train.seed, experiment.explorer, frozen, version)
+        block = synthesizer(request, experiment.train.seed, experiment.explorer, frozen, version)
+        check_block(block)
+        yield block
         request += 1

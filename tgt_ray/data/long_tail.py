@@ -13,7 +13,7 @@ class LongTail(Config):
 
     head: int = Field(ge=1, description="rows of the most frequent class, class 0")
     imbalance: float = Field(ge=1, description="rows of the first class over rows of the last")
-    seed: int = Field(0, description="which rows are kept")
+    seed: int = Field(0, ge=0, description="which rows are kept")
 
     def counts(self, num_classes: int) -> np.ndarray:
         """(K,) rows to keep of each class."""

@@ -25,7 +25,7 @@ class ParquetImages(ImageSource):
         description="channels, height, width; where absent, square images with 1 or 3 channels are inferred",
     )
     validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
-    seed: int = Field(0, description="of the held-out validation rows")
+    seed: int = Field(0, ge=0, description="of the held-out validation rows")
 
     def load(self) -> Splits:
         if not self.path.is_dir():
@@ -36,6 +36,12 @@ class ParquetImages(ImageSource):
         names = _label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
         rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
+        for name, split in rows.items():
+            if split.images.shape[1:] != rows["train"].images.shape[1:]:
+                sizes = [int(np.prod(r.images.shape[1:])) for r in (split, rows["train"])]
+                raise ConfigError(
+                    f"{self.path / f'{name}.parquet'}: images of {sizes[0]} bytes, those of train.parquet have {sizes[1]}"
+                )
         if "validation" not in rows:
             kept, held = stratified_holdout(
                 rows["train"].labels,

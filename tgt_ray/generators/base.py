@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class GeneratorPretrain(Pretrain):
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's one-cycle schedule")
+    learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW; warm-up, then cosine decay")
     weight_decay: float = Field(0.0, ge=0)
     consistency: float = Field(
         0.0,
