@@ -12,7 +12,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -75,7 +75,6 @@ class Component(Config):
     """A config that names a component by `type`. Subclasses outside the project are named `module:Class`."""
 
     type: str
-    family: ClassVar[str] = "component"
 
 
 class OneOf:

@@ -41,7 +41,6 @@ class LabelerPretrain(Pretrain):
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
-    family = "labeler"
     weights: Path | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )

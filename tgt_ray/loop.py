@@ -182,8 +182,14 @@ class StudentRun:
         return Batch(inputs.to(self.device), self.labels[rows].to(self.device), logits.to(self.device))
 
     def check_finite(self) -> None:
-        """Raise Diverged where the loss has become infinite or NaN since the last report."""
-        if "loss" in self._parts and not bool(torch.isfinite(self._parts["loss"])):
+        """Raise Diverged, in all workers at once, where the loss has become infinite or NaN since the last report."""
+        if "loss" not in self._parts:
+            return
+        finite = torch.isfinite(self._parts["loss"]).float()
+        if self.plan.world_size > 1:
+            # Together: a worker that stopped alone would leave the others waiting for its gradients.
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if not bool(finite):
             raise Diverged(
                 f"the training loss is not finite by step {self.step}; lower train.learning_rate or check the data"
             )

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 class StudentBackbone(Component):
     """`build` gives a module: inputs (B, ...) -> embedding (B, dim), with the attribute `dim`."""
 
-    family = "student"
-
     @abstractmethod
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """The backbone with fresh weights."""

@@ -57,8 +57,6 @@ class Splits:
 class ImageSource(Component):
     """Where images come from."""
 
-    family = "data"
-
     @abstractmethod
     def load(self) -> Splits:
         """Read all splits. Raises ConfigError for data that is missing, damaged or outside the class range."""

@@ -43,7 +43,6 @@ class Neighbourhood:
 class Explorer(Component):
     """Where the next synthetic rows lie, as latents near those of anchors."""
 
-    family = "explorer"
     synthesizes: ClassVar[bool] = True
     on_policy: ClassVar[bool] = False  # needs the current student
     needs_differentiable: ClassVar[bool] = False  # needs gradients through the generator

@@ -31,7 +31,6 @@ class GeneratorPretrain(Pretrain):
 class Generator(Component):
     """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs."""
 
-    family = "generator"
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
     weights: Path | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"

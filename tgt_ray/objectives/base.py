@@ -18,8 +18,6 @@ class Objective(Component):
     scores(embedding_BD) -> class scores (B, K).
     """
 
-    family = "objective"
-
     @abstractmethod
     def build(self, dim: int, num_classes: int) -> nn.Module:
         """The criterion for embeddings of `dim` numbers."""

@@ -36,7 +36,6 @@ class TaskData:
 class Task(Component):
     """A learning problem on some data."""
 
-    family = "task"
     metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` gives, in percent or counts
 
     @abstractmethod
