@@ -144,7 +144,8 @@ def _run_ray(
         if outcome["diverged"]:
             raise RunFailed(outcome["diverged"])
         assert result.checkpoint is not None, "the last report carries a checkpoint"
-        weights = Storage(result.checkpoint.path).read("student.safetensors")
+        with result.checkpoint.filesystem.open_input_file(f"{result.checkpoint.path}/student.safetensors") as file:
+            weights = file.read()
     folder.write(weights, "student.safetensors")
     return outcome["history"], prepared
 

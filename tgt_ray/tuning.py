@@ -219,9 +219,8 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
             str(key): value for key, value in best.to_dict().items() if pd.notna(value) and key != "checkpoint_path"
         }
         records.write_json(folder, metrics, "best", "metrics.json")
-        checkpoint = folder.fs.open_input_file(f"{best.checkpoint_path}/student.safetensors")
-        with checkpoint:
-            folder.write(checkpoint.read(), "best", "student.safetensors")
+        with folder.fs.open_input_file(f"{best.checkpoint_path}/student.safetensors") as file:
+            folder.write(file.read(), "best", "student.safetensors")
     return table
 
 
