@@ -488,13 +488,6 @@ def test_order_of_keys_does_not_change_a_fingerprint():
     assert one.fingerprint() == two.fingerprint()
 
 
-def test_the_teachers_fingerprint_depends_on_task_and_teacher_alone():
-    base = experiment().teacher_fingerprint()
-    assert experiment(("train.steps", 7), ("explorer.type", "random")).teacher_fingerprint() == base
-    assert experiment(("task.long_tail.head", 60)).teacher_fingerprint() != base
-    assert experiment(("teacher.labeler.widths", [8])).teacher_fingerprint() != base
-
-
 @given(st.lists(st.binary(max_size=4), max_size=4), st.lists(st.binary(max_size=4), max_size=4))
 def test_digests_keep_parts_apart(a, b):
     assume(not any(b"\0" in part for part in a + b))
@@ -515,3 +508,20 @@ def test_generators_are_not_differentiable_unless_they_say_so():
     assert Generator.differentiable is False
     kinds = Literal["mlp_autoencoder", "conv_autoencoder"].__args__
     assert all(experiment(("teacher.generator.type", kind)).teacher.generator.differentiable for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "space, message",
+    [
+        ({"task.long_tail.head": {"choice": [40, 80]}}, "space.task.long_tail.head: the trials of a sweep share task"),
+        (
+            {"explorer.type": {"choice": ["random", "gradient"]}, "explorer.step_size": {"uniform": [0.1, 1]}},
+            "step_size",
+        ),
+        ({"train.batch_size": {"uniform": [32, 129]}}, "space.train.batch_size = 80.5"),
+    ],
+)
+def test_a_space_whose_values_do_not_fit_together_is_refused(space, message):
+    with pytest.raises(ConfigError) as refused:
+        validate(SweepConfig, {"space": space})
+    assert message in str(refused.value)

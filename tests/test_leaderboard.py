@@ -83,8 +83,16 @@ def test_a_control_that_has_not_reported_yet_has_no_reason():
 
 def test_finished_and_stopped_early_are_told_apart_by_the_test_split():
     trials = [trial("whole", 90.0), trial("cut", 85.0, tested=False), trial("on", 80.0, "RUNNING", tested=False)]
-    table = trial_table(sweep(), trials).set_index("trial")
-    assert table.status.to_dict() == {"whole": "finished", "cut": "stopped early", "on": "running"}
+    trials += [trial("ctrl-c", 70.0, tested=False), trial("asha", 60.0, tested=False)]
+    trials[1].last_result["done"] = True
+    table = trial_table(sweep(), trials, {"asha": "COMPLETE"}).set_index("trial")
+    assert table.status.to_dict() == {
+        "whole": "finished",
+        "cut": "stopped early",
+        "on": "running",
+        "ctrl-c": "interrupted",
+        "asha": "stopped early",
+    }
     assert table.loc["whole", f"test_{METRIC}"] == 89.0 and np.isnan(table.loc["cut", f"test_{METRIC}"])
 
 
@@ -157,3 +165,16 @@ def test_the_table_is_written_whenever_a_trial_ends(tmp_path, capsys):
         lines[0].startswith("[1/6] a finished, balanced_accuracy 90 at step 500") and "synthetic_ratio 0.5" in lines[0]
     )
     assert "b failed" in lines[1] and lines[1].endswith(": out of luck")
+
+
+def test_values_of_several_kinds_and_lists_can_be_written(tmp_path):
+    from tgt_ray import records
+    from tgt_ray.storage import Storage
+
+    table = pd.DataFrame(
+        {"anchors": ["natural", 0.5, None], "widths": [[8, 16], [16], None], "score": [1.0, 2.0, np.nan]}
+    )
+    records.write_table(Storage(tmp_path), table, "trials")
+    again = records.read_table(Storage(tmp_path), "trials")
+    assert list(again.anchors) == ['"natural"', "0.5", None] and list(again.widths) == ["[8, 16]", "[16]", None]
+    assert again.score[1] == 2.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +24,11 @@ from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STORAGE = "results"
+
+def default_storage() -> str:
+    """`results` in the working directory. Ray deletes a job's working directory, so there it is a folder of the user's home."""
+    in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return str(Path.home() / "tgt_ray_results") if in_a_job else "results"
 
 
 class RunFailed(RuntimeError):
@@ -68,22 +74,31 @@ class SweepResult:
     @property
     def interrupted(self) -> bool:
         return len(self.trials) < self.config.num_trials or bool(
-            self.trials.status.isin(["running", "pending", "paused"]).any()
+            self.trials.status.isin(["running", "pending", "paused", "interrupted"]).any()
         )
 
 
 def run(
-    experiment: Experiment | dict[str, Any] | str | Source,
-    storage: str = DEFAULT_STORAGE,
+    experiment: Experiment | dict[str, Any] | str | Source | None = None,
+    storage: str | None = None,
     name: str | None = None,
     local: bool = False,
     resume: bool = False,
 ) -> RunResult:
-    """Train one experiment (a config, plain data or a YAML file). Raises ConfigError for bad input, RunFailed for a failed run."""
-    config: Experiment = _build(Experiment, experiment)
+    """Train one experiment (a config, plain data or a YAML file; None: the default one, or with `resume` that of the run). Raises ConfigError for bad input, RunFailed for a failed run."""
+    if resume and experiment is None:
+        root, name = _open(storage, name, "train", resume)
+        where = f"{root.root}/{name}/experiment.yaml"
+        experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
+    config: Experiment = _build(Experiment, experiment if experiment is not None else {})
+    config.check_files()
     data = config.task.load()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
+    if resume and folder.exists("ray_train" if local else "checkpoint"):
+        raise ConfigError(
+            f"--resume: '{name}' was begun {'on Ray' if local else 'with --local'}; go on with it the same way"
+        )
     if resume and folder.read("experiment.yaml") != dump_yaml(config).encode():
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
@@ -157,7 +172,7 @@ def _log_report(metrics: dict[str, Any]) -> None:
 
 def sweep(
     config: SweepConfig | dict[str, Any] | str | Source | None = None,
-    storage: str = DEFAULT_STORAGE,
+    storage: str | None = None,
     name: str | None = None,
     resume: bool = False,
 ) -> SweepResult:
@@ -165,23 +180,21 @@ def sweep(
     from tgt_ray import cluster, tuning
 
     if resume:
+        if config is not None:
+            raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
         root, name = _open(storage, name, "sweep", resume)
         where = f"{root.root}/{name}/sweep.yaml"
         loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
         data = loaded.experiment.task.load()
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
+        loaded.experiment.check_files()
         data = loaded.experiment.task.load()
         root, name = _open(storage, name, "sweep", resume)
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
-        log.info(
-            "go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s",
-            root.root,
-            name,
-        )
         table = tuning.start(loaded, data, root, name, resume)
     best = tuning.best_trial(loaded, table)
     return SweepResult(folder.root, loaded, table, best, records.read_json(folder, "record.json"))
@@ -213,18 +226,22 @@ def _build(cls: type[Config], what: Any) -> Any:
     return validate(cls, load_yaml(what), str(what))
 
 
-def _open(storage: str, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
+def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
     """The storage root and the run's name: a new one, or with `resume` one that is there."""
-    root = Storage(storage)
-    if resume:
-        if name is None:
-            raise ConfigError("--resume: say which run with --name")
-        marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
-        if not root.exists(check_name(name), marker):
-            raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.root}")
-        return root, name
-    name = check_name(name) if name else f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
-    if root.exists(name):
+    if name is not None:
+        check_name(name)
+    root = Storage(storage if storage is not None else default_storage())
+    if resume and name is None:
+        raise ConfigError("--resume: say which run with --name")
+    name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
+    try:
+        begun, taken = root.exists(name, marker), root.exists(name)
+    except OSError as err:
+        raise ConfigError(f"--storage {root.root}: cannot be read ({' '.join(str(err).split())})") from err
+    if resume and not begun:
+        raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.root}")
+    if taken and not resume:
         raise ConfigError(
             f"--name {name}: exists already in {root.root}; choose another name, or go on with it by --resume"
         )

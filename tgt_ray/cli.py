@@ -22,7 +22,11 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.steps=500. Repeatable."),
 ]
 StorageOption = Annotated[
-    str, typer.Option("--storage", help="Folder or URI for results, teachers and the teacher cache.")
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Folder or URI for results, teachers and the teacher cache. Default: results; in a Ray job: ~/tgt_ray_results.",
+    ),
 ]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Folder of this run below the storage. Default: a new one.")
@@ -37,7 +41,7 @@ def train(
         typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment; absent: the default on digits."),
     ] = None,
     sets: Sets = None,
-    storage: StorageOption = api.DEFAULT_STORAGE,
+    storage: StorageOption = None,
     name: NameOption = None,
     resume: ResumeOption = False,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
@@ -46,7 +50,8 @@ def train(
     """Train one student with its teacher, and measure it on the test split once, at the end."""
     if schema:
         return _print_schema(Experiment)
-    result = api.run(_data(file, sets, {}), storage=storage, name=name, local=local, resume=resume)
+    source = None if resume and file is None and not sets else _data(file, sets, {})
+    result = api.run(source, storage=storage, name=name, local=local, resume=resume)
     last = result.metrics.iloc[-1]
     shown = {key: f"{last[key]:.2f}" for key in last.index if key.startswith("test_")}
     print(f"student and records in {result.folder}; {', '.join(f'{k} {v}' for k, v in shown.items())}")
@@ -59,7 +64,7 @@ def sweep(
         typer.Argument(metavar="SWEEP.yaml", help="A sweep; absent: the default sweep on digits."),
     ] = None,
     sets: Sets = None,
-    storage: StorageOption = api.DEFAULT_STORAGE,
+    storage: StorageOption = None,
     name: NameOption = None,
     resume: ResumeOption = False,
     schema: SchemaOption = False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.config import ConfigError
@@ -39,10 +40,9 @@ def connect() -> Iterator[None]:
             ray.init(address=address, log_to_driver=False)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError) as err:
-        raise ConfigError(
-            f"RAY_ADDRESS {address}: cannot connect to that cluster ({' '.join(str(err).split())})"
-        ) from err
+    except (ConnectionError, RuntimeError, ValueError, RayError) as err:
+        what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
+        raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, digest
+from tgt_ray.config import Config, ConfigError
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
@@ -64,8 +64,8 @@ class PoolConfig(Config):
         default_factory=dict,
         description="custom resources an actor needs, to place the pool on certain nodes",
     )
-    rows_per_request: int = Field(256, ge=1, description="synthetic rows of one generator call")
-    window: int = Field(4, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
+    rows_per_request: int = Field(512, ge=1, description="synthetic rows of one generator call")
+    window: int = Field(3, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
     slot_length: int = Field(
         32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"
     )
@@ -112,9 +112,11 @@ class Experiment(Config):
         """The ratio that is trained at: 0 with an explorer that makes no rows."""
         return self.train.synthetic_ratio if self.explorer.synthesizes else 0.0
 
-    def teacher_fingerprint(self) -> str:
-        """Equal for experiments that can share data, teacher and teacher cache."""
-        return digest(self.task.model_dump(mode="json"), self.teacher.model_dump(mode="json"))
+    def check_files(self) -> None:
+        """ConfigError where a weights file that is named isn't there."""
+        for role, part in (("labeler", self.teacher.labeler), ("generator", self.teacher.generator)):
+            if part.weights is not None and not part.weights.is_file():
+                raise ConfigError(f"teacher.{role}.weights: no file at {part.weights}")
 
 
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -126,7 +128,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
     from tgt_ray.config import override
 
-    for key, value in overrides:
+    # Types first, in this order: setting one starts its block anew.
+    for key, value in sorted(overrides, key=lambda item: not item[0].endswith("type")):
         data = override(data, key, value)
     return data
 

@@ -43,8 +43,8 @@ class Leaderboard(Callback):
         self._live.update(render(self.sweep, trial_table(self.sweep, trials), time.time() - self.started), refresh=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Tune calls this before it changes the trial's status.
-        self._ended(trials, trial, "TERMINATED")
+        # Tune calls this before it says so of the trial itself.
+        self._ended(trials, trial, "COMPLETE")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trials, trial, "ERROR")
@@ -112,10 +112,13 @@ _TUNES_OWN = {
 def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
     if tune_status == "ERROR":
         return "failed"
-    if tune_status != "TERMINATED":
+    if tune_status not in ("TERMINATED", "COMPLETE"):
         return tune_status.lower()
     # The test split is measured in the last report alone.
-    return "finished" if f"test_{sweep.search.metric}" in result else "stopped early"
+    if f"test_{sweep.search.metric}" in result:
+        return "finished"
+    # Tune ends its trials alike when it is interrupted, but then it hasn't decided that they are done.
+    return "stopped early" if tune_status == "COMPLETE" or result.get("done") else "interrupted"
 
 
 def _line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:

@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -81,7 +82,7 @@ class SyntheticReader:
         self.offset = 0
         self.start_wait_s = 0.0  # until the first block: the pool's start
         self.wait_s = 0.0  # after it
-        self.lags: list[np.ndarray] = []
+        self.lags: Counter[int] = Counter()
         self.num_blocks = 0
 
     def take(self, count: int, step: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,7 @@ class SyntheticReader:
             inputs.append(torch.from_numpy(block["inputs"][part]))
             logits.append(torch.from_numpy(block["teacher_logits"][part]))
             versions = block["version"][part]
-            self.lags.append(step - versions[versions >= 0])
+            self.lags.update((step - versions[versions >= 0]).tolist())
             count -= len(versions)
             self.offset += len(versions)
         return torch.cat(inputs), torch.cat(logits)
@@ -113,8 +114,10 @@ class SyntheticReader:
 
     def lag(self) -> dict[str, float]:
         """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
-        lags = np.concatenate(self.lags) if self.lags else np.empty(0)
-        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()} if len(lags) else {}
+        if not self.lags:
+            return {}
+        lags = np.repeat(list(self.lags), list(self.lags.values()))
+        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()}
 
 
 class StudentRun:
@@ -266,6 +269,10 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
     """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged."""
     train, pool = run.experiment.train, run.experiment.pool
     run.student.train()
+    if run.step == train.steps and run.history:
+        hooks.report(
+            run, run.history[-1]
+        )  # killed between its last report and its end: who waits for the report may have missed it
     lap = time.perf_counter()
     while run.step < train.steps:
         run.train_step(reader)

@@ -91,11 +91,20 @@ def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str
 
 
 def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
-    """`stem`.csv and `stem`.parquet."""
+    """`stem`.csv and `stem`.parquet. A column of values of several kinds, or of lists, is written as JSON text."""
+    table = table.copy()
+    for name in table.columns:
+        kinds = {type(value) for value in table[name].dropna()}
+        if not pd.api.types.is_numeric_dtype(table[name]) and kinds - {str}:
+            table[name] = [None if _is_missing(value) else json.dumps(value) for value in table[name]]
     storage.write(table.to_csv(index=False).encode(), f"{stem}.csv")
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     storage.write(buffer.getvalue(), f"{stem}.parquet")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def read_table(storage: Storage, stem: str) -> pd.DataFrame:

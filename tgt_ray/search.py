@@ -41,6 +41,17 @@ class Distribution(Config):
         """The values that must be legal for all to be: both ends, or every choice."""
         return list(self.choice or self.uniform or self.loguniform or self.integers or ())
 
+    def probes(self) -> list[Any]:
+        """Values to try before a sweep starts: the ends and one between them, or every choice."""
+        if self.choice is not None:
+            return list(self.choice)
+        low, high = self.ends()
+        return [
+            low,
+            high,
+            min(low + 1, high) if self.integers else math.sqrt(low * high) if self.loguniform else (low + high) / 2,
+        ]
+
     def contains(self, value: Any) -> bool:
         if self.choice is not None:
             return value in self.choice
@@ -106,13 +117,14 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _space_is_legal(self) -> SweepConfig:
-        base = self.experiment.model_dump(mode="json")
-        for key, distribution in self.space.items():
-            for value in distribution.ends():
-                try:
-                    validate(Experiment, with_overrides(base, [(key, value)]))
-                except ConfigError as err:
-                    raise ValueError(f"space.{key} = {value!r}: {err}") from err
+        for key in self.space:
+            if key.startswith(("task.", "teacher.")):
+                raise ValueError(f"space.{key}: the trials of a sweep share task and teacher; run one sweep for each")
+        types = {key: d.probes() for key, d in self.space.items() if key.endswith(".type")}
+        others = [{key: value} for key, d in self.space.items() if key not in types for value in d.probes()]
+        for chosen in itertools.product(*types.values()):
+            for other in others or [{}]:
+                self._check_point({**dict(zip(types, chosen, strict=True)), **other})
         if self.search.algorithm == "grid":
             ranges = [key for key, distribution in self.space.items() if distribution.choice is None]
             if ranges:
@@ -121,6 +133,13 @@ class SweepConfig(Config):
         if self.search.metric not in legal:
             raise ValueError(f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}")
         return self
+
+    def _check_point(self, values: dict[str, Any]) -> None:
+        try:
+            self.trial_experiment(values)
+        except ConfigError as err:
+            where = ", ".join(f"space.{key} = {value!r}" for key, value in reversed(values.items()))
+            raise ValueError(f"{where}: {err}") from err
 
     @property
     def num_trials(self) -> int:
@@ -145,9 +164,12 @@ class SweepConfig(Config):
         """The experiment of a trial: `values` of the space, or {"control": name}. ConfigError where values don't fit together."""
         if "control" in values:
             return control(self.experiment, values["control"])
-        # Types first: setting one starts its block anew.
-        ordered = sorted(values.items(), key=lambda item: (not item[0].endswith(".type"), item[0]))
-        return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), ordered))
+        return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
+
+    def largest(self, key: str) -> float:
+        """The largest value that a numeric key takes in any trial."""
+        here = lookup(self.experiment.model_dump(mode="json"), key)
+        return max(self.space[key].ends()) if key in self.space else here
 
 
 def lookup(data: dict[str, Any], key: str) -> Any:

@@ -47,7 +47,8 @@ class Storage:
 
     def within(self, *parts: str) -> Storage:
         """The storage rooted in a folder of this one."""
-        return Storage("/".join([self.root, *map(_safe, parts)]))
+        path, question, options = self.root.partition("?")  # s3://bucket/path?region=...
+        return Storage("/".join([path, *map(_safe, parts)]) + question + options)
 
     def path(self, *parts: str) -> str:
         """Path on `self.fs`."""
@@ -55,6 +56,11 @@ class Storage:
 
     def exists(self, *parts: str) -> bool:
         return self.fs.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
+
+    def files(self, *parts: str) -> list[str]:
+        """Paths of the files directly in a folder; none where there is no such folder."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
 
     def read(self, *parts: str) -> bytes:
         """A file's bytes. Raises FileNotFoundError."""

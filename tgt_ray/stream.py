@@ -67,6 +67,7 @@ class TeacherGenerator:
         self.student = build_student(experiment, shape, classes).to(device).eval().requires_grad_(False)
         self.version = -1
         self.busy_s = self.total_s = 0.0
+        self.last_done = time.perf_counter()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Block]:
         length = self.setup.experiment.pool.slot_length
@@ -87,8 +88,7 @@ class TeacherGenerator:
 
         from tgt_ray.synthesis import check_block
 
-        asked, setup = time.perf_counter(), self.setup
-        grant = ray.get(setup.coordinator.grant.remote(slot, place, self.version, self.busy_s, self.total_s))
+        grant = ray.get(self.setup.coordinator.grant.remote(slot, place, self.version, self.busy_s, self.total_s))
         if grant is None:
             return None
         granted = time.perf_counter()
@@ -98,7 +98,7 @@ class TeacherGenerator:
         block = self.synthesizer(grant.request, grant.job.seed, grant.job.explorer, self.student, grant.version)
         check_block(block)
         done = time.perf_counter()
-        self.busy_s, self.total_s = done - granted, done - asked
+        self.busy_s, self.total_s, self.last_done = done - granted, done - self.last_done, done
         return block
 
 
@@ -119,11 +119,11 @@ class SyntheticStream:
         setup = PoolSetup(experiment, prepared, storage_root, self.coordinator)
         self.blocks: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
-        # No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
+        # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which would take a
+        # third of a small student's time. No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
         # the window waits for. The feeder thread and its queue do it instead.
-        batches = make_dataset(setup, self.count, generator).iter_batches(
-            batch_size=None, batch_format="numpy", prefetch_batches=0
-        )
+        (split,) = make_dataset(setup, self.count, generator).streaming_split(1, equal=False)
+        batches = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
         self.feeder = threading.Thread(target=self._feed, args=(batches,), daemon=True)
         self.feeder.start()
 

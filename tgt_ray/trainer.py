@@ -17,6 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.queue import Queue
 
 from tgt_ray import cluster
+from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.prepared import Prepared, prepare
 from tgt_ray.storage import Storage
@@ -30,9 +31,15 @@ HEALTH_CHECK_INTERVAL_S = 0.2
 
 def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
     """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't)."""
-    cpus = cluster.largest_node_cpus()
-    task = ray.remote(_prepare_teacher).options(num_cpus=cpus, num_gpus=0)
-    record = ray.get(task.remote(experiment, ray.put(data), storage, max(1, int(cpus))))
+    # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
+    task = ray.remote(_prepare_teacher).options(num_cpus=1)
+    threads = max(1, int(cluster.largest_node_cpus()))
+    try:
+        record = ray.get(task.remote(experiment, ray.put(data), storage, threads))
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, ConfigError):
+            raise err.cause from None
+        raise
 
     def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
         return label_rows(experiment, record, data, table, storage)
@@ -92,7 +99,6 @@ def label_rows(
             fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
             compute=ray.data.ActorPoolStrategy(size=pool.actors),
             num_cpus=pool.cpus_per_actor,
-            num_gpus=pool.gpus_per_actor or None,
             resources=pool.actor_resources or None,
         )
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from tgt_ray import cluster, records, trainer
-from tgt_ray.config import ConfigError, dump_yaml
+from tgt_ray.config import ConfigError, digest, dump_yaml
+from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
 from tgt_ray.prepared import Prepared
 from tgt_ray.search import SweepConfig
@@ -39,9 +38,6 @@ def run_trial(values: dict[str, Any], sweep: SweepConfig, prepared: tuple[Any, .
     """One trial, in Tune's process: no torch here, all the work is in Ray Train's workers and the pool."""
     experiment = sweep.trial_experiment(values)
     storage = Storage(root)
-    if experiment.teacher_fingerprint() != sweep.experiment.teacher_fingerprint():
-        # The space changes the task or the teacher: what is shared otherwise is made for this trial, or found in the storage.
-        prepared = (ray.put(trainer.prepare_on_ray(experiment, experiment.task.load(), storage)),)
     name = tune.get_context().get_trial_id()
     result = trainer.fit(experiment, prepared, storage, Storage(folder), name, [TuneReportCallback()])
     outcome = result.return_value or {}
@@ -80,26 +76,54 @@ class ControlledASHA(ASHAScheduler):
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        # A control's final score in a rung would raise the bar there for the trials of the search.
+        if "control" not in trial.config:
+            super().on_trial_complete(tune_controller, trial, result)
+
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
     """Run a sweep on the connected cluster in `storage`/`name`. Returns its table; files are as README.md lists them."""
     folder = storage.within(name)
     concurrent = check_concurrency(sweep)
+    # Killed before its first trial, a sweep has nothing to restore and starts afresh.
+    resume = resume and any("/experiment_state-" in file for file in folder.files("tune"))
+    if resume and concurrent < (before := records.read_json(folder, "record.json")["concurrent"]):
+        raise ConfigError(
+            f"--resume: the sweep runs {before} trials at once, this cluster holds {concurrent}; use a larger one"
+        )
     prepared = trainer.prepare_on_ray(sweep.experiment, data, storage)
     log_teacher(prepared)
     if not resume:
         folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
         records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
+        study_path(folder).unlink(missing_ok=True)
+    log.info("go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s", storage.root, name)
     tuner = make_tuner(sweep, prepared, storage, folder, concurrent, resume)
     tuner.fit()
     return finish(sweep, folder)
 
 
+def most_demanding(sweep: SweepConfig) -> Experiment:
+    """The experiment of the space that holds the most of a cluster, so that what fits for it fits for every trial."""
+
+    def size(experiment: Experiment) -> tuple[float, ...]:
+        bundles = cluster.lane_bundles(experiment)
+        return tuple(sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("GPU", "CPU"))
+
+    values: dict[str, Any] = {}
+    for key in sorted(sweep.space, key=lambda key: not key.endswith(".type")):
+        points = [{**values, key: end} for end in sweep.space[key].ends()]
+        values = max(points, key=lambda point: size(sweep.trial_experiment(point)))
+    return sweep.trial_experiment(values)
+
+
 def check_concurrency(sweep: SweepConfig) -> int:
     """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
-    cluster.check_fits(sweep.experiment)
+    demanding = most_demanding(sweep)
+    cluster.check_fits(demanding)
     asked = sweep.search.concurrent
-    room = cluster.count_lanes(sweep.experiment, at_most=sweep.num_trials if asked == "auto" else asked)
+    room = cluster.count_lanes(demanding, at_most=sweep.num_trials if asked == "auto" else asked)
     if asked != "auto" and room < asked:
         raise ConfigError(
             f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room}; lower it or use auto"
@@ -122,7 +146,7 @@ def make_tuner(
     )
     if resume:
         return tune.Tuner.restore(
-            f"{folder.root}/tune", trainable=trainable, resume_unfinished=True, restart_errored=False
+            folder.within("tune").root, trainable=trainable, resume_unfinished=True, restart_errored=False
         )
     search = sweep.search
     return tune.Tuner(
@@ -173,12 +197,14 @@ def study_path(folder: Storage) -> Path:
     """Optuna's journal needs a real file: in the sweep's folder, or beside this driver where the folder is remote."""
     if folder.is_local:
         return Path(folder.base) / STUDY_FILE
-    return Path(tempfile.gettempdir()) / f"tgt_ray_{getpass.getuser()}_{Path(folder.root).name}_{STUDY_FILE}"
+    private = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)
+    private.mkdir(parents=True, exist_ok=True)
+    return private / STUDY_FILE
 
 
 def make_scheduler(sweep: SweepConfig) -> TrialScheduler:
-    search, steps = sweep.search, sweep.experiment.train.steps
-    grace = search.grace_evaluations * sweep.experiment.train.eval_every
+    search, steps = sweep.search, int(sweep.largest("train.steps"))
+    grace = search.grace_evaluations * int(sweep.largest("train.eval_every"))
     if search.scheduler == "none" or grace >= steps:
         return FIFOScheduler()
     return ControlledASHA(time_attr="step", max_t=steps, grace_period=grace, reduction_factor=search.reduction_factor)
@@ -213,7 +239,7 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
         folder.write(study_path(folder).read_bytes(), STUDY_FILE)
     best = best_trial(sweep, table)
     if best is not None:
-        values = {key: best[key].item() if hasattr(best[key], "item") else best[key] for key in sweep.space}
+        values = records.read_json(folder, "tune", best.trial, "params.json")  # as Tune had them: a table flattens them
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {
             str(key): value for key, value in best.to_dict().items() if pd.notna(value) and key != "checkpoint_path"

@@ -87,7 +87,7 @@ class RayHooks:
         self.stream, self.rank = stream, rank
 
     def snapshot(self, run: StudentRun) -> None:
-        # Data parallel students are equal, so that each worker can serve its own generators.
+        # Data parallel students have equal weights, so that each worker can serve its own generators.
         if self.stream is not None:
             self.stream.publish(run.step, run.weights())
 

@@ -91,3 +91,34 @@ def test_a_folder_that_another_node_does_not_see_is_refused(monkeypatch, tmp_pat
     with pytest.raises(ConfigError, match=r"2 nodes, and 10\.0\.0\.7 does not see"):
         cluster.check_shared(storage)
     assert not list(tmp_path.iterdir())
+
+
+def test_lanes_are_counted_for_the_most_demanding_trial_of_the_space():
+    from tgt_ray.search import SweepConfig
+    from tgt_ray.tuning import most_demanding
+
+    space = {"train.workers": {"choice": [1, 4]}, "explorer.type": {"choice": ["none", "random"]}}
+    demanding = most_demanding(
+        SweepConfig.model_validate({"experiment": {"explorer": {"type": "none"}}, "space": space})
+    )
+    assert demanding.train.workers == 4 and demanding.streams
+
+
+def test_controls_neither_stop_nor_stop_others():
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import TrialScheduler
+
+    from tgt_ray.tuning import ControlledASHA
+
+    scheduler = ControlledASHA(
+        time_attr="step", metric="score", mode="max", max_t=500, grace_period=200, reduction_factor=3
+    )
+    trials = [SimpleNamespace(trial_id=str(i), config={"control": "one_hot"}, status="RUNNING") for i in range(2)]
+    for trial, score in zip(trials, (80.0, 85.0), strict=True):
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, {"step": 500, "score": score}) == TrialScheduler.CONTINUE
+        scheduler.on_trial_complete(None, trial, {"step": 500, "score": score})
+    searched = SimpleNamespace(trial_id="2", config={}, status="RUNNING", is_saving=False)
+    scheduler.on_trial_add(None, searched)
+    assert scheduler.on_trial_result(None, searched, {"step": 200, "score": 60.0}) == TrialScheduler.CONTINUE
