@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
+from ray._raylet import PlacementGroupID
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.queue import Queue
 
 from tgt_ray import cluster
@@ -137,7 +140,7 @@ def fit(
         run_config=RunConfig(
             name=name,
             storage_path=folder.root,
-            callbacks=callbacks,
+            callbacks=[*callbacks, RememberPlacement(folder.within(name))],
             failure_config=FailureConfig(max_failures=train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -181,3 +184,30 @@ def follow(report: Callable[[dict[str, Any]], None]) -> Iterator[ForwardReports]
         queue.put(None)
         thread.join()
         queue.shutdown()
+
+
+PLACEMENT_FILE = "placement_group"
+
+
+class RememberPlacement(WorkerGroupCallback):
+    """Writes the id of a run's placement group beside its checkpoints.
+
+    Ray keeps a placement group until its job ends, also when the run that made it is stopped from outside. Train's own cleaner
+    needs the dashboard to find that out, so whoever stops a run frees its place by `free_placement`.
+    """
+
+    def __init__(self, folder: Storage):
+        self.folder = folder
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self.folder.write(group.id.hex().encode(), PLACEMENT_FILE)
+
+
+def free_placement(folder: Storage) -> None:
+    """Give back what a stopped run in `folder` still holds of the cluster."""
+    if not folder.exists(PLACEMENT_FILE):
+        return
+    group = folder.read(PLACEMENT_FILE).decode()
+    if placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))

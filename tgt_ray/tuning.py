@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,27 @@ class ControlledASHA(ASHAScheduler):
         # A control's final score in a rung would raise the bar there for the trials of the search.
         if "control" not in trial.config:
             super().on_trial_complete(tune_controller, trial, result)
+
+
+class FreePlaces(tune.Callback):
+    """Frees the places of ended trials, shortly after: at once, their controllers would still replace what they lose."""
+
+    DELAY_S = 2.0
+
+    def __init__(self, runs: Storage):
+        self.runs = runs
+        self.ended: dict[str, float] = {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended[trial.trial_id] = time.time()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended[trial.trial_id] = time.time()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for trial_id in [t for t, when in self.ended.items() if time.time() - when > self.DELAY_S]:
+            trainer.free_placement(self.runs.within(trial_id))
+            del self.ended[trial_id]
 
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
@@ -164,7 +186,7 @@ def make_tuner(
             name="tune",
             storage_path=folder.root,
             verbose=0,
-            callbacks=[Leaderboard(sweep, folder)],
+            callbacks=[Leaderboard(sweep, folder), FreePlaces(folder.within("train"))],
             # Lost workers are Ray Train's to replace; a trial that fails all the same would fail again.
             failure_config=tune.FailureConfig(max_failures=0),
         ),
