@@ -31,7 +31,7 @@ class Synthesizer:
         self.anchors = anchors
         self.rows_per_request = rows_per_request
         self.device = device
-        self.latents_NL = torch.from_numpy(anchors.latents).to(device)
+        self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.scale_L = self.latents_NL.std(dim=0)
 
