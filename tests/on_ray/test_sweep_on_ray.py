@@ -66,3 +66,27 @@ def test_the_record_says_what_was_run(result):
     assert result.record["kind"] == "sweep" and result.record["config"]["search"]["seed"] == 0
     assert result.record["environment"]["packages"]["ray"]
     assert result.record["teacher"]["labeler"]["reused"] is True
+
+
+def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
+    from ray.util.placement_group import placement_group_table
+
+    values = [("explorer.type", "none"), ("train.steps", 400), ("train.eval_every", 40)]
+    config = SweepConfig.model_validate(
+        {
+            "experiment": with_overrides(prepared.experiment.model_dump(mode="json"), values),
+            # The first is good, so that asha stops the ones that hardly learn.
+            "space": {"train.learning_rate": {"choice": [0.01, 1e-7, 2e-7]}},
+            "search": {
+                "algorithm": "grid",
+                "controls": [],
+                "grace_evaluations": 1,
+                "reduction_factor": 2,
+                "concurrent": 1,
+            },
+        }
+    )
+    result = api.sweep(config, storage=storage.root, name="asha")
+    assert "stopped early" in set(result.trials.status), "nothing was stopped, so nothing was tested"
+    held = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
+    assert len(held) <= 1, "a place may be held for two more seconds by the last trial alone"
