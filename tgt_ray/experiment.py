@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError
+from tgt_ray.config import Config, ConfigError, override
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
@@ -126,10 +126,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 
 
 def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
-    from tgt_ray.config import override
-
     # Types first, in this order: setting one starts its block anew.
-    for key, value in sorted(overrides, key=lambda item: not item[0].endswith("type")):
+    for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
         data = override(data, key, value)
     return data
 

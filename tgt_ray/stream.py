@@ -119,8 +119,8 @@ class SyntheticStream:
         setup = PoolSetup(experiment, prepared, storage_root, self.coordinator)
         self.blocks: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
-        # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which would take a
-        # third of a small student's time. No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
+        # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which would
+        # compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
         # the window waits for. The feeder thread and its queue do it instead.
         (split,) = make_dataset(setup, self.count, generator).streaming_split(1, equal=False)
         batches = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)

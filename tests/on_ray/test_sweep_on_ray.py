@@ -4,6 +4,7 @@ import optuna
 import pandas as pd
 import pytest
 import safetensors.torch
+import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -37,9 +38,7 @@ def test_a_trial_with_nan_fails_with_its_reason_and_the_sweep_goes_on(result):
 
 def test_the_best_trial_is_kept_with_config_metrics_and_weights(result, storage):
     assert result.best is not None and result.best["train.learning_rate"] == 0.05
-    best = Experiment.model_validate(
-        __import__("yaml").safe_load(storage.read("small-sweep", "best", "experiment.yaml"))
-    )
+    best = Experiment.model_validate(yaml.safe_load(storage.read("small-sweep", "best", "experiment.yaml")))
     assert best.train.learning_rate == 0.05
     weights = safetensors.torch.load(storage.read("small-sweep", "best", "student.safetensors"))
     assert "criterion.head.weight" in weights
