@@ -204,10 +204,17 @@ class RememberPlacement(WorkerGroupCallback):
         self.folder.write(group.id.hex().encode(), PLACEMENT_FILE)
 
 
+def held_placement(folder: Storage) -> PlacementGroup | None:
+    """What a run in `folder` still holds of the cluster, if anything."""
+    if not folder.exists(PLACEMENT_FILE):
+        return None
+    group = folder.read(PLACEMENT_FILE).decode()
+    if placement_group_table().get(group, {}).get("state") in (None, "REMOVED"):
+        return None
+    return PlacementGroup(PlacementGroupID.from_hex(group))
+
+
 def free_placement(folder: Storage) -> None:
     """Give back what a stopped run in `folder` still holds of the cluster."""
-    if not folder.exists(PLACEMENT_FILE):
-        return
-    group = folder.read(PLACEMENT_FILE).decode()
-    if placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+    if group := held_placement(folder):
+        remove_placement_group(group)

@@ -103,6 +103,13 @@ class FreePlaces(tune.Callback):
             trainer.free_placement(self.runs.within(trial_id))
             del self.ended[trial_id]
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        for trial_id, when in self.ended.items():
+            folder = self.runs.within(trial_id)
+            if trainer.held_placement(folder):
+                time.sleep(max(0.0, when + self.DELAY_S - time.time()))
+                trainer.free_placement(folder)
+
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
     """Run a sweep on the connected cluster in `storage`/`name`. Returns its table; files are as README.md lists them."""

@@ -19,13 +19,13 @@ from tgt_ray.experiment import Experiment, with_overrides
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 
-def children_named(part: str) -> list[int]:
+def children_named(part: bytes) -> list[int]:
     """Processes of this machine whose command line contains `part`."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
             except OSError:
                 continue  # it has just ended
             if part in command:
@@ -37,13 +37,13 @@ def test_kill_9_of_a_student_worker_resumes_from_its_checkpoint(ray_cluster, pre
     values = [("explorer.type", "random"), ("train.steps", 1500), ("train.eval_every", 100), ("train.max_failures", 2)]
     config = Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), values))
     folder = Path(storage.root) / "killed-worker" / "ray_train"
-    before = set(children_named("ray::RayTrainWorker"))
+    before = set(children_named(b"ray::RayTrainWorker"))
     killed: list[int] = []
 
     def kill_after_the_first_checkpoint() -> None:
         while not list(folder.glob("step_*")):
             time.sleep(0.05)
-        workers = set(children_named("ray::RayTrainWorker")) - before
+        workers = set(children_named(b"ray::RayTrainWorker")) - before
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
@@ -58,29 +58,39 @@ def test_kill_9_of_a_student_worker_resumes_from_its_checkpoint(ray_cluster, pre
     assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
 
 
-SWEEP = {
-    "experiment": {"explorer": {"type": "random"}, "train": {"steps": 600, "eval_every": 100}},
-    "space": {"train.synthetic_ratio": {"uniform": [0.2, 0.6]}},
-    "search": {"trials": 3, "controls": ["distillation"], "scheduler": "none", "concurrent": 1},
-}
-
-
-def test_kill_9_of_the_driver_then_resume_completes_the_sweep(prepared, storage, tmp_path):
-    sweep = {**SWEEP, "experiment": prepared.experiment.model_dump(mode="json")}
-    for key, value in [("explorer.type", "random"), ("train.steps", 600), ("train.eval_every", 100)]:
-        sweep["experiment"] = with_overrides(sweep["experiment"], [(key, value)])
+@pytest.fixture
+def sweep_command(prepared, storage, tmp_path):
+    """(name) -> the command of a sweep of a control and three trials, one at a time, and its folder."""
+    values = [("explorer.type", "random"), ("train.steps", 600), ("train.eval_every", 100)]
+    sweep = {
+        "experiment": with_overrides(prepared.experiment.model_dump(mode="json"), values),
+        "space": {"train.synthetic_ratio": {"uniform": [0.2, 0.6]}},
+        "search": {"trials": 3, "controls": ["distillation"], "scheduler": "none", "concurrent": 1},
+    }
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(sweep))
-    command = [sys.executable, "-m", "tgt_ray.sweep", "--storage", storage.root, "--name", "killed-driver"]
-    folder = Path(storage.root) / "killed-driver"
-    driver = subprocess.Popen(
-        [*command, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+
+    def make(name: str) -> tuple[list[str], str, Path]:
+        command = [sys.executable, "-m", "tgt_ray.sweep", "--storage", storage.root, "--name", name]
+        return command, str(file), Path(storage.root) / name
+
+    return make
+
+
+def run_until_a_second_trial_works(command: list[str], folder: Path, output: Path) -> subprocess.Popen:
+    """The driver, once a finished trial is in the table and the next one has a checkpoint."""
+    with output.open("w") as file:
+        driver = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     deadline = time.time() + 180
-    # A finished trial is in the table, and the next one has a checkpoint.
     while len(list(folder.glob("train/*/step_00000[12]00"))) < 1 or not (folder / "trials.csv").exists():
-        assert driver.poll() is None and time.time() < deadline, "the sweep ended before it could be killed"
+        assert driver.poll() is None and time.time() < deadline, "the sweep ended before it could be stopped"
         time.sleep(0.1)
+    return driver
+
+
+def test_kill_9_of_the_driver_then_resume_completes_the_sweep(sweep_command, tmp_path):
+    command, file, folder = sweep_command("killed-driver")
+    driver = run_until_a_second_trial_works([*command, file], folder, tmp_path / "output")
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     finished_before = set(pd.read_csv(folder / "trials.csv").query("status == 'finished'").trial)
@@ -93,3 +103,23 @@ def test_kill_9_of_the_driver_then_resume_completes_the_sweep(prepared, storage,
     assert finished_before <= set(table.trial), "a finished trial was lost"
     assert json.loads((folder / "best" / "metrics.json").read_text())["test_balanced_accuracy"] > 50
     assert (folder / "best" / "student.safetensors").exists()
+
+
+def test_ctrl_c_keeps_the_table_and_leaves_no_process(sweep_command, tmp_path):
+    before = set(children_named(b"ray"))
+    command, file, folder = sweep_command("interrupted")
+    driver = run_until_a_second_trial_works([*command, file], folder, tmp_path / "output")
+    started = set(children_named(b"raylet")) | set(children_named(b"ray::"))
+    assert started - before, "this sweep has no processes, so nothing is tested"
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    code = driver.wait(timeout=60)
+    output = (tmp_path / "output").read_text()
+    assert code == 130, output
+    assert "Traceback" not in output
+    assert "--resume" in output, "it says how to go on"
+    table = pd.read_csv(folder / "trials.csv")
+    assert "finished" in set(table.status) and "running" not in set(table.status)
+    deadline = time.time() + 20
+    while left := (set(children_named(b"raylet")) | set(children_named(b"ray::"))) - before:
+        assert time.time() < deadline, f"left over: {left}"
+        time.sleep(0.2)

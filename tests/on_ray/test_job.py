@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,9 +60,11 @@ def wait_for_jobs(env: dict[str, str], head_process: subprocess.Popen) -> None:
     raise AssertionError("the cluster takes no jobs")
 
 
-def submit(env: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def submit(
+    env: dict[str, str], folder: Path, *arguments: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "tgt_ray.sweep", *arguments],
+        ["ray", "job", "submit", "--working-dir", ".", *options, "--", "python", "-m", "tgt_ray.sweep", *arguments],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -95,6 +99,35 @@ def test_a_sweep_without_a_finished_trial_fails_the_job(head, sweep_file, storag
     done = submit(head, sweep_file.parent, "mine.yaml", "--storage", storage.root, "--name", "bad-job", *options)
     assert done.returncode != 0
     assert "not finite" in done.stdout
+
+
+def test_a_stopped_job_leaves_no_process_of_its_own(head, sweep_file, storage):
+    done = submit(
+        head,
+        sweep_file.parent,
+        "mine.yaml",
+        *("--storage", storage.root, "--name", "stopped-job", "--set", "experiment.train.steps=100000"),
+        options=("--no-wait", "--submission-id", "to-be-stopped"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def ray_processes() -> list[str]:
+        """Titles of the processes of the head's user that work for jobs."""
+        listed = subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True)
+        return [line for line in listed.stdout.splitlines() if "RayTrainWorker" in line or "TeacherGenerator" in line]
+
+    wait_until(lambda: list(Path(storage.root).glob("stopped-job/train/*/step_*")), 120)
+    assert ray_processes(), "the sweep has no processes, so nothing is tested"
+    subprocess.run(["ray", "job", "stop", "to-be-stopped"], env=head, check=True, capture_output=True, timeout=60)
+    wait_until(lambda: not ray_processes(), 30)
+    assert yaml.safe_load(storage.read("stopped-job", "sweep.yaml")), "what was begun stays, to be resumed"
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, "waited too long"
+        time.sleep(0.2)
 
 
 def test_a_stranger_without_the_token_is_refused(head, sweep_file, storage, tmp_path_factory):

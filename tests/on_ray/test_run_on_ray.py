@@ -1,9 +1,12 @@
 """One experiment on Ray Train: the same as in one process, with one worker and with two."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from tgt_ray import api
 from tgt_ray.experiment import Experiment, with_overrides
@@ -59,3 +62,27 @@ def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     run = api.run(config, storage=storage.root, name="two-workers")
     assert len(run.metrics) == 2 and run.metrics.iloc[-1]["step"] == 120
     assert run.metrics.iloc[-1]["test_balanced_accuracy"] > 60
+
+
+OWN_EXPLORER = """
+from tgt_ray.explorers import Explorer
+
+
+class Shrink(Explorer):
+    factor: float = 0.5
+
+    def explore(self, latents, near):
+        return latents * self.factor
+"""
+
+
+def test_a_component_of_the_users_own_runs_on_ray_by_its_name(prepared, storage, tmp_path):
+    """As a user does it: a module in the working directory, named in a file, given to the command."""
+    (tmp_path / "mine.py").write_text(OWN_EXPLORER)
+    data = small(prepared, explorer__type="random").model_dump(mode="json")
+    data["explorer"] = {"type": "mine:Shrink", "factor": 0.9}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "tgt_ray.train", "experiment.yaml", "--storage", storage.root, "--name", "own"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(storage.read("own", "record.json"))["experiment"]["explorer"]["type"] == "mine:Shrink"

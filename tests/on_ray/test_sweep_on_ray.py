@@ -26,7 +26,8 @@ def result(ray_cluster, prepared, storage) -> api.SweepResult:
             "search": {"algorithm": "grid", "controls": ["one_hot"], "scheduler": "none"},
         }
     )
-    return api.sweep(config, storage=storage.root, name="small-sweep")
+    # As a URI: what a cluster's storage is, on a file system that every machine has.
+    return api.sweep(config, storage=f"file://{storage.root}", name="small-sweep")
 
 
 def test_a_trial_with_nan_fails_with_its_reason_and_the_sweep_goes_on(result):
@@ -87,5 +88,4 @@ def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
     )
     result = api.sweep(config, storage=storage.root, name="asha")
     assert "stopped early" in set(result.trials.status), "nothing was stopped, so nothing was tested"
-    held = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
-    assert len(held) <= 1, "a place may be held for two more seconds by the last trial alone"
+    assert [g for g in placement_group_table().values() if g["state"] != "REMOVED"] == []
