@@ -5,9 +5,9 @@
 (c) The share of its time that the student waits when the pool keeps up, from the runs of (a).
 (d) Seconds of a trial outside its training steps, and where they go.
 
-Ratios are taken side by side in one process group: the two sides alternate, and medians are compared.
+Ratios are taken side by side in one process: segments of a few seconds alternate, and the median of the pairs' ratios counts.
 
-    python benchmarks/stream.py --data digits|FOLDER [--repeats 5] [--storage DIR] [--out FILE.json]
+    python benchmarks/stream.py --data digits|FOLDER [--segments 15] [--repeats 5] [--storage DIR] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from common import apply_sets, base_experiment, command, data_name, record_path, write_record
+from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
 
 from tgt_ray import cluster, records, trainer
 from tgt_ray.config import validate
@@ -61,29 +61,30 @@ class Measure:
         self.experiment, self.root, self.ref = experiment, root, tuple(prepared)
         self.prepared: Prepared = ray.get(prepared[0])
 
-    def student(self, streamed: bool, steps: int) -> dict[str, float]:
-        """Images per second over all rows of the student's steps, after the stream has started."""
+    def student(self, segments: int, steps: int) -> list[dict[str, float]]:
+        """Images per second over all rows of the student's steps, in turns fed by the stream and from memory."""
         run = StudentRun(self.experiment, self.prepared.student)
         run.student.train()
-        stream = None
-        if streamed:
-            stream = self._stream(run, ReadyGenerator)
-            blocks: Iterator[Block] = iter(stream)
-        else:
-            blocks = self._in_memory()
-        reader = SyntheticReader(blocks)
-        for _ in range(steps // 10):
-            self._step(run, reader, stream)
-        reader.wait_s, started = 0.0, time.perf_counter()
-        for _ in range(steps):
-            self._step(run, reader, stream)
-        seconds = time.perf_counter() - started
-        if stream is not None:
-            stream.close()
-        return {
-            "images_per_s": steps * self.experiment.train.batch_size / seconds,
-            "wait_share": reader.wait_s / seconds,
-        }
+        stream = self._stream(run, ReadyGenerator)
+        sides = {"streamed": SyntheticReader(iter(stream)), "in_memory": SyntheticReader(self._in_memory())}
+
+        def measure(side: str) -> dict[str, float]:
+            reader, published = sides[side], stream if side == "streamed" else None
+            # Not timed: what the pool had made ahead, so that each side bears its own work alone.
+            for _ in range(steps // 4):
+                self._step(run, reader, published)
+            reader.wait_s, started = 0.0, time.perf_counter()
+            for _ in range(steps):
+                self._step(run, reader, published)
+            seconds = time.perf_counter() - started
+            return {
+                side: steps * self.experiment.train.batch_size / seconds,
+                f"wait_share_{side}": reader.wait_s / seconds,
+            }
+
+        out = in_turns(measure, segments)
+        stream.close()
+        return out
 
     def _step(self, run: StudentRun, reader: SyntheticReader, stream: SyntheticStream | None) -> None:
         run.train_step(reader)
@@ -92,30 +93,30 @@ class Measure:
             and run.experiment.explorer.on_policy
             and run.step % run.experiment.pool.snapshot_every == 0
         ):
-            stream.publish(run.step, run.weights())
+            stream.publish(run.step, run.snapshot())
 
-    def generator(self, streamed: bool, blocks: int) -> dict[str, float]:
-        """Images per second of one generator."""
-        rows = self.experiment.pool.rows_per_request
-        if streamed:
-            stream = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
-            source: Iterator[Block] = iter(stream)
-        else:
-            source = self._plain()
-        for _ in range(3):
-            next(source)
-        started = time.perf_counter()
-        for _ in range(blocks):
-            next(source)
-        seconds = time.perf_counter() - started
-        if streamed:
-            stream.close()
-        return {"images_per_s": blocks * rows / seconds}
+    def generator(self, segments: int, blocks: int) -> list[dict[str, float]]:
+        """Images per second of one generator, in turns in the pool and in a plain loop."""
+        stream = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
+        sides = {"streamed": iter(stream), "in_memory": self._plain()}
+
+        def measure(side: str) -> dict[str, float]:
+            for _ in range(blocks // 4):
+                next(sides[side])
+            started = time.perf_counter()
+            for _ in range(blocks):
+                next(sides[side])
+            seconds = time.perf_counter() - started
+            return {side: blocks * self.experiment.pool.rows_per_request / seconds}
+
+        out = in_turns(measure, segments)
+        stream.close()
+        return out
 
     def _stream(self, run: StudentRun, generator: type) -> SyntheticStream:
         stream = SyntheticStream(self.experiment, self.ref, self.root, generator=generator)
         if self.experiment.explorer.on_policy:
-            stream.publish(0, run.weights())
+            stream.publish(0, run.snapshot())
         stream.begin(0)
         return stream
 
@@ -141,20 +142,14 @@ class Measure:
         return Synthesizer(teacher, self.prepared.anchors, self.experiment.pool.rows_per_request)
 
 
-def compare(measure: Any, what: str, amount: int, repeats: int) -> dict[str, Any]:
-    """Both sides in turn, `repeats` times each, and the ratio of the medians."""
-    sides: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    for repeat in range(repeats):
-        for streamed in (True, False) if repeat % 2 else (False, True):
-            sides[streamed].append(ray.get(getattr(measure, what).remote(streamed, amount)))
-    middle = {side: median(run["images_per_s"] for run in runs) for side, runs in sides.items()}
-    return {
-        "streamed": sides[True],
-        "in_memory": sides[False],
-        "median_streamed": middle[True],
-        "median_in_memory": middle[False],
-        "ratio": middle[True] / middle[False],
-    }
+def in_turns(measure: Callable[[str], dict[str, float]], segments: int) -> list[dict[str, float]]:
+    """Both sides one right after the other, `segments` times, and the ratio of each pair."""
+    out = []
+    for segment in range(segments):
+        order = ("streamed", "in_memory") if segment % 2 else ("in_memory", "streamed")
+        pair = {key: value for side in order for key, value in measure(side).items()}
+        out.append({**pair, "ratio": pair["streamed"] / pair["in_memory"]})
+    return out
 
 
 def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage) -> dict[str, float]:
@@ -184,16 +179,20 @@ def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits, or a folder with Fashion-MNIST's Parquet files")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=600, help="student steps of one measurement")
-    parser.add_argument("--blocks", type=int, default=60, help="generator calls of one measurement")
+    parser.add_argument(
+        "--segments", type=at_least_one, default=15, help="pairs of measurements of student and generator"
+    )
+    parser.add_argument("--steps", type=at_least_one, default=600, help="student steps of one segment")
+    parser.add_argument("--blocks", type=at_least_one, default=30, help="generator calls of one segment")
+    parser.add_argument("--repeats", type=at_least_one, default=5, help="trials whose start-up is measured")
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     experiment = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
     # Long enough that a measurement never reaches the end of its stream.
-    plenty = [("train.steps", 100 * max(args.steps, args.blocks))]
+    rows = args.segments * max(args.steps * experiment.train.batch_size, args.blocks * experiment.pool.rows_per_request)
+    plenty = [("train.steps", 4 * rows)]
     endless = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), plenty))
     storage = Storage(args.storage)
     prepared = prepare_local(experiment, experiment.task.load(), storage)
@@ -206,8 +205,8 @@ def main() -> None:
             "data": data_name(args.data),
             "experiment": experiment.model_dump(mode="json"),
             "fingerprints": prepared.fingerprints,
-            "student": compare(measure, "student", args.steps, args.repeats),
-            "generator": compare(measure, "generator", args.blocks, args.repeats),
+            "student": ray.get(measure.student.remote(args.segments, args.steps)),
+            "generator": ray.get(measure.generator.remote(args.segments, args.blocks)),
         }
         ray.kill(measure)
         record["start_up"] = [start_up(experiment, ref, storage) for _ in range(args.repeats)]
@@ -219,12 +218,14 @@ def main() -> None:
 
 def show(record: dict[str, Any]) -> None:
     for name in ("student", "generator"):
-        part = record[name]
+        pairs = record[name]
+        ratios = sorted(pair["ratio"] for pair in pairs)
+        middle = {side: median(pair[side] for pair in pairs) for side in ("streamed", "in_memory")}
         print(
-            f"{name}: {part['median_streamed']:,.0f} images/s streamed, {part['median_in_memory']:,.0f} in memory,"
-            f" ratio {part['ratio']:.2f}"
+            f"{name}: {middle['streamed']:,.0f} images/s streamed, {middle['in_memory']:,.0f} in memory;"
+            f" ratio of a pair: median {median(ratios):.3f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} over {len(pairs)}"
         )
-    waits = [run["wait_share"] for run in record["student"]["streamed"]]
+    waits = [pair["wait_share_streamed"] for pair in record["student"]]
     print(f"student's wait share while the pool keeps up: median {median(waits):.3f}, largest {max(waits):.3f}")
     print("start-up, medians in seconds:")
     for key in record["start_up"][0]:

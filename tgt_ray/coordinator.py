@@ -12,6 +12,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from tgt_ray.explorers import Explorer
@@ -35,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Grant:
-    """Leave to make one request. `snapshot` holds a reference to student weights (safetensors) where newer ones are at hand."""
+    """Leave to make one request. `snapshot` holds a reference to the student's state where a newer one is at hand."""
 
     request: int
     job: Job
@@ -99,7 +100,7 @@ class Coordinator:
             self.consumed_below = index
             self.changed.notify_all()
 
-    async def publish(self, version: int, weights: bytes) -> None:
+    async def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """A snapshot of the student after `version` steps."""
         async with self.changed:
             # The coordinator owns the object, not the worker: a reference outlives a worker that dies.

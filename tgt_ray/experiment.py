@@ -64,7 +64,7 @@ class PoolConfig(Config):
         default_factory=dict,
         description="custom resources an actor needs, to place the pool on certain nodes",
     )
-    rows_per_request: int = Field(512, ge=1, description="synthetic rows of one generator call")
+    rows_per_request: int = Field(1024, ge=1, description="synthetic rows of one generator call")
     window: int = Field(3, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
     slot_length: int = Field(
         32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"

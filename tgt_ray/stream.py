@@ -56,6 +56,7 @@ class TeacherGenerator:
         from tgt_ray.teacher import load_teacher
 
         self.setup, experiment = setup, setup.experiment
+        self.slot_length = experiment.pool.slot_length
         torch.set_num_threads(max(1, int(experiment.pool.cpus_per_actor)))
         device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
         prepared = ray.get(setup.prepared[0])
@@ -70,31 +71,39 @@ class TeacherGenerator:
         self.last_done = time.perf_counter()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Block]:
-        length = self.setup.experiment.pool.slot_length
         with ThreadPoolExecutor(max_workers=1) as ahead:
             for slot in map(int, batch["slot"]):
                 # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
+                self.asked = self._ask(slot, 0)
                 upcoming = ahead.submit(self._make, slot, 0)
-                for place in range(length):
+                for place in range(self.slot_length):
                     block = upcoming.result()
                     if block is None:
                         return
-                    if place + 1 < length:
+                    if place + 1 < self.slot_length:
                         upcoming = ahead.submit(self._make, slot, place + 1)
                     yield pack(block)
 
+    def _ask(self, slot: int, place: int) -> Any:
+        """A reference to the grant, or to None."""
+        return self.setup.coordinator.grant.remote(slot, place, self.version, self.busy_s, self.total_s)
+
     def _make(self, slot: int, place: int) -> Block | None:
-        import safetensors.torch
+        import torch
 
         from tgt_ray.synthesis import check_block
 
-        grant = ray.get(self.setup.coordinator.grant.remote(slot, place, self.version, self.busy_s, self.total_s))
+        grant = ray.get(self.asked)
         if grant is None:
             return None
         granted = time.perf_counter()
         if grant.snapshot:
-            self.student.load_state_dict(safetensors.torch.load(ray.get(grant.snapshot[0])))
+            arrays = ray.get(grant.snapshot[0])
+            self.student.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
             self.version = grant.version
+        if place + 1 < self.slot_length:
+            # While this request is worked on, the next one's leave is on its way.
+            self.asked = self._ask(slot, place + 1)
         block = self.synthesizer(grant.request, grant.job.seed, grant.job.explorer, self.student, grant.version)
         check_block(block)
         done = time.perf_counter()
@@ -120,8 +129,8 @@ class SyntheticStream:
         self.blocks: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
         # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which would
-        # compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until another one comes, and that may be the very block that
-        # the window waits for. The feeder thread and its queue do it instead.
+        # compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until another one comes,
+        # and that may be the very block that the window waits for. The feeder thread and its queue do it instead.
         (split,) = make_dataset(setup, self.count, generator).streaming_split(1, equal=False)
         batches = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
         self.feeder = threading.Thread(target=self._feed, args=(batches,), daemon=True)
@@ -168,7 +177,7 @@ class SyntheticStream:
             # Not waited for: the next block is most likely here already.
             self.coordinator.consumed.remote(self.expected)
 
-    def publish(self, version: int, weights: bytes) -> None:
+    def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Hand generators the student as it is after `version` steps. Not waited for."""
         self.coordinator.publish.remote(version, weights)
 

@@ -89,7 +89,7 @@ class RayHooks:
     def snapshot(self, run: StudentRun) -> None:
         # Data parallel students have equal weights, so that each worker can serve its own generators.
         if self.stream is not None:
-            self.stream.publish(run.step, run.weights())
+            self.stream.publish(run.step, run.snapshot())
 
     def stream_metrics(self) -> dict[str, float]:
         return self.stream.metrics() if self.stream is not None else {}

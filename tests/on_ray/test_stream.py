@@ -80,7 +80,7 @@ def test_lag_is_bounded_by_window_and_snapshots(ray_cluster, prepared, storage):
     )
     stream = SyntheticStream(config, (ray.put(prepared.prepared),), storage.root)
     run = StudentRun(config, prepared.prepared.student)
-    stream.publish(0, run.weights())
+    stream.publish(0, run.snapshot())
     stream.begin(0)
     blocks, lags, steps_per_block = iter(stream), [], 2  # 64 rows, 32 a step
     for step in range(0, 120, steps_per_block):
@@ -88,7 +88,7 @@ def test_lag_is_bounded_by_window_and_snapshots(ray_cluster, prepared, storage):
         lags.append(step - block["version"][0])
         time.sleep(0.02)  # a student slower than its generators: what is granted ahead is as old as it can get
         if (step + steps_per_block) % 10 == 0:
-            stream.publish(step + steps_per_block, run.weights())
+            stream.publish(step + steps_per_block, run.snapshot())
     stream.close()
     # Granted at most `window` requests ahead of the one in use, with a snapshot at most `snapshot_every` steps old.
     assert max(lags) <= 3 * steps_per_block + 10 + steps_per_block
