@@ -1,4 +1,4 @@
-"""Floor 1: run records: what was run, on what, with which result. No torch, no ray."""
+"""Floor 1: run records: what was run, on what, with which result. No torch, no ray; pandas only once there is a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tgt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGES = ("tgt-ray", "ray", "torch", "optuna", "numpy", "pyarrow", "pandas", "scikit-learn", "timm")
 
@@ -92,6 +93,8 @@ def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str
 
 def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
     """`stem`.csv and `stem`.parquet. A column of values of several kinds, or of lists, is written as JSON text."""
+    import pandas as pd
+
     table = table.copy()
     for name in table.columns:
         kinds = {type(value) for value in table[name].dropna()}
@@ -109,11 +112,15 @@ def _is_missing(value: Any) -> bool:
 
 def read_table(storage: Storage, stem: str) -> pd.DataFrame:
     """What `write_table` has written."""
+    import pandas as pd
+
     return plain_text(pd.read_parquet(io.BytesIO(storage.read(f"{stem}.parquet"))))
 
 
 def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table with None, not NaN, where a text is missing."""
+    import pandas as pd
+
     out = table.copy()
     for name in out.columns:
         if not pd.api.types.is_numeric_dtype(out[name]):
