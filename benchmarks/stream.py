@@ -3,7 +3,7 @@
 (a) The student fed by the stream against the same loop on blocks in memory, generation switched to blocks made beforehand.
 (b) One generator actor that makes blocks for a consumer that does nothing, against the same generator in a plain loop.
 (c) The share of its time that the student waits when the pool keeps up, from the runs of (a).
-(d) Seconds of a trial outside its training steps, and where they go.
+(d) Seconds until a trial trains: the first one of a lane, whose processes must start, and those after it.
 
 Ratios are taken side by side in one process: segments of a few seconds alternate, and the median of the pairs' ratios counts.
 
@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import ray
-import ray.train
 import torch
 from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
 
 from tgt_ray import cluster, records, trainer
+from tgt_ray.board import Run
 from tgt_ray.config import validate
+from tgt_ray.coordinator import Job
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.local import prepare_local
 from tgt_ray.loop import StudentRun, SyntheticReader
@@ -43,9 +44,12 @@ class ReadyGenerator(TeacherGenerator):
 
     def __init__(self, setup: PoolSetup):
         TeacherGenerator.__init__(self, setup)
-        experiment = setup.experiment
-        self.ready = self.synthesizer(0, experiment.train.seed, experiment.explorer, self.student, 0)
-        self.synthesizer = self.copy  # type: ignore[assignment]
+        self.ready: Block = {}
+
+    def _adopt(self, job: Job) -> None:
+        TeacherGenerator._adopt(self, job)
+        self.ready = self.synthesizer(0, self.seed, self.explorer, self.student, 0)
+        self.synthesizer = self.copy
 
     def copy(self, request: int, seed: int, explorer: Any, student: Any, version: int) -> Block:
         size = len(self.ready["anchor"])
@@ -65,8 +69,8 @@ class Measure:
         """Images per second over all rows of the student's steps, in turns fed by the stream and from memory."""
         run = StudentRun(self.experiment, self.prepared.student)
         run.student.train()
-        stream = self._stream(run, ReadyGenerator)
-        sides = {"streamed": SyntheticReader(iter(stream)), "in_memory": SyntheticReader(self._in_memory())}
+        stream, blocks = self._stream(run, ReadyGenerator)
+        sides = {"streamed": SyntheticReader(blocks), "in_memory": SyntheticReader(self._in_memory())}
 
         def measure(side: str) -> dict[str, float]:
             reader, published = sides[side], stream if side == "streamed" else None
@@ -97,8 +101,8 @@ class Measure:
 
     def generator(self, segments: int, blocks: int) -> list[dict[str, float]]:
         """Images per second of one generator, in turns in the pool and in a plain loop."""
-        stream = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
-        sides = {"streamed": iter(stream), "in_memory": self._plain()}
+        stream, streamed = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
+        sides = {"streamed": streamed, "in_memory": self._plain()}
 
         def measure(side: str) -> dict[str, float]:
             for _ in range(blocks // 4):
@@ -113,12 +117,10 @@ class Measure:
         stream.close()
         return out
 
-    def _stream(self, run: StudentRun, generator: type) -> SyntheticStream:
-        stream = SyntheticStream(self.experiment, self.ref, self.root, generator=generator)
-        if self.experiment.explorer.on_policy:
-            stream.publish(0, run.snapshot())
-        stream.begin(0)
-        return stream
+    def _stream(self, run: StudentRun, generator: type) -> tuple[SyntheticStream, Iterator[Block]]:
+        stream = SyntheticStream(self.experiment.pool, self.root, generator=generator)
+        snapshot = run.snapshot() if self.experiment.explorer.on_policy else None
+        return stream, stream.begin(self.experiment, self.ref, 0, snapshot, 0)
 
     def _plain(self) -> Iterator[Block]:
         experiment, data = self.experiment, self.prepared.student
@@ -152,28 +154,25 @@ def in_turns(measure: Callable[[str], dict[str, float]], segments: int) -> list[
     return out
 
 
-def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage) -> dict[str, float]:
-    """One trial on Ray Train, taken apart."""
-    short = Experiment.model_validate(
-        with_overrides(experiment.model_dump(mode="json"), [("train.steps", 100), ("train.eval_every", 100)])
-    )
-    name = f"start-up-{time.time_ns()}"
-    called = time.time()
-    result = trainer.fit(short, ref, storage, storage.within("benchmark_runs"), name, [])
-    returned = time.time()
-    assert result.return_value is not None
-    last, times = result.return_value["history"][-1], result.return_value["times"]
-    steps = last["train_s"] - last["start_wait_s"]
-    return {
-        "fit_s": returned - called,
-        "fit_to_loop_s": times["entered"] - called,
-        "worker_imports_and_student_s": times["ready"] - times["entered"],
-        "wait_for_the_pool_s": last["start_wait_s"],
-        "training_steps_s": steps,
-        "evaluation_and_checkpoint_s": times["trained"] - times["ready"] - last["train_s"],
-        "loop_to_return_s": returned - times["trained"],
-        "outside_training_steps_s": returned - called - steps,
-    }
+def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, repeats: int) -> list[dict[str, float]]:
+    """Short trials one after another on one lane: the first and `repeats` more, each taken apart."""
+    values = [("train.steps", 100), ("train.eval_every", 100)]
+    short = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), values))
+    out, since = [], time.time()
+    with trainer.open_lanes("stream benchmark", short, 1, storage) as board:
+        for index in range(repeats + 1):
+            folder = storage.within("benchmark_runs", f"start-up-{time.time_ns()}")
+            ray.get(board.submit.remote(Run(str(index), short, ref, folder.root)))
+            last = ray.get(board.next_report.remote(str(index), 0)).metrics
+            while ray.get(board.next_report.remote(str(index), 1)).metrics is not None:
+                pass
+            waited = {name: last[name] for name in ("setup_s", "start_wait_s")}
+            steps = last["train_s"] - last["start_wait_s"]
+            out.append(
+                {"trial_s": time.time() - since, **waited, "training_steps_s": steps, "gap_s": last.get("gap_s")}
+            )
+            since = time.time()
+    return out
 
 
 def main() -> None:
@@ -184,7 +183,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=at_least_one, default=600, help="student steps of one segment")
     parser.add_argument("--blocks", type=at_least_one, default=30, help="generator calls of one segment")
-    parser.add_argument("--repeats", type=at_least_one, default=5, help="trials whose start-up is measured")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=5, help="trials on a warm lane whose start-up is measured"
+    )
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
@@ -209,7 +210,7 @@ def main() -> None:
             "generator": ray.get(measure.generator.remote(args.segments, args.blocks)),
         }
         ray.kill(measure)
-        record["start_up"] = [start_up(experiment, ref, storage) for _ in range(args.repeats)]
+        record["start_up"] = start_up(experiment, ref, storage, args.repeats)
     record["load_average"] = os.getloadavg()
     record["environment"] = records.environment()
     show(record)
@@ -227,9 +228,10 @@ def show(record: dict[str, Any]) -> None:
         )
     waits = [pair["wait_share_streamed"] for pair in record["student"]]
     print(f"student's wait share while the pool keeps up: median {median(waits):.3f}, largest {max(waits):.3f}")
-    print("start-up, medians in seconds:")
-    for key in record["start_up"][0]:
-        print(f"  {key}: {median(run[key] for run in record['start_up']):.2f}")
+    first, *others = record["start_up"]
+    print(f"first trial of a lane: {first['trial_s']:.2f} s from the lane's start to the trial's end")
+    for key in others[0]:
+        print(f"  a trial after it, {key}: median {median(trial[key] for trial in others):.2f}")
 
 
 if __name__ == "__main__":

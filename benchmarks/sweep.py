@@ -1,10 +1,10 @@
-"""Wall time of a sweep against the honest alternative: one plain PyTorch process in an Optuna loop (plain_optuna.py).
+"""Wall time of a sweep on warm lanes, on cold ones, and of the honest alternative: one plain PyTorch process in an Optuna loop.
 
-python benchmarks/sweep.py [--trials 8] [--scheduler none|asha] [--storage DIR] [--out FILE.json] [--data digits|FOLDER]
-    [--repeats 1] [--threads N] [--set KEY=VALUE ...]
+python benchmarks/sweep.py [--trials 12] [--scheduler none|asha] [--storage DIR] [--out FILE.json] [--data digits|FOLDER]
+    [--repeats 1] [--sides warm,cold,plain] [--threads N] [--set KEY=VALUE ...]
 python benchmarks/sweep.py --show FILE.json
 
-Both run as commands in processes of their own, one after the other. What is measured and how: benchmarks/README.md.
+All run as commands in processes of their own, one after the other. What is measured and how: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -89,37 +89,32 @@ def timed(arguments: Sequence[str]) -> float:
     return time.perf_counter() - started
 
 
-def run_ours(sweep: SweepConfig, file: Path, storage: Storage) -> dict[str, Any]:
+def run_ours(sweep: SweepConfig, file: Path, storage: Storage, warm: bool) -> dict[str, Any]:
     """The platform's sweep: its wall time, and its own table."""
     name = f"benchmark-{uuid.uuid4().hex[:8]}"
-    wall = timed(["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name])
+    arguments = ["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name]
+    wall = timed([*arguments, "--set", f"search.warm_lanes={str(warm).lower()}"])
     folder = storage.within(name)
-    table = records.read_table(folder, "trials").drop(columns=["checkpoint_path"], errors="ignore")
+    table = records.read_table(folder, "trials")
     trials = json.loads(table.to_json(orient="records"))  # plain numbers, and null where there is none
     concurrent = records.read_json(folder, "record.json")["concurrent"]
     return {
         "wall_s": wall,
         "concurrent": concurrent,
         "where": where_ours(trials, wall, concurrent),
+        "gaps_s": [trial["gap_s"] for trial in trials if trial.get("gap_s") is not None],
         **outcome(sweep, trials, METRIC, f"test_{METRIC}"),
         "trials": trials,
     }
 
 
 def where_ours(trials: list[dict[str, Any]], wall: float, concurrent: int) -> dict[str, float]:
-    """Mean seconds a trial spends on what. A lane is one of the places where trials run side by side."""
+    """Mean seconds of a lane that a trial takes for what."""
     told = [trial for trial in trials if trial.get("train_s") is not None]
-    seconds, train = mean(t["seconds"] for t in told), mean(t["train_s"] for t in told)
-    wait = mean(t.get("start_wait_s") or 0.0 for t in told)
+    spent = {name: mean(t.get(name) or 0.0 for t in told) for name in ("train_s", "start_wait_s", "setup_s", "idle_s")}
+    spent["train_s"] -= spent["start_wait_s"]
     lane = wall * concurrent / len(trials)
-    return {
-        "lane_s": lane,
-        "trial_s": seconds,
-        "train_s": train - wait,
-        "start_wait_s": wait,
-        "startup_s": seconds - train,
-        "outside_s": lane - seconds,
-    }
+    return {"lane_s": lane, **spent, "outside_s": lane - sum(spent.values())}
 
 
 def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) -> dict[str, Any]:
@@ -143,7 +138,6 @@ def where_plain(trials: list[dict[str, Any]], wall: float) -> dict[str, float]:
     seconds, generate, evaluate = (mean(t[name] for t in trials) for name in ("seconds", "generate_s", "evaluate_s"))
     return {
         "lane_s": lane,
-        "trial_s": seconds,
         "train_s": seconds - generate - evaluate,
         "generate_s": generate,
         "evaluate_s": evaluate,
@@ -171,17 +165,19 @@ def outcome(sweep: SweepConfig, trials: list[dict[str, Any]], validation: str, t
 
 
 def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) -> dict[str, list[dict[str, Any]]]:
-    """Both sides once in each repeat; who goes first changes, so that a warm disk helps neither."""
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
+    """All sides once in each repeat; who goes first changes, so that a warm disk helps none."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sweep.yaml"
         file.write_text(dump_yaml(sweep), encoding="utf-8")
         for repeat in range(args.repeats):
-            for side in ("ours", "plain") if repeat % 2 == 0 else ("plain", "ours"):
+            first = repeat % len(args.sides)
+            for side in args.sides[first:] + args.sides[:first]:
                 load = os.getloadavg()[0]  # of the last minute: on a machine that others use, wall times mean little
-                result = (
-                    run_ours(sweep, file, storage) if side == "ours" else run_plain(sweep, file, storage, args.threads)
-                )
+                if side == "plain":
+                    result = run_plain(sweep, file, storage, args.threads)
+                else:
+                    result = run_ours(sweep, file, storage, side == "warm")
                 runs[side].append({"load_before": load, **result})
                 print(
                     f"{side}, repeat {repeat + 1} of {args.repeats}: {result['wall_s']:.1f} s, load before {load:.1f}",
@@ -191,7 +187,7 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Per side: wall time, where it went, and what was found, over the repeats; and the ratio of the median wall times."""
+    """Per side: wall time, where it went, and what was found, over the repeats; and the ratios of the median wall times."""
     sides = {
         side: {
             "wall_s": mean_std([run["wall_s"] for run in results]),
@@ -200,44 +196,54 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "best": {split: mean_std([run["best"][split] for run in results]) for split in ("validation", "test")},
             "mean_synthetic_ratio": results[0]["mean_synthetic_ratio"],
             "num_finished": mean(run["num_finished"] for run in results),
+            "median_gap_s": median(gaps)
+            if (gaps := [gap for run in results for gap in run.get("gaps_s", [])])
+            else None,
         }
         for side, results in runs.items()
     }
-    return {**sides, "ratio": sides["ours"]["median_wall_s"] / sides["plain"]["median_wall_s"]}
+    first, *others = sides
+    ratios = {other: sides[first]["median_wall_s"] / sides[other]["median_wall_s"] for other in others}
+    return {"sides": sides, "ratios": {f"{first} / {other}": ratio for other, ratio in ratios.items()}}
 
 
 WHERE = {
     "lane_s": "a trial's share of its lane (wall x lanes / trials)",
-    "trial_s": "  a trial, start to last report",
-    "train_s": "    training steps",
-    "start_wait_s": "    wait for the first synthetic rows",
-    "generate_s": "    generation",
-    "evaluate_s": "    evaluation on validation",
-    "startup_s": "    start-up, evaluation, checkpoints",
-    "outside_s": "  outside trials (process start and end, imports, search)",
+    "train_s": "  training steps",
+    "start_wait_s": "  wait for the first synthetic rows",
+    "generate_s": "  generation",
+    "evaluate_s": "  evaluation on validation",
+    "setup_s": "  student and data of the trial made ready",
+    "idle_s": "  the lane waits for a trial",
+    "outside_s": "  start and end of processes, imports, search, checkpoints",
 }
 
 
 def render(record: dict[str, Any]) -> str:
-    """The record as text: what was run, on what, both sides beside each other."""
+    """The record as text: what was run, on what, the sides beside each other."""
     summary, sweep, runs = record["summary"], record["sweep"], record["runs"]
-    ours, plain, train = summary["ours"], summary["plain"], sweep["experiment"]["train"]
+    sides, train = summary["sides"], sweep["experiment"]["train"]
+    lanes = next((found[0]["concurrent"] for found in runs.values() if "concurrent" in found[0]), 1)
     head = [
         f"{record['data']}, {sweep['search']['trials']} trials of {train['steps']} steps of {train['batch_size']} rows,"
-        f" evaluated every {train['eval_every']}; early stopping: {sweep['search']['scheduler']}; repeats: {len(runs['ours'])}",
+        f" evaluated every {train['eval_every']}; early stopping: {sweep['search']['scheduler']};"
+        f" repeats: {len(next(iter(runs.values())))}",
         f"space: {', '.join(sweep['space'])}; teacher and teacher cache were made before the clock started",
         record["teacher_has_seen"],
-        f"ours: python -m tgt_ray.sweep, {runs['ours'][0]['concurrent']} trials at once;"
+        f"warm, cold: python -m tgt_ray.sweep on {lanes} lanes that outlive trials, or are started for each;"
         f" plain: plain_optuna.py, one trial at a time on {record['plain_threads']} threads",
         f"best student by validation balanced accuracy, in percent; {record['command']}",
         hardware(record["environment"]),
     ]
-    rows = [["", "ours", "plain"], ["wall seconds", plus_minus(ours["wall_s"], 1), plus_minus(plain["wall_s"], 1)]]
-    rows += [[text, number(ours["where"].get(name)), number(plain["where"].get(name))] for name, text in WHERE.items()]
-    rows += [[f"best, {split}", *(plus_minus(s["best"][split]) for s in (ours, plain))] for split in ours["best"]]
-    rows.append(["mean synthetic ratio", *(number(s["mean_synthetic_ratio"]) for s in (ours, plain))])
-    rows.append(["trials run to the end", *(number(s["num_finished"], 1) for s in (ours, plain))])
-    closing = f"wall time, ours / plain: {summary['ratio']:.2f} (medians)"
+    rows = [["", *sides], ["wall seconds", *(plus_minus(side["wall_s"], 1) for side in sides.values())]]
+    rows += [[text, *(number(side["where"].get(name)) for side in sides.values())] for name, text in WHERE.items()]
+    gaps = [number(side["median_gap_s"]) for side in sides.values()]
+    rows.append(["from one trial's end to the next one's first step, median", *gaps])
+    for split in ("validation", "test"):
+        rows.append([f"best, {split}", *(plus_minus(side["best"][split]) for side in sides.values())])
+    rows.append(["mean synthetic ratio", *(number(side["mean_synthetic_ratio"]) for side in sides.values())])
+    rows.append(["trials run to the end", *(number(side["num_finished"], 1) for side in sides.values())])
+    closing = "wall time (medians): " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary["ratios"].items())
     return "\n".join(head) + "\n\n" + aligned(rows) + "\n\n" + closing
 
 
@@ -270,8 +276,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="digits", metavar="digits|FOLDER", help="as for methods.py")
     parser.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
-    parser.add_argument("--trials", type=at_least_one, default=8)
-    parser.add_argument("--scheduler", choices=["none", "asha"], default="none", help="early stopping, on both sides")
+    parser.add_argument("--trials", type=at_least_one, default=12)
+    parser.add_argument(
+        "--sides",
+        type=lambda text: text.split(","),
+        default=["warm", "cold", "plain"],
+        help="the first against the others",
+    )
+    parser.add_argument("--scheduler", choices=["none", "asha"], default="asha", help="early stopping, on all sides")
     parser.add_argument("--repeats", type=at_least_one, default=1)
     parser.add_argument("--threads", type=at_least_one, default=os.cpu_count(), help="of the plain loop")
     parser.add_argument("--storage", default="results", help="folder for sweeps, teachers and the teacher cache")

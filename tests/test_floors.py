@@ -105,7 +105,7 @@ def test_the_package_itself_loads_nothing():
 
 
 def test_the_ray_side_loads_without_torch():
-    assert "torch" not in loaded_by("tgt_ray.stream", "tgt_ray.worker", "tgt_ray.trainer")
+    assert "torch" not in loaded_by("tgt_ray.stream", "tgt_ray.board", "tgt_ray.lane", "tgt_ray.trainer")
 
 
 def test_the_public_names_are_there():

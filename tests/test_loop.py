@@ -1,6 +1,7 @@
 import io
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from tgt_ray.config import validate
 from tgt_ray.experiment import Experiment, TrainConfig, with_overrides
 from tgt_ray.local import train_local
-from tgt_ray.loop import STATE_FILE, WEIGHTS_FILE, Diverged, Plan, StudentRun, SyntheticReader, make_optimizer
+from tgt_ray.loop import Diverged, Plan, StudentRun, SyntheticReader, make_optimizer
+from tgt_ray.prepared import STATE_FILE, WEIGHTS_FILE
 from tgt_ray.storage import Storage
 
 ratios = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1 / 3, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]))
@@ -317,3 +319,19 @@ def test_the_settings_of_the_optimizer_reach_it(prepared):
     group = sgd.param_groups[0]
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.5, True, 0.125)
     assert sum(p.numel() for p in group["params"]) == sum(p.numel() for p in student.parameters())
+
+
+def test_the_memory_layout_changes_nothing_but_speed(prepared, storage):
+    runs = [train_local(small(prepared, train__channels_last=on), prepared.prepared, storage) for on in (True, False)]
+    layouts = [next(p for p in run.student.parameters() if p.ndim == 4 and p.shape[1] > 1) for run in runs]
+    assert [p.is_contiguous(memory_format=torch.channels_last) for p in layouts] == [True, False]
+    assert runs[0].history[-1]["train_loss"] == pytest.approx(runs[1].history[-1]["train_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_student_trains_alike(prepared, storage):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    runs = [train_local(small(prepared, train__compile=on), prepared.prepared, storage) for on in (True, False)]
+    assert runs[0].history[-1]["train_loss"] == pytest.approx(runs[1].history[-1]["train_loss"], rel=1e-3)
+    assert set(safetensors.torch.load(runs[0].weights())) == set(safetensors.torch.load(runs[1].weights()))

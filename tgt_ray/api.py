@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import uuid
@@ -17,7 +18,7 @@ from tgt_ray import records
 from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
-from tgt_ray.prepared import Prepared
+from tgt_ray.prepared import WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
 from tgt_ray.tasks import TaskData
@@ -95,10 +96,6 @@ def run(
     data = config.task.load()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
-    if resume and folder.exists("ray_train" if local else "checkpoint"):
-        raise ConfigError(
-            f"--resume: '{name}' was begun {'on Ray' if local else 'with --local'}; go on with it the same way"
-        )
     if resume and folder.read("experiment.yaml") != dump_yaml(config).encode():
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
@@ -123,7 +120,7 @@ def _run_local(
     config: Experiment, data: TaskData, root: Storage, folder: Storage
 ) -> tuple[list[dict[str, Any]], Prepared]:
     from tgt_ray.local import prepare_local, train_local
-    from tgt_ray.loop import WEIGHTS_FILE, Diverged
+    from tgt_ray.loop import Diverged
 
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
@@ -138,31 +135,30 @@ def _run_local(
 def _run_ray(
     config: Experiment, data: TaskData, root: Storage, folder: Storage
 ) -> tuple[list[dict[str, Any]], Prepared]:
+    """A run is a lane with one job."""
     import ray
-    from ray.train import TrainingFailedError
 
     from tgt_ray import cluster, trainer, tuning
+    from tgt_ray.board import Run
 
     with cluster.connect():
         cluster.check_fits(config)
         cluster.check_shared(root)
-        prepared = trainer.prepare_on_ray(config, data, root)
-        tuning.log_teacher(prepared)
-        folder.write(dump_yaml(config).encode(), "experiment.yaml")
-        try:
-            with trainer.follow(_log_report) as callback:
-                result = trainer.fit(config, (ray.put(prepared),), root, folder, "ray_train", [callback])
-        except TrainingFailedError as err:
-            raise RunFailed(str(err).strip().splitlines()[-1]) from err
-        outcome = result.return_value
-        assert outcome is not None, "train_worker returns its history"
-        if outcome["diverged"]:
-            raise RunFailed(outcome["diverged"])
-        assert result.checkpoint is not None, "the last report carries a checkpoint"
-        with result.checkpoint.filesystem.open_input_file(f"{result.checkpoint.path}/student.safetensors") as file:
-            weights = file.read()
-    folder.write(weights, "student.safetensors")
-    return outcome["history"], prepared
+        with trainer.open_lanes(tuning.board_name(folder), config, 1, root) as board:
+            prepared = trainer.prepare_on_ray(config, data, root)
+            tuning.log_teacher(prepared)
+            folder.write(dump_yaml(config).encode(), "experiment.yaml")
+            run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
+            ray.get(board.submit.remote(run))
+            for seen in itertools.count():
+                answer = ray.get(board.next_report.remote(run.id, seen))
+                if answer.metrics is None:
+                    break
+                _log_report(answer.metrics)
+    if answer.reason is not None:
+        raise RunFailed(answer.reason)
+    folder.write(folder.read("checkpoint", WEIGHTS_FILE), WEIGHTS_FILE)
+    return answer.history, prepared
 
 
 def _log_report(metrics: dict[str, Any]) -> None:

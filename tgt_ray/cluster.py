@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def largest_node_cpus() -> float:
     return max(node.get("CPU", 0.0) for node in nodes())
 
 
+def on_the_largest_node() -> NodeAffinitySchedulingStrategy:
+    """For a task that asks for no CPU but uses some: a head node without any is no place for it."""
+    node = max((n for n in ray.nodes() if n["Alive"]), key=lambda n: n["Resources"].get("CPU", 0.0))
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+
+
 def worker_resources(experiment: Experiment) -> Resources:
     train = experiment.train
     return {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})}
@@ -74,6 +81,33 @@ def lane_bundles(experiment: Experiment) -> list[Resources]:
     train, pool = experiment.train, experiment.pool
     actors = train.workers * pool.actors if experiment.streams else 0
     return [worker_resources(experiment)] * train.workers + [actor_resources(experiment)] * actors
+
+
+@dataclass(frozen=True)
+class LaneShape:
+    """What a lane is started with. Lanes of one shape can do each other's runs."""
+
+    workers: int
+    worker: Resources
+    actors: int  # of each worker; 0: no pool
+    actor: Resources
+    slot_length: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> LaneShape:
+        pool = experiment.pool
+        return cls(
+            experiment.train.workers,
+            worker_resources(experiment),
+            pool.actors if experiment.streams else 0,
+            actor_resources(experiment),
+            pool.slot_length,
+        )
+
+    def serves(self, experiment: Experiment) -> bool:
+        """A run that needs no synthetic rows can do with any pool."""
+        wanted = LaneShape.of(experiment)
+        return self == (wanted if wanted.actors else replace(self, workers=wanted.workers, worker=wanted.worker))
 
 
 def count_lanes(experiment: Experiment, at_most: int, free: list[Resources] | None = None) -> int:
@@ -97,15 +131,22 @@ def check_fits(experiment: Experiment) -> None:
     """ConfigError, with the arithmetic, where not even one run can be placed: Ray would wait for ever."""
     if count_lanes(experiment, 1):
         return
+    train = experiment.train
+    raise ConfigError(
+        f"train.workers, pool.actors: {arithmetic(experiment)}. Lower train.workers ({train.workers}),"
+        f" train.cpus_per_worker, pool.actors or pool.cpus_per_actor, or use a larger cluster"
+    )
+
+
+def arithmetic(experiment: Experiment) -> str:
+    """What a run asks for, and what the nodes have."""
     train, pool = experiment.train, experiment.pool
     asked = f"{train.workers} x train worker of {_show(worker_resources(experiment))}"
     if experiment.streams:
         asked += f" and {train.workers * pool.actors} x generator of {_show(actor_resources(experiment))}"
     there = "; ".join(_show(node) for node in nodes())
-    raise ConfigError(
-        f"train.workers, pool.actors: the run asks for {asked} and {TRIAL_CPUS} CPU for itself;"
-        f" the cluster's {len(nodes())} node(s) have: {there}. Lower train.workers ({train.workers}),"
-        f" train.cpus_per_worker, pool.actors or pool.cpus_per_actor, or use a larger cluster"
+    return (
+        f"the run asks for {asked} and {TRIAL_CPUS} CPU for itself; the cluster's {len(nodes())} node(s) have: {there}"
     )
 
 

@@ -1,9 +1,11 @@
 """Floor 4: the small actor between a student worker and its generators: which request is next, and with which student.
 
 Request ids are handed out in order, and the answer to (slot, place in it) is remembered: Ray runs a killed task again from its
-start and drops as many blocks as had been delivered, so a task that gets the same ids again makes up exactly what was lost.
+start and drops as many blocks as had been delivered, so a task that gets the same answers again makes up exactly what was lost.
 
-A worker owns its coordinator. When either dies, both are replaced, and the worker's checkpoint tells the new one where to start.
+A lane's worker gives its generators one job after another. Blocks carry the number of their job, so that what is left over of an
+earlier one can be told apart. A worker owns its coordinator; when either dies, both are replaced, and the run's checkpoint says
+where to go on.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgt_ray.explorers import Explorer
+from tgt_ray.experiment import Experiment
 
 
 @dataclass(frozen=True)
 class Job:
     """What the generators of one student worker are to do. Requests of worker `rank` are rank, rank + world_size, ..."""
 
-    explorer: Explorer
-    seed: int
+    number: int  # counts the jobs of a stream
+    experiment: Experiment
+    prepared: tuple[Any, ...]  # holds a reference to a Prepared: one that stands alone would be fetched on the way
     rank: int
     world_size: int
     first: int  # index of the first request, after a resume
     count: int  # indices below this are wanted
-    window: int
 
     def request(self, index: int) -> int:
         return index * self.world_size + self.rank
@@ -36,12 +38,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Grant:
-    """Leave to make one request. `snapshot` holds a reference to the student's state where a newer one is at hand."""
+    """Leave to make one request, or the answer that there is nothing to make in its place.
 
-    request: int
-    job: Job
+    request: None where a retried task asks for what an earlier job has used up, or where the stream has ended.
+    job: of the request, where the generator doesn't have it. snapshot: holds a reference to the student's state, where a newer
+    one is at hand.
+    """
+
+    number: int
+    request: int | None = None
+    job: Job | None = None
     version: int = -1
     snapshot: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a generator spent on its last request, of job `number`, and in all since the one before."""
+
+    number: int = -1
+    busy_s: float = 0.0
+    total_s: float = 0.0
 
 
 class Coordinator:
@@ -49,72 +66,71 @@ class Coordinator:
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        self.granted: dict[tuple[int, int], int] = {}  # (slot, place) -> index
+        self.granted: dict[tuple[int, int], tuple[int, int]] = {}  # (slot, place) -> (job's number, index)
         self.next_index = self.consumed_below = 0
         self.ended = False
         self.version, self.snapshot = -1, None
         self.busy_s = self.total_s = 0.0
         self.changed = asyncio.Condition()
 
-    async def begin(self, job: Job) -> None:
-        """The worker says what it wants. A pool starts beside its worker, and may have asked before."""
+    async def begin(self, job: Job, snapshot: dict[str, np.ndarray] | None, version: int) -> None:
+        """A new job takes the place of the one before. snapshot: of the student as it starts, where the explorer looks at it."""
         async with self.changed:
             self.job, self.next_index, self.consumed_below = job, job.first, job.first
+            self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
+            self.busy_s = self.total_s = 0.0
             self.changed.notify_all()
 
-    async def grant(self, slot: int, place: int, version: int, busy_s: float, total_s: float) -> Grant | None:
-        """Leave for the `place`-th request of a slot as soon as the window allows; None where there is nothing more to do.
+    async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
+        """Leave for the `place`-th request of a slot as soon as there is something to do and the window allows it.
 
-        version: of the snapshot that the generator has. busy_s, total_s: what it spent on its last request, and since the
-        call before this one.
+        number, version: the job and the snapshot that the asking generator has.
         """
         async with self.changed:
-            await self.changed.wait_for(lambda: self._can_answer(slot, place))
-            self.busy_s += busy_s
-            self.total_s += total_s
-            if (slot, place) not in self.granted and not self._exhausted():
-                self.granted[slot, place] = self.next_index
-                self.next_index += 1
-            if self.ended or (slot, place) not in self.granted:
-                return None
+            await self.changed.wait_for(lambda: self.ended or (slot, place) in self.granted or self._may_go_on())
+            if self.job is not None and spent.number == self.job.number:
+                self.busy_s += spent.busy_s
+                self.total_s += spent.total_s
+            if self.ended:
+                return Grant(number=-1)
             assert self.job is not None
-            request = self.job.request(self.granted[slot, place])
-            if not self.job.explorer.on_policy:
-                return Grant(request, self.job)
-            return Grant(request, self.job, self.version, (self.snapshot,) if self.version != version else ())
+            if (slot, place) not in self.granted:
+                self.granted[slot, place] = self.job.number, self.next_index
+                self.next_index += 1
+            granted_for, index = self.granted[slot, place]
+            if granted_for != self.job.number:
+                return Grant(granted_for)
+            news = self.job if number != self.job.number else None
+            if not self.job.experiment.explorer.on_policy:
+                return Grant(granted_for, self.job.request(index), news)
+            snapshot = (self.snapshot,) if news is not None or version != self.version else ()
+            return Grant(granted_for, self.job.request(index), news, self.version, snapshot)
 
-    def _can_answer(self, slot: int, place: int) -> bool:
-        if self.ended:
-            return True
-        if self.job is None or (self.job.explorer.on_policy and self.snapshot is None):
+    def _may_go_on(self) -> bool:
+        if self.job is None:
             return False
-        in_window = self.next_index < self.consumed_below + self.job.window
-        return in_window or self._exhausted() or (slot, place) in self.granted
+        return self.next_index < min(self.job.count, self.consumed_below + self.job.experiment.pool.window)
 
-    def _exhausted(self) -> bool:
-        return self.ended or (self.job is not None and self.next_index >= self.job.count)
-
-    async def consumed(self, index: int) -> None:
-        """The worker has used up all requests below this index."""
+    async def consumed(self, number: int, index: int) -> None:
+        """The worker has used up all requests of the job below this index."""
         async with self.changed:
-            self.consumed_below = index
-            self.changed.notify_all()
+            if self.job is not None and number == self.job.number:
+                self.consumed_below = index
+                self.changed.notify_all()
 
     async def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """A snapshot of the student after `version` steps."""
-        async with self.changed:
-            # The coordinator owns the object, not the worker: a reference outlives a worker that dies.
-            self.snapshot, self.version = ray.put(weights), version
-            self.changed.notify_all()
+        # This actor owns the object, not the worker: a reference outlives a worker that dies.
+        self.snapshot, self.version = ray.put(weights), version
 
     async def end(self) -> None:
-        """The worker needs no more rows."""
+        """The worker needs no more rows, of no job."""
         async with self.changed:
             self.ended = True
             self.changed.notify_all()
 
     async def stream_metrics(self) -> dict[str, float]:
-        """Requests granted, and the share of their time that the generators spend on generating."""
+        """Of the present job: requests granted, and the share of their time that the generators spend on generating."""
         first = self.job.first if self.job else 0
         return {
             "requests_granted": float(self.next_index - first),

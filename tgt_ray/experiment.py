@@ -45,6 +45,11 @@ class TrainConfig(Config):
     cpus_per_worker: float = Field(0.5, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
+    channels_last: bool = Field(True, description="memory layout of the student's convolutions")
+    compile: bool = Field(
+        False,
+        description="torch.compile the student: half a minute at its first step, so for long runs; needs a C++ compiler",
+    )
     seed: int = Field(0, ge=0, description="of student weights, batches, anchors and noise")
 
     @model_validator(mode="after")

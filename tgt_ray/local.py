@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from tgt_ray.experiment import Experiment
-from tgt_ray.loop import STATE_FILE, StudentRun, SyntheticReader, train_student
-from tgt_ray.prepared import Prepared, prepare
+from tgt_ray.loop import StudentRun, SyntheticReader, train_student
+from tgt_ray.prepared import STATE_FILE, Prepared, prepare
 from tgt_ray.storage import Storage
 from tgt_ray.synthesis import Synthesizer, inline_blocks
 from tgt_ray.tasks import TaskData
@@ -46,6 +46,9 @@ class LocalHooks:
 
     def stream_metrics(self) -> dict[str, float]:
         return {}
+
+    def stopped(self) -> bool:
+        return False
 
 
 def train_local(

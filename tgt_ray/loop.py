@@ -18,19 +18,22 @@ from torch import Tensor, nn
 
 from tgt_ray import metrics
 from tgt_ray.batch import Batch
+from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
-from tgt_ray.prepared import StudentData, to_matrix
+from tgt_ray.prepared import STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, build_student
 from tgt_ray.synthesis import Block
 
 log = logging.getLogger(__name__)
 
-STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
-
 
 class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
+
+
+class Stopped(Exception):
+    """Whoever wanted the run doesn't any more."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class StudentRun:
         self.experiment, self.task, self.data, self.device = experiment, experiment.task, data, device
         train = experiment.train
         self.student = build_student(experiment, data.input_shape, data.num_classes).to(device)
-        self.model = wrap(self.student)
+        self.model = torch.compile(wrap(self.student)) if train.compile else wrap(self.student)
         self.optimizer, self.schedule = make_optimizer(self.student, train)
         table = data.tables["train"]
         self.inputs = self.task.inputs(table, data.input_shape)
@@ -184,18 +187,21 @@ class StudentRun:
             inputs, logits = torch.cat([inputs, more_inputs]), torch.cat([logits, more_logits])
         return Batch(inputs.to(self.device), self.labels[rows].to(self.device), logits.to(self.device))
 
-    def check_finite(self) -> None:
-        """Raise Diverged, in all workers at once, where the loss has become infinite or NaN since the last report."""
-        if "loss" not in self._parts:
-            return
-        finite = torch.isfinite(self._parts["loss"]).float()
+    def check(self, stop: bool) -> None:
+        """Raise Diverged where the loss has become infinite or NaN since the last report, Stopped where a worker says `stop`."""
+        flags = torch.stack(
+            [torch.isfinite(self._parts["loss"]).float(), torch.tensor(float(not stop), device=self.device)]
+        )
         if self.plan.world_size > 1:
             # Together: a worker that stopped alone would leave the others waiting for its gradients.
-            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-        if not bool(finite):
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
+        finite, wanted = flags.tolist()
+        if not finite:
             raise Diverged(
                 f"the training loss is not finite by step {self.step}; lower train.learning_rate or check the data"
             )
+        if not wanted:
+            raise Stopped
 
     def train_metrics(self) -> dict[str, float]:
         """Mean loss and parts since the last call."""
@@ -216,7 +222,7 @@ class StudentRun:
         return scores.numpy()
 
     def state(self) -> dict[str, bytes]:
-        """The checkpoint's files. `state.pt` loads with weights_only=True."""
+        """The checkpoint's files, in the order to write them: the state is enough to resume. It loads with weights_only=True."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -226,13 +232,14 @@ class StudentRun:
                 "rng": torch.get_rng_state(),
                 "step": self.step,
                 "position": self.position,
+                "workers": self.plan.world_size,
                 "history": self.history,
                 "train_s": self.train_s,
                 "experiment": self.experiment.fingerprint(),
             },
             buffer,
         )
-        return {STATE_FILE: buffer.getvalue(), WEIGHTS_FILE: self.weights()}
+        return {WEIGHTS_FILE: self.weights(), STATE_FILE: buffer.getvalue()}
 
     def weights(self) -> bytes:
         return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})
@@ -242,11 +249,17 @@ class StudentRun:
         return {name: tensor.numpy(force=True) for name, tensor in self.student.state_dict().items()}
 
     def load_state(self, content: bytes) -> None:
-        """Continue where `state` was taken. ValueError if it belongs to another experiment."""
+        """Continue where `state` was taken. ValueError if it belongs to another experiment, ConfigError for another number of
+        workers: which rows a worker sees depends on it."""
         state = torch.load(io.BytesIO(content), weights_only=True, map_location=self.device)
         if state["experiment"] != self.experiment.fingerprint():
             raise ValueError(
                 f"the checkpoint belongs to experiment {state['experiment']}, this is {self.experiment.fingerprint()}"
+            )
+        if state["workers"] != self.plan.world_size:
+            raise ConfigError(
+                f"--resume: the run was begun with {state['workers']} worker(s), here it has {self.plan.world_size};"
+                " go on with it as it was begun"
             )
         self.student.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -268,22 +281,24 @@ class Hooks(Protocol):
     def stream_metrics(self) -> dict[str, float]:
         """What the generators say of themselves."""
 
+    def stopped(self) -> bool:
+        """Whether to end before the last step; asked about every pool.snapshot_every steps."""
+
 
 def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
-    """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged."""
+    """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged, Stopped."""
     train, pool = run.experiment.train, run.experiment.pool
     run.student.train()
     if run.step == train.steps and run.history:
-        hooks.report(
-            run, run.history[-1]
-        )  # killed between its last report and its end: who waits for the report may have missed it
+        # Killed between its last report and its end: who waits for the report may have missed it.
+        hooks.report(run, run.history[-1])
     lap = time.perf_counter()
     while run.step < train.steps:
         run.train_step(reader)
         last = run.step == train.steps
         due = last or run.step % train.eval_every == 0
         if due or run.step % pool.snapshot_every == 0:
-            run.check_finite()
+            run.check(hooks.stopped())
             if run.experiment.explorer.on_policy and not last:
                 hooks.snapshot(run)
         if due:

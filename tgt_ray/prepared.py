@@ -11,9 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tgt_ray import records
 from tgt_ray.config import digest
+from tgt_ray.experiment import TeacherConfig
+from tgt_ray.generators import Generator
+from tgt_ray.labelers import Labeler
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
+
+#: Of a run's checkpoint: all that resumes it, and the student alone.
+STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 
 #: Labels and encodes the rows of a table: -> {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
 TeacherPass = Callable[[pa.Table], dict[str, np.ndarray]]
@@ -45,6 +52,26 @@ class Prepared:
     anchors: Anchors
     teacher: dict[str, Any]
     fingerprints: dict[str, Any]
+
+
+def teacher_fingerprint(role: str, config: Labeler | Generator, made_from: list[str]) -> str:
+    """Of a model that is pretrained here. made_from: fingerprints of its data and, for a generator, of the labeler."""
+    return digest(role, config.model_dump(mode="json", exclude={"weights"}), made_from)
+
+
+def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> dict[str, Any] | None:
+    """The record of a pretrained teacher that the storage has, found without torch; None where there is something to do first."""
+    store, out = storage.within("teachers"), {}
+    made_from: list[str] = []
+    for role, part in (("labeler", config.labeler), ("generator", config.generator)):
+        if part.weights is not None:
+            return None
+        fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
+        if not store.exists(f"{role}-{fingerprint}.json"):
+            return None
+        out[role] = {**records.read_json(store, f"{role}-{fingerprint}.json"), "reused": True}
+        made_from = [fingerprint]
+    return out
 
 
 def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, storage: Storage) -> Prepared:

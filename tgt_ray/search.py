@@ -79,6 +79,13 @@ class SearchConfig(Config):
     )
     trials: int = Field(12, ge=1, description="trials besides the controls; grid runs all its points")
     concurrent: int | Literal["auto"] = Field("auto", description="trials at once; auto: as many as the cluster holds")
+    warm_lanes: bool = Field(
+        True,
+        description="processes outlive trials: as many lanes as `concurrent` says are started once; false: anew for each trial",
+    )
+    max_rebuilds: int = Field(
+        8, ge=0, description="lanes started anew during the sweep, for trials whose workers or resources no lane has"
+    )
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops trials that are behind (Li et al. 2018)")
     grace_evaluations: int = Field(2, ge=1, description="evaluations before asha may stop a trial")
     reduction_factor: float = Field(3, gt=1, description="asha lets one trial in this many go on at each rung")

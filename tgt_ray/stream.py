@@ -5,11 +5,12 @@ Nothing here imports torch before a pool actor or a worker needs it, so that a p
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayActorError, RayError
 
-from tgt_ray.coordinator import Job, start_coordinator
-from tgt_ray.experiment import Experiment
+from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
+from tgt_ray.experiment import Experiment, PoolConfig
 
 if TYPE_CHECKING:
     from tgt_ray.synthesis import Block
@@ -28,18 +30,25 @@ if TYPE_CHECKING:
 
 #: Seconds that a pool may take to start before the run fails instead of waiting for resources for ever.
 START_TIMEOUT_S = 120
+#: Slots of a pass. Each costs a millisecond when the pass is opened; when all are used up, another pass is, with new actors.
+SLOTS = 256
 
-_CONSTANT = ("request", "version", "explorer")
+_CONSTANT = ("job", "request", "version", "explorer")
+
+
+class GenerationFailed(RuntimeError):
+    """A generator could not make a request; the message is its error."""
+
+
+class StreamLost(RuntimeError):
+    """The pool or its coordinator has ended: a new stream must be opened."""
 
 
 @dataclass(frozen=True)
 class PoolSetup:
-    """What a pool actor needs to make any request. References, so that nothing large travels twice."""
+    """What a pool actor needs whatever the job."""
 
-    experiment: Experiment
-    prepared: tuple[
-        Any, ...
-    ]  # holds a reference to a Prepared: a reference that stands alone would be fetched on the way
+    pool: PoolConfig
     storage_root: str
     coordinator: Any
 
@@ -50,154 +59,214 @@ class TeacherGenerator:
     def __init__(self, setup: PoolSetup):
         import torch
 
-        from tgt_ray.storage import Storage
-        from tgt_ray.student import build_student
-        from tgt_ray.synthesis import Synthesizer
-        from tgt_ray.teacher import load_teacher
+        # What any job needs, before the first one comes.
+        import tgt_ray.synthesis
+        import tgt_ray.teacher  # noqa: F401
 
-        self.setup, experiment = setup, setup.experiment
-        self.slot_length = experiment.pool.slot_length
-        torch.set_num_threads(max(1, int(experiment.pool.cpus_per_actor)))
-        device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
-        prepared = ray.get(setup.prepared[0])
-        shape, classes = prepared.student.input_shape, prepared.student.num_classes
-        teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, Storage(setup.storage_root))
-        teacher.labeler.to(device)
-        teacher.generator.to(device)
-        self.synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request, device)
-        self.student = build_student(experiment, shape, classes).to(device).eval().requires_grad_(False)
-        self.version = -1
-        self.busy_s = self.total_s = 0.0
-        self.last_done = time.perf_counter()
+        self.setup = setup
+        torch.set_num_threads(max(1, int(setup.pool.cpus_per_actor)))
+        self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
+        self.loaded: dict[str, tuple[Any, Any]] = {}
+        self.spent, self.last_done = Spent(), 0.0
+        self.number = self.version = -1
+        self.ended = False
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Block]:
+        length = self.setup.pool.slot_length
         with ThreadPoolExecutor(max_workers=1) as ahead:
             for slot in map(int, batch["slot"]):
                 # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
                 self.asked = self._ask(slot, 0)
                 upcoming = ahead.submit(self._make, slot, 0)
-                for place in range(self.slot_length):
-                    block = upcoming.result()
-                    if block is None:
-                        return
-                    if place + 1 < self.slot_length:
+                for place in range(length):
+                    row = upcoming.result()
+                    if place + 1 < length and not self.ended:
                         upcoming = ahead.submit(self._make, slot, place + 1)
-                    yield pack(block)
+                    yield row
+                    if self.ended:
+                        return
 
     def _ask(self, slot: int, place: int) -> Any:
-        """A reference to the grant, or to None."""
-        return self.setup.coordinator.grant.remote(slot, place, self.version, self.busy_s, self.total_s)
+        """A reference to the grant."""
+        return self.setup.coordinator.grant.remote(slot, place, self.number, self.version, self.spent)
 
-    def _make(self, slot: int, place: int) -> Block | None:
+    def _make(self, slot: int, place: int) -> Block:
+        """The row of one request; a stub where there is nothing to make, or where making it failed."""
+        grant: Grant = ray.get(self.asked)
+        granted = time.perf_counter()
+        self.ended = grant.number < 0
+        if place + 1 < self.setup.pool.slot_length and not self.ended:
+            # While this request is worked on, the next one's leave is on its way.
+            self.asked = self._ask(slot, place + 1)
+        if grant.request is None:
+            return stub(grant.number)
+        try:
+            block = self._synthesize(grant)
+        except RayError:
+            raise
+        except Exception as err:
+            if self.device == "cuda":
+                raise  # what CUDA does after an error is not to be trusted; a new process is
+            return stub(grant.number, f"{type(err).__name__}: {err}")
+        done = time.perf_counter()
+        # Before a job's first request it had nothing to do: not counted.
+        total = done - (self.last_done if self.spent.number == grant.number else granted)
+        self.spent, self.last_done = Spent(grant.number, done - granted, total), done
+        return pack({**block, "job": np.full(len(block["request"]), grant.number)})
+
+    def _synthesize(self, grant: Grant) -> Block:
         import torch
 
         from tgt_ray.synthesis import check_block
 
-        grant = ray.get(self.asked)
-        if grant is None:
-            return None
-        granted = time.perf_counter()
-        if grant.snapshot:
+        if grant.job is not None and grant.number != self.number:
+            self._adopt(grant.job)
+        if grant.snapshot and grant.version != self.version:
             arrays = ray.get(grant.snapshot[0])
             self.student.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
             self.version = grant.version
-        if place + 1 < self.slot_length:
-            # While this request is worked on, the next one's leave is on its way.
-            self.asked = self._ask(slot, place + 1)
-        block = self.synthesizer(grant.request, grant.job.seed, grant.job.explorer, self.student, grant.version)
+        block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version)
         check_block(block)
-        done = time.perf_counter()
-        self.busy_s, self.total_s, self.last_done = done - granted, done - self.last_done, done
         return block
+
+    def _adopt(self, job: Job) -> None:
+        """Get ready for a job. What the one before has loaded stays, where it is the same."""
+        from tgt_ray.storage import Storage
+        from tgt_ray.student import build_student
+        from tgt_ray.synthesis import Synthesizer
+        from tgt_ray.teacher import load_teacher
+
+        experiment, (reference,) = job.experiment, job.prepared
+        prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))
+        shape, classes = prepared.student.input_shape, prepared.student.num_classes
+
+        def load() -> Any:
+            storage = Storage(self.setup.storage_root)
+            teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
+            teacher.labeler.to(self.device)
+            teacher.generator.to(self.device)
+            return teacher
+
+        rows, made_from = experiment.pool.rows_per_request, prepared.fingerprints["teacher_cache"]
+        teacher = self._once("teacher", made_from, load)
+        self.synthesizer = self._once(
+            "synthesizer", (made_from, rows), lambda: Synthesizer(teacher, prepared.anchors, rows, self.device)
+        )
+        # Its weights come with each job's snapshots.
+        self.student = self._once(
+            "student",
+            (experiment.student.fingerprint(), experiment.objective.fingerprint(), shape, classes),
+            lambda: build_student(experiment, shape, classes).to(self.device).eval().requires_grad_(False),
+        )
+        self.explorer, self.seed = experiment.explorer, experiment.train.seed
+        self.number, self.version = job.number, -1
+
+    def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
+        if what not in self.loaded or self.loaded[what][0] != key:
+            self.loaded[what] = key, make()
+        return self.loaded[what][1]
 
 
 class SyntheticStream:
-    """A worker's stream: opened first (the pool starts), begun when the worker knows from where, closed when it is done."""
+    """A worker's stream: opened first (the pool starts), one job after another, closed when the worker is done."""
 
     def __init__(
         self,
-        experiment: Experiment,
-        prepared: tuple[Any, ...],
+        pool: PoolConfig,
         storage_root: str,
         rank: int = 0,
         world_size: int = 1,
         generator: type = TeacherGenerator,
+        slots: int = SLOTS,
     ):
-        self.experiment, self.rank, self.world_size = experiment, rank, world_size
+        self.rank, self.world_size = rank, world_size
+        self.number = -1
+        self.dropped = 0  # blocks of earlier jobs that came during the present one
         self.coordinator = start_coordinator()
-        setup = PoolSetup(experiment, prepared, storage_root, self.coordinator)
-        self.blocks: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=2)
+        setup = PoolSetup(pool, storage_root, self.coordinator)
+        self.blocks: queue.Queue[Block | BaseException] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
-        # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which would
-        # compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until another one comes,
-        # and that may be the very block that the window waits for. The feeder thread and its queue do it instead.
-        (split,) = make_dataset(setup, self.count, generator).streaming_split(1, equal=False)
-        batches = split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-        self.feeder = threading.Thread(target=self._feed, args=(batches,), daemon=True)
+        self.feeder = threading.Thread(target=self._feed, args=(setup, generator, slots), daemon=True)
         self.feeder.start()
 
-    @property
-    def count(self) -> int:
-        """Requests that this worker consumes over the whole run."""
-        train = self.experiment.train
-        rows = train.steps * (train.batch_size // self.world_size) * self.experiment.synthetic_ratio
-        return math.ceil(rows / self.experiment.pool.rows_per_request)
+    def begin(
+        self,
+        experiment: Experiment,
+        prepared: tuple[Any, ...],
+        first: int,
+        snapshot: dict[str, np.ndarray] | None = None,
+        version: int = -1,
+    ) -> Iterator[Block]:
+        """Let generators work for an experiment from request index `first` on; the job before is over.
 
-    def begin(self, first: int) -> None:
-        """Let generators start with request index `first`."""
-        job = Job(
-            self.experiment.explorer,
-            self.experiment.train.seed,
-            self.rank,
-            self.world_size,
-            first,
-            self.count,
-            self.experiment.pool.window,
-        )
-        self.expected = first
-        ray.get(self.coordinator.begin.remote(job))
+        snapshot, version: of the student as it starts, where the explorer looks at it. Gives the job's blocks in request order.
+        Raises RuntimeError where one is missing or comes twice, GenerationFailed, StreamLost.
+        """
+        self.number += 1
+        self.dropped = 0
+        count = num_requests(experiment, self.world_size)
+        job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count)
+        self._call("begin", job, snapshot, version)
+        return self._blocks(self.number, first)
 
-    def __iter__(self) -> Iterator[Block]:
-        """Blocks in request order. RuntimeError where one is missing or comes twice."""
+    def _blocks(self, number: int, expected: int) -> Iterator[Block]:
         waiting: dict[int, Block] = {}
         while True:
-            while self.expected not in waiting:
-                block = self.blocks.get()
-                if isinstance(block, BaseException):
-                    raise block
-                if block is None:
-                    raise RuntimeError(f"the stream ended before request index {self.expected} of {self.count}")
-                block = unpack(block)
+            while expected not in waiting:
+                row = self.blocks.get()
+                if isinstance(row, BaseException):
+                    raise StreamLost(f"the stream has ended: {row}") from row
+                if int(row["job"][0]) != number:
+                    self.dropped += "request" in row
+                    continue
+                if "error" in row:
+                    raise GenerationFailed(str(row["error"][0]))
+                block = unpack(row)
                 index = int(block["request"][0]) // self.world_size
-                if index < self.expected or index in waiting:
+                if index < expected or index in waiting:
                     raise RuntimeError(f"request index {index} came twice")
                 waiting[index] = block
-            yield waiting.pop(self.expected)
-            self.expected += 1
+            yield waiting.pop(expected)
+            expected += 1
             # Not waited for: the next block is most likely here already.
-            self.coordinator.consumed.remote(self.expected)
+            self.coordinator.consumed.remote(number, expected)
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Hand generators the student as it is after `version` steps. Not waited for."""
         self.coordinator.publish.remote(version, weights)
 
     def metrics(self) -> dict[str, float]:
-        return ray.get(self.coordinator.stream_metrics.remote())
+        return {**self._call("stream_metrics"), "dropped_blocks": float(self.dropped)}
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.coordinator, method).remote(*args))
+        except RayActorError as err:
+            raise StreamLost(f"the stream's coordinator has ended: {err}") from err
 
     def close(self) -> None:
         """Stop the generators; the pool's processes end with the pass."""
         self.closed.set()
-        ray.get(self.coordinator.end.remote())
+        self.coordinator.end.remote()
         while self.feeder.is_alive():
             self._drain()
             self.feeder.join(timeout=0.05)
 
-    def _feed(self, batches: Any) -> None:
+    def _feed(self, setup: PoolSetup, generator: type, slots: int) -> None:
         try:
-            for batch in batches:
-                if not self.closed.is_set():
-                    self.blocks.put(batch)
-            self.blocks.put(None)
+            for first_slot in itertools.count(0, slots):
+                # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which
+                # would compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until
+                # another one comes, and that may be the very block that the window waits for.
+                (split,) = make_dataset(setup, range(first_slot, first_slot + slots), generator).streaming_split(
+                    1, equal=False
+                )
+                rows = iter(split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))
+                for row in rows:
+                    if self.closed.is_set():
+                        rows.close()  # ends the pass
+                        return
+                    self.blocks.put(row)
         except BaseException as err:  # handed to the thread that can do something about it
             self.blocks.put(err)
 
@@ -206,15 +275,23 @@ class SyntheticStream:
             self.blocks.get_nowait()
 
 
-def make_dataset(setup: PoolSetup, count: int, generator: type) -> ray.data.Dataset:
-    """Slots for `count` requests, one task each, mapped by the pool to one block a request."""
-    pool = setup.experiment.pool
-    slots = math.ceil(count / pool.slot_length)
-    dataset = ray.data.from_items([{"slot": i} for i in range(slots)], override_num_blocks=slots)
+def num_requests(experiment: Experiment, world_size: int) -> int:
+    """Requests that one worker consumes over a whole run."""
+    train = experiment.train
+    rows = train.steps * (train.batch_size // world_size) * experiment.synthetic_ratio
+    return math.ceil(rows / experiment.pool.rows_per_request)
+
+
+def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Dataset:
+    """Slots, one task each, mapped by the pool to one block a request."""
+    pool = setup.pool
+    dataset = ray.data.from_items([{"slot": slot} for slot in slots], override_num_blocks=len(slots))
     # A block must leave its actor at once: held back to be merged with the next ones, it would wait for grants that wait for it.
     # Each request is one row (see `pack`), so that the smallest limit never splits it either.
     dataset.context.target_max_block_size = 1
     dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
+    # Generators wait for as long as the student needs none of them.
+    dataset.context.execution_no_progress_timeout_s = -1
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     return dataset.map_batches(
@@ -233,6 +310,11 @@ def make_dataset(setup: PoolSetup, count: int, generator: type) -> ray.data.Data
 def pack(block: Block) -> Block:
     """One request as one row of nested arrays; what is the same for all its rows once."""
     return {name: values[:1] if name in _CONSTANT else values[None] for name, values in block.items()}
+
+
+def stub(number: int, error: str = "") -> Block:
+    """The row of a request that wasn't made: for an earlier job (by its number), or with the reason."""
+    return {"job": np.array([number]), **({"error": np.array([error])} if error else {})}
 
 
 def unpack(row: Block) -> Block:

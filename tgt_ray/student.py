@@ -28,4 +28,6 @@ def build_student(experiment: Experiment, input_shape: tuple[int, ...], num_clas
     """A student with the weights that `train.seed` gives."""
     torch.manual_seed(experiment.train.seed)
     backbone = experiment.student.build(input_shape)
-    return Student(backbone, experiment.objective.build(int(backbone.dim), num_classes))  # type: ignore[arg-type]
+    student = Student(backbone, experiment.objective.build(int(backbone.dim), num_classes))  # type: ignore[arg-type]
+    layout = torch.channels_last if experiment.train.channels_last else torch.contiguous_format
+    return student.to(memory_format=layout)

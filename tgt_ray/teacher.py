@@ -18,6 +18,7 @@ from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
+from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData
 
@@ -111,7 +112,7 @@ def _ready(
         _load(model, content, f"teacher.{role}.weights: {config.weights}")
         source: dict[str, Any] = {"weights": str(config.weights)}
     else:
-        fingerprint = digest(role, plain, made_from)
+        fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
     if config.weights is None and store.exists(f"{name}.json"):
         _load(model, store.read(f"{name}.safetensors"), f"{role} {fingerprint} in {store.root}")
@@ -160,7 +161,8 @@ def _load(model: nn.Module, content: bytes, where: str) -> None:
 
 
 def _freeze(model: nn.Module) -> nn.Module:
-    return model.eval().requires_grad_(False)
+    """For use alone. The layout is the one in which convolutions are fastest (benchmarks/README.md); others don't have one."""
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

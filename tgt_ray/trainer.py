@@ -1,11 +1,15 @@
-"""Floor 5: one experiment on Ray: teacher and teacher cache once, then Ray Train."""
+"""Floor 5: teacher and teacher cache once, and lanes: Ray Train worker groups that do one run after another."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,41 +17,56 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray._raylet import PlacementGroupID
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-from ray.util.queue import Queue
 
 from tgt_ray import cluster
+from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
-from tgt_ray.prepared import Prepared, prepare
+from tgt_ray.lane import LaneSetup, lane_worker
+from tgt_ray.prepared import Prepared, prepare, stored_teacher
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
-from tgt_ray.worker import WorkerSetup, train_worker
 
-#: Train looks at its workers every 2 s by default: a short trial would spend that at its end, and a checkpoint reported
-#: shortly before a crash would be lost.
-HEALTH_CHECK_INTERVAL_S = 0.2
+log = logging.getLogger(__name__)
+
+#: Train looks at its workers every 2 s by default: a lane would need that long to notice a lost worker, and to end.
+HEALTH_CHECK_INTERVAL_S = 0.5
+#: Of the teacher pass.
+ROWS_A_BLOCK = 4096
+#: How long lanes may take to end.
+CLOSE_TIMEOUT_S = 30
+#: How long the workers of a lane may wait for its next run, in a collective call.
+IDLE_TIMEOUT_S = 7 * 24 * 3600
 
 
 def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
-    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't)."""
-    # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
-    task = ray.remote(_prepare_teacher).options(num_cpus=1)
-    threads = max(1, int(cluster.largest_node_cpus()))
-    try:
-        record = ray.get(task.remote(experiment, ray.put(data), storage, threads))
-    except ray.exceptions.RayTaskError as err:
-        if isinstance(err.cause, ConfigError):
-            raise err.cause from None
-        raise
+    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't).
+
+    Both ask for no CPU: lanes may hold all there are while they start, and until they have work they need none.
+    """
+    record = stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
 
     def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
         return label_rows(experiment, record, data, table, storage)
 
     return prepare(data, record, teacher_pass, storage)
+
+
+def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+    task = ray.remote(_prepare_teacher).options(num_cpus=0, scheduling_strategy=cluster.on_the_largest_node())
+    threads = max(1, int(cluster.largest_node_cpus()))
+    log.info("teacher: not in the storage as it is asked for; made ready now, which may take minutes, once")
+    try:
+        return ray.get(task.remote(experiment, ray.put(data), storage, threads))
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, ConfigError):
+            raise err.cause from None
+        raise
 
 
 def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
@@ -91,61 +110,109 @@ def label_rows(
     """Logits and latents of a table's rows, in its order, by a Ray Data actor pool."""
     import ray.data
 
-    pool = experiment.pool
-    labelled = (
-        ray.data.from_arrow(table)
-        .repartition(target_num_rows_per_block=4096)
-        .map_batches(
-            TeacherLabeler,
-            batch_format="pyarrow",
-            batch_size=1024,
-            fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
-            compute=ray.data.ActorPoolStrategy(size=pool.actors),
-            num_cpus=pool.cpus_per_actor,
-            resources=pool.actor_resources or None,
-        )
+    parts = [table.slice(first, ROWS_A_BLOCK) for first in range(0, len(table), ROWS_A_BLOCK)]
+    labelled = ray.data.from_arrow(parts).map_batches(
+        TeacherLabeler,
+        batch_format="pyarrow",
+        batch_size=1024,
+        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
+        compute=ray.data.ActorPoolStrategy(size=min(len(parts), max(experiment.pool.actors, len(cluster.nodes())))),
+        num_cpus=0,
+        scheduling_strategy="SPREAD",
+        resources=experiment.pool.actor_resources or None,
     )
     labelled.context.enable_progress_bars = False
-    columns = labelled.take_batch(len(table), batch_format="numpy")
+    batches = list(labelled.iter_batches(batch_size=None, batch_format="numpy"))
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in ("id", "logits", "latent")}
     order = np.argsort(columns["id"], kind="stable")
     wanted = np.argsort(np.argsort(table["id"].to_numpy(), kind="stable"), kind="stable")
     return {name: columns[name][order][wanted] for name in ("logits", "latent")}
 
 
-def fit(
-    experiment: Experiment,
-    prepared: tuple[Any, ...],
-    storage: Storage,
-    folder: Storage,
-    name: str,
-    callbacks: list[Any],
-) -> ray.train.Result:
-    """Run Ray Train in `folder`/`name`, where it resumes if it was begun there. The result's return_value is `train_worker`'s.
+class RememberPlacement(WorkerGroupCallback):
+    """Tells the board which placement group a lane has.
 
-    storage: the root that holds the teacher. Raises ray.train.TrainingFailedError after `train.max_failures` lost workers.
+    Ray keeps a placement group until its job ends, also when the controller that made it is lost. Train's own cleaner needs the
+    dashboard to find that out.
+    """
+
+    def __init__(self, board: Any, lane: str):
+        self.board, self.lane = board, lane
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self.board.placed.remote(self.lane, group.id.hex())
+
+
+@contextmanager
+def open_lanes(
+    name: str, plan: Experiment, count: int, storage: Storage, max_rebuilds: int = 0, warm: bool = True
+) -> Iterator[Any]:
+    """`count` lanes, started beside what the block does; gives their board. At the end of the block they end too.
+
+    name: of the board, as ray.get_actor knows it. plan: for its resources lanes are placed. storage: the root that holds the teacher. max_rebuilds, warm: as of the Board.
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
     if len(cluster.nodes()) == 1:
         # One process less to start: with a single node there is nobody to survive its preemption.
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-    train = experiment.train
-    trainer = trainer_class(train.workers)(
-        train_worker,
-        train_loop_config={"setup": WorkerSetup(experiment, prepared, storage.root)},
+    names = [f"lane-{index}" for index in range(count)]
+    board = start_board(name, plan, names, max_rebuilds, warm)
+    # Train wants a folder for checkpoints; these lie in the storage, written by the workers.
+    with TemporaryDirectory(prefix="tgt_ray_lanes_") as folder:
+        threads = [
+            threading.Thread(target=_keep_open, args=(board, name, storage, folder), daemon=True) for name in names
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield board
+        finally:
+            ray.get(board.close.remote())
+            deadline = time.time() + CLOSE_TIMEOUT_S
+            for thread in threads:
+                thread.join(timeout=max(0.0, deadline - time.time()))
+            if any(thread.is_alive() for thread in threads):
+                log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
+            # At once, and not when the last reference to it is gone: its name may be wanted again.
+            ray.kill(board)
+
+
+def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
+    """A lane, opened again where it was lost or is to have another shape, until the board doesn't need it any more."""
+    for opening in itertools.count():
+        plan = ray.get(board.open_lane.remote(name))
+        if plan is None:
+            return
+        try:
+            _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
+        except (TrainingFailedError, RayError) as err:
+            reason = str(err).strip().splitlines()[-1]
+            log.warning("%s was lost: %s", name, reason)
+            group = ray.get(board.lane_lost.remote(name, reason))
+            if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
+                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+
+def _fit_lane(setup: LaneSetup, name: str, folder: str) -> None:
+    """Ray Train as long as the lane lives. Raises ray.train.TrainingFailedError after `train.max_failures` lost workers."""
+    train = setup.plan.train
+    trainer_class(train.workers)(
+        lane_worker,
+        train_loop_config={"setup": setup},
         scaling_config=ScalingConfig(
             num_workers=train.workers,
             use_gpu=train.gpus_per_worker > 0,
-            resources_per_worker=cluster.worker_resources(experiment),
+            resources_per_worker=cluster.worker_resources(setup.plan),
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=folder.root,
-            callbacks=[*callbacks, RememberPlacement(folder.within(name))],
+            storage_path=folder,
+            callbacks=[RememberPlacement(setup.board, setup.name)],
             failure_config=FailureConfig(max_failures=train.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-    )
-    return trainer.fit()
+        **backend(train.workers),
+    ).fit()
 
 
 def trainer_class(workers: int) -> type[DataParallelTrainer]:
@@ -157,64 +224,10 @@ def trainer_class(workers: int) -> type[DataParallelTrainer]:
     return TorchTrainer
 
 
-class ForwardReports(UserCallback):
-    """Puts each report of a single run into the driver's queue (Train calls this in its controller's process)."""
+def backend(workers: int) -> dict[str, Any]:
+    """Workers of a lane that has nothing to do wait for each other in a collective call."""
+    if workers == 1:
+        return {}
+    from ray.train.torch import TorchConfig
 
-    def __init__(self, queue: Queue):
-        self.queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self.queue.put(metrics[0])
-
-
-@contextmanager
-def follow(report: Callable[[dict[str, Any]], None]) -> Iterator[ForwardReports]:
-    """A callback for `fit` that calls `report` here, in a thread, until the block is left."""
-    queue = Queue(actor_options={"num_cpus": 0})
-
-    def read() -> None:
-        while (metrics := queue.get()) is not None:
-            report(metrics)
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        yield ForwardReports(queue)
-    finally:
-        queue.put(None)
-        thread.join()
-        queue.shutdown()
-
-
-PLACEMENT_FILE = "placement_group"
-
-
-class RememberPlacement(WorkerGroupCallback):
-    """Writes the id of a run's placement group beside its checkpoints.
-
-    Ray keeps a placement group until its job ends, also when the run that made it is stopped from outside. Train's own cleaner
-    needs the dashboard to find that out, so whoever stops a run frees its place by `free_placement`.
-    """
-
-    def __init__(self, folder: Storage):
-        self.folder = folder
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        self.folder.write(group.id.hex().encode(), PLACEMENT_FILE)
-
-
-def held_placement(folder: Storage) -> PlacementGroup | None:
-    """What a run in `folder` still holds of the cluster, if anything."""
-    if not folder.exists(PLACEMENT_FILE):
-        return None
-    group = folder.read(PLACEMENT_FILE).decode()
-    if placement_group_table().get(group, {}).get("state") in (None, "REMOVED"):
-        return None
-    return PlacementGroup(PlacementGroupID.from_hex(group))
-
-
-def free_placement(folder: Storage) -> None:
-    """Give back what a stopped run in `folder` still holds of the cluster."""
-    if group := held_placement(folder):
-        remove_placement_group(group)
+    return {"torch_config": TorchConfig(timeout_s=IDLE_TIMEOUT_S)}

@@ -1,9 +1,8 @@
-"""Floor 6: a sweep as one Ray Tune experiment. Each trial drives its own Ray Train run and generator pool."""
+"""Floor 6: a sweep as one Ray Tune experiment. Its trials are light: they queue their runs for lanes, which outlive them."""
 
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -21,29 +19,15 @@ from tgt_ray import cluster, records, trainer
 from tgt_ray.config import ConfigError, digest, dump_yaml
 from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
-from tgt_ray.prepared import Prepared
+from tgt_ray.prepared import WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
+from tgt_ray.trial import LaneTrial
 
 log = logging.getLogger(__name__)
 
 STUDY_FILE = "optuna_journal.log"
-
-
-class TrialFailed(RuntimeError):
-    """A trial that ends without a result; the message is the reason for the table."""
-
-
-def run_trial(values: dict[str, Any], sweep: SweepConfig, prepared: tuple[Any, ...], root: str, folder: str) -> None:
-    """One trial, in Tune's process: no torch here, all the work is in Ray Train's workers and the pool."""
-    experiment = sweep.trial_experiment(values)
-    storage = Storage(root)
-    name = tune.get_context().get_trial_id()
-    result = trainer.fit(experiment, prepared, storage, Storage(folder), name, [TuneReportCallback()])
-    outcome = result.return_value or {}
-    if outcome.get("diverged"):
-        raise TrialFailed(outcome["diverged"])
 
 
 class ControlledSearch(OptunaSearch):
@@ -83,32 +67,18 @@ class ControlledASHA(ASHAScheduler):
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class FreePlaces(tune.Callback):
-    """Frees the places of ended trials, shortly after: at once, their controllers would still replace what they lose."""
+class CancelRuns(tune.Callback):
+    """Takes the runs of trials that Tune stops off their lanes."""
 
-    DELAY_S = 2.0
-
-    def __init__(self, runs: Storage):
-        self.runs = runs
-        self.ended: dict[str, float] = {}
+    def __init__(self, board: str):
+        # By its name: Tune stores its callbacks, and a restored sweep has another board.
+        self.board = board
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.ended[trial.trial_id] = time.time()
+        ray.get_actor(self.board).cancel.remote(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.ended[trial.trial_id] = time.time()
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for trial_id in [t for t, when in self.ended.items() if time.time() - when > self.DELAY_S]:
-            trainer.free_placement(self.runs.within(trial_id))
-            del self.ended[trial_id]
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        for trial_id, when in self.ended.items():
-            folder = self.runs.within(trial_id)
-            if trainer.held_placement(folder):
-                time.sleep(max(0.0, when + self.DELAY_S - time.time()))
-                trainer.free_placement(folder)
+        ray.get_actor(self.board).cancel.remote(trial.trial_id)
 
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
@@ -121,16 +91,25 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         raise ConfigError(
             f"--resume: the sweep runs {before} trials at once, this cluster holds {concurrent}; use a larger one"
         )
-    prepared = trainer.prepare_on_ray(sweep.experiment, data, storage)
-    log_teacher(prepared)
-    if not resume:
-        folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
-        records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
-        study_path(folder).unlink(missing_ok=True)
-    log.info("go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s", storage.root, name)
-    tuner = make_tuner(sweep, prepared, storage, folder, concurrent, resume)
-    tuner.fit()
+    how = sweep.search
+    with trainer.open_lanes(
+        board_name(folder), typical(sweep), concurrent, storage, how.max_rebuilds, how.warm_lanes
+    ) as board:
+        prepared = trainer.prepare_on_ray(sweep.experiment, data, storage)
+        log_teacher(prepared)
+        if not resume:
+            folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
+            records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
+            study_path(folder).unlink(missing_ok=True)
+        log.info(
+            "go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s", storage.root, name
+        )
+        make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
     return finish(sweep, folder)
+
+
+def board_name(folder: Storage) -> str:
+    return f"tgt-ray board of {folder.root}"
 
 
 def most_demanding(sweep: SweepConfig) -> Experiment:
@@ -147,6 +126,12 @@ def most_demanding(sweep: SweepConfig) -> Experiment:
     return sweep.trial_experiment(values)
 
 
+def typical(sweep: SweepConfig) -> Experiment:
+    """The experiment for whose resources lanes are opened: the first of the search, so that trials of another shape cost a rebuild."""
+    first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
+    return first[0] if first and first[0].streams else most_demanding(sweep)
+
+
 def check_concurrency(sweep: SweepConfig) -> int:
     """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
     demanding = most_demanding(sweep)
@@ -155,21 +140,18 @@ def check_concurrency(sweep: SweepConfig) -> int:
     room = cluster.count_lanes(demanding, at_most=sweep.num_trials if asked == "auto" else asked)
     if asked != "auto" and room < asked:
         raise ConfigError(
-            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room}; lower it or use auto"
+            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room};"
+            f" {cluster.arithmetic(demanding)}. Lower it or use auto"
         )
     return room
 
 
 def make_tuner(
-    sweep: SweepConfig, prepared: Prepared, storage: Storage, folder: Storage, concurrent: int, resume: bool
+    sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
     trainable = tune.with_resources(
         tune.with_parameters(
-            run_trial,
-            sweep=sweep,
-            prepared=(ray.put(prepared),),
-            root=storage.root,
-            folder=folder.within("train").root,
+            LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
         ),
         {"CPU": cluster.TRIAL_CPUS},
     )
@@ -187,15 +169,18 @@ def make_tuner(
             scheduler=make_scheduler(sweep),
             num_samples=sweep.num_trials,
             max_concurrent_trials=concurrent,
+            reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=folder.root,
             verbose=0,
-            callbacks=[Leaderboard(sweep, folder), FreePlaces(folder.within("train"))],
-            # Lost workers are Ray Train's to replace; a trial that fails all the same would fail again.
+            callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder))],
+            # Lost workers are replaced by their lane; a trial that fails all the same would fail again.
             failure_config=tune.FailureConfig(max_failures=0),
+            # The runs write their own.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
 
@@ -270,12 +255,9 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
     if best is not None:
         values = records.read_json(folder, "tune", best.trial, "params.json")  # as Tune had them: a table flattens them
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
-        metrics = {
-            str(key): value for key, value in best.to_dict().items() if pd.notna(value) and key != "checkpoint_path"
-        }
+        metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
-        with folder.fs.open_input_file(f"{best.checkpoint_path}/student.safetensors") as file:
-            folder.write(file.read(), "best", "student.safetensors")
+        folder.write(folder.read("train", best.trial, WEIGHTS_FILE), "best", WEIGHTS_FILE)
     return table
 
 

@@ -19,41 +19,30 @@ from tgt_ray.experiment import Experiment, with_overrides
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 
-def children_named(part: bytes) -> list[int]:
-    """Processes of this machine whose command line contains `part`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-            except OSError:
-                continue  # it has just ended
-            if part in command:
-                found.append(int(folder.name))
-    return found
-
-
-def test_kill_9_of_a_student_worker_resumes_from_its_checkpoint(ray_cluster, prepared, storage):
+@pytest.mark.parametrize(
+    "title", [b"ray::RayTrainWorker", b"ray::Coordinator", b"ray::MapWorker", b"ray::SplitCoordinator"]
+)
+def test_kill_9_of_a_part_of_a_lane_resumes_the_run(title, ray_cluster, prepared, storage, processes):
     values = [("explorer.type", "random"), ("train.steps", 1500), ("train.eval_every", 100), ("train.max_failures", 2)]
     config = Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), values))
-    folder = Path(storage.root) / "killed-worker" / "ray_train"
-    before = set(children_named(b"ray::RayTrainWorker"))
+    name = "killed-" + title.decode().partition("::")[2]
+    checkpoint = Path(storage.root) / name / "checkpoint" / "state.pt"
+    before = processes(title)
     killed: list[int] = []
 
     def kill_after_the_first_checkpoint() -> None:
-        while not list(folder.glob("step_*")):
+        while not checkpoint.exists():
             time.sleep(0.05)
-        workers = set(children_named(b"ray::RayTrainWorker")) - before
-        for pid in workers:
+        for pid in processes(title) - before:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
     killer = threading.Thread(target=kill_after_the_first_checkpoint, daemon=True)
     killer.start()
-    run = api.run(config, storage=storage.root, name="killed-worker")
+    run = api.run(config, storage=storage.root, name=name)
     assert killed, "nothing was killed, so nothing was tested"
     assert list(run.metrics["step"]) == list(range(100, 1501, 100)), "each report once, none missing"
-    calm = api.run(config, storage=storage.root, name="calm-worker", local=True)
+    calm = api.run(config, storage=storage.root, name=f"calm-{name}", local=True)
     last = [r.metrics.iloc[-1] for r in (run, calm)]
     assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
 
@@ -82,7 +71,7 @@ def run_until_a_second_trial_works(command: list[str], folder: Path, output: Pat
     with output.open("w") as file:
         driver = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     deadline = time.time() + 180
-    while len(list(folder.glob("train/*/step_00000[12]00"))) < 1 or not (folder / "trials.csv").exists():
+    while not (folder / "trials.csv").exists() or len(list(folder.glob("train/*/state.pt"))) < 2:
         assert driver.poll() is None and time.time() < deadline, "the sweep ended before it could be stopped"
         time.sleep(0.1)
     return driver
@@ -105,11 +94,11 @@ def test_kill_9_of_the_driver_then_resume_completes_the_sweep(sweep_command, tmp
     assert (folder / "best" / "student.safetensors").exists()
 
 
-def test_ctrl_c_keeps_the_table_and_leaves_no_process(sweep_command, tmp_path):
-    before = set(children_named(b"ray"))
+def test_ctrl_c_keeps_the_table_and_leaves_no_process(sweep_command, tmp_path, processes):
+    before = processes(b"ray")
     command, file, folder = sweep_command("interrupted")
     driver = run_until_a_second_trial_works([*command, file], folder, tmp_path / "output")
-    started = set(children_named(b"raylet")) | set(children_named(b"ray::"))
+    started = processes(b"raylet") | processes(b"ray::")
     assert started - before, "this sweep has no processes, so nothing is tested"
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
     code = driver.wait(timeout=60)
@@ -120,6 +109,6 @@ def test_ctrl_c_keeps_the_table_and_leaves_no_process(sweep_command, tmp_path):
     table = pd.read_csv(folder / "trials.csv")
     assert "finished" in set(table.status) and "running" not in set(table.status)
     deadline = time.time() + 20
-    while left := (set(children_named(b"raylet")) | set(children_named(b"ray::"))) - before:
+    while left := (processes(b"raylet") | processes(b"ray::")) - before:
         assert time.time() < deadline, f"left over: {left}"
         time.sleep(0.2)

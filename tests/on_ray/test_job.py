@@ -116,7 +116,7 @@ def test_a_stopped_job_leaves_no_process_of_its_own(head, sweep_file, storage):
         listed = subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True)
         return [line for line in listed.stdout.splitlines() if "RayTrainWorker" in line or "TeacherGenerator" in line]
 
-    wait_until(lambda: list(Path(storage.root).glob("stopped-job/train/*/step_*")), 120)
+    wait_until(lambda: list(Path(storage.root).glob("stopped-job/train/*/state.pt")), 120)
     assert ray_processes(), "the sweep has no processes, so nothing is tested"
     subprocess.run(["ray", "job", "stop", "to-be-stopped"], env=head, check=True, capture_output=True, timeout=60)
     wait_until(lambda: not ray_processes(), 30)

@@ -1,0 +1,199 @@
+"""Floor 4: what a Ray Train worker of a lane does: one run after another.
+
+Torch is imported only after the pool was told to start; Ray Data only here and not by the controller, which imports this too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+
+from tgt_ray.board import Run
+from tgt_ray.experiment import Experiment
+from tgt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from tgt_ray.loop import StudentRun, SyntheticReader
+    from tgt_ray.prepared import Prepared
+    from tgt_ray.stream import SyntheticStream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LaneSetup:
+    """What travels to a lane's workers. plan: the experiment with whose resources the lane was placed."""
+
+    name: str
+    board: Any
+    plan: Experiment
+    storage_root: str
+
+
+def lane_worker(config: dict[str, LaneSetup]) -> None:
+    """Do what the board has for this lane until it has no more."""
+    from tgt_ray.stream import SyntheticStream
+
+    setup = config["setup"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    stream = SyntheticStream(setup.plan.pool, setup.storage_root, rank, world_size) if setup.plan.streams else None
+    try:
+        worker = LaneWorker(setup, stream, rank, world_size)
+        while (run := worker.take()) is not None:
+            worker.work(run)
+    finally:
+        if stream is not None:
+            stream.close()
+
+
+class LaneWorker:
+    """One worker of a lane. What it keeps from run to run are processes, modules and the trials' shared data; no state of training."""
+
+    def __init__(self, setup: LaneSetup, stream: SyntheticStream | None, rank: int, world_size: int):
+        import torch
+
+        # What any run needs, before the first one comes.
+        import tgt_ray.loop  # noqa: F401
+
+        self.setup, self.board, self.stream, self.rank, self.world_size = setup, setup.board, stream, rank, world_size
+        train = setup.plan.train
+        torch.set_num_threads(max(1, int(train.cpus_per_worker)))
+        self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
+        self.prepared: tuple[str, Prepared] | None = None
+        self.ended: float | None = None  # when the run before was over
+
+    def take(self) -> Run | None:
+        """The same for all workers of the lane."""
+        asked = time.perf_counter()
+        run = ray.get(self.board.take.remote(self.setup.name)) if self.rank == 0 else None
+        if self.world_size > 1:
+            import torch
+
+            # The id alone: references to objects must travel by Ray.
+            box = [run.id if run else None]
+            torch.distributed.broadcast_object_list(box)
+            if self.rank and box[0] is not None:
+                run = ray.get(self.board.run.remote(box[0]))
+        self.taken, self.idle_s = time.perf_counter(), time.perf_counter() - asked
+        return run
+
+    def work(self, item: Run) -> None:
+        """Train a run to its end, its failure or its cancellation. What goes wrong with the run stays in it.
+
+        Raises what this process or its group can't go on after; Ray Train then replaces it, and the run resumes.
+        """
+        from tgt_ray.loop import Diverged, Stopped
+        from tgt_ray.stream import StreamLost
+
+        reason, run = None, None
+        try:
+            run = self._load(item)
+            self._train(item, run)
+        except Stopped:
+            pass
+        except Diverged as err:
+            reason = str(err)
+        except (RayError, StreamLost) as err:
+            self.board.trouble.remote(item.id, str(err))
+            raise
+        except Exception as err:
+            reason = f"{type(err).__name__}: {err}"
+            log.exception("run %s failed", item.id)
+            if self.world_size > 1 or self.device != "cpu":
+                # The other workers wait for this one; and what CUDA does after an error is not to be trusted.
+                ray.get(self.board.trouble.remote(item.id, reason))
+                raise
+        if self.rank == 0:
+            ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
+        self.ended = time.perf_counter()
+
+    def _load(self, item: Run) -> StudentRun:
+        """Everything that trains, made anew, or as it was at the run's checkpoint."""
+        import torch
+
+        from tgt_ray.loop import StudentRun
+        from tgt_ray.prepared import STATE_FILE
+
+        wrap = torch.nn.parallel.DistributedDataParallel if self.world_size > 1 else torch.nn.Identity()
+        (reference,) = item.prepared
+        if self.prepared is None or self.prepared[0] != reference.hex():
+            self.prepared = reference.hex(), ray.get(reference)
+        run = StudentRun(item.experiment, self.prepared[1].student, self.rank, self.world_size, self.device, wrap)
+        folder = Storage(item.folder)
+        if folder.exists(STATE_FILE):
+            run.load_state(folder.read(STATE_FILE))
+        return run
+
+    def _train(self, item: Run, run: StudentRun) -> None:
+        from tgt_ray.loop import SyntheticReader, train_student
+
+        experiment, reader = item.experiment, None
+        if experiment.streams:
+            assert self.stream is not None, "the board gives a run only to a lane that serves it"
+            first, used = run.position
+            snapshot = run.snapshot() if experiment.explorer.on_policy else None
+            blocks = self.stream.begin(experiment, item.prepared, first, snapshot, run.step)
+            reader = SyntheticReader(blocks, skip_rows=used)
+        times = {"lane": self.setup.name, "idle_s": self.idle_s, "setup_s": time.perf_counter() - self.taken}
+        if self.ended is not None:
+            times["gap_s"] = time.perf_counter() - self.ended
+        hooks = LaneHooks(item, self.board, self.stream if experiment.streams else None, self.rank, times, reader)
+        if run.history:
+            hooks.report(run, run.history[-1])  # resumed: it may have been lost with the process that gave it
+        train_student(run, reader, hooks, is_main=self.rank == 0)
+
+
+class LaneHooks:
+    """Snapshots go to this worker's coordinator, rank 0's checkpoints to the storage, its reports to the board.
+
+    times: `idle_s` that the lane waited for this run, `setup_s` until it could begin, and `gap_s` since the run before on this
+    lane was over, to which the wait for the first synthetic rows is added.
+    """
+
+    def __init__(
+        self,
+        item: Run,
+        board: Any,
+        stream: SyntheticStream | None,
+        rank: int,
+        times: dict[str, Any],
+        reader: SyntheticReader | None,
+    ):
+        self.item, self.board, self.stream, self.rank, self.times, self.reader = (
+            item,
+            board,
+            stream,
+            rank,
+            times,
+            reader,
+        )
+        self.folder = Storage(item.folder)
+        self.cancelled = board.cancelled.remote(item.id) if rank == 0 else None
+
+    def stopped(self) -> bool:
+        return self.rank == 0 and bool(ray.wait([self.cancelled], timeout=0)[0])
+
+    def snapshot(self, run: StudentRun) -> None:
+        # Data parallel students have equal weights, so that each worker can serve its own generators.
+        if self.stream is not None:
+            self.stream.publish(run.step, run.snapshot())
+
+    def stream_metrics(self) -> dict[str, float]:
+        return self.stream.metrics() if self.stream is not None else {}
+
+    def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
+        if self.rank != 0:
+            return
+        # First the checkpoint: what has been reported must not be lost.
+        for name, content in run.state().items():
+            self.folder.write(content, name)
+        first_rows_s = self.reader.start_wait_s if self.reader is not None else 0.0
+        gap = {"gap_s": self.times["gap_s"] + first_rows_s} if "gap_s" in self.times else {}
+        self.board.report.remote(self.item.id, {**metrics, **self.times, **gap})

@@ -1,0 +1,45 @@
+"""Floor 5: a trial in Tune's process. It imports little, since there is such a process for each lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import tune
+
+from tgt_ray.board import Run
+from tgt_ray.search import SweepConfig
+from tgt_ray.storage import Storage
+
+
+class TrialFailed(RuntimeError):
+    """A trial that ends without a result; the message is the reason for the table."""
+
+
+class LaneTrial(tune.Trainable):
+    """One trial after another, in Tune's process: no torch here, all the work is done by a lane."""
+
+    def setup(
+        self, config: dict[str, Any], sweep: SweepConfig, board: Any, prepared: tuple[Any, ...], folder: Storage
+    ) -> None:
+        self.sweep, self.board, self.prepared, self.folder = sweep, board, prepared, folder
+        self._submit(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Tune gives this process its next trial."""
+        self._submit(new_config)
+        return True
+
+    def _submit(self, values: dict[str, Any]) -> None:
+        experiment = self.sweep.trial_experiment(values)
+        self.seen, self.last_step = 0, experiment.train.steps
+        run = Run(self.trial_id, experiment, self.prepared, self.folder.within(self.trial_id).root)
+        ray.get(self.board.submit.remote(run))
+
+    def step(self) -> dict[str, Any]:
+        """The run's next report."""
+        answer = ray.get(self.board.next_report.remote(self.trial_id, self.seen))
+        if answer.metrics is None:
+            raise TrialFailed(answer.reason or "its run was stopped")
+        self.seen += 1
+        return {**answer.metrics, "done": answer.metrics["step"] >= self.last_step}
