@@ -63,6 +63,19 @@ def test_a_lane_that_lost_its_worker_gets_its_run_again_until_that_is_too_often(
     asyncio.run(story())
 
 
+def test_a_worker_that_was_lost_while_it_waited_does_not_get_the_next_run():
+    async def story() -> None:
+        board = Board(experiment(), ["a"])
+        lost = asyncio.create_task(board.take("a"))
+        await asyncio.sleep(0.01)
+        successor = asyncio.create_task(board.take("a"))
+        await asyncio.sleep(0.01)
+        await board.submit(run("one"))
+        assert (await successor).id == "one" and await lost is None
+
+    asyncio.run(story())
+
+
 def test_a_lane_that_is_lost_with_its_run_is_opened_again_for_it():
     async def story() -> None:
         board = Board(experiment(), ["a", "b"])

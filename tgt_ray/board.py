@@ -53,6 +53,7 @@ class _Entry:
 class _Lane:
     plan: Experiment  # the lane is placed with this one's resources
     taken: bool = False  # whether a worker has asked for work since the lane was opened
+    calls: int = 0  # of take
     placement: str | None = None
     alive: bool = True
 
@@ -113,10 +114,16 @@ class Board:
         async with self.changed:
             lane = self.lanes[name]
             lane.taken = True
+            # A worker that was lost while it waited here is still waiting; its successor's call sends it away.
+            lane.calls += 1
+            call = lane.calls
+            self.changed.notify_all()
             mine = self._held(name)
             if mine is None or self._lost_too_often(mine):
-                await self.changed.wait_for(lambda: self.closed or not self.warm or self._next_for(lane) is not None)
-                mine = None if self.closed or not self.warm else self._next_for(lane)
+                await self.changed.wait_for(
+                    lambda: lane.calls != call or self.closed or not self.warm or self._next_for(lane) is not None
+                )
+                mine = self._next_for(lane) if lane.calls == call and self.warm and not self.closed else None
                 if mine is None:
                     return None
                 self.queue.remove(mine)
@@ -124,8 +131,10 @@ class Board:
                 if not lane.serves(mine.run):
                     self.rebuilds += 1
                     lane.plan = mine.run.experiment
+                    self._refuse_what_no_lane_will_serve()
                     return None  # and the lane is opened again, for this run
             mine.attempts += 1
+            mine.trouble = None
             return mine.run
 
     async def run(self, run_id: str) -> Run:
@@ -141,8 +150,9 @@ class Board:
                 self.changed.notify_all()
 
     async def trouble(self, run_id: str, reason: str) -> None:
-        """Why the run's worker is about to give up: the run's reason, should it fail for that."""
-        self.entries[run_id].trouble = reason
+        """Why the run's worker is about to give up: the run's reason, should it fail for that. The first of a group knows best."""
+        entry = self.entries[run_id]
+        entry.trouble = entry.trouble or reason
 
     async def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
         """The run is over; with a reason, it has failed."""

@@ -118,8 +118,10 @@ class Coordinator:
                 self.consumed_below = index
                 self.changed.notify_all()
 
-    async def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
-        """A snapshot of the student after `version` steps."""
+    async def publish(self, number: int, version: int, weights: dict[str, np.ndarray]) -> None:
+        """A snapshot of the job's student after `version` steps. Calls may overtake each other."""
+        if self.job is None or number != self.job.number or version <= self.version:
+            return
         # This actor owns the object, not the worker: a reference outlives a worker that dies.
         self.snapshot, self.version = ray.put(weights), version
 

@@ -121,6 +121,8 @@ class LaneWorker:
         from tgt_ray.loop import StudentRun
         from tgt_ray.prepared import STATE_FILE
 
+        if item.experiment.train.compile:
+            torch._dynamo.reset()  # what was compiled for an earlier run counts against a limit
         wrap = torch.nn.parallel.DistributedDataParallel if self.world_size > 1 else torch.nn.Identity()
         (reference,) = item.prepared
         if self.prepared is None or self.prepared[0] != reference.hex():
@@ -129,6 +131,13 @@ class LaneWorker:
         folder = Storage(item.folder)
         if folder.exists(STATE_FILE):
             run.load_state(folder.read(STATE_FILE))
+        if self.world_size > 1:
+            steps = torch.tensor([run.step, -run.step], device=self.device)
+            torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
+            if steps[0] != -steps[1]:
+                raise RuntimeError(
+                    "the workers see different checkpoints: is the storage a folder that all nodes share?"
+                )
         return run
 
     def _train(self, item: Run, run: StudentRun) -> None:
@@ -145,8 +154,8 @@ class LaneWorker:
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
         hooks = LaneHooks(item, self.board, self.stream if experiment.streams else None, self.rank, times, reader)
-        if run.history:
-            hooks.report(run, run.history[-1])  # resumed: it may have been lost with the process that gave it
+        if run.history and self.rank == 0:
+            hooks.send(run.history[-1])  # resumed: it may have been lost with the process that gave it
         train_student(run, reader, hooks, is_main=self.rank == 0)
 
 
@@ -194,6 +203,10 @@ class LaneHooks:
         # First the checkpoint: what has been reported must not be lost.
         for name, content in run.state().items():
             self.folder.write(content, name)
+        self.send(metrics)
+
+    def send(self, metrics: dict[str, Any]) -> None:
         first_rows_s = self.reader.start_wait_s if self.reader is not None else 0.0
         gap = {"gap_s": self.times["gap_s"] + first_rows_s} if "gap_s" in self.times else {}
-        self.board.report.remote(self.item.id, {**metrics, **self.times, **gap})
+        # Waited for: calls may overtake each other, and the run's end must not come before its last report.
+        ray.get(self.board.report.remote(self.item.id, {**metrics, **self.times, **gap}))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a pool may take to start before the run fails instead of waiting for resources for ever.
 START_TIMEOUT_S = 120
+#: Seconds that a pass may take to end.
+CLOSE_TIMEOUT_S = 15
 #: Slots of a pass. Each costs a millisecond when the pass is opened; when all are used up, another pass is, with new actors.
 SLOTS = 256
 
@@ -155,7 +157,7 @@ class TeacherGenerator:
         # Its weights come with each job's snapshots.
         self.student = self._once(
             "student",
-            (experiment.student.fingerprint(), experiment.objective.fingerprint(), shape, classes),
+            (experiment.student, experiment.objective, experiment.train.channels_last, shape, classes),
             lambda: build_student(experiment, shape, classes).to(self.device).eval().requires_grad_(False),
         )
         self.explorer, self.seed = experiment.explorer, experiment.train.seed
@@ -233,7 +235,7 @@ class SyntheticStream:
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Hand generators the student as it is after `version` steps. Not waited for."""
-        self.coordinator.publish.remote(version, weights)
+        self.coordinator.publish.remote(self.number, version, weights)
 
     def metrics(self) -> dict[str, float]:
         return {**self._call("stream_metrics"), "dropped_blocks": float(self.dropped)}
@@ -245,10 +247,11 @@ class SyntheticStream:
             raise StreamLost(f"the stream's coordinator has ended: {err}") from err
 
     def close(self) -> None:
-        """Stop the generators; the pool's processes end with the pass."""
+        """Stop the generators; the pool's processes end with the pass, or, where it doesn't end in time, with this one."""
         self.closed.set()
         self.coordinator.end.remote()
-        while self.feeder.is_alive():
+        deadline = time.time() + CLOSE_TIMEOUT_S
+        while self.feeder.is_alive() and time.time() < deadline:
             self._drain()
             self.feeder.join(timeout=0.05)
 

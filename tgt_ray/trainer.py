@@ -17,8 +17,7 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray._raylet import PlacementGroupID
-from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -38,6 +37,8 @@ log = logging.getLogger(__name__)
 HEALTH_CHECK_INTERVAL_S = 0.5
 #: Of the teacher pass.
 ROWS_A_BLOCK = 4096
+#: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
+START_ATTEMPTS = 10
 #: How long lanes may take to end.
 CLOSE_TIMEOUT_S = 30
 #: How long the workers of a lane may wait for its next run, in a collective call.
@@ -47,7 +48,7 @@ IDLE_TIMEOUT_S = 7 * 24 * 3600
 def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
     """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't).
 
-    Both ask for no CPU: lanes may hold all there are while they start, and until they have work they need none.
+    Both ask for no resources: lanes may hold all there are while they start, and until they have work they use none.
     """
     record = stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
 
@@ -119,7 +120,6 @@ def label_rows(
         compute=ray.data.ActorPoolStrategy(size=min(len(parts), max(experiment.pool.actors, len(cluster.nodes())))),
         num_cpus=0,
         scheduling_strategy="SPREAD",
-        resources=experiment.pool.actor_resources or None,
     )
     labelled.context.enable_progress_bars = False
     batches = list(labelled.iter_batches(batch_size=None, batch_format="numpy"))
@@ -186,8 +186,8 @@ def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
             return
         try:
             _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
-        except (TrainingFailedError, RayError) as err:
-            reason = str(err).strip().splitlines()[-1]
+        except Exception as err:  # whatever it is, the runs that wait for this lane must hear of it
+            reason = (str(err).strip().splitlines() or [repr(err)])[-1]
             log.warning("%s was lost: %s", name, reason)
             group = ray.get(board.lane_lost.remote(name, reason))
             if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
@@ -209,7 +209,7 @@ def _fit_lane(setup: LaneSetup, name: str, folder: str) -> None:
             name=name,
             storage_path=folder,
             callbacks=[RememberPlacement(setup.board, setup.name)],
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_ATTEMPTS),
         ),
         **backend(train.workers),
     ).fit()

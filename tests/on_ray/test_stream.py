@@ -184,7 +184,7 @@ def test_an_on_policy_grant_carries_only_newer_snapshots(ray_cluster, prepared):
     grant = ray.get(first)
     assert grant.version == 0 and list(ray.get(grant.snapshot[0])) == ["weight"]
     assert ray.get(ask(coordinator, 0, 1, 0, 0)).snapshot == ()
-    ray.get(coordinator.publish.remote(20, start))
+    ray.get(coordinator.publish.remote(0, 20, start))
     newer = ray.get(ask(coordinator, 0, 2, 0, 0))
     assert newer.version == 20 and newer.snapshot
     ray.get(coordinator.end.remote())
