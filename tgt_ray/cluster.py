@@ -59,12 +59,6 @@ def largest_node_cpus() -> float:
     return max(node.get("CPU", 0.0) for node in nodes())
 
 
-def on_the_largest_node() -> NodeAffinitySchedulingStrategy:
-    """For a task that asks for no CPU but uses some: a head node without any is no place for it."""
-    node = max((n for n in ray.nodes() if n["Alive"]), key=lambda n: n["Resources"].get("CPU", 0.0))
-    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-
-
 def worker_resources(experiment: Experiment) -> Resources:
     train = experiment.train
     return {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})}

@@ -46,10 +46,7 @@ IDLE_TIMEOUT_S = 7 * 24 * 3600
 
 
 def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
-    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't).
-
-    Both ask for no resources: lanes may hold all there are while they start, and until they have work they use none.
-    """
+    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't)."""
     record = stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
 
     def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
@@ -59,7 +56,8 @@ def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
-    task = ray.remote(_prepare_teacher).options(num_cpus=0, scheduling_strategy=cluster.on_the_largest_node())
+    task = ray.remote(_prepare_teacher).options(num_cpus=1)
+    # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
     threads = max(1, int(cluster.largest_node_cpus()))
     log.info("teacher: not in the storage as it is asked for; made ready now, which may take minutes, once")
     try:
@@ -117,9 +115,9 @@ def label_rows(
         batch_format="pyarrow",
         batch_size=1024,
         fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
-        compute=ray.data.ActorPoolStrategy(size=min(len(parts), max(experiment.pool.actors, len(cluster.nodes())))),
-        num_cpus=0,
-        scheduling_strategy="SPREAD",
+        compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
+        num_cpus=experiment.pool.cpus_per_actor,
+        resources=experiment.pool.actor_resources or None,
     )
     labelled.context.enable_progress_bars = False
     batches = list(labelled.iter_batches(batch_size=None, batch_format="numpy"))
