@@ -86,3 +86,12 @@ def test_a_component_of_the_users_own_runs_on_ray_by_its_name(prepared, storage,
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(storage.read("own", "record.json"))["experiment"]["explorer"]["type"] == "mine:Shrink"
+
+
+def test_a_storage_without_a_teacher_gets_one_beside_nothing_else(ray_cluster, prepared, tmp_path):
+    """Pretraining and teacher pass want the cluster that the lanes want: neither may wait for the other for ever."""
+    quick = {"teacher.labeler.pretrain.steps": 5, "teacher.generator.pretrain.steps": 5}
+    config = small(prepared, explorer__type="random", train__steps=20, train__eval_every=20)
+    config = Experiment.model_validate(with_overrides(config.model_dump(mode="json"), list(quick.items())))
+    run = api.run(config, storage=str(tmp_path), name="fresh")
+    assert run.record["teacher"]["labeler"]["reused"] is False and run.metrics.iloc[-1]["step"] == 20
