@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgt_ray.config import validate
+from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment, TrainConfig, with_overrides
 from tgt_ray.local import train_local
 from tgt_ray.loop import Diverged, Plan, StudentRun, SyntheticReader, make_optimizer
@@ -335,3 +335,10 @@ def test_a_compiled_student_trains_alike(prepared, storage):
     runs = [train_local(small(prepared, train__compile=on), prepared.prepared, storage) for on in (True, False)]
     assert runs[0].history[-1]["train_loss"] == pytest.approx(runs[1].history[-1]["train_loss"], rel=1e-3)
     assert set(safetensors.torch.load(runs[0].weights())) == set(safetensors.torch.load(runs[1].weights()))
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_refused(prepared):
+    config = small(prepared)
+    state = StudentRun(config, prepared.prepared.student, 0, 2).state()[STATE_FILE]
+    with pytest.raises(ConfigError, match=r"begun with 2 worker\(s\), here it has 1"):
+        StudentRun(config, prepared.prepared.student).load_state(state)

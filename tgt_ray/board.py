@@ -159,7 +159,6 @@ class Board:
         async with self.changed:
             self.entries[run_id].history = history
             self._end(self.entries[run_id], reason)
-            self.changed.notify_all()
 
     async def cancelled(self, run_id: str) -> None:
         """Returns when the run is cancelled or over."""

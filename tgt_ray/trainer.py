@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Train looks at its workers every 2 s by default: a lane would need that long to notice a lost worker, and to end.
 HEALTH_CHECK_INTERVAL_S = 0.5
-#: Of the teacher pass.
-ROWS_A_BLOCK = 4096
 #: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: How long lanes may take to end.
@@ -56,8 +54,8 @@ def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
-    task = ray.remote(_prepare_teacher).options(num_cpus=1)
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
+    task = ray.remote(_prepare_teacher).options(num_cpus=1)
     threads = max(1, int(cluster.largest_node_cpus()))
     log.info("teacher: not in the storage as it is asked for; made ready now, which may take minutes, once")
     try:
@@ -109,19 +107,22 @@ def label_rows(
     """Logits and latents of a table's rows, in its order, by a Ray Data actor pool."""
     import ray.data
 
-    parts = [table.slice(first, ROWS_A_BLOCK) for first in range(0, len(table), ROWS_A_BLOCK)]
-    labelled = ray.data.from_arrow(parts).map_batches(
-        TeacherLabeler,
-        batch_format="pyarrow",
-        batch_size=1024,
-        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
-        compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
-        num_cpus=experiment.pool.cpus_per_actor,
-        resources=experiment.pool.actor_resources or None,
+    pool = experiment.pool
+    labelled = (
+        ray.data.from_arrow(table)
+        .repartition(target_num_rows_per_block=4096)
+        .map_batches(
+            TeacherLabeler,
+            batch_format="pyarrow",
+            batch_size=1024,
+            fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
+            compute=ray.data.ActorPoolStrategy(size=pool.actors),
+            num_cpus=pool.cpus_per_actor,
+            resources=pool.actor_resources or None,
+        )
     )
     labelled.context.enable_progress_bars = False
-    batches = list(labelled.iter_batches(batch_size=None, batch_format="numpy"))
-    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in ("id", "logits", "latent")}
+    columns = labelled.take_batch(len(table), batch_format="numpy")
     order = np.argsort(columns["id"], kind="stable")
     wanted = np.argsort(np.argsort(table["id"].to_numpy(), kind="stable"), kind="stable")
     return {name: columns[name][order][wanted] for name in ("logits", "latent")}
@@ -148,7 +149,8 @@ def open_lanes(
 ) -> Iterator[Any]:
     """`count` lanes, started beside what the block does; gives their board. At the end of the block they end too.
 
-    name: of the board, as ray.get_actor knows it. plan: for its resources lanes are placed. storage: the root that holds the teacher. max_rebuilds, warm: as of the Board.
+    name: of the board, as ray.get_actor knows it. plan: for its resources lanes are placed. storage: the root that holds the
+    teacher. max_rebuilds, warm: as of the Board.
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
     if len(cluster.nodes()) == 1:
