@@ -25,6 +25,7 @@ import torch
 from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
 
 from tgt_ray import cluster, records, trainer
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.board import Run
 from tgt_ray.config import validate
 from tgt_ray.coordinator import Job
@@ -61,6 +62,7 @@ class Measure:
     """Runs one side of a comparison in an actor of its own, with one torch thread as a train worker has."""
 
     def __init__(self, experiment: Experiment, prepared: list[Any], root: str):
+        keep_freed_memory()  # as lanes do, so that a ratio shows the stream's cost alone
         torch.set_num_threads(1)
         self.experiment, self.root, self.ref = experiment, root, tuple(prepared)
         self.prepared: Prepared = ray.get(prepared[0])

@@ -12,12 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -41,6 +37,7 @@ from common import (
     what_was_seen,
     write_record,
 )
+from processes import timed
 
 from tgt_ray import records
 from tgt_ray.config import ConfigError, dump_yaml, validate
@@ -82,24 +79,18 @@ def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
     return data, prepare_local(sweep.experiment, data, storage)
 
 
-def timed(arguments: Sequence[str]) -> float:
-    """Wall seconds of a command, from nothing to its end."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True)
-    return time.perf_counter() - started
-
-
 def run_ours(sweep: SweepConfig, file: Path, storage: Storage, warm: bool) -> dict[str, Any]:
     """The platform's sweep: its wall time, and its own table."""
     name = f"benchmark-{uuid.uuid4().hex[:8]}"
     arguments = ["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name]
-    wall = timed([*arguments, "--set", f"search.warm_lanes={str(warm).lower()}"])
+    wall, processes = timed([*arguments, "--set", f"search.warm_lanes={str(warm).lower()}"])
     folder = storage.within(name)
     table = records.read_table(folder, "trials")
     trials = json.loads(table.to_json(orient="records"))  # plain numbers, and null where there is none
     concurrent = records.read_json(folder, "record.json")["concurrent"]
     return {
         "wall_s": wall,
+        "processor": processes,
         "concurrent": concurrent,
         "where": where_ours(trials, wall, concurrent),
         "gaps_s": [trial["gap_s"] for trial in trials if trial.get("gap_s") is not None],
@@ -121,10 +112,13 @@ def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) ->
     """The plain loop: its wall time, and its own table."""
     out = file.parent / "plain.json"
     script = str(HERE / "plain_optuna.py")
-    wall = timed([script, str(file), "--storage", storage.root, "--out", str(out), "--threads", str(threads)])
+    wall, processes = timed(
+        [script, str(file), "--storage", storage.root, "--out", str(out), "--threads", str(threads)]
+    )
     told = json.loads(out.read_text(encoding="utf-8"))
     return {
         "wall_s": wall,
+        "processor": processes,
         "load_s": told["load_s"],
         "where": where_plain(told["trials"], wall),
         **outcome(sweep, told["trials"], "validation", "test"),
@@ -186,6 +180,12 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
     return runs
 
 
+def mean_by_role(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Processor seconds by role, largest first."""
+    roles = {role for run in runs for role in run}
+    return dict(sorted(((role, mean(run.get(role, 0.0) for run in runs)) for role in roles), key=lambda item: -item[1]))
+
+
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Per side: wall time, where it went, and what was found, over the repeats; and the ratios of the median wall times."""
     sides = {
@@ -193,6 +193,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "wall_s": mean_std([run["wall_s"] for run in results]),
             "median_wall_s": median(run["wall_s"] for run in results),
             "where": {name: mean(run["where"][name] for run in results) for name in results[0]["where"]},
+            "processor_s": mean_by_role([run["processor"]["by_role"] for run in results]),
             "best": {split: mean_std([run["best"][split] for run in results]) for split in ("validation", "test")},
             "mean_synthetic_ratio": results[0]["mean_synthetic_ratio"],
             "num_finished": mean(run["num_finished"] for run in results),
@@ -243,6 +244,11 @@ def render(record: dict[str, Any]) -> str:
         rows.append([f"best, {split}", *(plus_minus(side["best"][split]) for side in sides.values())])
     rows.append(["mean synthetic ratio", *(number(side["mean_synthetic_ratio"]) for side in sides.values())])
     rows.append(["trials run to the end", *(number(side["num_finished"], 1) for side in sides.values())])
+    rows.append(
+        ["processor seconds of all processes", *(number(sum(s["processor_s"].values()), 1) for s in sides.values())]
+    )
+    roles = list(dict.fromkeys(role for side in sides.values() for role in side["processor_s"]))
+    rows += [[f"  {role}", *(number(s["processor_s"].get(role), 1) for s in sides.values())] for role in roles]
     closing = "wall time (medians): " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary["ratios"].items())
     return "\n".join(head) + "\n\n" + aligned(rows) + "\n\n" + closing
 

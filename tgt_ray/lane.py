@@ -14,6 +14,7 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.board import Run
 from tgt_ray.experiment import Experiment
 from tgt_ray.storage import Storage
@@ -64,6 +65,7 @@ class LaneWorker:
 
         self.setup, self.board, self.stream, self.rank, self.world_size = setup, setup.board, stream, rank, world_size
         train = setup.plan.train
+        keep_freed_memory()
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
         self.prepared: tuple[str, Prepared] | None = None

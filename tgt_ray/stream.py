@@ -21,6 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayActorError, RayError
 
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
 from tgt_ray.experiment import Experiment, PoolConfig
 
@@ -66,6 +67,7 @@ class TeacherGenerator:
         import tgt_ray.teacher  # noqa: F401
 
         self.setup = setup
+        keep_freed_memory()
         torch.set_num_threads(max(1, int(setup.pool.cpus_per_actor)))
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}

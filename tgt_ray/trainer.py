@@ -23,6 +23,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from tgt_ray import cluster
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
@@ -74,6 +75,7 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
     from tgt_ray.teacher import prepare_teacher
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
     torch.set_num_threads(threads)
     return prepare_teacher(experiment.teacher, experiment.task, data, storage)[1]
 
@@ -215,13 +217,34 @@ def _fit_lane(setup: LaneSetup, name: str, folder: str) -> None:
     ).fit()
 
 
+class WithoutHelpers:
+    """A trainer that doesn't start the actors of Ray Train that a lane has no use for: two processes a lane.
+
+    One deals out data sets, and a lane has none. The other removes placement groups that a lost controller leaves, but it finds that
+    out from the dashboard, which need not run; see RememberPlacement.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        # By name: these are Ray's internals, and where they are called otherwise a lane works as well, with a process more.
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [each for each in callbacks if type(each).__name__ not in unused]
+
+
+class LaneTrainer(WithoutHelpers, DataParallelTrainer):
+    """For a lane of one worker: neither its controller nor the caller imports torch."""
+
+
 def trainer_class(workers: int) -> type[DataParallelTrainer]:
-    """TorchTrainer where workers must talk to each other. Without it neither the controller nor the caller imports torch."""
+    """TorchTrainer where workers must talk to each other."""
     if workers == 1:
-        return DataParallelTrainer
+        return LaneTrainer
     from ray.train.torch import TorchTrainer
 
-    return TorchTrainer
+    class LaneTorchTrainer(WithoutHelpers, TorchTrainer):
+        pass
+
+    return LaneTorchTrainer
 
 
 def backend(workers: int) -> dict[str, Any]:

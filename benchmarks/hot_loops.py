@@ -1,0 +1,200 @@
+"""What the settings of the two hot loops are worth: images per second of student and generator, without Ray.
+
+Student: threads, memory layout of its convolutions, torch.compile. Generator: threads, rows of one request, freed memory kept or given
+back to the system. For each, also as many processes of one thread as there are processors, beside one process with them all.
+
+    python benchmarks/hot_loops.py --data digits|FOLDER [--repeats 5] [--seconds 4] [--compile] [--storage DIR] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import (
+    aligned,
+    apply_sets,
+    at_least_one,
+    base_experiment,
+    command,
+    data_name,
+    hardware,
+    main,
+    number,
+    record_path,
+    write_record,
+)
+
+from tgt_ray import records
+from tgt_ray.allocator import keep_freed_memory
+from tgt_ray.config import validate
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.storage import Storage
+
+Settings = dict[str, Any]
+
+
+def student_loop(experiment: Experiment, storage: Storage) -> Iterator[int]:
+    """Train on a block in memory; gives the rows of each step."""
+    from tgt_ray.local import prepare_local
+    from tgt_ray.loop import StudentRun, SyntheticReader
+
+    prepared = prepare_local(experiment, experiment.task.load(), storage)
+    run = StudentRun(experiment, prepared.student)
+    run.student.train()
+    block = make_block(experiment, storage)
+    reader = SyntheticReader(itertools.repeat(block(0)))
+    while True:
+        run.train_step(reader)
+        yield experiment.train.batch_size
+
+
+def generator_loop(experiment: Experiment, storage: Storage) -> Iterator[int]:
+    """Make one request after another; gives the rows of each."""
+    block = make_block(experiment, storage)
+    for request in itertools.count():
+        block(request)
+        yield experiment.pool.rows_per_request
+
+
+def make_block(experiment: Experiment, storage: Storage) -> Callable[[int], Any]:
+    from tgt_ray.local import prepare_local
+    from tgt_ray.student import build_student
+    from tgt_ray.synthesis import Synthesizer
+    from tgt_ray.teacher import load_teacher
+
+    data = experiment.task.load()
+    prepared = prepare_local(experiment, data, storage)
+    teacher = load_teacher(experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage)
+    synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
+    student = build_student(experiment, data.input_shape, data.num_classes).eval().requires_grad_(False)
+    return lambda request: synthesizer(request, experiment.train.seed, experiment.explorer, student, 0)
+
+
+LOOPS = {"student": student_loop, "generator": generator_loop}
+
+
+def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: float, ready: Any, out: Any) -> None:
+    """In a process of its own: images per second over `seconds`, once all processes of the setting are ready."""
+    import torch
+
+    if settings["memory"] == "kept":
+        keep_freed_memory()
+    torch.set_num_threads(settings["threads"])
+    plain = with_overrides(base.model_dump(mode="json"), sorted(settings["sets"].items()))
+    steps = LOOPS[loop](validate(Experiment, plain), Storage(root))
+    until, rows = time.perf_counter() + seconds / 4, 0
+    next(steps)
+    while time.perf_counter() < until:
+        next(steps)
+    ready.wait()
+    started = time.perf_counter()
+    while (spent := time.perf_counter() - started) < seconds:
+        rows += next(steps)
+    out.put(rows / spent)
+
+
+def images_per_second(loop: str, settings: Settings, base: Experiment, root: str, seconds: float) -> float:
+    """Of all processes of the setting together."""
+    context = multiprocessing.get_context("spawn")
+    ready, out = context.Barrier(settings["processes"]), context.Queue()
+    arguments = (loop, settings, base, root, seconds, ready, out)
+    processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(settings["processes"])]
+    for process in processes:
+        process.start()
+    total = sum(out.get(timeout=600) for _ in processes)
+    for process in processes:
+        process.join()
+    return total
+
+
+def all_settings(compiled: bool) -> dict[str, list[Settings]]:
+    """What is compared; the first of each loop is what lanes do."""
+    cores = os.cpu_count() or 1
+    own = {"processes": 1, "threads": 1, "memory": "kept", "sets": {}}
+    together = [{**own, "processes": cores}, {**own, "threads": cores}]
+    student = [own, {**own, "memory": "given back"}, {**own, "sets": {"train.channels_last": False}}]
+    if compiled:
+        student.append({**own, "sets": {"train.compile": True}})
+    generator = [own, {**own, "memory": "given back"}]
+    for rows in (256, 64):
+        fewer = {"sets": {"pool.rows_per_request": rows}}
+        generator += [{**own, **fewer}, {**own, **fewer, "memory": "given back"}]
+    return {"student": student + together, "generator": generator + together}
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", metavar="digits|FOLDER")
+    parser.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument("--repeats", type=at_least_one, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes a while to start")
+    parser.add_argument("--storage", default="results")
+    parser.add_argument("--out")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    if args.show:
+        print(render(json.loads(Path(args.show).read_text(encoding="utf-8"))))
+        return
+    environment = records.environment()
+    experiment = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
+    found: dict[str, list[dict[str, Any]]] = {
+        loop: [{**settings, "images_per_s": []} for settings in each]
+        for loop, each in all_settings(args.compile).items()
+    }
+    for _ in range(args.repeats):
+        for loop, each in found.items():
+            for settings in each:
+                speed = images_per_second(loop, settings, experiment, args.storage, args.seconds)
+                settings["images_per_s"].append(speed)
+                print(f"{loop}, {describe(settings)}: {speed:,.0f} images/s", flush=True)
+    record = {
+        "kind": "benchmark hot loops",
+        "command": command("hot_loops.py"),
+        "data": data_name(args.data),
+        "experiment": experiment.model_dump(mode="json"),
+        "found": found,
+        "load_average": os.getloadavg(),
+        "environment": environment,
+    }
+    print(render(record))
+    write_record(record, record_path(args.out, args.storage, f"hot-loops-{record['data']}"))
+
+
+def describe(settings: Settings) -> str:
+    threads = f"{settings['processes']} x {settings['threads']} thread(s)"
+    sets = [f"{key}={value}" for key, value in settings["sets"].items()]
+    return ", ".join([threads, f"freed memory {settings['memory']}", *sets])
+
+
+def render(record: dict[str, Any]) -> str:
+    rows = [["", "images/s (median)", "lowest", "highest", "of the first"]]
+    for loop, each in record["found"].items():
+        base = median(each[0]["images_per_s"])
+        for settings in each:
+            speeds = settings["images_per_s"]
+            rows.append(
+                [
+                    f"{loop}: {describe(settings)}",
+                    *(f"{value:,.0f}" for value in (median(speeds), min(speeds), max(speeds))),
+                    number(median(speeds) / base),
+                ]
+            )
+    head = [
+        f"{record['data']}, explorer {record['experiment']['explorer']['type']}; {record['command']}",
+        hardware(record["environment"]),
+    ]
+    return "\n".join(head) + "\n\n" + aligned(rows)
+
+
+if __name__ == "__main__":
+    main(run)
