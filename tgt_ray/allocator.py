@@ -6,7 +6,7 @@ import ctypes
 import platform
 
 # Of glibc's mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
 
 
@@ -19,5 +19,6 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
+        libc.mallopt(_ARENA_MAX, 1)  # those of threads are small, and can't keep large blocks
         libc.mallopt(_MMAP_THRESHOLD, _NEVER)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -69,7 +69,12 @@ class PoolConfig(Config):
         default_factory=dict,
         description="custom resources an actor needs, to place the pool on certain nodes",
     )
-    rows_per_request: int = Field(1024, ge=1, description="synthetic rows of one generator call")
+    rows_per_request: int = Field(
+        2048,
+        ge=1,
+        description="synthetic rows of one generator call; a call should take tenths of a second: fewer rows for larger images"
+        " (less memory, fresher snapshots), more for smaller ones (each call costs some milliseconds)",
+    )
     window: int = Field(3, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
     slot_length: int = Field(
         32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
+import safetensors.numpy
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayActorError, RayError
 
@@ -36,7 +38,18 @@ CLOSE_TIMEOUT_S = 15
 #: Slots of a pass. Each costs a millisecond when the pass is opened; when all are used up, another pass is, with new actors.
 SLOTS = 256
 
-_CONSTANT = ("job", "request", "version", "explorer")
+#: What travels from a generator to a worker: one request, as one row. error: why it wasn't made. payload: the arrays of its rows,
+#: as safetensors; null where there are none. A single buffer, since Arrow's tensor columns cost both sides milliseconds.
+ROW = pa.schema(
+    [
+        ("job", pa.int64()),
+        ("error", pa.string()),
+        ("request", pa.int64()),
+        ("version", pa.int64()),
+        ("explorer", pa.string()),
+        ("payload", pa.large_binary()),
+    ]
+)
 
 
 class GenerationFailed(RuntimeError):
@@ -75,7 +88,7 @@ class TeacherGenerator:
         self.number = self.version = -1
         self.ended = False
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[Block]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         length = self.setup.pool.slot_length
         with ThreadPoolExecutor(max_workers=1) as ahead:
             for slot in map(int, batch["slot"]):
@@ -94,7 +107,7 @@ class TeacherGenerator:
         """A reference to the grant."""
         return self.setup.coordinator.grant.remote(slot, place, self.number, self.version, self.spent)
 
-    def _make(self, slot: int, place: int) -> Block:
+    def _make(self, slot: int, place: int) -> pa.Table:
         """The row of one request; a stub where there is nothing to make, or where making it failed."""
         grant: Grant = ray.get(self.asked)
         granted = time.perf_counter()
@@ -116,7 +129,7 @@ class TeacherGenerator:
         # Before a job's first request it had nothing to do: not counted.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
-        return pack({**block, "job": np.full(len(block["request"]), grant.number)})
+        return pack(grant.number, block)
 
     def _synthesize(self, grant: Grant) -> Block:
         import torch
@@ -188,7 +201,7 @@ class SyntheticStream:
         self.dropped = 0  # blocks of earlier jobs that came during the present one
         self.coordinator = start_coordinator()
         setup = PoolSetup(pool, storage_root, self.coordinator)
-        self.blocks: queue.Queue[Block | BaseException] = queue.Queue(maxsize=2)
+        self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
         self.feeder = threading.Thread(target=self._feed, args=(setup, generator, slots), daemon=True)
         self.feeder.start()
@@ -214,23 +227,23 @@ class SyntheticStream:
         return self._blocks(self.number, first)
 
     def _blocks(self, number: int, expected: int) -> Iterator[Block]:
-        waiting: dict[int, Block] = {}
+        waiting: dict[int, pa.Table] = {}
         while True:
             while expected not in waiting:
                 row = self.blocks.get()
                 if isinstance(row, BaseException):
                     raise StreamLost(f"the stream has ended: {row}") from row
-                if int(row["job"][0]) != number:
-                    self.dropped += "request" in row
+                job, error, request = (row[name][0].as_py() for name in ("job", "error", "request"))
+                if job != number:
+                    self.dropped += request is not None
                     continue
-                if "error" in row:
-                    raise GenerationFailed(str(row["error"][0]))
-                block = unpack(row)
-                index = int(block["request"][0]) // self.world_size
+                if error is not None:
+                    raise GenerationFailed(error)
+                index = request // self.world_size
                 if index < expected or index in waiting:
                     raise RuntimeError(f"request index {index} came twice")
-                waiting[index] = block
-            yield waiting.pop(expected)
+                waiting[index] = row
+            yield unpack(waiting.pop(expected))
             expected += 1
             # Not waited for: the next block is most likely here already.
             self.coordinator.consumed.remote(number, expected)
@@ -266,7 +279,7 @@ class SyntheticStream:
                 (split,) = make_dataset(setup, range(first_slot, first_slot + slots), generator).streaming_split(
                     1, equal=False
                 )
-                rows = iter(split.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))
+                rows = iter(split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
                 for row in rows:
                     if self.closed.is_set():
                         rows.close()  # ends the pass
@@ -292,7 +305,7 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
     pool = setup.pool
     dataset = ray.data.from_items([{"slot": slot} for slot in slots], override_num_blocks=len(slots))
     # A block must leave its actor at once: held back to be merged with the next ones, it would wait for grants that wait for it.
-    # Each request is one row (see `pack`), so that the smallest limit never splits it either.
+    # Each request is one row, so that the smallest limit never splits it either.
     dataset.context.target_max_block_size = 1
     dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
     # Generators wait for as long as the student needs none of them.
@@ -312,17 +325,24 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
     )
 
 
-def pack(block: Block) -> Block:
-    """One request as one row of nested arrays; what is the same for all its rows once."""
-    return {name: values[:1] if name in _CONSTANT else values[None] for name, values in block.items()}
+def pack(job: int, block: Block) -> pa.Table:
+    """One request as a row."""
+    arrays = {name: block[name] for name in ("inputs", "teacher_logits", "anchor")}
+    same = {name: block[name][0].item() for name in ("request", "version", "explorer")}
+    return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
 
 
-def stub(number: int, error: str = "") -> Block:
-    """The row of a request that wasn't made: for an earlier job (by its number), or with the reason."""
-    return {"job": np.array([number]), **({"error": np.array([error])} if error else {})}
+def stub(job: int, error: str | None = None) -> pa.Table:
+    """The row of a request that wasn't made: for an earlier job, or with the reason."""
+    return _row(job=job, error=error)
 
 
-def unpack(row: Block) -> Block:
-    """The inverse of `pack`, on writable views or copies of what Arrow holds."""
-    size = len(row["anchor"][0])
-    return {name: np.repeat(values, size) if name in _CONSTANT else values[0] for name, values in row.items()}
+def _row(**values: Any) -> pa.Table:
+    return pa.table({name: [values.get(name)] for name in ROW.names}, schema=ROW)
+
+
+def unpack(row: pa.Table) -> Block:
+    """The request's rows, with the columns that are the same for all of them."""
+    block: Block = safetensors.numpy.load(row["payload"][0].as_py())
+    size = len(block["anchor"])
+    return {**block, **{name: np.full(size, row[name][0].as_py()) for name in ("request", "version", "explorer")}}

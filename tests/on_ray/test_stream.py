@@ -50,11 +50,13 @@ def test_a_request_survives_packing():
         "teacher_logits": np.random.rand(5, 10).astype(np.float32),
         "anchor": np.arange(5),
         "request": np.full(5, 7),
-        "job": np.full(5, 2),
         "version": np.full(5, -1),
         "explorer": np.full(5, "random"),
     }
-    again = unpack(pack(block))
+    row = pack(2, block)
+    assert row.num_rows == 1
+    assert row["job"].to_pylist() == [2]
+    again = unpack(row)
     assert set(again) == set(block)
     for name, values in block.items():
         np.testing.assert_array_equal(again[name], values)
