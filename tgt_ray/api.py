@@ -137,6 +137,7 @@ def _run_ray(
 ) -> tuple[list[dict[str, Any]], Prepared]:
     """A run is a lane with one job."""
     import ray
+    from ray.exceptions import RayActorError
 
     from tgt_ray import cluster, trainer, tuning
     from tgt_ray.board import Run
@@ -149,12 +150,17 @@ def _run_ray(
         with trainer.open_lanes(tuning.board_name(folder), config, 1, root) as board:
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
-            ray.get(board.submit.remote(run))
-            for seen in itertools.count():
-                answer = ray.get(board.next_report.remote(run.id, seen))
-                if answer.metrics is None:
-                    break
-                _log_report(answer.metrics)
+            try:
+                ray.get(board.submit.remote(run))
+                for seen in itertools.count():
+                    answer = ray.get(board.next_report.remote(run.id, seen))
+                    if answer.metrics is None:
+                        break
+                    _log_report(answer.metrics)
+            except RayActorError as err:
+                raise RunFailed(
+                    "the actor between this process and the run's workers was lost; --resume goes on"
+                ) from err
     if answer.reason is not None:
         raise RunFailed(answer.reason)
     folder.write(folder.read("checkpoint", WEIGHTS_FILE), WEIGHTS_FILE)

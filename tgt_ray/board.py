@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from tgt_ray.cluster import LaneShape
+from tgt_ray.cluster import LaneShape, beside_the_caller
 from tgt_ray.experiment import Experiment
 
 Metrics = dict[str, Any]
@@ -254,4 +254,5 @@ class Board:
 
 def start_board(name: str, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True) -> Any:
     """The actor, owned by the calling process: it ends with it. 0 CPUs, since it only waits."""
-    return ray.remote(Board).options(num_cpus=0, name=name).remote(plan, lanes, max_rebuilds, warm)
+    options = {"num_cpus": 0, "name": name, "scheduling_strategy": beside_the_caller()}
+    return ray.remote(Board).options(**options).remote(plan, lanes, max_rebuilds, warm)

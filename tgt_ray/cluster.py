@@ -50,6 +50,11 @@ def connect() -> Iterator[None]:
         ray.shutdown()
 
 
+def beside_the_caller() -> NodeAffinitySchedulingStrategy:
+    """Puts an actor on the calling process's node, so that no other node's end takes it from its owner."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def nodes() -> list[Resources]:
     """Total resources of each node that is alive."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]

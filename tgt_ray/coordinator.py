@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from tgt_ray.cluster import beside_the_caller
 from tgt_ray.experiment import Experiment
 
 
@@ -142,4 +143,4 @@ class Coordinator:
 
 def start_coordinator() -> Any:
     """The actor, owned by the calling process: it ends with it. 0 CPUs, since it only waits."""
-    return ray.remote(Coordinator).options(num_cpus=0).remote()
+    return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote()

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray._raylet import PlacementGroupID
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -170,7 +171,8 @@ def open_lanes(
         try:
             yield board
         finally:
-            ray.get(board.close.remote())
+            with suppress(RayActorError):  # lost: lanes have noticed
+                ray.get(board.close.remote())
             deadline = time.time() + CLOSE_TIMEOUT_S
             for thread in threads:
                 thread.join(timeout=max(0.0, deadline - time.time()))
@@ -182,18 +184,24 @@ def open_lanes(
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
     """A lane, opened again where it was lost or is to have another shape, until the board doesn't need it any more."""
-    for opening in itertools.count():
-        plan = ray.get(board.open_lane.remote(name))
-        if plan is None:
-            return
-        try:
-            _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
-        except Exception as err:  # whatever it is, the runs that wait for this lane must hear of it
-            reason = (str(err).strip().splitlines() or [repr(err)])[-1]
-            log.warning("%s was lost: %s", name, reason)
-            group = ray.get(board.lane_lost.remote(name, reason))
-            if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
-                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+    try:
+        for opening in itertools.count():
+            plan = ray.get(board.open_lane.remote(name))
+            if plan is None:
+                return
+            try:
+                _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
+            except Exception as err:  # whatever it is, the runs that wait for this lane must hear of it
+                reason = (str(err).strip().splitlines() or [repr(err)])[-1]
+                log.warning("%s was lost: %s", name, reason)
+                _remove_placement(ray.get(board.lane_lost.remote(name, reason)))
+    except RayActorError:
+        log.warning("%s ends, since its board was lost", name)
+
+
+def _remove_placement(group: str | None) -> None:
+    if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
 
 
 def _fit_lane(setup: LaneSetup, name: str, folder: str) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 
 from tgt_ray.board import Run
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
+
+BOARD_LOST = "the actor between trials and lanes was lost"
 
 
 class TrialFailed(RuntimeError):
@@ -34,11 +37,17 @@ class LaneTrial(tune.Trainable):
         experiment = self.sweep.trial_experiment(values)
         self.seen, self.last_step = 0, experiment.train.steps
         run = Run(self.trial_id, experiment, self.prepared, self.folder.within(self.trial_id).root)
-        ray.get(self.board.submit.remote(run))
+        try:
+            ray.get(self.board.submit.remote(run))
+        except RayActorError as err:
+            raise TrialFailed(BOARD_LOST) from err
 
     def step(self) -> dict[str, Any]:
         """The run's next report."""
-        answer = ray.get(self.board.next_report.remote(self.trial_id, self.seen))
+        try:
+            answer = ray.get(self.board.next_report.remote(self.trial_id, self.seen))
+        except RayActorError as err:
+            raise TrialFailed(BOARD_LOST) from err
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
         self.seen += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,14 @@ class CancelRuns(tune.Callback):
         self.board = board
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ray.get_actor(self.board).cancel.remote(trial.trial_id)
+        self._cancel(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ray.get_actor(self.board).cancel.remote(trial.trial_id)
+        self._cancel(trial)
+
+    def _cancel(self, trial: Any) -> None:
+        with suppress(ValueError):  # a board that was lost has no runs any more, and its trials have failed for that
+            ray.get_actor(self.board).cancel.remote(trial.trial_id)
 
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:

@@ -57,6 +57,25 @@ def test_a_run_that_diverges_fails_with_its_reason(ray_cluster, prepared, storag
         api.run(config, storage=storage.root, name="diverges")
 
 
+@pytest.mark.parametrize("begun_locally", [True, False])
+def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
+    begun_locally, off_policy, prepared, storage, monkeypatch
+):
+    config, name = small(prepared, explorer__type="random"), f"begun-locally-{begun_locally}"
+
+    def killed(metrics):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tgt_ray.api._log_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            api.run(config, storage=storage.root, name=name, local=begun_locally)
+    resumed = api.run(config, storage=storage.root, name=name, local=not begun_locally, resume=True)
+    assert resumed.metrics.step.tolist() == [60, 120]
+    whole = off_policy[0].metrics
+    np.testing.assert_allclose(resumed.metrics["train_loss"], whole["train_loss"], rtol=0.01)
+
+
 def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     config = small(prepared, explorer__type="random", train__workers=2, pool__cpus_per_actor=0.3)
     run = api.run(config, storage=storage.root, name="two-workers")
