@@ -1,10 +1,13 @@
 import itertools
+import threading
 
 import numpy as np
 import pytest
 import torch
 
+from tgt_ray.experiment import PoolConfig
 from tgt_ray.explorers import Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.stream import PoolSetup, TeacherGenerator
 from tgt_ray.student import build_student
 from tgt_ray.synthesis import Synthesizer, check_block, inline_blocks
 from tgt_ray.teacher import Teacher, load_teacher
@@ -143,3 +146,12 @@ def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teache
     blocks = inline_blocks(synthesizer, config, build_student(config, (1, 8, 8), 10), 0, lambda: 0)
     with pytest.raises(ValueError, match="request 0"):
         next(blocks)
+
+
+def test_a_generator_works_in_one_thread_from_slot_to_slot():
+    """torch's libraries keep some 100 MB for each thread that has ever used them."""
+    made = TeacherGenerator(PoolSetup(PoolConfig(slot_length=2), "", None))
+    made._ask = lambda slot, place: None
+    made._make = lambda slot, place: threading.get_ident()
+    threads = [thread for slot in range(3) for thread in made({"slot": np.array([slot])})]
+    assert len(threads) == 6 and len(set(threads)) == 1

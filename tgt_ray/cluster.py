@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.config import ConfigError
@@ -41,7 +40,7 @@ def connect() -> Iterator[None]:
             ray.init(address=address, log_to_driver=False)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, RayError) as err:
+    except Exception as err:  # Ray raises a bare one where a node doesn't start in time
         what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
     try:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,21 +87,24 @@ class TeacherGenerator:
         self.spent, self.last_done = Spent(), 0.0
         self.number = self.version = -1
         self.ended = False
+        # One thread for good: what torch's libraries keep for a thread is not given back when it ends (some 100 MB).
+        self.ahead = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
-        length = self.setup.pool.slot_length
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            for slot in map(int, batch["slot"]):
-                # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
-                self.asked = self._ask(slot, 0)
-                upcoming = ahead.submit(self._make, slot, 0)
-                for place in range(length):
-                    row = upcoming.result()
-                    if place + 1 < length and not self.ended:
-                        upcoming = ahead.submit(self._make, slot, place + 1)
-                    yield row
-                    if self.ended:
-                        return
+        length, (slot,) = self.setup.pool.slot_length, map(int, batch["slot"])
+        # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
+        self.asked = self._ask(slot, 0)
+        upcoming = self.ahead.submit(self._make, slot, 0)
+        try:
+            for place in range(length):
+                row = upcoming.result()
+                if place + 1 < length and not self.ended:
+                    upcoming = self.ahead.submit(self._make, slot, place + 1)
+                yield row
+                if self.ended:
+                    return
+        finally:
+            wait([upcoming])
 
     def _ask(self, slot: int, place: int) -> Any:
         """A reference to the grant."""
