@@ -15,6 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
+from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 
 from tgt_ray import cluster, records, trainer
 from tgt_ray.config import ConfigError, digest, dump_yaml
@@ -107,11 +109,26 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
             study_path(folder).unlink(missing_ok=True)
+            list_hyperparameters(sweep, folder)
         log.info(
             "go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s", storage.root, name
         )
         make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
     return finish(sweep, folder)
+
+
+def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
+    """Tell TensorBoard's HParams tab what the trials differ in. By itself it goes by one trial, which may be a control."""
+    if not folder.is_local:
+        return
+    examples = {key: distribution.ends()[0] for key, distribution in sweep.space.items()}
+    known = {
+        key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in examples.items()
+    }
+    about, _, _ = hparams(known, {f"ray/tune/{sweep.search.metric}": 0.0})
+    writer = SummaryWriter(folder.within("tune").base, filename_suffix=".sweep")
+    writer.file_writer.add_summary(about)
+    writer.close()
 
 
 def board_name(folder: Storage) -> str:

@@ -60,6 +60,8 @@ def test_tables_study_and_tensorboard_logs_are_there(result, storage):
 
     events = list(Path(storage.path("small-sweep", "tune")).glob("*/events.out.tfevents.*"))
     assert len(events) == 3
+    (about,) = Path(storage.path("small-sweep", "tune")).glob("events.out.tfevents.*.sweep")
+    assert all(key.encode() in about.read_bytes() for key in result.config.space), "the columns of the HParams tab"
 
 
 def test_the_record_says_what_was_run(result):
