@@ -37,45 +37,41 @@ from tgt_ray import records
 from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.config import validate
 from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.prepared import Prepared
 from tgt_ray.storage import Storage
 
 Settings = dict[str, Any]
 
 
-def student_loop(experiment: Experiment, storage: Storage) -> Iterator[int]:
+def student_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -> Iterator[int]:
     """Train on a block in memory; gives the rows of each step."""
-    from tgt_ray.local import prepare_local
     from tgt_ray.loop import StudentRun, SyntheticReader
 
-    prepared = prepare_local(experiment, experiment.task.load(), storage)
     run = StudentRun(experiment, prepared.student)
     run.student.train()
-    block = make_block(experiment, storage)
-    reader = SyntheticReader(itertools.repeat(block(0)))
+    reader = SyntheticReader(itertools.repeat(block_maker(experiment, prepared, storage)(0)))
     while True:
         run.train_step(reader)
         yield experiment.train.batch_size
 
 
-def generator_loop(experiment: Experiment, storage: Storage) -> Iterator[int]:
+def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -> Iterator[int]:
     """Make one request after another; gives the rows of each."""
-    block = make_block(experiment, storage)
+    make = block_maker(experiment, prepared, storage)
     for request in itertools.count():
-        block(request)
+        make(request)
         yield experiment.pool.rows_per_request
 
 
-def make_block(experiment: Experiment, storage: Storage) -> Callable[[int], Any]:
-    from tgt_ray.local import prepare_local
+def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) -> Callable[[int], Any]:
     from tgt_ray.student import build_student
     from tgt_ray.synthesis import Synthesizer
     from tgt_ray.teacher import load_teacher
 
-    data = experiment.task.load()
-    prepared = prepare_local(experiment, data, storage)
-    teacher = load_teacher(experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage)
+    shape, classes = prepared.student.input_shape, prepared.student.num_classes
+    teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
     synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
-    student = build_student(experiment, data.input_shape, data.num_classes).eval().requires_grad_(False)
+    student = build_student(experiment, shape, classes).eval().requires_grad_(False)
     return lambda request: synthesizer(request, experiment.train.seed, experiment.explorer, student, 0)
 
 
@@ -86,11 +82,14 @@ def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: fl
     """In a process of its own: images per second over `seconds`, once all processes of the setting are ready."""
     import torch
 
+    from tgt_ray.local import prepare_local
+
     if settings["memory"] == "kept":
         keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     plain = with_overrides(base.model_dump(mode="json"), sorted(settings["sets"].items()))
-    steps = LOOPS[loop](validate(Experiment, plain), Storage(root))
+    experiment, storage = validate(Experiment, plain), Storage(root)
+    steps = LOOPS[loop](experiment, prepare_local(experiment, experiment.task.load(), storage), storage)
     until, rows = time.perf_counter() + seconds / 4, 0
     next(steps)
     while time.perf_counter() < until:

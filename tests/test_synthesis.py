@@ -148,8 +148,11 @@ def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teache
         next(blocks)
 
 
-def test_a_generator_works_in_one_thread_from_slot_to_slot():
+def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
     """torch's libraries keep some 100 MB for each thread that has ever used them."""
+    # Settings of a process of its own, which this one isn't.
+    monkeypatch.setattr("tgt_ray.stream.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     made = TeacherGenerator(PoolSetup(PoolConfig(slot_length=2), "", None))
     made._ask = lambda slot, place: None
     made._make = lambda slot, place: threading.get_ident()

@@ -12,8 +12,6 @@ from tgt_ray.board import Run
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
 
-BOARD_LOST = "the actor between trials and lanes was lost"
-
 
 class TrialFailed(RuntimeError):
     """A trial that ends without a result; the message is the reason for the table."""
@@ -37,18 +35,18 @@ class LaneTrial(tune.Trainable):
         experiment = self.sweep.trial_experiment(values)
         self.seen, self.last_step = 0, experiment.train.steps
         run = Run(self.trial_id, experiment, self.prepared, self.folder.within(self.trial_id).root)
-        try:
-            ray.get(self.board.submit.remote(run))
-        except RayActorError as err:
-            raise TrialFailed(BOARD_LOST) from err
+        self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
         """The run's next report."""
-        try:
-            answer = ray.get(self.board.next_report.remote(self.trial_id, self.seen))
-        except RayActorError as err:
-            raise TrialFailed(BOARD_LOST) from err
+        answer = self._call("next_report", self.trial_id, self.seen)
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
         self.seen += 1
         return {**answer.metrics, "done": answer.metrics["step"] >= self.last_step}
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.board, method).remote(*args))
+        except RayActorError as err:
+            raise TrialFailed("the actor between trials and lanes was lost") from err
