@@ -145,9 +145,9 @@ def _run_ray(
     with cluster.connect():
         cluster.check_fits(config)
         cluster.check_shared(root)
-        prepared = trainer.prepare_on_ray(config, data, root)
-        tuning.log_teacher(prepared)
-        with trainer.open_lanes(tuning.board_name(folder), config, 1, root) as board:
+        board_name = tuning.board_name(folder)
+        with trainer.open_prepared_lanes(board_name, config, data, config, 1, root) as (board, prepared):
+            tuning.log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
             try:

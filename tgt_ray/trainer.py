@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Train looks at its workers every 2 s by default: a lane would need that long to notice a lost worker, and to end.
 HEALTH_CHECK_INTERVAL_S = 0.5
+#: Of the teacher pass: rows that one of its actors takes at a time.
+ROWS_PER_BLOCK = 4096
 #: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: How long lanes may take to end.
@@ -45,14 +47,20 @@ CLOSE_TIMEOUT_S = 30
 IDLE_TIMEOUT_S = 7 * 24 * 3600
 
 
-def prepare_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
-    """Teacher (pretrained in one task where it isn't stored yet) and teacher cache (by an actor pool, where it isn't)."""
-    record = stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
+def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+    """The teacher's record; pretrained in one task where the storage doesn't have it."""
+    return stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
+
+
+def prepare_on_ray(
+    experiment: Experiment, teacher: dict[str, Any], data: TaskData, storage: Storage, beside_lanes: bool
+) -> Prepared:
+    """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start."""
 
     def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
-        return label_rows(experiment, record, data, table, storage)
+        return label_rows(experiment, teacher, data, table, storage, beside_lanes)
 
-    return prepare(data, record, teacher_pass, storage)
+    return prepare(data, teacher, teacher_pass, storage)
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
 
 
 class TeacherLabeler:
-    """The teacher pass's actor: rows -> id, logits, latent."""
+    """The teacher pass's actor: the place of a block in the table -> its rows' id, logits, latent."""
 
     def __init__(
         self,
@@ -91,44 +99,54 @@ class TeacherLabeler:
         shape: tuple[int, ...],
         classes: int,
         storage: Storage,
+        table: tuple[Any, ...],
     ):
         from tgt_ray.teacher import load_teacher
 
-        self.task, self.shape = experiment.task, shape
+        self.task, self.shape, self.table = experiment.task, shape, ray.get(table[0])
         self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage)
 
-    def __call__(self, table: pa.Table) -> dict[str, np.ndarray]:
+    def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from tgt_ray.teacher import teacher_outputs
 
-        outputs = teacher_outputs(self.teacher, self.task.inputs(table, self.shape))
-        return {"id": table["id"].to_numpy(), **outputs}
+        (first,) = places["first"]
+        rows = self.table.slice(first, ROWS_PER_BLOCK)
+        outputs = teacher_outputs(self.teacher, self.task.inputs(rows, self.shape))
+        return {"row": np.arange(first, first + len(rows)), **outputs}
 
 
 def label_rows(
-    experiment: Experiment, record: dict[str, Any], data: TaskData, table: pa.Table, storage: Storage
+    experiment: Experiment,
+    record: dict[str, Any],
+    data: TaskData,
+    table: pa.Table,
+    storage: Storage,
+    beside_lanes: bool,
 ) -> dict[str, np.ndarray]:
-    """Logits and latents of a table's rows, in its order, by a Ray Data actor pool."""
+    """Logits and latents of a table's rows, in its order, by a Ray Data actor pool.
+
+    beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing.
+    """
     import ray.data
 
     pool = experiment.pool
-    labelled = (
-        ray.data.from_arrow(table)
-        .repartition(target_num_rows_per_block=4096)
-        .map_batches(
-            TeacherLabeler,
-            batch_format="pyarrow",
-            batch_size=1024,
-            fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage),
-            compute=ray.data.ActorPoolStrategy(size=pool.actors),
-            num_cpus=pool.cpus_per_actor,
-            resources=pool.actor_resources or None,
-        )
+    resources: dict[str, Any] = {"num_cpus": 0}
+    if not beside_lanes:
+        resources = {"num_cpus": pool.cpus_per_actor, "resources": pool.actor_resources or None}
+    # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
+    places = [{"first": first} for first in range(0, len(table), ROWS_PER_BLOCK)]
+    labelled = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
+        TeacherLabeler,
+        batch_size=1,
+        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage, (ray.put(table),)),
+        compute=ray.data.ActorPoolStrategy(size=pool.actors),
+        **resources,
     )
     labelled.context.enable_progress_bars = False
-    columns = labelled.take_batch(len(table), batch_format="numpy")
-    order = np.argsort(columns["id"], kind="stable")
-    wanted = np.argsort(np.argsort(table["id"].to_numpy(), kind="stable"), kind="stable")
-    return {name: columns[name][order][wanted] for name in ("logits", "latent")}
+    parts = list(labelled.iter_batches(batch_size=None))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("row", "logits", "latent")}
+    order = np.argsort(columns["row"])
+    return {name: columns[name][order] for name in ("logits", "latent")}
 
 
 class RememberPlacement(WorkerGroupCallback):
@@ -180,6 +198,26 @@ def open_lanes(
                 log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
             # At once, and not when the last reference to it is gone: its name may be wanted again.
             ray.kill(board)
+
+
+@contextmanager
+def open_prepared_lanes(
+    name: str,
+    experiment: Experiment,
+    data: TaskData,
+    plan: Experiment,
+    count: int,
+    storage: Storage,
+    max_rebuilds: int = 0,
+    warm: bool = True,
+) -> Iterator[tuple[Any, Prepared]]:
+    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start."""
+    teacher = teacher_on_ray(experiment, data, storage)
+    if experiment.pool.actor_resources or experiment.pool.gpus_per_actor:
+        # The pass can't do without what the lanes will hold: it runs before them, and below its outputs are in the cache.
+        prepare_on_ray(experiment, teacher, data, storage, beside_lanes=False)
+    with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
+        yield board, prepare_on_ray(experiment, teacher, data, storage, beside_lanes=True)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:

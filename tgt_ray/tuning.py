@@ -98,13 +98,18 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         raise ConfigError(
             f"--resume: the sweep runs {before} trials at once, this cluster holds {concurrent}; use a larger one"
         )
-    # Before the lanes: on 2 CPUs they hold 1.82, and the teacher pass, whose tasks want whole ones, would wait for ever.
-    prepared = trainer.prepare_on_ray(sweep.experiment, data, storage)
-    log_teacher(prepared)
     how = sweep.search
-    with trainer.open_lanes(
-        board_name(folder), typical(sweep), concurrent, storage, how.max_rebuilds, how.warm_lanes
-    ) as board:
+    with trainer.open_prepared_lanes(
+        board_name(folder),
+        sweep.experiment,
+        data,
+        typical(sweep),
+        concurrent,
+        storage,
+        how.max_rebuilds,
+        how.warm_lanes,
+    ) as (board, prepared):
+        log_teacher(prepared)
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import ray
 
-from tgt_ray import api, trainer
+from tgt_ray import api, cluster, trainer
 from tgt_ray.board import Run
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.search import SweepConfig
@@ -83,3 +84,16 @@ def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage)
     )
     table = api.sweep(sweep, storage=storage.root, name="shapes").trials
     assert set(table.status) == {"finished"} and set(table["pool.actors"]) == {1, 2}
+
+
+def test_the_teacher_pass_does_not_wait_for_what_lanes_hold(ray_cluster, prepared, storage, digits):
+    held = ray.util.placement_group([{"CPU": node["CPU"]} for node in cluster.nodes()])
+    try:
+        assert held.wait(60)
+        teacher = prepared.prepared.teacher
+        rows = trainer.label_rows(
+            prepared.experiment, teacher, digits, digits.tables["train"], storage, beside_lanes=True
+        )
+    finally:
+        ray.util.remove_placement_group(held)
+    np.testing.assert_allclose(rows["latent"], prepared.prepared.anchors.latents, atol=1e-4)
