@@ -71,7 +71,7 @@ def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) ->
     shape, classes = prepared.student.input_shape, prepared.student.num_classes
     teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
     synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
-    student = build_student(experiment, shape, classes).eval().requires_grad_(False)
+    student = build_student(experiment, prepared.student).eval().requires_grad_(False)
     return lambda request: synthesizer(request, experiment.train.seed, experiment.explorer, student, 0)
 
 

@@ -126,7 +126,7 @@ class Measure:
 
     def _plain(self) -> Iterator[Block]:
         experiment, data = self.experiment, self.prepared.student
-        student = build_student(experiment, data.input_shape, data.num_classes).eval().requires_grad_(False)
+        student = build_student(experiment, data).eval().requires_grad_(False)
         make = self._synthesizer()
         request = 0
         while True:

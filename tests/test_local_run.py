@@ -20,7 +20,7 @@ def short(prepared) -> Experiment:
     return validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), SHORT))
 
 
-def test_a_run_leaves_its_files_and_gives_its_record(short, storage):
+def test_a_run_leaves_its_files_and_gives_its_record(short, prepared, storage):
     result = run(short, storage=storage.root, name="whole", local=True)
     folder = storage.within("whole")
     assert result.folder == folder.root
@@ -30,7 +30,7 @@ def test_a_run_leaves_its_files_and_gives_its_record(short, storage):
     assert [row["step"] for row in rows] == [6, 12] == result.metrics.step.tolist()
     assert isinstance(result.metrics, pd.DataFrame)
     weights = safetensors.torch.load(folder.read("student.safetensors"))
-    build_student(short, (1, 8, 8), 10).load_state_dict(weights)
+    build_student(short, prepared.prepared.student).load_state_dict(weights)
     assert folder.exists("checkpoint", "state.pt")
 
 

@@ -30,7 +30,7 @@ def synthesizer(prepared, teacher) -> Synthesizer:
 
 @pytest.fixture(scope="module")
 def student(prepared):
-    return build_student(prepared.experiment, (1, 8, 8), 10).eval().requires_grad_(False)
+    return build_student(prepared.experiment, prepared.prepared.student).eval().requires_grad_(False)
 
 
 def equal(a, b) -> bool:
@@ -96,7 +96,7 @@ def test_anchors_are_drawn_by_their_quota(prepared, teacher, anchors):
 
 def test_the_gradient_explorer_looks_at_the_student_it_is_given(synthesizer, prepared, student):
     torch.manual_seed(1)
-    other = build_student(prepared.experiment, (1, 8, 8), 10).eval().requires_grad_(False)
+    other = build_student(prepared.experiment, prepared.prepared.student).eval().requires_grad_(False)
     for weights in other.parameters():
         weights.add_(torch.randn_like(weights))
     mine, its = (synthesizer(0, 0, Gradient(), s) for s in (student, other))
@@ -120,7 +120,7 @@ def test_rows_that_are_not_finite_are_refused_by_request(synthesizer, column, va
 
 
 def test_inline_blocks_come_in_order_with_the_student_as_it_is(synthesizer, prepared, student):
-    live = build_student(prepared.experiment, (1, 8, 8), 10)
+    live = build_student(prepared.experiment, prepared.prepared.student)
     step = itertools.count(10, 5)
     blocks = inline_blocks(synthesizer, prepared.experiment, live, first=4, step=lambda: next(step))
     first = next(blocks)
@@ -143,7 +143,7 @@ def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teache
 
     synthesizer = Synthesizer(Teacher(teacher.labeler, Broken()), prepared.prepared.anchors, ROWS)
     config = prepared.experiment.model_copy(update={"explorer": Random()})
-    blocks = inline_blocks(synthesizer, config, build_student(config, (1, 8, 8), 10), 0, lambda: 0)
+    blocks = inline_blocks(synthesizer, config, build_student(config, prepared.prepared.student), 0, lambda: 0)
     with pytest.raises(ValueError, match="request 0"):
         next(blocks)
 

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from tgt_ray import records
 from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
+from tgt_ray.data import in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
 from tgt_ray.prepared import WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
-from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -93,14 +93,14 @@ def run(
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     config.check_files()
-    data = config.task.load()
+    scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
     if resume and folder.read("experiment.yaml") != dump_yaml(config).encode():
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
         )
-    history, prepared = (_run_local if local else _run_ray)(config, data, root, folder)
+    history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
     record = {
         "kind": "run",
         "name": name,
@@ -116,13 +116,11 @@ def run(
     return RunResult(folder.root, pd.DataFrame(history), record)
 
 
-def _run_local(
-    config: Experiment, data: TaskData, root: Storage, folder: Storage
-) -> tuple[list[dict[str, Any]], Prepared]:
+def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
     from tgt_ray.local import prepare_local, train_local
     from tgt_ray.loop import Diverged
 
-    prepared = prepare_local(config, data, root)
+    prepared = prepare_local(config, config.task.read(scan, root, in_this_process), root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
         student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
@@ -132,9 +130,7 @@ def _run_local(
     return student.history, prepared
 
 
-def _run_ray(
-    config: Experiment, data: TaskData, root: Storage, folder: Storage
-) -> tuple[list[dict[str, Any]], Prepared]:
+def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
     """A run is a lane with one job."""
     import ray
     from ray.exceptions import RayActorError
@@ -145,6 +141,7 @@ def _run_ray(
     with cluster.connect():
         cluster.check_fits(config)
         cluster.check_shared(root)
+        data = config.task.read(scan, root, trainer.run_on_ray)
         board_name = tuning.board_name(folder)
         with trainer.open_prepared_lanes(board_name, config, data, config, 1, root) as (board, prepared):
             tuning.log_teacher(prepared)
@@ -179,7 +176,7 @@ def sweep(
     resume: bool = False,
 ) -> SweepResult:
     """Run a sweep (a config, plain data or a YAML file; None: the default one). Raises ConfigError for bad input."""
-    from tgt_ray import cluster, tuning
+    from tgt_ray import cluster, trainer, tuning
 
     if resume:
         if config is not None:
@@ -187,15 +184,16 @@ def sweep(
         root, name = _open(storage, name, "sweep", resume)
         where = f"{root.root}/{name}/sweep.yaml"
         loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
-        data = loaded.experiment.task.load()
+        scan = loaded.experiment.task.scan()
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
         loaded.experiment.check_files()
-        data = loaded.experiment.task.load()
+        scan = loaded.experiment.task.scan()
         root, name = _open(storage, name, "sweep", resume)
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
+        data = loaded.experiment.task.read(scan, root, trainer.run_on_ray)
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
         table = tuning.start(loaded, data, root, name, resume)
     best = tuning.best_trial(loaded, table)

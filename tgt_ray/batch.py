@@ -1,12 +1,23 @@
-"""Floor 0: the three values that components hand to each other."""
+"""Floor 0: the values that components hand to each other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class InputRows(Protocol):
+    """The models' inputs of N rows: a tensor (N, ...), or what makes parts of one when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+
+    def split(self, size: Any, /) -> Iterable[Tensor]: ...
 
 
 @dataclass

@@ -32,11 +32,11 @@ class ConfigError(ValueError):
     """Bad input from a person. The message is one line: key or file, value, what would be right."""
 
 
-def nearest(word: str, legal: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or the list of legal names, for an error message."""
+def nearest(word: str, legal: Iterable[str], most: int = 1) -> str:
+    """`did you mean 'x'?` with up to `most` names, or the list of legal names, for an error message."""
     names = sorted(legal)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"legal: {', '.join(names)}"
+    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else f"legal: {', '.join(names)}"
 
 
 class Config(BaseModel):

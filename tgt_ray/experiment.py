@@ -15,12 +15,37 @@ from tgt_ray.objectives import AnyObjective, Distillation
 from tgt_ray.students import AnyStudent, ConvStudent
 from tgt_ray.tasks import AnyTask, ImageClassification
 
+#: Of computations; weights and what is stored or sent are float32.
+Precision = Literal["float32", "bfloat16"]
+#: How real rows are drawn.
+Sampling = Literal["natural", "square_root", "balanced"]
+
 
 class TeacherConfig(Config):
     """The two frozen models of a teacher."""
 
     labeler: AnyLabeler = Field(default_factory=ConvLabeler)
     generator: AnyGenerator = Field(default_factory=MLPAutoencoderGenerator)
+
+
+class AugmentConfig(Config):
+    """Of real rows of images. Synthetic rows are as the generator makes them; the teacher's cached outputs are of the image as it is."""
+
+    shift: int = Field(0, ge=0, description="largest random shift in pixels, each way")
+    flip: bool = Field(False, description="random horizontal flips")
+    randaugment: str | None = Field(
+        None, pattern=r"^rand(-[a-z]+[\d.]+)*$", description="timm's RandAugment, e.g. rand-m9-mstd0.5"
+    )
+    mixup: float = Field(0.0, ge=0, description="MixUp's alpha; 0: none. Also mixes the teacher's probabilities")
+
+
+class SecondPhase(Config):
+    """The last part of a run trains the head alone on a frozen backbone (Kang et al. 2020, arXiv 1910.09217)."""
+
+    type: Literal["crt", "lws"] = Field(description="crt: a new head; lws: a factor for each class of the old one")
+    share: float = Field(0.1, gt=0, lt=1, description="of the run's steps")
+    learning_rate: float | None = Field(None, gt=0, description="its peak; absent: the first phase's")
+    sampling: Sampling = Field("balanced", description="of real rows, as train.sampling")
 
 
 class TrainConfig(Config):
@@ -31,6 +56,13 @@ class TrainConfig(Config):
     synthetic_ratio: float = Field(
         0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch"
     )
+    sampling: Sampling = Field(
+        "natural",
+        description="how real rows are drawn: each equally often, by the square root of their class's size, or each class equally"
+        " often",
+    )
+    augment: AugmentConfig | None = Field(None, description="of real rows; absent: as they are")
+    second_phase: SecondPhase | None = Field(None, description="a last part of the run that trains the head alone")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
     weight_decay: float = Field(1e-2, ge=0)
@@ -46,6 +78,9 @@ class TrainConfig(Config):
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
     channels_last: bool = Field(True, description="memory layout of the student's convolutions")
+    precision: Precision = Field(
+        "float32", description="bfloat16: autocast, worth it on GPUs and CPUs that compute in it"
+    )
     compile: bool = Field(
         False,
         description="torch.compile the student: half a minute at its first step, so for long runs; needs a C++ compiler",
@@ -58,6 +93,10 @@ class TrainConfig(Config):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
         return self
 
+    @property
+    def first_phase_steps(self) -> int:
+        return self.steps - (max(1, round(self.second_phase.share * self.steps)) if self.second_phase else 0)
+
 
 class PoolConfig(Config):
     """The actor pool of generators that feeds one student worker."""
@@ -69,6 +108,7 @@ class PoolConfig(Config):
         default_factory=dict,
         description="custom resources an actor needs, to place the pool on certain nodes",
     )
+    precision: Precision = Field("float32", description="of generator and labeler; as train.precision")
     rows_per_request: int = Field(
         2048,
         ge=1,
@@ -127,6 +167,9 @@ class Experiment(Config):
         for role, part in (("labeler", self.teacher.labeler), ("generator", self.teacher.generator)):
             if part.weights is not None and not part.weights.is_file():
                 raise ConfigError(f"teacher.{role}.weights: no file at {part.weights}")
+        weights = getattr(self.student, "weights", None)
+        if weights is not None and not weights.is_file():
+            raise ConfigError(f"student.weights: no file at {weights}")
 
 
 CONTROLS: dict[str, dict[str, Any]] = {

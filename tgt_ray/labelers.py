@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from tgt_ray.config import Component, Config, OneOf
+from tgt_ray.config import Component, Config, ConfigError, OneOf, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from tgt_ray.batch import InputRows
+
+
+def known_to_timm(name: str) -> str:
+    import timm
+
+    if name not in timm.list_models():
+        raise ValueError(f"timm has no model '{name}'; {nearest(name, timm.list_models(), 3)[:200]}")
+    return name
+
+
+#: A timm architecture, as `timm.list_models()` gives it.
+TimmName = Annotated[str, AfterValidator(known_to_timm), Field(description="as `timm.list_models()` gives it")]
 
 
 class Pretrain(Config):
@@ -38,6 +52,14 @@ class LabelerPretrain(Pretrain):
     flip: bool = Field(False, description="augmentation: random horizontal flips")
 
 
+class Probe(Config):
+    """Logistic regression on the frozen model's embeddings (a linear probe)."""
+
+    split: Literal["full", "train"] = Field("train", description="labelled rows that the head is fitted on")
+    l2: float = Field(1e-3, ge=0, description="of the weights, on standardised embeddings")
+    iterations: int = Field(200, ge=1, description="of L-BFGS, at the most")
+
+
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
@@ -50,7 +72,22 @@ class Labeler(Component):
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The module with fresh weights."""
 
-    def fit(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    @property
+    def external(self) -> bool:
+        """Whether weights come from elsewhere, and not from `fit`."""
+        return self.weights is not None
+
+    def load_weights(self, model: nn.Module) -> dict[str, Any]:
+        """Put weights that come from elsewhere into `model`. Returns where from, and `head`: "own", or "fit" where it has still to
+        be fitted. ConfigError where they don't fit."""
+        from tgt_ray.models.weights import load_strictly, read_safetensors
+
+        assert self.weights is not None
+        where = f"teacher.labeler.weights: {self.weights}"
+        load_strictly(model, read_safetensors(read_file(self.weights, "teacher.labeler.weights"), where), where)
+        return {"weights": str(self.weights), "head": "own"}
+
+    def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:
         """Pretrain `model` in place on N rows."""
         from tgt_ray.pretraining import fit_classifier
 
@@ -85,4 +122,122 @@ class ResidualLabeler(Labeler):
         return Classifier(ResidualNet(input_shape[0], self.widths), num_classes)
 
 
-AnyLabeler = Annotated[Labeler, OneOf(ConvLabeler, ResidualLabeler)]
+class PretrainedLabeler(Labeler):
+    """A model from elsewhere whose head may have to be fitted or cut to the task's classes."""
+
+    weights: Path | None = Field(None, description="a .safetensors file of the model")
+    head: Literal["auto", "own", "fit"] = Field(
+        "auto",
+        description="`own`: the model's own classes (or its `classes`) are the task's; `fit`: a linear head is fitted on labelled"
+        " rows; `auto`: own where `classes` is given, or where a weights file's head has as many classes as the task",
+    )
+    classes: tuple[int, ...] | None = Field(
+        None, description="for each class of the task, the number of the model's own class that it is"
+    )
+    probe: Probe = Field(default_factory=Probe)
+
+    def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
+        """Give the model its own head, or say that one has to be fitted."""
+        from tgt_ray.models.pretrained import set_head
+
+        num_classes, there = model.head.out_features, 0 if weight_KD is None else len(weight_KD)
+        if self.classes is not None:
+            if len(self.classes) != num_classes or max(self.classes) >= there or min(self.classes) < 0:
+                raise ConfigError(
+                    f"teacher.labeler.classes: {len(self.classes)} numbers up to {max(self.classes)}; the task has {num_classes}"
+                    f" classes, the model's head {there}"
+                )
+        elif self.head == "fit" or (self.head == "auto" and not (from_a_file and there == num_classes)):
+            return "fit"
+        elif there != num_classes:
+            raise ConfigError(
+                f"teacher.labeler.head: own, but the model's head has {there} classes, the task {num_classes}; use fit, or name the"
+                " model's classes in teacher.labeler.classes"
+            )
+        set_head(model.head, weight_KD, bias_K, self.classes)
+        return "own"
+
+
+class TimmLabeler(PretrainedLabeler):
+    """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
+
+    type: Literal["timm"] = "timm"
+    name: TimmName
+    pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
+    img_size: int | None = Field(
+        None, ge=8, description="height and width that images are resized to; absent: what the model was trained with"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TimmLabeler:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights exclude each other: give one of them")
+        return self
+
+    @property
+    def external(self) -> bool:
+        return self.pretrained or self.weights is not None
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier
+        from tgt_ray.models.pretrained import timm_backbone
+
+        backbone = timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
+        return Classifier(backbone, num_classes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        from tgt_ray.models.pretrained import split_head, timm_weights
+        from tgt_ray.models.weights import load_strictly, read_safetensors
+
+        if self.weights is not None:
+            where = f"teacher.labeler.weights: {self.weights}"
+            state = read_safetensors(read_file(self.weights, "teacher.labeler.weights"), where)
+        else:
+            where, state = f"timm's weights of {self.name}", timm_weights(self.name)
+        body, weight, bias = split_head(self.name, state)
+        load_strictly(model.backbone.body, body, where)
+        return {"weights": where, "head": self._use_head(model, weight, bias, from_a_file=self.weights is not None)}
+
+
+class TransformersLabeler(PretrainedLabeler):
+    """An image classifier of transformers, from a folder that all nodes see or from the hub."""
+
+    type: Literal["transformers"] = "transformers"
+    path: str = Field(
+        description="folder that `save_pretrained` wrote (with its image processor), or a name on the hub"
+    )
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    weights: None = Field(None, description="not used: the folder has them")
+    img_size: int | None = Field(
+        None, ge=8, description="height and width that images are resized to; absent: the model's own"
+    )
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier
+        from tgt_ray.models.pretrained import transformers_backbone
+
+        backbone = transformers_backbone(self.path, self.revision, input_shape[0], self.img_size)
+        return Classifier(backbone, num_classes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        from tgt_ray.models.pretrained import transformers_weights
+        from tgt_ray.models.weights import load_strictly
+
+        body, weight, bias = transformers_weights(self.path, self.revision)
+        load_strictly(model.backbone.body, body, f"teacher.labeler.path: {self.path}")
+        return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=Path(self.path).is_dir())}
+
+
+def read_file(path: Path, key: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ConfigError(f"{key}: cannot read {path} ({err.strerror})") from err
+
+
+AnyLabeler = Annotated[Labeler, OneOf(ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler)]

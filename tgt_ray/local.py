@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
 from tgt_ray.storage import Storage
 from tgt_ray.synthesis import Synthesizer, inline_blocks
-from tgt_ray.tasks import TaskData
+from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outputs
 
 Report = Callable[[dict[str, Any]], None]
@@ -23,8 +22,8 @@ def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> P
     """Teacher and teacher cache, made in this process where they aren't stored yet."""
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
 
-    def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
-        return teacher_outputs(teacher, experiment.task.inputs(table, data.input_shape))
+    def teacher_pass(table: Table) -> dict[str, np.ndarray]:
+        return teacher_outputs(teacher, inputs_of(experiment.task, table, data.input_shape))
 
     return prepare(data, record, teacher_pass, storage)
 

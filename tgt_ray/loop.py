@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray import metrics
+from tgt_ray.augmentation import Augmentation, RealRows
 from tgt_ray.batch import Batch
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.prepared import STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
-from tgt_ray.student import Student, build_student
+from tgt_ray.student import Student, autocast, build_student
 from tgt_ray.synthesis import Block
+from tgt_ray.tasks import inputs_of
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Plan:
     world_size: int
     num_real: int
     seed: int
+    #: From which step on, how likely each of the real rows is drawn; None: each once an epoch.
+    phases: tuple[tuple[int, np.ndarray | None], ...] = ((0, None),)
 
     def synthetic_before(self, step: int) -> int:
         """Synthetic rows that this worker has used before `step`: rounding errors never add up beyond one row."""
@@ -63,16 +67,30 @@ class Plan:
         out = np.empty(count, np.int64)
         for epoch in np.unique(positions // self.num_real):
             here = positions // self.num_real == epoch
-            out[here] = self._permutation(int(epoch))[positions[here] % self.num_real]
+            out[here] = self._drawn(int(epoch), step)[positions[here] % self.num_real]
         return out
 
-    def _permutation(self, epoch: int) -> np.ndarray:
+    def _drawn(self, epoch: int, step: int) -> np.ndarray:
+        """The rows of an epoch in their order; where the phase has probabilities, as many with replacement."""
         cached = self.__dict__.setdefault("_cache", {})
-        if epoch not in cached:
+        phase = max(index for index, (first, _) in enumerate(self.phases) if step >= first)
+        if (epoch, phase) not in cached:
             if len(cached) > 2:
                 cached.clear()
-            cached[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_real)
-        return cached[epoch]
+            rng, p = np.random.default_rng([self.seed, epoch]), self.phases[phase][1]
+            cached[epoch, phase] = (
+                rng.permutation(self.num_real) if p is None else rng.choice(self.num_real, self.num_real, p=p)
+            )
+        return cached[epoch, phase]
+
+
+def row_probabilities(sampling: str, labels_N: np.ndarray) -> np.ndarray | None:
+    """How likely each row is drawn so that classes come by n_c^q: q = 1 natural, 1/2 square_root, 0 balanced; None: natural."""
+    if sampling == "natural":
+        return None
+    counts = np.bincount(labels_N)[labels_N].astype(float)
+    weights = counts ** (-0.5 if sampling == "square_root" else -1.0)
+    return weights / weights.sum()
 
 
 class SyntheticReader:
@@ -137,13 +155,18 @@ class StudentRun:
     ):
         self.experiment, self.task, self.data, self.device = experiment, experiment.task, data, device
         train = experiment.train
-        self.student = build_student(experiment, data.input_shape, data.num_classes).to(device)
-        self.model = torch.compile(wrap(self.student)) if train.compile else wrap(self.student)
+        self.student = build_student(experiment, data).to(device)
+        self.wrap = (lambda module: torch.compile(wrap(module))) if train.compile else wrap
+        self.model = self.wrap(self.student)
         self.optimizer, self.schedule = make_optimizer(self.student, train)
         table = data.tables["train"]
-        self.inputs = self.task.inputs(table, data.input_shape)
+        self.inputs = inputs_of(self.task, table, data.input_shape)
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
         self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
+        phases = [(0, row_probabilities(train.sampling, self.labels.numpy()))]
+        if train.second_phase is not None:
+            later = row_probabilities(train.second_phase.sampling, self.labels.numpy())
+            phases.append((train.first_phase_steps, later))
         self.plan = Plan(
             train.batch_size // world_size,
             experiment.synthetic_ratio,
@@ -151,7 +174,12 @@ class StudentRun:
             world_size,
             len(table),
             train.seed,
+            tuple(phases),
         )
+        self.augmentation = (
+            Augmentation(train.augment, data.num_classes, train.seed, rank) if train.augment is not None else None
+        )
+        self.advance = getattr(self.student.criterion, "advance", None)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.train_s = 0.0  # in all sessions of this run
@@ -166,8 +194,14 @@ class StudentRun:
 
     def train_step(self, reader: SyntheticReader | None) -> None:
         """One optimizer step on the step's real and synthetic rows."""
+        train = self.experiment.train
+        if self.step >= train.first_phase_steps and not self.student.frozen_backbone:
+            self._begin_second_phase()
+        if self.advance is not None:
+            self.advance(self.step / train.steps)
         batch = self._batch(reader)
-        loss = self.model(batch.inputs, batch.labels, batch.teacher_logits)
+        with autocast(self.device, train.precision):
+            loss = self.model(batch.inputs, batch.labels, batch.teacher_logits)
         self.optimizer.zero_grad()
         loss.value.backward()
         self.optimizer.step()
@@ -177,15 +211,26 @@ class StudentRun:
         for name, part in {"loss": loss.value.detach(), **loss.parts}.items():
             self._parts[name] = self._parts[name] + part if name in self._parts else part
 
+    def _begin_second_phase(self) -> None:
+        train = self.experiment.train
+        assert train.second_phase is not None
+        self.student.train_head_alone(train.second_phase.type, train.seed + 1)
+        self.model = self.wrap(self.student)  # data parallelism must know which weights still train
+        steps = train.steps - train.first_phase_steps
+        self.optimizer, self.schedule = make_optimizer(self.student, train, steps, train.second_phase.learning_rate)
+
     def _batch(self, reader: SyntheticReader | None) -> Batch:
         rows = torch.from_numpy(self.plan.real_indices(self.step))
-        inputs, logits = self.inputs[rows], self.teacher_logits[rows]
+        inputs, labels, logits = self.inputs[rows], self.labels[rows], self.teacher_logits[rows]
+        if self.augmentation is not None:
+            real = self.augmentation(RealRows(inputs, labels, logits), self.step)
+            inputs, labels, logits = real.inputs, real.labels, real.teacher_logits
         synthetic = self.plan.synthetic_count(self.step)
         if synthetic:
             assert reader is not None
             more_inputs, more_logits = reader.take(synthetic, self.step)
             inputs, logits = torch.cat([inputs, more_inputs]), torch.cat([logits, more_logits])
-        return Batch(inputs.to(self.device), self.labels[rows].to(self.device), logits.to(self.device))
+        return Batch(inputs.to(self.device), labels.to(self.device), logits.to(self.device))
 
     def check(self, stop: bool) -> None:
         """Raise Diverged where the loss has become infinite or NaN since the last report, Stopped where a worker says `stop`."""
@@ -211,13 +256,16 @@ class StudentRun:
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """The task's metrics of the student on a split."""
-        return self.task.evaluate(self.scores(split), self.data.tables[split]["label"].to_numpy())
+        labels = self.data.tables[split]["label"].to_numpy()
+        return self.task.evaluate(self.scores(split), labels, self.data.class_counts)
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:
         self.student.eval()
-        inputs = self.task.inputs(self.data.tables[split], self.data.input_shape)
-        scores = torch.cat([self.student.scores(part.to(self.device)).cpu() for part in inputs.split(1024)])
+        inputs = inputs_of(self.task, self.data.tables[split], self.data.input_shape)
+        with autocast(self.device, self.experiment.train.precision):
+            parts = [self.student.scores(part.to(self.device)).float().cpu() for part in inputs.split(1024)]
+        scores = torch.cat(parts)
         self.student.train()
         return scores.numpy()
 
@@ -261,6 +309,8 @@ class StudentRun:
                 f"--resume: the run was begun with {state['workers']} worker(s), here it has {self.plan.world_size};"
                 " go on with it as it was begun"
             )
+        if state["step"] > self.experiment.train.first_phase_steps:
+            self._begin_second_phase()
         self.student.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -329,21 +379,22 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
 
 
 def make_optimizer(
-    student: Student, train: TrainConfig
+    student: Student, train: TrainConfig, steps: int | None = None, learning_rate: float | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimizer, and linear warm-up followed by cosine decay to zero."""
-    rate, decay = train.learning_rate, train.weight_decay
+    """Optimizer of what trains, and linear warm-up followed by cosine decay to zero over `steps`.
+
+    steps, learning_rate: of the second phase, which has no warm-up; None: of the first.
+    """
+    steps = train.first_phase_steps if steps is None else steps
+    rate, decay = learning_rate or train.learning_rate, train.weight_decay
+    parameters = [each for each in student.parameters() if each.requires_grad]
     optimizer: torch.optim.Optimizer
     if train.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=decay, fused=True)
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     else:
         optimizer = torch.optim.SGD(
-            student.parameters(),
-            lr=rate,
-            weight_decay=decay,
-            momentum=train.momentum,
-            nesterov=train.momentum > 0,
-            fused=True,
+            parameters, lr=rate, weight_decay=decay, momentum=train.momentum, nesterov=train.momentum > 0, fused=True
         )
-    factor = warmup_cosine(round(train.warmup * train.steps), train.steps)
+    later = student.frozen_backbone
+    factor = warmup_cosine(0 if later else round(train.warmup * steps), steps)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

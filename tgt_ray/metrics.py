@@ -6,6 +6,8 @@ which measure nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -23,6 +25,20 @@ def classification(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, flo
         "balanced_accuracy": 100 * float(balanced_accuracy_score(labels_N, predicted)),
         "worst_class_recall": min(recalls.values()),
     }
+
+
+#: Groups of classes by their rows in the train split, as the long-tail literature has them (Liu et al. 2019, arXiv 1904.05160).
+SHOTS = {"many_shot": (101, None), "medium_shot": (20, 100), "few_shot": (0, 19)}
+
+
+def by_shots(recalls: Mapping[int, float], class_counts_K: np.ndarray) -> dict[str, float]:
+    """Mean recall of the classes with more than 100, 20 to 100 and fewer than 20 train rows; a group without classes is left out."""
+    out = {}
+    for name, (least, most) in SHOTS.items():
+        group = [recall for c, recall in recalls.items() if least <= class_counts_K[c] <= (most or np.inf)]
+        if group:
+            out[name] = float(np.mean(group))
+    return out
 
 
 def per_class_recall(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:

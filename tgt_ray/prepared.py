@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,27 @@ from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
 from tgt_ray.storage import Storage
-from tgt_ray.tasks import TaskData
+from tgt_ray.tasks import Table, TaskData
 
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 
 #: Labels and encodes the rows of a table: -> {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
-TeacherPass = Callable[[pa.Table], dict[str, np.ndarray]]
+TeacherPass = Callable[[Table], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class StudentData:
     """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test."""
 
-    tables: dict[str, pa.Table]
+    tables: dict[str, Table]
     input_shape: tuple[int, ...]
     num_classes: int
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """(K,) rows of each class in the train split."""
+        return np.bincount(self.tables["train"]["label"].to_numpy(), minlength=self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> d
     store, out = storage.within("teachers"), {}
     made_from: list[str] = []
     for role, part in (("labeler", config.labeler), ("generator", config.generator)):
-        if part.weights is not None:
+        if part.external:
             return None
         fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
         if not store.exists(f"{role}-{fingerprint}.json"):

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tgt_ray.batch import InputRows
 from tgt_ray.models.criteria import kl_rows
+from tgt_ray.models.pretrained import set_head
 
 if TYPE_CHECKING:
     from tgt_ray.generators.base import GeneratorPretrain
-    from tgt_ray.labelers import LabelerPretrain, Pretrain
+    from tgt_ray.labelers import LabelerPretrain, Pretrain, Probe
 
 
-def fit_classifier(model: nn.Module, inputs: Tensor, labels: Tensor, how: LabelerPretrain) -> None:
+def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: LabelerPretrain) -> None:
     """Cross-entropy on randomly shifted and flipped images."""
     rng = torch.Generator().manual_seed(how.seed)
     optimizer = torch.optim.SGD(
@@ -28,7 +30,38 @@ def fit_classifier(model: nn.Module, inputs: Tensor, labels: Tensor, how: Labele
         F.cross_entropy(model(images).logits, labels[rows]).backward()
 
 
-def fit_autoencoder(model: nn.Module, inputs: Tensor, labeler: nn.Module, how: GeneratorPretrain) -> None:
+def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Probe) -> float:
+    """Logistic regression of the labels on a frozen backbone's embeddings, written to `model.head`. Returns its accuracy on these
+    rows, in percent.
+
+    Embeddings are standardised for the fit, and the scaling is then put into the head's weights. Our choice: mean cross-entropy
+    plus l2 / 2 times the squared weights, by L-BFGS.
+    """
+    model.eval()
+    with torch.no_grad():
+        embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(256)])  # type: ignore[operator]
+    mean_D, std_D = embedding_ND.mean(dim=0), embedding_ND.std(dim=0).clamp(min=1e-6)
+    standard_ND = (embedding_ND - mean_D) / std_D
+    head = nn.Linear(standard_ND.shape[1], model.head.out_features)  # type: ignore[union-attr, arg-type]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=how.iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(standard_ND), labels) + how.l2 / 2 * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        correct = (head(standard_ND).argmax(dim=1) == labels).float().mean()
+        weight_KD = head.weight / std_D
+        set_head(model.head, weight_KD, head.bias - weight_KD @ mean_D, None)  # type: ignore[arg-type]
+    return 100 * float(correct)
+
+
+def fit_autoencoder(model: nn.Module, inputs: InputRows, labeler: nn.Module, how: GeneratorPretrain) -> None:
     """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction."""
     rng = torch.Generator().manual_seed(how.seed)
     labeler.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from pyarrow import fs
 from tgt_ray.config import ConfigError
 
 #: Folders below the root that all runs share.
-RESERVED = ("teachers", "teacher_cache")
+RESERVED = ("teachers", "teacher_cache", "data_cache")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -79,6 +79,10 @@ class Storage:
         with self.fs.open_output_stream(draft) as file:
             file.write(data)
         self.fs.move(draft, target)
+
+    def delete(self, *parts: str) -> None:
+        """A folder with all that is in it, where there is one."""
+        self.fs.delete_dir_contents(self.path(*parts), missing_dir_ok=True)
 
     def check_writable(self) -> None:
         """ConfigError unless files can be written here."""

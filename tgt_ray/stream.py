@@ -156,27 +156,27 @@ class TeacherGenerator:
         from tgt_ray.synthesis import Synthesizer
         from tgt_ray.teacher import load_teacher
 
-        experiment, (reference,) = job.experiment, job.prepared
+        experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
         prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))
         shape, classes = prepared.student.input_shape, prepared.student.num_classes
 
         def load() -> Any:
             storage = Storage(self.setup.storage_root)
-            teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
-            teacher.labeler.to(self.device)
-            teacher.generator.to(self.device)
-            return teacher
+            return load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage).to(self.device)
 
-        rows, made_from = experiment.pool.rows_per_request, prepared.fingerprints["teacher_cache"]
+        rows, precision = experiment.pool.rows_per_request, experiment.pool.precision
+        made_from = prepared.fingerprints["teacher_cache"]
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
-            "synthesizer", (made_from, rows), lambda: Synthesizer(teacher, prepared.anchors, rows, self.device)
+            "synthesizer",
+            (made_from, rows, precision),
+            lambda: Synthesizer(teacher, prepared.anchors, rows, self.device, precision),
         )
         # Its weights come with each job's snapshots.
         self.student = self._once(
             "student",
-            (experiment.student, experiment.objective, experiment.train.channels_last, shape, classes),
-            lambda: build_student(experiment, shape, classes).to(self.device).eval().requires_grad_(False),
+            (made_from, experiment.student, experiment.objective, train.channels_last, train.second_phase),
+            lambda: build_student(experiment, prepared.student).to(self.device).eval().requires_grad_(False),
         )
         self.explorer, self.seed = experiment.explorer, experiment.train.seed
         self.number, self.version = job.number, -1

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.batch import Loss
-from tgt_ray.experiment import Experiment
+from tgt_ray.config import ConfigError
+from tgt_ray.experiment import Experiment, Precision
+from tgt_ray.models.label_losses import ScaledHead
+from tgt_ray.prepared import StudentData
 
 
 class Student(nn.Module):
@@ -16,6 +19,7 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.criterion = criterion
+        self.frozen_backbone = False
 
     def forward(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor) -> Loss:
         return self.criterion(self.backbone(inputs), labels, teacher_logits)
@@ -23,11 +27,43 @@ class Student(nn.Module):
     def scores(self, inputs: Tensor) -> Tensor:
         return self.criterion.scores(self.backbone(inputs))  # type: ignore[operator]
 
+    def train(self, mode: bool = True) -> Student:
+        super().train(mode)
+        if self.frozen_backbone:
+            self.backbone.eval()
+        return self
 
-def build_student(experiment: Experiment, input_shape: tuple[int, ...], num_classes: int) -> Student:
+    def train_head_alone(self, how: str, seed: int) -> None:
+        """Freeze the backbone. how: "crt" starts the head anew, "lws" leaves it and trains its factors."""
+        self.frozen_backbone = True
+        self.backbone.requires_grad_(False).eval()
+        head = self.criterion.head
+        if isinstance(head, ScaledHead):
+            head.head.requires_grad_(False)
+            head.factors.requires_grad_(True)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                head.reset_parameters()  # type: ignore[union-attr, operator]
+
+
+def autocast(device: str, precision: Precision) -> torch.autocast:
+    """Where `precision` is bfloat16: what may be computed in it is, weights stay in float32."""
+    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def build_student(experiment: Experiment, data: StudentData) -> Student:
     """A student with the weights that `train.seed` gives."""
     torch.manual_seed(experiment.train.seed)
-    backbone = experiment.student.build(input_shape)
-    student = Student(backbone, experiment.objective.build(int(backbone.dim), num_classes))  # type: ignore[arg-type]
+    backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
+    criterion = experiment.objective.build(int(backbone.dim), data.num_classes, data.class_counts)  # type: ignore[arg-type]
+    if phase is not None:
+        if not isinstance(getattr(criterion, "head", None), nn.Linear):
+            raise ConfigError(
+                f"train.second_phase: objective '{experiment.objective.type}' has no linear head to train alone"
+            )
+        if phase.type == "lws":
+            criterion.head = ScaledHead(criterion.head)  # type: ignore[arg-type]
+            criterion.head.factors.requires_grad_(False)
     layout = torch.channels_last if experiment.train.channels_last else torch.contiguous_format
-    return student.to(memory_format=layout)
+    return Student(backbone, criterion).to(memory_format=layout)

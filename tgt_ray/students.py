@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
-from tgt_ray.config import Component, OneOf, nearest
+from tgt_ray.config import Component, OneOf
+from tgt_ray.labelers import TimmName, read_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,25 +41,39 @@ class ConvStudent(StudentBackbone):
 
 
 class TimmStudent(StudentBackbone):
-    """Any timm architecture, from scratch."""
+    """Any timm architecture: from scratch, or from pretrained weights without their head."""
 
     type: Literal["timm"] = "timm"
-    name: str = Field(description="as `timm.list_models()` gives it")
+    name: TimmName
+    pretrained: bool = Field(False, description="start from the weights that timm knows for this name on the hub")
+    weights: Path | None = Field(None, description="a .safetensors file of the timm model to start from")
+    img_size: int | None = Field(
+        None, ge=8, description="height and width that images are resized to; absent: as they are, or as pretrained"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
 
-    @field_validator("name")
-    @classmethod
-    def _exists(cls, name: str) -> str:
-        import timm
-
-        if name not in timm.list_models():
-            raise ValueError(f"timm has no model '{name}'; {nearest(name, timm.list_models())[:200]}")
-        return name
+    @model_validator(mode="after")
+    def _one_source(self) -> TimmStudent:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights exclude each other: give one of them")
+        return self
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        import timm
+        from tgt_ray.models.pretrained import split_head, timm_backbone, timm_weights
+        from tgt_ray.models.weights import load_strictly, read_safetensors
 
-        backbone: nn.Module = timm.create_model(self.name, num_classes=0, in_chans=input_shape[0])
-        backbone.dim = getattr(backbone, "head_hidden_size", backbone.num_features)
+        external = self.pretrained or self.weights is not None
+        # From scratch there is no size that it would have to be.
+        size = self.img_size if self.img_size is not None or external else input_shape[1]
+        backbone = timm_backbone(self.name, input_shape[0], size, external, self.options)
+        if self.weights is not None:
+            where = f"student.weights: {self.weights}"
+            state = read_safetensors(read_file(self.weights, "student.weights"), where)
+            load_strictly(backbone.body, split_head(self.name, state)[0], where)
+        elif self.pretrained:
+            load_strictly(
+                backbone.body, split_head(self.name, timm_weights(self.name))[0], f"student.name: {self.name}"
+            )
         return backbone
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tgt_ray.config import digest
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.explorers import Explorer, Neighbourhood
 from tgt_ray.models.criteria import kl_rows
 from tgt_ray.prepared import Anchors
-from tgt_ray.student import Student
+from tgt_ray.student import Student, autocast
 from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
@@ -26,11 +26,18 @@ Block = dict[str, np.ndarray]
 class Synthesizer:
     """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone."""
 
-    def __init__(self, teacher: Teacher, anchors: Anchors, rows_per_request: int, device: str = "cpu"):
+    def __init__(
+        self,
+        teacher: Teacher,
+        anchors: Anchors,
+        rows_per_request: int,
+        device: str = "cpu",
+        precision: Precision = "float32",
+    ):
         self.teacher = teacher
         self.anchors = anchors
         self.rows_per_request = rows_per_request
-        self.device = device
+        self.device, self.precision = device, precision
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.scale_L = self.latents_NL.std(dim=0)
@@ -48,14 +55,14 @@ class Synthesizer:
             self.labels_N[chosen],
             rng,
         )
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.device, self.precision):
             latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
             inputs = self.teacher.generator.decode(latents)  # type: ignore[operator]
             logits = self.teacher.labeler(inputs).logits
         size = self.rows_per_request
         return {
-            "inputs": inputs.cpu().numpy(),
-            "teacher_logits": logits.cpu().numpy(),
+            "inputs": inputs.float().cpu().numpy(),
+            "teacher_logits": logits.float().cpu().numpy(),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
             "version": np.full(size, version),

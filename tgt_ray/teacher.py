@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray import records
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.batch import InputRows
+from tgt_ray.config import digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler
+from tgt_ray.labelers import Labeler, PretrainedLabeler
+from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.prepared import teacher_fingerprint
+from tgt_ray.pretraining import fit_linear_head
 from tgt_ray.storage import Storage
-from tgt_ray.tasks import Task, TaskData
+from tgt_ray.tasks import Task, TaskData, inputs_of
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ class Teacher:
 
     labeler: nn.Module
     generator: nn.Module
+
+    def to(self, device: str) -> Teacher:
+        return Teacher(self.labeler.to(device), self.generator.to(device))
 
 
 def prepare_teacher(
@@ -55,18 +61,22 @@ def load_teacher(
     """A teacher that `prepare_teacher` has made ready, without its data."""
     store = storage.within("teachers")
     labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
-    _load(labeler, store.read(f"labeler-{record['labeler']['fingerprint']}.safetensors"), "labeler")
-    _load(generator, store.read(f"generator-{record['generator']['fingerprint']}.safetensors"), "generator")
+    for role, model in (("labeler", labeler), ("generator", generator)):
+        fingerprint = record[role]["fingerprint"]
+        load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
     return Teacher(_freeze(labeler), _freeze(generator))
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: Teacher, inputs: Tensor, batch_size: int = 512) -> dict[str, np.ndarray]:
+def teacher_outputs(
+    teacher: Teacher, inputs: InputRows, batch_size: int = 512, device: str = "cpu"
+) -> dict[str, np.ndarray]:
     """Logits (N, K) and latents (N, L) of N rows, float32."""
     logits, latents = [], []
     for part in inputs.split(batch_size):
-        logits.append(teacher.labeler(part).logits)
-        latents.append(teacher.generator.encode(part))  # type: ignore[operator]
+        there = part.to(device)
+        logits.append(teacher.labeler(there).logits.cpu())
+        latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
     return {"logits": torch.cat(logits).numpy(), "latent": torch.cat(latents).numpy()}
 
 
@@ -74,12 +84,27 @@ def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tup
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape, data.num_classes)
 
+    def rows(split: str) -> tuple[InputRows, Tensor]:
+        labels = torch.from_numpy(data.labels(split).copy())
+        return inputs_of(task, data.tables[split], data.input_shape), labels
+
     def fit() -> dict[str, Any]:
-        table = data.tables[config.pretrain.split]
-        config.fit(model, task.inputs(table, data.input_shape), torch.from_numpy(table["label"].to_numpy().copy()))
+        config.fit(model, *rows(config.pretrain.split))
+        return quality()
+
+    def fit_head() -> dict[str, Any]:
+        assert isinstance(config, PretrainedLabeler)
+        train_accuracy = fit_linear_head(model, *rows(config.probe.split), config.probe)
+        return {"probe": {"split": config.probe.split, "train_accuracy": train_accuracy}, **quality()}
+
+    def quality() -> dict[str, Any]:
         return {split: _scores(model, task, data, split) for split in ("validation", "test")}
 
-    return model, _ready(model, "labeler", config, [data.fingerprints[config.pretrain.split]], fit, store)
+    splits = [
+        config.probe.split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
+    ]
+    made_from = [data.fingerprints[split] for split in splits]
+    return model, _ready(model, "labeler", config, made_from, {"all": fit, "fit": fit_head, "own": quality}, store)
 
 
 def _generator(
@@ -94,37 +119,58 @@ def _generator(
     model = config.build(data.input_shape)
 
     def fit() -> dict[str, Any]:
-        config.fit(model, task.inputs(data.tables[config.pretrain.split], data.input_shape), labeler)
+        config.fit(model, inputs_of(task, data.tables[config.pretrain.split], data.input_shape), labeler)
+        return quality()
+
+    def quality() -> dict[str, Any]:
         return {"validation": _fidelity(model, labeler, task, data)}
 
     made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
-    return model, _ready(model, "generator", config, made_from, fit, store)
+    return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store)
 
 
 def _ready(
-    model: nn.Module, role: str, config: Labeler | Generator, made_from: list[str], fit: Any, store: Storage
+    model: nn.Module,
+    role: str,
+    config: Labeler | Generator,
+    made_from: list[str],
+    finish: dict[str, Callable[[], dict[str, Any]]],
+    store: Storage,
 ) -> dict[str, Any]:
-    """Give `model` its weights: from the user's file, from the store, or by `fit`. Returns the record."""
+    """Give `model` its weights: from elsewhere, from the store, or by training. Returns the record.
+
+    finish: what is still to be done, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
+    weights are whole ("own").
+    """
     plain = config.model_dump(mode="json", exclude={"weights"})
-    if config.weights is not None:
-        content = _read_weights(config.weights, role)
-        fingerprint = digest(role, {k: v for k, v in plain.items() if k != "pretrain"}, content)
-        _load(model, content, f"teacher.{role}.weights: {config.weights}")
-        source: dict[str, Any] = {"weights": str(config.weights)}
+    todo, source = "all", dict[str, Any](pretrained_on=config.pretrain.split)
+    if config.external:
+        source = config.load_weights(model)
+        todo = source.get("head", "own")
+        # A head that is still to be fitted follows from the rest.
+        state = [
+            digest(name, value.detach().contiguous().numpy().tobytes())
+            for name, value in model.state_dict().items()
+            if todo == "own" or not name.startswith("head.")
+        ]
+        fingerprint = digest(role, {k: v for k, v in plain.items() if k != "pretrain"}, state, made_from)
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
-    if config.weights is None and store.exists(f"{name}.json"):
-        _load(model, store.read(f"{name}.safetensors"), f"{role} {fingerprint} in {store.root}")
+    if store.exists(f"{name}.json"):
+        load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
+        _freeze(model)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
         return {**records.read_json(store, f"{name}.json"), "reused": True}
-    if config.weights is None:
+    if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
-        started = time.perf_counter()
-        model.requires_grad_(True)
-        source = {"pretrained_on": config.pretrain.split, "quality": fit()}
-        source["seconds"] = round(time.perf_counter() - started, 2)
-        log.info("%s %s: pretrained in %.1f s and stored in %s", role, fingerprint, source["seconds"], store.root)
+    elif todo == "fit":
+        log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
+    started = time.perf_counter()
+    model.requires_grad_(True)
+    source["quality"] = finish[todo]()
+    source["seconds"] = round(time.perf_counter() - started, 2)
+    log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)
     store.write(
         safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}),
@@ -136,28 +182,8 @@ def _ready(
     return {**record, "reused": False}
 
 
-def _read_weights(path: Path, role: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as err:
-        raise ConfigError(f"teacher.{role}.weights: cannot read {path} ({err.strerror})") from err
-
-
-def _load(model: nn.Module, content: bytes, where: str) -> None:
-    """Strictly load safetensors bytes, and freeze."""
-    try:
-        state = safetensors.torch.load(content)
-    except Exception as err:  # safetensors raises its own type and, for short files, others
-        raise ConfigError(f"{where}: not a whole safetensors file ({err})") from err
-    own = model.state_dict()
-    for key in [*own, *state]:
-        if key not in state or key not in own or own[key].shape != state[key].shape:
-            have, want = (str(list(s[key].shape)) if key in s else "absent" for s in (state, own))
-            raise ConfigError(
-                f"{where}: weights of another architecture; first difference at '{key}': {have}, expected {want}"
-            )
-    model.load_state_dict(state)
-    _freeze(model)
+def _stored(store: Storage, name: str, role: str, fingerprint: str) -> dict[str, Tensor]:
+    return read_safetensors(store.read(f"{name}.safetensors"), f"{role} {fingerprint} in {store.root}")
 
 
 def _freeze(model: nn.Module) -> nn.Module:
@@ -168,16 +194,16 @@ def _freeze(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _scores(model: nn.Module, task: Task, data: TaskData, split: str) -> dict[str, Any]:
     model.eval()
-    inputs = task.inputs(data.tables[split], data.input_shape)
+    inputs = inputs_of(task, data.tables[split], data.input_shape)
     logits = torch.cat([model(part).logits for part in inputs.split(512)])
-    return task.evaluate(logits.numpy(), data.labels(split))
+    return task.evaluate(logits.numpy(), data.labels(split), data.class_counts())
 
 
 @torch.no_grad()
 def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData) -> dict[str, float]:
     """On validation rows: squared error of reconstructions, and how often the labeler says of them what it says of the row."""
     generator.eval()
-    inputs = task.inputs(data.tables["validation"], data.input_shape)
+    inputs = inputs_of(task, data.tables["validation"], data.input_shape)
     agree, error = 0, 0.0
     for part in inputs.split(512):
         again = generator.decode(generator.encode(part))  # type: ignore[operator]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import ray.train
 from ray._raylet import PlacementGroupID
@@ -31,7 +31,7 @@ from tgt_ray.experiment import Experiment
 from tgt_ray.lane import LaneSetup, lane_worker
 from tgt_ray.prepared import Prepared, prepare, stored_teacher
 from tgt_ray.storage import Storage
-from tgt_ray.tasks import TaskData
+from tgt_ray.tasks import Table, TaskData, inputs_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def prepare_on_ray(
 ) -> Prepared:
     """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start."""
 
-    def teacher_pass(table: pa.Table) -> dict[str, np.ndarray]:
+    def teacher_pass(table: Table) -> dict[str, np.ndarray]:
         return label_rows(experiment, teacher, data, table, storage, beside_lanes)
 
     return prepare(data, teacher, teacher_pass, storage)
@@ -89,6 +89,23 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
     return prepare_teacher(experiment.teacher, experiment.task, data, storage)[1]
 
 
+def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    """Calls `function` on each of some parts in tasks of Ray Data; gives its results, which JSON can hold, in the parts' order."""
+    import ray.data
+
+    references = [(ray.put(part),) for part in parts]
+
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        (part,) = references[row["number"]]
+        return {"number": row["number"], "result": json.dumps(function(ray.get(part)))}
+
+    numbers = ray.data.from_items([{"number": number} for number in range(len(parts))], override_num_blocks=len(parts))
+    done = numbers.map(work)
+    done.context.enable_progress_bars = False
+    results = {row["number"]: row["result"] for row in done.iter_rows()}
+    return [json.loads(results[number]) for number in range(len(parts))]
+
+
 class TeacherLabeler:
     """The teacher pass's actor: the place of a block in the table -> its rows' id, logits, latent."""
 
@@ -104,14 +121,15 @@ class TeacherLabeler:
         from tgt_ray.teacher import load_teacher
 
         self.task, self.shape, self.table = experiment.task, shape, ray.get(table[0])
-        self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage)
+        self.device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
+        self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from tgt_ray.teacher import teacher_outputs
 
         (first,) = places["first"]
         rows = self.table.slice(first, ROWS_PER_BLOCK)
-        outputs = teacher_outputs(self.teacher, self.task.inputs(rows, self.shape))
+        outputs = teacher_outputs(self.teacher, inputs_of(self.task, rows, self.shape), device=self.device)
         return {"row": np.arange(first, first + len(rows)), **outputs}
 
 
@@ -119,7 +137,7 @@ def label_rows(
     experiment: Experiment,
     record: dict[str, Any],
     data: TaskData,
-    table: pa.Table,
+    table: Table,
     storage: Storage,
     beside_lanes: bool,
 ) -> dict[str, np.ndarray]:
@@ -132,7 +150,11 @@ def label_rows(
     pool = experiment.pool
     resources: dict[str, Any] = {"num_cpus": 0}
     if not beside_lanes:
-        resources = {"num_cpus": pool.cpus_per_actor, "resources": pool.actor_resources or None}
+        resources = {
+            "num_cpus": pool.cpus_per_actor,
+            "num_gpus": pool.gpus_per_actor or None,
+            "resources": pool.actor_resources or None,
+        }
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [{"first": first} for first in range(0, len(table), ROWS_PER_BLOCK)]
     labelled = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(

@@ -5,11 +5,33 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.config import OneOf
-from tgt_ray.data.base import ImageRows, ImageSource, Splits
+from tgt_ray.data.base import ImageRows, ImageSource, Run, Splits, in_this_process
 from tgt_ray.data.digits import Digits
+from tgt_ray.data.encoded import EncodedImages
+from tgt_ray.data.folder import ImageFolder, ImageLists
+from tgt_ray.data.huggingface import HuggingFaceImages
 from tgt_ray.data.long_tail import LongTail
-from tgt_ray.data.parquet import ParquetImages
+from tgt_ray.data.parquet import EncodedParquet, ParquetImages
+from tgt_ray.data.stored import StoredTable
 
-AnySource = Annotated[ImageSource, OneOf(Digits, ParquetImages)]
+AnySource = Annotated[
+    ImageSource, OneOf(Digits, ParquetImages, EncodedParquet, ImageFolder, ImageLists, HuggingFaceImages)
+]
 
-__all__ = ["AnySource", "Digits", "ImageRows", "ImageSource", "LongTail", "ParquetImages", "Splits"]
+__all__ = [
+    "AnySource",
+    "Digits",
+    "EncodedImages",
+    "EncodedParquet",
+    "HuggingFaceImages",
+    "ImageFolder",
+    "ImageLists",
+    "ImageRows",
+    "ImageSource",
+    "LongTail",
+    "ParquetImages",
+    "Run",
+    "Splits",
+    "StoredTable",
+    "in_this_process",
+]

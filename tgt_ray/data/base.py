@@ -1,14 +1,30 @@
-"""What an image source gives: rows of uint8 images with labels, as Arrow tables."""
+"""What an image source gives: rows of uint8 images with labels, as Arrow tables in memory or in files."""
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from tgt_ray.config import Component, ConfigError, digest
+
+if TYPE_CHECKING:
+    from tgt_ray.data.encoded import StoredImages
+    from tgt_ray.storage import Storage
+
+#: Calls a function on each of some parts, perhaps in many processes; gives the results, which JSON can hold, in the parts' order.
+Run = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+
+
+def in_this_process(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(function, parts))
 
 
 @dataclass(frozen=True)
@@ -22,6 +38,10 @@ class ImageRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape[1:]
+
     def take(self, indices: np.ndarray) -> ImageRows:
         return ImageRows(self.ids[indices], self.images[indices], self.labels[indices])
 
@@ -32,9 +52,7 @@ class ImageRows:
         )
 
     def to_table(self) -> pa.Table:
-        flat = np.ascontiguousarray(self.images).reshape(len(self), -1)
-        image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(self), [None, pa.py_buffer(flat)])
-        return pa.table({"id": self.ids, "image": image, "label": self.labels})
+        return pa.table({"id": self.ids, "image": binary_column(self.images), "label": self.labels})
 
     @staticmethod
     def from_table(table: pa.Table, shape: tuple[int, int, int]) -> ImageRows:
@@ -44,13 +62,19 @@ class ImageRows:
         return ImageRows(table["id"].to_numpy(), flat.reshape(-1, *shape), table["label"].to_numpy())
 
 
+def binary_column(images_NCHW: np.ndarray) -> pa.Array:
+    """Images as fixed-size binary values, without a copy."""
+    flat = np.ascontiguousarray(images_NCHW).reshape(len(images_NCHW), -1)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
+
+
 @dataclass(frozen=True)
 class Splits:
     """A source's rows. `train` is complete and, where the source is, balanced; a task may subsample it."""
 
-    train: ImageRows
-    validation: ImageRows
-    test: ImageRows
+    train: ImageRows | StoredImages
+    validation: ImageRows | StoredImages
+    test: ImageRows | StoredImages
     num_classes: int
 
 
@@ -58,8 +82,20 @@ class ImageSource(Component):
     """Where images come from."""
 
     @abstractmethod
-    def load(self) -> Splits:
-        """Read all splits. Raises ConfigError for data that is missing, damaged or outside the class range."""
+    def scan(self) -> Any:
+        """What can be known and checked at once: the Splits of small data, or labels and places of images that are still to be read.
+
+        ConfigError for data that is missing, damaged or outside the class range.
+        """
+
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits:
+        """All splits. Images that have to be decoded are so by `run`, into `storage`, unless they are there already."""
+        splits: Splits = scan
+        return splits
+
+    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits:
+        """`scan` and `read`."""
+        return self.read(self.scan(), storage, run)
 
 
 def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ class Digits(ImageSource):
 
     type: Literal["digits"] = "digits"
 
-    def load(self) -> Splits:
+    def scan(self) -> Splits:
         from sklearn.datasets import load_digits
 
         data = load_digits()

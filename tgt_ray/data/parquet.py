@@ -1,8 +1,9 @@
-"""A folder with train.parquet, test.parquet and perhaps validation.parquet; raw uint8 pixels in `image`, ints in `label`."""
+"""A folder with train.parquet, test.parquet and perhaps validation.parquet: raw pixels or encoded images, and integer labels."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tgt_ray.config import ConfigError
+from tgt_ray.config import ConfigError, digest
 from tgt_ray.data.base import ImageRows, ImageSource, Splits, stratified_holdout
+from tgt_ray.data.encoded import EncodedImages, Scan
 
 
 class ParquetImages(ImageSource):
@@ -27,7 +29,7 @@ class ParquetImages(ImageSource):
     validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
     seed: int = Field(0, ge=0, description="of the held-out validation rows")
 
-    def load(self) -> Splits:
+    def scan(self) -> Splits:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         tables = {name: _read(self.path / f"{name}.parquet") for name in ("train", "test")}
@@ -35,6 +37,10 @@ class ParquetImages(ImageSource):
             tables["validation"] = _read(self.path / "validation.parquet")
         names = _label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
+        if _looks_encoded(tables["train"]["image"][0].as_buffer()):
+            raise ConfigError(
+                f"task.data.type: {self.path / 'train.parquet'} holds encoded images (JPEG or PNG); give type encoded_parquet"
+            )
         rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
         for name, split in rows.items():
             if split.images.shape[1:] != rows["train"].images.shape[1:]:
@@ -53,13 +59,7 @@ class ParquetImages(ImageSource):
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes)
 
     def _rows(self, table: pa.Table, file: Path, num_classes: int) -> ImageRows:
-        labels = table["label"].to_numpy().astype(np.int64)
-        bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-        if len(bad):
-            raise ConfigError(
-                f"{file}: label {labels[bad[0]]} in row {bad[0]} is outside the class range 0..{num_classes - 1}"
-                f" ({len(bad)} such rows)"
-            )
+        labels = check_labels(table["label"].to_numpy(), num_classes, file)
         flat = _pixels(table["image"], file)
         shape = self.image_shape or _square_shape(flat.shape[1], file)
         if int(np.prod(shape)) != flat.shape[1]:
@@ -69,7 +69,58 @@ class ParquetImages(ImageSource):
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
-def _read(file: Path) -> pa.Table:
+class EncodedParquet(EncodedImages):
+    """JPEG or PNG bytes from Parquet files: binary values in `image`, or Hugging Face's {bytes, path}; ints in `label`."""
+
+    type: Literal["encoded_parquet"] = "encoded_parquet"
+    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
+
+    def scan(self) -> Scan:
+        if not self.path.is_dir():
+            raise ConfigError(f"task.data.path: no folder at {self.path}")
+        files = {name: self.path / f"{name}.parquet" for name in ("train", "test", "validation")}
+        files = {name: file for name, file in files.items() if name != "validation" or file.exists()}
+        labels = {name: _read(file, ["label"], ENCODED)["label"].to_numpy() for name, file in files.items()}
+        names = _label_names(self.path / "labels.json") or [str(c) for c in range(1 + int(labels["train"].max()))]
+        labels = {name: check_labels(values, len(names), files[name]) for name, values in labels.items()}
+        stamps = [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()]
+        places = {name: str(file.resolve()) for name, file in files.items()}
+        return Scan(labels, places, names, digest(self.type, places, stamps, names))
+
+    def part_of(self, places: str, first: int, last: int) -> tuple[str, int, int]:
+        return places, first, last
+
+    def contents(self, places: tuple[str, int, int]) -> Iterator[tuple[str, bytes | None]]:
+        path, first, last = places
+        with pq.ParquetFile(path) as parquet:
+            start = 0
+            for group in range(parquet.num_row_groups):
+                size = parquet.metadata.row_group(group).num_rows
+                if start < last and start + size > first:
+                    column = parquet.read_row_group(group, columns=["image"])["image"]
+                    for row in range(max(first, start), min(last, start + size)):
+                        value = column[row - start].as_py()
+                        yield f"{path}: row {row}", value["bytes"] if isinstance(value, dict) else value
+                start += size
+
+
+def _looks_encoded(content: pa.Buffer | None) -> bool:
+    return content is not None and bytes(content[:8]).startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8"))
+
+
+def check_labels(labels: np.ndarray, num_classes: int, file: Path) -> np.ndarray:
+    """(N,) int64; ConfigError for one outside 0..num_classes - 1."""
+    labels = labels.astype(np.int64)
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise ConfigError(
+            f"{file}: label {labels[bad[0]]} in row {bad[0]} is outside the class range 0..{num_classes - 1}"
+            f" ({len(bad)} such rows)"
+        )
+    return labels
+
+
+def _read(file: Path, columns: Sequence[str] = ("image", "label"), image: ImageKind | None = None) -> pa.Table:
     if not file.exists():
         raise ConfigError(f"task.data.path: no file {file.name} in {file.parent}")
     try:
@@ -78,22 +129,33 @@ def _read(file: Path) -> pa.Table:
             missing = [name for name in ("image", "label") if name not in found]
             if missing:
                 raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
-            table = parquet.read(columns=["image", "label"])
+            schema, table = parquet.schema_arrow, parquet.read(columns=list(columns))
     except (pa.ArrowException, OSError) as err:
         raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
     if table.num_rows == 0:
         raise ConfigError(f"{file}: holds no rows")
-    for name, legal in (("label", pa.types.is_integer), ("image", _is_binary)):
-        if not legal(table[name].type):
-            kind = "integers" if name == "label" else "binary (raw uint8 pixels)"
-            raise ConfigError(f"{file}: column '{name}' is {table[name].type}, expected {kind}")
-        if table[name].null_count:
+    for name, (legal, kind) in {"label": (pa.types.is_integer, "integers"), "image": image or RAW}.items():
+        if not legal(schema.field(name).type):
+            raise ConfigError(f"{file}: column '{name}' is {schema.field(name).type}, expected {kind}")
+        if name in columns and table[name].null_count:
             raise ConfigError(f"{file}: column '{name}' has {table[name].null_count} empty values")
     return table
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return "bytes" in kind.names and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+#: Which types an image column may have, and how to say so.
+ImageKind = tuple[Callable[[pa.DataType], bool], str]
+RAW: ImageKind = (_is_binary, "binary (raw uint8 pixels)")
+ENCODED: ImageKind = (_is_encoded, "binary (JPEG or PNG bytes) or a struct with such a field 'bytes'")
 
 
 def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:

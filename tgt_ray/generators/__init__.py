@@ -7,7 +7,14 @@ from typing import Annotated
 from tgt_ray.config import OneOf
 from tgt_ray.generators.autoencoder import ConvAutoencoderGenerator, MLPAutoencoderGenerator
 from tgt_ray.generators.base import Generator
+from tgt_ray.generators.diffusion import AutoencoderKLGenerator
 
-AnyGenerator = Annotated[Generator, OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator)]
+AnyGenerator = Annotated[Generator, OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator, AutoencoderKLGenerator)]
 
-__all__ = ["AnyGenerator", "ConvAutoencoderGenerator", "Generator", "MLPAutoencoderGenerator"]
+__all__ = [
+    "AnyGenerator",
+    "AutoencoderKLGenerator",
+    "ConvAutoencoderGenerator",
+    "Generator",
+    "MLPAutoencoderGenerator",
+]

@@ -9,14 +9,16 @@ from pydantic import Field
 from tgt_ray.generators.base import Generator
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from tgt_ray.batch import InputRows
 
 
 class Autoencoder(Generator):
     differentiable: ClassVar[bool] = True
     latent_dim: int = Field(16, ge=1)
 
-    def fit(self, model: nn.Module, inputs: Tensor, labeler: nn.Module) -> None:
+    def fit(self, model: nn.Module, inputs: InputRows, labeler: nn.Module) -> None:
         from tgt_ray.pretraining import fit_autoencoder
 
         fit_autoencoder(model, inputs, labeler, self.pretrain)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from tgt_ray.config import Component
-from tgt_ray.labelers import Pretrain
+from tgt_ray.labelers import Pretrain, read_file
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from tgt_ray.batch import InputRows
 
 
 class GeneratorPretrain(Pretrain):
@@ -41,6 +43,20 @@ class Generator(Component):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """The module with fresh weights."""
 
+    @property
+    def external(self) -> bool:
+        """Whether weights come from elsewhere, and not from `fit`."""
+        return self.weights is not None
+
+    def load_weights(self, model: nn.Module) -> dict[str, Any]:
+        """Put weights that come from elsewhere into `model`. Returns where from. ConfigError where they don't fit."""
+        from tgt_ray.models.weights import load_strictly, read_safetensors
+
+        assert self.weights is not None
+        where = f"teacher.generator.weights: {self.weights}"
+        load_strictly(model, read_safetensors(read_file(self.weights, "teacher.generator.weights"), where), where)
+        return {"weights": str(self.weights)}
+
     @abstractmethod
-    def fit(self, model: nn.Module, inputs: Tensor, labeler: nn.Module) -> None:
+    def fit(self, model: nn.Module, inputs: InputRows, labeler: nn.Module) -> None:
         """Pretrain `model` in place on N rows."""

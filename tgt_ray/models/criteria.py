@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,30 +10,52 @@ from torch.nn import functional as F
 from tgt_ray.batch import Loss
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Autocast's half precision is too coarse for a loss."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def kl_rows(teacher_BK: Tensor, student_BK: Tensor, temperature: float = 1.0) -> Tensor:
     """KL( softmax(teacher/T) || softmax(student/T) ) of each row, summed over classes: (B, K), (B, K) -> (B,), in nats."""
-    log_p = F.log_softmax(teacher_BK / temperature, dim=1)
-    log_q = F.log_softmax(student_BK / temperature, dim=1)
+    log_p = F.log_softmax(at_least_float32(teacher_BK) / temperature, dim=1)
+    log_q = F.log_softmax(at_least_float32(student_BK) / temperature, dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
 class DistillationCriterion(nn.Module):
     """See `tgt_ray.objectives.distillation.Distillation` for the formula."""
 
-    def __init__(self, dim: int, num_classes: int, alpha: float, temperature: float, scale_by_t2: bool):
+    posthoc: Tensor
+
+    def __init__(
+        self,
+        head: nn.Linear,
+        label_loss: nn.Module,
+        alpha: float,
+        temperature: float,
+        scale_by_t2: bool,
+        posthoc_tau: float,
+        class_counts_K: np.ndarray,
+    ):
         super().__init__()
-        self.head = nn.Linear(dim, num_classes)
-        self.alpha, self.temperature = alpha, temperature
+        self.head: nn.Module = head
+        self.label_loss, self.alpha, self.temperature = label_loss, alpha, temperature
         self.factor = temperature**2 if scale_by_t2 else 1.0
+        log_prior = torch.from_numpy(np.maximum(class_counts_K, 1) / class_counts_K.sum()).float().log()
+        self.register_buffer("posthoc", posthoc_tau * log_prior if posthoc_tau else torch.zeros(1), persistent=False)
 
     def scores(self, embedding_BD: Tensor) -> Tensor:
-        return self.head(embedding_BD)
+        return self.head(embedding_BD) - self.posthoc
+
+    def advance(self, done: float) -> None:
+        """done: share of the steps that are over."""
+        self.label_loss.advance(done)  # type: ignore[operator]
 
     def forward(self, embedding_BD: Tensor, labels: Tensor, teacher_logits_BK: Tensor) -> Loss:
-        logits, real = self.head(embedding_BD), len(labels)
+        logits, real = at_least_float32(self.head(embedding_BD)), len(labels)
         kl = self.factor * kl_rows(teacher_logits_BK, logits, self.temperature)
         # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
-        ce_sum = F.cross_entropy(logits[:real], labels, reduction="sum")
+        ce_sum = self.label_loss(logits[:real], labels).sum()
         real_kl, synthetic_kl = kl[:real].sum(), kl[real:].sum()
         value = ((1 - self.alpha) * ce_sum + self.alpha * real_kl + synthetic_kl) / len(logits)
         parts = {

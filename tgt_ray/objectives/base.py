@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tgt_ray.config import Component
 
 if TYPE_CHECKING:
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
 class Objective(Component):
     """`build` gives a module with two calls.
 
-    forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic.
+    forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic. labels are
+    classes (N,), or shares of classes (N, K) where rows are mixed.
     scores(embedding_BD) -> class scores (B, K).
+
+    It may have advance(done), called before each step with the share of the steps that are over, and an attribute `head`, a linear
+    layer, for second phases of long-tailed training.
     """
 
     @abstractmethod
-    def build(self, dim: int, num_classes: int) -> nn.Module:
-        """The criterion for embeddings of `dim` numbers."""
+    def build(self, dim: int, num_classes: int, class_counts_K: np.ndarray) -> nn.Module:
+        """The criterion for embeddings of `dim` numbers. class_counts_K: rows of each class in the student's train split."""

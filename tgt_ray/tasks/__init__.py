@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.config import OneOf
-from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.tasks.base import LazyInputs, Table, Task, TaskData, inputs_of
 from tgt_ray.tasks.image import ImageClassification
 
 AnyTask = Annotated[Task, OneOf(ImageClassification)]
 
-__all__ = ["AnyTask", "ImageClassification", "Task", "TaskData"]
+__all__ = ["AnyTask", "ImageClassification", "LazyInputs", "Table", "Task", "TaskData", "inputs_of"]

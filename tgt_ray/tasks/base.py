@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from tgt_ray.batch import InputRows
 from tgt_ray.config import Component
+from tgt_ray.data import Run, StoredTable, in_this_process
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tgt_ray.storage import Storage
+
+#: Rows in memory, or in files of the storage.
+Table: TypeAlias = pa.Table | StoredTable
 
 
 @dataclass(frozen=True)
@@ -24,13 +32,17 @@ class TaskData:
     the inputs' columns are the task's own.
     """
 
-    tables: dict[str, pa.Table]
+    tables: dict[str, Table]
     num_classes: int
     input_shape: tuple[int, ...]
     fingerprints: dict[str, str]  # of each split's content
 
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
+
+    def class_counts(self) -> np.ndarray:
+        """(K,) rows of each class in the train split."""
+        return np.bincount(self.labels("train"), minlength=self.num_classes)
 
 
 class Task(Component):
@@ -39,13 +51,49 @@ class Task(Component):
     metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` gives, in percent or counts
 
     @abstractmethod
-    def load(self) -> TaskData:
-        """Read the data. ConfigError for bad data."""
+    def scan(self) -> Any:
+        """What can be known and checked of the data at once, for `read`. ConfigError for bad data."""
+
+    @abstractmethod
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
+        """The data. What takes work is done by `run` and kept in `storage`. ConfigError for bad data."""
+
+    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> TaskData:
+        """`scan` and `read`."""
+        return self.read(self.scan(), storage, run)
 
     @abstractmethod
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
-        """The models' inputs (N, ...) of all rows of a table."""
+        """The models' inputs (N, ...) of all rows of a table in memory."""
 
     @abstractmethod
-    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-        """Metrics of a student's scores, by name."""
+    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, Any]:
+        """Metrics of a student's scores, by name. class_counts_K: rows of each class in the student's train split."""
+
+    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table | None:
+        """The same class by class, where that makes sense."""
+        return None
+
+
+class LazyInputs:
+    """The inputs of rows in files, made when asked for: a tensor's len(), [rows] and split()."""
+
+    def __init__(self, task: Task, table: StoredTable, input_shape: tuple[int, ...]):
+        self.task, self.table, self.input_shape = task, table, input_shape
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.task.inputs(self.table.take(rows.numpy()).to_arrow(), self.input_shape)
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        for first in range(0, len(self), size):
+            yield self.task.inputs(self.table.slice(first, size).to_arrow(), self.input_shape)
+
+
+def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...]) -> InputRows:
+    """All inputs of a table at once, where it is in memory already."""
+    if isinstance(table, StoredTable):
+        return LazyInputs(task, table, input_shape)
+    return task.inputs(table, input_shape)

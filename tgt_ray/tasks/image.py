@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,13 @@ from pydantic import Field
 
 from tgt_ray import metrics
 from tgt_ray.config import ConfigError
-from tgt_ray.data import AnySource, Digits, ImageRows, LongTail
+from tgt_ray.data import AnySource, Digits, ImageRows, LongTail, Run, Splits
 from tgt_ray.tasks.base import Task, TaskData
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tgt_ray.storage import Storage
 
 
 class ImageClassification(Task):
@@ -25,15 +27,21 @@ class ImageClassification(Task):
     data: AnySource = Field(default_factory=Digits)
     long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
 
-    def load(self) -> TaskData:
-        splits = self.data.load()
+    def scan(self) -> Any:
+        found = self.data.scan()
+        return self._task_data(found) if isinstance(found, Splits) else found
+
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
+        return scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
+
+    def _task_data(self, splits: Splits) -> TaskData:
         train = splits.train
         if self.long_tail is not None:
             train = train.take(self.long_tail.subsample(train.labels, splits.num_classes))
         empty = sorted(set(range(splits.num_classes)) - set(np.unique(train.labels).tolist()))
         if empty:
             raise ConfigError(f"task.data: class {empty[0]} has no row in the train split")
-        rows: dict[str, ImageRows] = {
+        rows = {
             "train": train,
             "full": splits.train,
             "validation": splits.validation,
@@ -42,7 +50,7 @@ class ImageClassification(Task):
         return TaskData(
             tables={name: r.to_table() for name, r in rows.items()},
             num_classes=splits.num_classes,
-            input_shape=train.images.shape[1:],
+            input_shape=train.shape,
             fingerprints={name: r.fingerprint() for name, r in rows.items()},
         )
 
@@ -54,5 +62,18 @@ class ImageClassification(Task):
         # The copy is float anyway, so Arrow's read-only memory is never written to.
         return torch.from_numpy(images.astype(np.float32)).div_(255)
 
-    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-        return metrics.classification(scores_NK, labels_N)
+    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, float]:
+        recalls = metrics.per_class_recall(scores_NK, labels_N)
+        return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
+
+    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
+        recalls = metrics.per_class_recall(scores_NK, labels_N)
+        classes = list(recalls)
+        return pa.table(
+            {
+                "class": classes,
+                "train_rows": class_counts_K[classes],
+                "rows": np.bincount(labels_N, minlength=len(class_counts_K))[classes],
+                "recall": list(recalls.values()),
+            }
+        )

@@ -1,0 +1,263 @@
+"""Encoded images: folders, lists, Parquet and Hugging Face data sets of the same small pictures."""
+
+import io
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tgt_ray.api import run
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.data import EncodedParquet, HuggingFaceImages, ImageFolder, ImageLists, ParquetImages
+from tgt_ray.data.encoded import UnreadableImage, decode
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import ImageClassification, inputs_of
+
+CLASSES = ["blue", "green", "red"]
+COUNTS = {"train": 8, "test": 3, "validation": 2}
+
+
+def picture(label: int, number: int, size=(12, 12)) -> Image.Image:
+    """A coloured patch of noise on black."""
+    rng = np.random.default_rng([label, number])
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[..., 2 - label] = rng.integers(128, 255, size)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    for split, count in COUNTS.items():
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture(label, number).save(root / split / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture
+def store(tmp_path) -> Storage:
+    return Storage(tmp_path / "storage")
+
+
+def lists(folder):
+    for split in COUNTS:
+        lines = [
+            f"{file.relative_to(folder)} {CLASSES.index(file.parent.name)}"
+            for file in sorted((folder / split).rglob("*.png"))
+        ]
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return ImageLists(path=folder, train="train.txt", test="test.txt", validation="validation.txt")
+
+
+def parquet(folder, as_struct=False):
+    for split in COUNTS:
+        files = sorted((folder / split).rglob("*.png"))
+        content = [{"bytes": f.read_bytes(), "path": f.name} if as_struct else f.read_bytes() for f in files]
+        table = pa.table({"image": content, "label": [CLASSES.index(f.parent.name) for f in files]})
+        pq.write_table(table, folder / f"{split}.parquet", row_group_size=5)
+    return EncodedParquet(path=folder)
+
+
+def huggingface(folder):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    splits = {}
+    for split in COUNTS:
+        files = sorted((folder / split).rglob("*.png"))
+        rows = {"image": [str(f) for f in files], "label": [f.parent.name for f in files]}
+        splits[split] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(splits).save_to_disk(folder / "hf")
+    return HuggingFaceImages(path=str(folder / "hf"), validation="validation")
+
+
+SOURCES = {
+    "folder": lambda folder: ImageFolder(path=folder),
+    "lists": lists,
+    "parquet": parquet,
+    "parquet of structs": lambda folder: parquet(folder, as_struct=True),
+    "huggingface": huggingface,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_gives_the_pixels_and_labels(kind, folder, store):
+    data = ImageClassification(data=SOURCES[kind](folder)).load(store)
+    assert data.input_shape == (3, 12, 12) and data.num_classes == 3
+    for split, count in COUNTS.items():
+        assert data.labels(split).tolist() == np.repeat([0, 1, 2], count).tolist()
+        inputs = inputs_of(ImageClassification(), data.tables[split], data.input_shape)
+        wanted = np.stack([np.asarray(picture(label, n)) for label in range(3) for n in range(count)])
+        (got,) = inputs.split(1000)
+        np.testing.assert_array_equal((got.numpy() * 255).round().astype(np.uint8), wanted.transpose(0, 3, 1, 2))
+    assert data.tables["train"]["id"].to_pylist() == list(range(24))
+
+
+def test_a_second_load_decodes_nothing(folder, store):
+    source = ImageFolder(path=folder)
+    first = ImageClassification(data=source).load(store)
+
+    def refuse(function, parts):
+        raise AssertionError("decoded again")
+
+    again = ImageClassification(data=source).load(store, refuse)
+    assert first.fingerprints == again.fingerprints
+    picture(0, 99).save(folder / "train" / "blue" / "00.png")
+    changed = ImageClassification(data=source).load(store)
+    assert changed.fingerprints["train"] != first.fingerprints["train"]
+    assert changed.fingerprints["test"] == first.fingerprints["test"]
+
+
+def test_the_fingerprint_follows_the_rows(folder, store):
+    plain = ImageClassification(data=ImageFolder(path=folder))
+    tailed = ImageClassification(data=ImageFolder(path=folder), long_tail={"head": 8, "imbalance": 4})
+    all_rows, few = plain.load(store), tailed.load(store)
+    assert few.fingerprints["full"] == all_rows.fingerprints["full"] != few.fingerprints["train"]
+    assert np.bincount(few.labels("train")).tolist() == [8, 4, 2]
+
+
+def test_a_validation_split_is_held_out_where_there_is_none(folder, store):
+    for file in (folder / "validation").rglob("*.png"):
+        file.unlink()
+    for name in CLASSES:
+        (folder / "validation" / name).rmdir()
+    (folder / "validation").rmdir()
+    data = ImageClassification(data=ImageFolder(path=folder, validation_fraction=0.25)).load(store)
+    assert np.bincount(data.labels("validation")).tolist() == [2, 2, 2]
+    ids = {split: set(data.tables[split]["id"].to_pylist()) for split in ("train", "validation")}
+    assert not ids["train"] & ids["validation"] and len(ids["train"] | ids["validation"]) == 24
+
+
+def test_an_unreadable_image_stops_with_its_name_or_is_left_out(folder, store):
+    bad = folder / "train" / "green" / "03.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(ConfigError, match=r"green/03\.png: not a readable image .*1 such image"):
+        ImageClassification(data=ImageFolder(path=folder)).load(store)
+    assert not list((folder.parent / "storage").rglob("*.arrow")), "nothing half-made is left"
+    data = ImageClassification(data=ImageFolder(path=folder, on_bad_rows="skip")).load(store)
+    assert np.bincount(data.labels("train")).tolist() == [8, 7, 8]
+    (record,) = [json.loads(f.read_text()) for f in (folder.parent / "storage").glob("data_cache/*/record.json")]
+    assert record["splits"]["train"]["bad"] == 1 and record["splits"]["train"]["bad_names"] == [str(bad)]
+
+
+def test_images_of_many_sizes_need_one_size(folder, store):
+    picture(0, 0, (20, 14)).save(folder / "train" / "blue" / "00.png")
+    with pytest.raises(ConfigError, match=r"task\.data\.size: images differ in size \(.*00.png is 20x14.*is 12x12"):
+        ImageClassification(data=ImageFolder(path=folder)).load(store)
+    data = ImageClassification(data=ImageFolder(path=folder, size=10)).load(store)
+    assert data.input_shape == (3, 10, 10)
+
+
+def test_grey_images_and_conversion(folder, store):
+    data = ImageClassification(data=ImageFolder(path=folder, channels=1)).load(store)
+    assert data.input_shape == (1, 12, 12)
+    grey = encoded(Image.fromarray(np.full((4, 6), 77, np.uint8)), "JPEG")
+    assert decode(grey, None, 3).shape == (3, 4, 6) and (decode(grey, None, 3) == 77).all()
+    assert decode(grey, 5, 1).shape == (1, 5, 5)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no image at all", encoded(picture(0, 0))[:60]])
+def test_what_is_no_image_is_said_so(content):
+    with pytest.raises(UnreadableImage):
+        decode(content, None, 3)
+
+
+def make_broken(folder, what):
+    if what == "no train":
+        (folder / "train").rename(folder / "training")
+    elif what == "unknown class":
+        (folder / "test" / "purple").mkdir()
+    elif what == "empty":
+        for file in (folder / "test").rglob("*.png"):
+            file.unlink()
+    elif what == "one class":
+        for name in CLASSES[1:]:
+            (folder / "train" / name).rename(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("no train", "no folder 'train' in"),
+        ("unknown class", "the class 'purple' is not in .*train"),
+        ("empty", "test: no image files"),
+        ("one class", "train has 1 class folder"),
+    ],
+)
+def test_a_folder_that_is_wrong_is_refused_before_any_image_is_read(folder, what, says):
+    make_broken(folder, what)
+    with pytest.raises(ConfigError, match=says):
+        ImageFolder(path=folder).scan()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train/blue/00.png", "line 1 is 'train/blue/00.png', expected `path label`"),
+        ("train/blue/00.png x", "expected `path label`"),
+        ("../secret.png 0", r"line 1: the path '\.\./secret\.png' leaves"),
+        ("/etc/passwd 0", "leaves"),
+    ],
+)
+def test_a_list_with_a_bad_line_is_refused(folder, line, says):
+    source = lists(folder)
+    (folder / "train.txt").write_text(line + "\n")
+    with pytest.raises(ConfigError, match=says):
+        source.scan()
+
+
+def test_a_label_of_a_list_outside_the_range_is_refused(folder):
+    source = lists(folder)
+    (folder / "test.txt").write_text("test/blue/00.png 0\ntest/red/00.png 7\n")
+    with pytest.raises(
+        ConfigError, match=r"test\.txt: label 7 in line 2 is outside the train list's class range 0\.\.2"
+    ):
+        source.scan()
+
+
+def test_encoded_images_given_as_raw_pixels_are_recognised(folder):
+    parquet(folder)
+    with pytest.raises(ConfigError, match=r"holds encoded images \(JPEG or PNG\); give type encoded_parquet"):
+        ParquetImages(path=folder).scan()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"path": "/nowhere"}, "task.data.path: cannot load the data set /nowhere"),
+        ({"train": "trian"}, "no split 'trian'; did you mean 'train'"),
+        ({"label_column": "labels"}, "no column 'labels'; did you mean 'label'"),
+    ],
+)
+def test_a_wrong_hugging_face_set_is_refused(folder, change, says):
+    source = HuggingFaceImages.model_validate({**huggingface(folder).model_dump(), **change})
+    with pytest.raises(ConfigError, match=says):
+        source.scan()
+
+
+def test_a_run_on_pictures(folder, store):
+    """End to end in one process: the built-in teacher is pretrained on them, rows are generated, the student learns."""
+    values = {
+        "task": {"data": {"type": "folder", "path": str(folder)}, "type": "image_classification"},
+        "teacher.labeler.pretrain.steps": 20,
+        "teacher.generator": {"type": "conv_autoencoder", "widths": [8, 8], "latent_dim": 4},
+        "teacher.generator.pretrain.steps": 20,
+        "train.steps": 20,
+        "train.eval_every": 10,
+        "train.batch_size": 8,
+        "pool.rows_per_request": 16,
+    }
+    config = validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), list(values.items())))
+    result = run(config, storage=store.root, name="pictures", local=True)
+    assert result.metrics.iloc[-1]["test_accuracy"] > 80, "colours are easy"

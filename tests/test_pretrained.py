@@ -1,0 +1,262 @@
+"""Models from elsewhere: small ones of each kind, saved here and loaded through the code that hub names take."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import transformers
+from diffusers import AutoencoderKL
+
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.generators import AutoencoderKLGenerator
+from tgt_ray.labelers import TimmLabeler, TransformersLabeler
+from tgt_ray.local import prepare_local
+from tgt_ray.storage import Storage
+from tgt_ray.students import TimmStudent
+
+NAME = "test_byobnet"  # timm's smallest, made for tests
+
+
+def timm_file(folder, num_classes, name=NAME):
+    torch.manual_seed(num_classes)
+    model = timm.create_model(name, num_classes=num_classes).eval()
+    file = folder / f"{name}-{num_classes}.safetensors"
+    safetensors.torch.save_file(model.state_dict(), file)
+    return file, model
+
+
+def config(**values) -> Experiment:
+    quick = {"teacher.generator.pretrain.steps": 5, "train.steps": 4, "train.eval_every": 2, "train.batch_size": 8}
+    values = {key.replace("__", "."): value for key, value in values.items()}
+    return validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), list({**quick, **values}.items())))
+
+
+def labeler(folder, digits, **values):
+    experiment = config(teacher__labeler=values)
+    storage = Storage(folder)
+    prepared = prepare_local(experiment, digits, storage)
+    return prepared, storage, experiment
+
+
+# timm
+
+
+def test_a_backbone_does_what_the_model_s_own_preprocessing_does(tmp_path):
+    """timm's own transform on an image of the right size, against ours on pixels."""
+    file, model = timm_file(tmp_path, 10)
+    ours = TimmLabeler(name=NAME, weights=file).build((3, 160, 160), 10).eval()
+    assert TimmLabeler(name=NAME, weights=file).load_weights(ours)["head"] == "own"
+    data = timm.data.resolve_model_data_config(model)
+    images = torch.rand(2, 3, *data["input_size"][1:])
+    mean, std = (torch.tensor(data[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(ours(images).logits, model((images - mean) / std), atol=1e-4, rtol=1e-4)
+    assert ours(torch.rand(2, 3, 32, 32)).logits.shape == (2, 10), "other sizes are resized"
+
+
+def test_weights_with_the_task_s_classes_keep_their_head(tmp_path, digits):
+    file, _ = timm_file(tmp_path, 10)
+    prepared, storage, experiment = labeler(tmp_path / "s", digits, type="timm", name=NAME, weights=str(file))
+    record = prepared.teacher["labeler"]
+    assert record["head"] == "own" and record["weights"].endswith(file.name)
+    assert set(record["quality"]) == {"validation", "test"}
+    again = prepare_local(experiment, digits, storage).teacher["labeler"]
+    assert again["reused"] and again["fingerprint"] == record["fingerprint"]
+
+
+def test_a_model_of_other_classes_gets_a_head_fitted(tmp_path, digits):
+    file, _ = timm_file(tmp_path, 7)
+    prepared, *_ = labeler(tmp_path / "s", digits, type="timm", name=NAME, weights=str(file))
+    record = prepared.teacher["labeler"]
+    assert record["head"] == "fit" and record["quality"]["probe"]["split"] == "train"
+    # Random features of digits are worth something, and far more than chance.
+    assert record["quality"]["test"]["accuracy"] > 30
+    assert record["quality"]["probe"]["train_accuracy"] > record["quality"]["test"]["accuracy"]
+
+
+def test_classes_of_a_larger_head_are_chosen(tmp_path):
+    file, model = timm_file(tmp_path, 20)
+    chosen = (3, 17, 0)
+    how = TimmLabeler(name=NAME, weights=file, classes=chosen)
+    ours = how.build((3, 160, 160), 3).eval()
+    assert how.load_weights(ours)["head"] == "own"
+    plain = TimmLabeler(name=NAME, weights=file).build((3, 160, 160), 20).eval()
+    TimmLabeler(name=NAME, weights=file).load_weights(plain)
+    images = torch.rand(2, 3, 160, 160)
+    torch.testing.assert_close(ours(images).logits, plain(images).logits[:, list(chosen)])
+    del model
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"classes": [1, 2]},
+            r"teacher\.labeler\.classes: 2 numbers up to 2; the task has 10 classes, the model's head 7",
+        ),
+        (
+            {"classes": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]},
+            "10 numbers up to 9; the task has 10 classes, the model's head 7",
+        ),
+        ({"head": "own"}, r"teacher\.labeler\.head: own, but the model's head has 7 classes, the task 10"),
+        ({"name": "test_resnet"}, r"weights of another architecture; first difference at 'conv1"),
+    ],
+)
+def test_a_head_or_file_that_does_not_fit_is_refused(values, says, tmp_path, digits):
+    file, _ = timm_file(tmp_path, 7)
+    with pytest.raises(ConfigError, match=says):
+        labeler(tmp_path / "s", digits, **{"type": "timm", "name": NAME, "weights": str(file), **values})
+
+
+@pytest.mark.parametrize("key", ["student", "teacher.labeler"])
+def test_an_unknown_timm_name_gets_the_nearest_ones(key):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{key}\.name: .*timm has no model 'mobilnetv3_smal_050'; did you mean 'mobilenetv3_small_050' or '",
+    ):
+        config(**{key: {"type": "timm", "name": "mobilnetv3_smal_050"}})
+
+
+def test_two_sources_of_weights_are_one_too_many(tmp_path):
+    with pytest.raises(ConfigError, match="pretrained and weights exclude each other"):
+        config(student={"type": "timm", "name": NAME, "weights": "w.safetensors", "pretrained": True})
+
+
+def test_a_student_starts_from_weights_without_their_head(tmp_path):
+    file, model = timm_file(tmp_path, 7)
+    backbone = TimmStudent(name=NAME, weights=file).build((1, 8, 8))
+    for name, value in backbone.body.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert backbone(torch.rand(2, 1, 8, 8)).shape == (2, backbone.dim)
+
+
+def test_a_student_s_weights_that_are_not_there_are_refused_at_once():
+    with pytest.raises(ConfigError, match=r"student\.weights: no file at .*nowhere\.safetensors"):
+        config(student={"type": "timm", "name": NAME, "weights": "nowhere.safetensors"}).check_files()
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "tf_efficientnet_lite0"]
+)
+def test_architectures_of_each_family_train_from_scratch(name):
+    options = {"img_size": 32} if "vit" in name else {}
+    backbone = TimmStudent(name=name, **options).build((1, 32, 32))
+    assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.dim)
+
+
+# transformers
+
+
+@pytest.fixture
+def vit(tmp_path):
+    """A tiny classifier with its image processor, as `save_pretrained` leaves them."""
+
+    def save(num_labels):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        model = transformers.ViTForImageClassification(
+            transformers.ViTConfig(**sizes, image_size=16, patch_size=4, num_labels=num_labels)
+        ).eval()
+        folder = tmp_path / f"vit-{num_labels}"
+        model.save_pretrained(folder)
+        transformers.ViTImageProcessor(
+            size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.2, 0.3]
+        ).save_pretrained(folder)
+        return folder, model
+
+    return save
+
+
+def test_a_transformers_classifier_gives_its_own_logits(vit):
+    folder, model = vit(5)
+    how = TransformersLabeler(path=str(folder))
+    ours = how.build((3, 16, 16), 5).eval()
+    assert how.load_weights(ours)["head"] == "own"
+    images = torch.rand(2, 3, 16, 16)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(list(images), do_rescale=False, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images).logits, model(pixel_values=pixels).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_path, digits):
+    folder, _ = vit(3)
+    prepared, *_ = labeler(tmp_path / "s", digits, type="transformers", path=str(folder))
+    assert prepared.teacher["labeler"]["head"] == "fit"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, digits):
+    with pytest.raises(ConfigError, match=r"nothing: cannot be loaded"):
+        labeler(tmp_path / "s", digits, type="transformers", path=str(tmp_path / "nothing"))
+
+
+# diffusers
+
+
+@pytest.fixture
+def kl_folder(tmp_path):
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    model = AutoencoderKL(
+        **blocks, block_out_channels=[8, 8], norm_num_groups=4, latent_channels=2, sample_size=8
+    ).eval()
+    model.save_pretrained(tmp_path / "pipeline" / "vae")
+    return tmp_path / "pipeline", model
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_autoencoder_kl_encodes_and_decodes_as_diffusers_does(kl_folder, channels):
+    folder, model = kl_folder
+    how = AutoencoderKLGenerator(path=str(folder), subfolder="vae")
+    ours = how.build((channels, 8, 8)).eval()
+    assert how.load_weights(ours) == {"weights": str(folder)}
+    images = torch.rand(2, channels, 8, 8)
+    with torch.no_grad():
+        mean = model.encode(2 * images.expand(-1, 3, -1, -1) - 1).latent_dist.mode()
+        latents = ours.encode(images)
+        torch.testing.assert_close(latents, mean.flatten(1))
+        wanted = (model.decode(mean).sample + 1) / 2
+        wanted = (wanted.mean(1, keepdim=True) if channels == 1 else wanted).clamp(0, 1)
+        torch.testing.assert_close(ours.decode(latents), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_sampled_encodings_differ_from_the_mean_and_repeat(kl_folder):
+    folder, _ = kl_folder
+    mean, sampled = (AutoencoderKLGenerator(path=str(folder), subfolder="vae", sample=s) for s in (False, True))
+    models = [how.build((3, 8, 8)).eval() for how in (mean, sampled)]
+    for how, model in zip((mean, sampled), models, strict=True):
+        how.load_weights(model)
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        a, b, again = models[0].encode(images), models[1].encode(images), models[1].encode(images)
+    assert torch.equal(b, again) and not torch.allclose(a, b)
+
+
+def test_gradients_flow_through_it(kl_folder):
+    folder, _ = kl_folder
+    model = AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((3, 8, 8)).requires_grad_(False)
+    latents = torch.randn(2, 32, requires_grad=True)
+    (slope,) = torch.autograd.grad(model.decode(latents).sum(), latents)
+    assert slope.abs().sum() > 0
+
+
+def test_images_that_it_cannot_halve_are_refused(kl_folder):
+    folder, _ = kl_folder
+    with pytest.raises(ConfigError, match="height and width must be multiples of 2; the task's images are 7x7"):
+        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((3, 7, 7))
+
+
+def test_a_teacher_of_both_libraries_trains_a_student(vit, kl_folder, digits, tmp_path, storage):
+    from tgt_ray import run
+
+    folder, _ = vit(10)
+    experiment = config(
+        teacher__labeler={"type": "transformers", "path": str(folder)},
+        teacher__generator={"type": "autoencoder_kl", "path": str(kl_folder[0]), "subfolder": "vae"},
+        explorer={"type": "gradient"},
+        pool__rows_per_request=16,
+    )
+    result = run(experiment, storage=str(tmp_path / "runs"), name="both", local=True)
+    assert result.record["teacher"]["generator"]["weights"] == str(kl_folder[0])
+    assert np.isfinite(result.metrics.iloc[-1]["train_kl_synthetic"])

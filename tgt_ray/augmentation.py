@@ -1,0 +1,83 @@
+"""Floor 3: augmentation of a batch's real rows. A step's augmentation depends on (seed, rank, step) alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tgt_ray.config import digest
+from tgt_ray.experiment import AugmentConfig
+from tgt_ray.pretraining import augment
+
+
+@dataclass(frozen=True)
+class RealRows:
+    """inputs (N, C, H, W) in [0, 1], labels (N,) or class shares (N, K), teacher_logits (N, K)."""
+
+    inputs: Tensor
+    labels: Tensor
+    teacher_logits: Tensor
+
+
+class Augmentation:
+    """Shifts, flips, RandAugment and MixUp of image rows.
+
+    The teacher's logits are those of the image before shifts, flips and RandAugment, since they are cached; MixUp mixes the teacher's
+    probabilities as it mixes images and labels (our choice).
+    """
+
+    def __init__(self, config: AugmentConfig, num_classes: int, seed: int, rank: int):
+        self.config, self.num_classes, self.seed, self.rank = config, num_classes, seed, rank
+        self.transform = None
+        if config.randaugment:
+            from timm.data.auto_augment import rand_augment_transform
+
+            self.transform = rand_augment_transform(config.randaugment, {"img_mean": (128, 128, 128)})
+
+    def __call__(self, rows: RealRows, step: int) -> RealRows:
+        if not len(rows.labels):
+            return rows
+        number = int(digest("augmentation", self.seed, self.rank, step), 16)
+        rng = torch.Generator().manual_seed(number % 2**63)
+        inputs = augment(rows.inputs, self.config.shift, self.config.flip, rng)
+        if self.transform is not None:
+            inputs = self._rand_augment(inputs, number)
+        rows = RealRows(inputs, rows.labels, rows.teacher_logits)
+        return self._mix(rows, number, rng) if self.config.mixup else rows
+
+    def _rand_augment(self, inputs: Tensor, number: int) -> Tensor:
+        from PIL import Image
+
+        # timm draws from the generators of the process, which belong to others as well.
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        try:
+            grey = inputs.shape[1] == 1
+            pixels = (inputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            out = []
+            for image in pixels:
+                changed = self.transform(Image.fromarray(np.repeat(image, 3, 2) if grey else image))  # type: ignore[misc]
+                array = np.asarray(changed)
+                out.append(array[..., :1] if grey else array)
+            return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(inputs.dtype).div_(255)
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+    def _mix(self, rows: RealRows, number: int, rng: torch.Generator) -> RealRows:
+        """Each row with another one of the batch, by one share for all (Zhang et al. 2018, arXiv 1710.09412)."""
+        share = float(np.random.default_rng(number).beta(self.config.mixup, self.config.mixup))
+        other = torch.randperm(len(rows.labels), generator=rng)
+        labels = F.one_hot(rows.labels, self.num_classes).float()
+        p = rows.teacher_logits.softmax(dim=1)
+        return RealRows(
+            torch.lerp(rows.inputs[other], rows.inputs, share),
+            torch.lerp(labels[other], labels, share),
+            torch.lerp(p[other], p, share).clamp_min(1e-12).log(),
+        )

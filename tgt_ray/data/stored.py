@@ -1,0 +1,120 @@
+"""Rows in Arrow files of the storage, for splits too large for memory: mapped where they are used, they travel as an address."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tgt_ray.config import digest
+from tgt_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """Some rows of an Arrow table that lies in files, with the calls of `pyarrow.Table` that tasks use.
+
+    `files` are names below `folder`, each one record batch. rows: which of their rows, in which order; None: all. extra: columns
+    that are in memory, one value a row.
+    """
+
+    folder: Storage
+    files: tuple[str, ...]
+    rows: np.ndarray | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.rows is None else len(self.rows)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self)
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """A column. Reads all of it: for small ones."""
+        if name in self.extra:
+            return pa.chunked_array([self.extra[name]])
+        return self._gather(self.rows, [name])[name]
+
+    def take(self, rows: np.ndarray) -> StoredTable:
+        """The rows at these places; reads nothing."""
+        rows = np.asarray(rows)
+        kept = rows if self.rows is None else self.rows[rows]
+        extra = {name: values.take(pa.array(rows)) for name, values in self.extra.items()}
+        return StoredTable(self.folder, self.files, kept, extra)
+
+    def slice(self, offset: int, length: int) -> StoredTable:
+        return self.take(np.arange(offset, min(offset + length, len(self))))
+
+    def append_column(self, name: str, values: pa.Array | pa.ChunkedArray) -> StoredTable:
+        column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        if len(column) != len(self):
+            raise ValueError(f"column '{name}' has {len(column)} values for {len(self)} rows")
+        return StoredTable(self.folder, self.files, self.rows, {**self.extra, name: column})
+
+    def to_arrow(self) -> pa.Table:
+        """The rows in memory."""
+        table = self._gather(self.rows, None)
+        for name, values in self.extra.items():
+            table = table.append_column(name, values)
+        return table
+
+    @property
+    def _batches(self) -> tuple[pa.RecordBatch, ...]:
+        return _open(self.folder.root, self.files)
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([0, *(len(batch) for batch in self._batches)])
+
+    def _gather(self, rows: np.ndarray | None, names: list[str] | None) -> pa.Table:
+        batches = [batch.select(names) if names else batch for batch in self._batches]
+        if rows is None:
+            return pa.Table.from_batches(batches)
+        # File by file: a take over all of them at once would first copy them into one.
+        ends = self._ends
+        which = np.searchsorted(ends, rows, side="right") - 1
+        order = np.argsort(which, kind="stable")
+        parts = [
+            batches[index].take(pa.array(rows[order][which[order] == index] - ends[index]))
+            for index in np.unique(which)
+        ]
+        if not parts:
+            return pa.Table.from_batches([], schema=batches[0].schema)
+        back = np.argsort(order, kind="stable")
+        return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
+
+
+def write_file(table: pa.Table, folder: Storage, name: str) -> None:
+    """One of a StoredTable's files."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_batch(table.combine_chunks().to_batches()[0])
+    folder.write(sink.getvalue().to_pybytes(), name)
+
+
+@functools.lru_cache(maxsize=8)
+def _open(root: str, files: tuple[str, ...]) -> tuple[pa.RecordBatch, ...]:
+    folder = Storage(root)
+    out = []
+    for name in files:
+        path = folder.path(name) if folder.is_local else str(_copied_here(folder, name))
+        out.append(pa.ipc.open_file(pa.memory_map(path)).get_batch(0))
+    return tuple(out)
+
+
+def _copied_here(folder: Storage, name: str) -> Path:
+    """A file of a remote storage on this machine's disk, fetched once: what it holds never changes under its address."""
+    here = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)
+    target = here / name
+    if not target.exists():
+        here.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=here, delete=False) as draft:
+            draft.write(folder.read(name))
+        Path(draft.name).replace(target)
+    return target

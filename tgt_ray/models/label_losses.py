@@ -1,0 +1,75 @@
+"""Losses of the true label: modules from logits (N, K) and labels (N,) or class shares (N, K) to losses (N,)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AdjustedCrossEntropy(nn.Module):
+    """Cross-entropy of logits + tau log(prior), the prior being the classes' shares of the train split."""
+
+    shift: Tensor
+
+    def __init__(self, class_counts_K: np.ndarray, tau: float):
+        super().__init__()
+        prior = torch.from_numpy(class_counts_K / class_counts_K.sum()).float()
+        self.register_buffer("shift", tau * prior.log() if tau else torch.zeros(1), persistent=False)
+
+    def forward(self, logits_NK: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits_NK + self.shift, labels, reduction="none")
+
+    def advance(self, done: float) -> None:
+        """Nothing changes during training."""
+
+
+class MarginLoss(nn.Module):
+    """Cross-entropy of logits from which the true class's margin is taken; rows are weighted by class from `defer` on.
+
+    scale: of the logits, so that margins are in units of cosines.
+    """
+
+    margins: Tensor
+    weights: Tensor
+
+    def __init__(self, class_counts_K: np.ndarray, max_margin: float, scale: float, defer: float, beta: float):
+        super().__init__()
+        counts = torch.from_numpy(np.maximum(class_counts_K, 1)).double()
+        margins, weights = counts**-0.25, (1 - beta) / (1 - beta**counts)
+        self.register_buffer("margins", (scale * max_margin * margins / margins.max()).float(), persistent=False)
+        self.register_buffer("weights", (weights / weights.mean()).float(), persistent=False)
+        self.defer, self.weighted = defer, False
+
+    def forward(self, logits_NK: Tensor, labels: Tensor) -> Tensor:
+        shares = F.one_hot(labels, logits_NK.shape[1]).to(logits_NK.dtype) if labels.dim() == 1 else labels
+        losses = F.cross_entropy(logits_NK - shares * self.margins, shares, reduction="none")
+        return losses * (shares @ self.weights.to(shares.dtype)) if self.weighted else losses
+
+    def advance(self, done: float) -> None:
+        """done: share of the steps that are over."""
+        self.weighted = done >= self.defer
+
+
+class CosineHead(nn.Linear):
+    """scale x cosine of embedding and class weights: (B, D) -> (B, K)."""
+
+    def __init__(self, dim: int, num_classes: int, scale: float):
+        super().__init__(dim, num_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(embedding_BD), F.normalize(self.weight))
+
+
+class ScaledHead(nn.Module):
+    """A head whose classes are scaled by learned factors: what learnable weight scaling (LWS) trains in its second phase."""
+
+    def __init__(self, head: nn.Linear):
+        super().__init__()
+        self.head = head
+        self.factors = nn.Parameter(torch.ones(head.out_features))
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        return self.factors * self.head(embedding_BD)

@@ -1,0 +1,170 @@
+"""Pretrained image models as backbones: task images in, the preprocessing that a model was trained with inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.config import ConfigError
+
+
+class Preprocess(nn.Module):
+    """Images (B, C, H, W) in [0, 1] -> the size, channels and range that a model was trained with. Differentiable.
+
+    size: height and width; None leaves images as they are. mode: of interpolation, "bilinear" or "bicubic", with antialiasing. Grey images are repeated for a model of three channels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, channels: int, mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None, mode: str
+    ):
+        super().__init__()
+        self.size, self.channels, self.mode = size, channels, mode if mode == "bicubic" else "bilinear"
+        # Not among the weights: they follow from the model's name.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.size is not None and tuple(inputs.shape[2:]) != self.size:
+            inputs = F.interpolate(inputs, self.size, mode=self.mode, antialias=True)
+        if inputs.shape[1] == 1 and self.channels > 1:
+            inputs = inputs.expand(-1, self.channels, -1, -1)
+        return (inputs - self.mean) / self.std
+
+
+class PretrainedBackbone(nn.Module):
+    """Preprocessing and a body that gives embeddings (B, dim)."""
+
+    def __init__(self, preprocess: Preprocess, body: nn.Module, dim: int):
+        super().__init__()
+        self.preprocess, self.body, self.dim = preprocess, body, dim
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.body(self.preprocess(inputs))
+
+
+def timm_backbone(
+    name: str, image_channels: int, size: int | None, own_channels: bool, options: Mapping[str, Any]
+) -> PretrainedBackbone:
+    """A timm architecture with fresh weights and without its head.
+
+    size: None takes the model's own. own_channels: as many as pretrained weights have, otherwise as many as the images.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) or timm.models.PretrainedCfg()
+    channels = config.input_size[0] if own_channels else image_channels
+    if image_channels not in (1, channels):
+        raise ConfigError(f"'{name}' takes images of {channels} channel(s), the task's have {image_channels}")
+    pixels = (size, size) if size is not None else tuple(config.input_size[1:])
+    sized = {"img_size": pixels[0]} if size is not None and config.fixed_input_size else {}
+    body = timm.create_model(name, num_classes=0, in_chans=channels, **sized, **options)
+    mean, std = ([sum(values) / len(values)] if channels == 1 else values for values in (config.mean, config.std))
+    return PretrainedBackbone(
+        Preprocess(channels, mean, std, pixels, config.interpolation),
+        body,
+        int(getattr(body, "head_hidden_size", None) or body.num_features),
+    )
+
+
+def timm_weights(name: str) -> dict[str, Tensor]:
+    """A timm model's weights with its head, from the hub."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as err:  # the hub's client raises many kinds, for names, network and files alike
+        raise ConfigError(f"cannot load pretrained weights of '{name}' ({' '.join(str(err).split())[:200]})") from err
+
+
+def split_head(name: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """A timm model's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    heads = config.classifier if config is not None else "classifier"
+    head = heads if isinstance(heads, str) else heads[0]
+    body = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
+    weight, bias = state.get(f"{head}.weight"), state.get(f"{head}.bias")
+    return body, weight.flatten(1) if weight is not None else None, bias
+
+
+def set_head(head: nn.Linear, weight_KD: Tensor, bias_K: Tensor | None, classes: Sequence[int] | None) -> None:
+    """Give a linear layer the rows `classes` of another one's weights, or all."""
+    chosen = torch.tensor(classes if classes is not None else range(len(weight_KD)))
+    with torch.no_grad():
+        head.weight.copy_(weight_KD[chosen])
+        head.bias.copy_(bias_K[chosen] if bias_K is not None else torch.zeros(len(chosen)))
+
+
+class LogitsOf(nn.Module):
+    """A transformers model as images -> tensor."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images).logits
+
+
+def transformers_backbone(path: str, revision: str | None, image_channels: int, size: int | None) -> PretrainedBackbone:
+    """An image classifier of transformers with fresh weights and without its head. size: None takes the model's own."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    config = _from_hub(AutoConfig.from_pretrained, path, revision)
+    processor = _from_hub(AutoImageProcessor.from_pretrained, path, revision)
+    model = AutoModelForImageClassification.from_config(config)
+    name, head = linear_head(model, path)
+    model.set_submodule(name, nn.Identity())
+    channels = int(getattr(config, "num_channels", 3))
+    if image_channels not in (1, channels):
+        raise ConfigError(f"{path} takes images of {channels} channel(s), the task's have {image_channels}")
+    normalises = getattr(processor, "do_normalize", True)
+    mean = processor.image_mean if normalises else [0.0] * channels
+    std = processor.image_std if normalises else [1.0] * channels
+    pixels = (size, size) if size is not None else _own_size(processor, config)
+    mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
+    return PretrainedBackbone(Preprocess(channels, mean, std, pixels, mode), LogitsOf(model), head.in_features)
+
+
+def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """An image classifier's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
+    from transformers import AutoModelForImageClassification
+
+    model, info = _from_hub(AutoModelForImageClassification.from_pretrained, path, revision, output_loading_info=True)
+    name, head = linear_head(model, path)
+    body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
+    if f"{name}.weight" in info["missing_keys"]:
+        return body, None, None
+    return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
+
+
+def linear_head(model: nn.Module, path: str) -> tuple[str, nn.Linear]:
+    """Name and module of the last linear layer, from embeddings to classes."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ConfigError(f"{path}: an image classifier without a linear head cannot be a labeler")
+    return layers[-1]
+
+
+def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:
+    for sizes in (getattr(processor, "crop_size", None), getattr(processor, "size", None)):
+        if sizes:
+            height = sizes.get("height") or sizes.get("shortest_edge")
+            return int(height), int(sizes.get("width") or height)
+    side = getattr(config, "image_size", None)
+    return (int(side), int(side)) if side else None
+
+
+def _from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
+    try:
+        return load(path, revision=revision, **options)
+    except Exception as err:  # folders, names, network and files alike
+        raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err
