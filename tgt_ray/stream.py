@@ -330,7 +330,8 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
 
 def pack(job: int, block: Block) -> pa.Table:
     """One request as a row."""
-    arrays = {name: block[name] for name in ("inputs", "teacher_logits", "anchor")}
+    # Contiguous: safetensors writes memory as it lies, and convolutions leave channels last.
+    arrays = {name: np.ascontiguousarray(block[name]) for name in ("inputs", "teacher_logits", "anchor")}
     same = {name: block[name][0].item() for name in ("request", "version", "explorer")}
     return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
 

@@ -22,8 +22,10 @@ def folder(tmp_path):
             place = tmp_path / "pictures" / split / f"colour{colour}"
             place.mkdir(parents=True)
             for number in range(count):
-                pixels = np.zeros((12, 12, 3), np.uint8)
-                pixels[..., colour] = np.random.default_rng([colour, number]).integers(100, 255, (12, 12))
+                # Noise in all channels: one that is constant has gradients of rounding errors, which AdamW makes steps of.
+                rng = np.random.default_rng([colour, number])
+                pixels = rng.integers(0, 100, (12, 12, 3), np.uint8)
+                pixels[..., colour] += 150
                 Image.fromarray(pixels).save(place / f"{number:02d}.png")
     return tmp_path / "pictures"
 

@@ -44,9 +44,12 @@ def opened(ray_cluster, storage):
         stream.close()
 
 
-def test_a_request_survives_packing():
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_a_request_survives_packing(layout):
+    """Also where the channels lie last in memory, as convolutions leave them."""
+    images = np.random.rand(5, 3, 8, 4).astype(np.float32)
     block = {
-        "inputs": np.random.rand(5, 1, 8, 8).astype(np.float32),
+        "inputs": np.ascontiguousarray(images.transpose(layout)).transpose(np.argsort(layout)),
         "teacher_logits": np.random.rand(5, 10).astype(np.float32),
         "anchor": np.arange(5),
         "request": np.full(5, 7),
