@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from tgt_ray import records
+from tgt_ray import fit_check, records
 from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
 from tgt_ray.data import in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
@@ -111,6 +111,7 @@ def run(
         "result": history[-1],
         "environment": records.environment(),
     }
+    fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")
     records.write_json(folder, record, "record.json")
     return RunResult(folder.root, pd.DataFrame(history), record)

@@ -32,6 +32,9 @@ NameOption = Annotated[
     str | None, typer.Option("--name", help="Folder of this run below the storage. Default: a new one.")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run of that --name.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse to start where the teacher's fit check is below its minimum.")
+]
 SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and exit.")]
 
 
@@ -44,12 +47,14 @@ def train(
     storage: StorageOption = None,
     name: NameOption = None,
     resume: ResumeOption = False,
+    strict: StrictOption = False,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
     schema: SchemaOption = False,
 ) -> None:
     """Train one student with its teacher, and measure it on the test split once, at the end."""
     if schema:
         return _print_schema(Experiment)
+    sets = [*(sets or []), *(["fit_check.on_low=fail"] if strict else [])]
     source = None if resume and file is None and not sets else _data(file, sets, {})
     result = api.run(source, storage=storage, name=name, local=local, resume=resume)
     last = result.metrics.iloc[-1]
@@ -67,13 +72,17 @@ def sweep(
     storage: StorageOption = None,
     name: NameOption = None,
     resume: ResumeOption = False,
+    strict: StrictOption = False,
     schema: SchemaOption = False,
 ) -> None:
     """Search the space of a sweep with Ray Tune, and keep the best student."""
     if schema:
         return _print_schema(SweepConfig)
+    sets = [*(sets or []), *(["experiment.fit_check.on_low=fail"] if strict else [])]
     if resume and (file is not None or sets):
-        raise ConfigError("--resume: takes its settings from the sweep's folder; give no file and no --set")
+        raise ConfigError(
+            "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
+        )
     result = api.sweep(
         None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
     )

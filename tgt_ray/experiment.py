@@ -130,6 +130,21 @@ class PoolConfig(Config):
         return self
 
 
+class FitCheckConfig(Config):
+    """Measured on held-out rows before anything trains: whether the labeler takes the generator's rows for what they were made from."""
+
+    rows: int = Field(512, ge=1, description="validation rows to measure on")
+    minimum: float = Field(
+        60.0,
+        ge=0,
+        le=100,
+        description="percent of reconstructions on which the labeler must agree with itself (our choice)",
+    )
+    on_low: Literal["warn", "fail", "off"] = Field(
+        "warn", description="what happens below the minimum; `--strict` means fail; off: nothing is measured"
+    )
+
+
 class Experiment(Config):
     """One training run. The defaults are the vetted run on long-tailed digits."""
 
@@ -142,6 +157,7 @@ class Experiment(Config):
     objective: AnyObjective = Field(default_factory=Distillation)
     train: TrainConfig = Field(default_factory=TrainConfig)
     pool: PoolConfig = Field(default_factory=PoolConfig)
+    fit_check: FitCheckConfig = Field(default_factory=FitCheckConfig)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:

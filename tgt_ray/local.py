@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tgt_ray import fit_check
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
@@ -19,8 +20,10 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
-    """Teacher and teacher cache, made in this process where they aren't stored yet."""
+    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet."""
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
+    record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage)
+    fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(table: Table) -> dict[str, np.ndarray]:
         return teacher_outputs(teacher, inputs_of(experiment.task, table, data.input_shape))

@@ -10,6 +10,7 @@ from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.models.label_losses import ScaledHead
 from tgt_ray.prepared import StudentData
+from tgt_ray.tasks import TaskData
 
 
 class Student(nn.Module):
@@ -52,7 +53,7 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def build_student(experiment: Experiment, data: StudentData) -> Student:
+def build_student(experiment: Experiment, data: StudentData | TaskData) -> Student:
     """A student with the weights that `train.seed` gives."""
     torch.manual_seed(experiment.train.seed)
     backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase

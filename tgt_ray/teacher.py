@@ -196,7 +196,7 @@ def _scores(model: nn.Module, task: Task, data: TaskData, split: str) -> dict[st
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape)
     logits = torch.cat([model(part).logits for part in inputs.split(512)])
-    return task.evaluate(logits.numpy(), data.labels(split), data.class_counts())
+    return task.evaluate(logits.numpy(), data.labels(split), data.class_counts)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from tgt_ray import cluster
+from tgt_ray import cluster, fit_check
 from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
@@ -48,8 +48,15 @@ IDLE_TIMEOUT_S = 7 * 24 * 3600
 
 
 def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
-    """The teacher's record; pretrained in one task where the storage doesn't have it."""
-    return stored_teacher(experiment.teacher, data, storage) or _teacher_by_a_task(experiment, data, storage)
+    """The teacher's record with its `fit_check`; pretrained and checked in one task where the storage doesn't have them."""
+    record = stored_teacher(experiment.teacher, data, storage)
+    check = fit_check.stored(experiment, record, data, storage) if record is not None else None
+    if record is None or check is None:
+        record = _teacher_by_a_task(experiment, data, storage)
+    else:
+        record["fit_check"] = check
+    fit_check.judge(experiment, record["fit_check"])
+    return record
 
 
 def prepare_on_ray(
@@ -67,7 +74,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
     task = ray.remote(_prepare_teacher).options(num_cpus=1)
     threads = max(1, int(cluster.largest_node_cpus()))
-    log.info("teacher: not in the storage as it is asked for; made ready now, which may take minutes, once")
+    log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
     try:
         return ray.get(task.remote(experiment, ray.put(data), storage, threads))
     except ray.exceptions.RayTaskError as err:
@@ -86,7 +93,8 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
-    return prepare_teacher(experiment.teacher, experiment.task, data, storage)[1]
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
+    return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage)}
 
 
 def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:

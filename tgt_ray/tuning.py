@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from tgt_ray import cluster, records, trainer
+from tgt_ray import cluster, fit_check, records, trainer
 from tgt_ray.config import ConfigError, digest, dump_yaml
 from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
@@ -112,6 +112,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         log_teacher(prepared)
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
+            fit_check.keep(prepared.teacher, storage, folder)
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
             study_path(folder).unlink(missing_ok=True)
             list_hyperparameters(sweep, folder)

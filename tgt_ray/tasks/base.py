@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -40,6 +41,7 @@ class TaskData:
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
 
+    @cached_property
     def class_counts(self) -> np.ndarray:
         """(K,) rows of each class in the train split."""
         return np.bincount(self.labels("train"), minlength=self.num_classes)
