@@ -41,8 +41,8 @@ class BlindGenerator(Generator):
     def build(self, input_shape):
         return Blind()
 
-    def fit(self, model, inputs, labeler):
-        pass
+    def fit(self, model, inputs, labeler, agreement):
+        return {}
 
 
 @pytest.fixture

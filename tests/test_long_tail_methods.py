@@ -12,7 +12,7 @@ from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import AugmentConfig, Experiment, with_overrides
 from tgt_ray.loop import Plan, StudentRun, SyntheticReader, row_probabilities
 from tgt_ray.metrics import by_shots
-from tgt_ray.objectives import Distillation
+from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.label_losses import LDAM, CrossEntropy, LogitAdjusted
 from tgt_ray.synthesis import Synthesizer
 from tgt_ray.teacher import load_teacher
@@ -66,8 +66,8 @@ def test_shares_of_classes_that_are_one_class_are_its_label(kind):
 
 def test_the_posthoc_adjustment_changes_scores_and_not_the_loss():
     torch.manual_seed(0)
-    plain = Distillation(alpha=0.0).build(6, 4, COUNTS)
-    adjusted = Distillation(alpha=0.0, posthoc_adjustment=1.5).build(6, 4, COUNTS)
+    plain = Distillation(alpha=0.0).build(6, Facts(4, COUNTS))
+    adjusted = Distillation(alpha=0.0, posthoc_adjustment=1.5).build(6, Facts(4, COUNTS))
     adjusted.load_state_dict(plain.state_dict())
     embedding, teacher = torch.randn(3, 6), torch.randn(3, 4)
     assert adjusted(embedding, LABELS, teacher).value == plain(embedding, LABELS, teacher).value
@@ -76,7 +76,7 @@ def test_the_posthoc_adjustment_changes_scores_and_not_the_loss():
 
 
 def test_a_cosine_head_does_not_see_lengths():
-    criterion = Distillation(label_loss=LDAM(cosine_scale=7)).build(6, 4, COUNTS)
+    criterion = Distillation(label_loss=LDAM(cosine_scale=7)).build(6, Facts(4, COUNTS))
     embedding = torch.randn(5, 6)
     torch.testing.assert_close(criterion.scores(embedding), criterion.scores(3 * embedding))
     assert criterion.scores(embedding).abs().max() <= 7

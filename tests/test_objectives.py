@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tgt_ray.models.criteria import accuracy, kl_rows
-from tgt_ray.objectives import Distillation
+from tgt_ray.objectives import Distillation, Facts
 
 K = 5
 COUNTS = np.array([50, 20, 10, 5, 1])
@@ -12,7 +12,7 @@ COUNTS = np.array([50, 20, 10, 5, 1])
 
 def criterion(**settings) -> nn.Module:
     """A criterion whose head passes the embedding on, so that tests choose the student's logits."""
-    return with_identity_head(Distillation(**settings).build(K, K, COUNTS).double(), K)
+    return with_identity_head(Distillation(**settings).build(K, Facts(K, COUNTS)).double(), K)
 
 
 def with_identity_head(module: nn.Module, size: int) -> nn.Module:
@@ -75,7 +75,7 @@ TEACHER = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
     ],
 )
 def test_golden_values(settings, labels, expected):
-    module = with_identity_head(Distillation(**settings).build(3, 3, np.array([3, 2, 1])).double(), 3)
+    module = with_identity_head(Distillation(**settings).build(3, Facts(3, np.array([3, 2, 1]))).double(), 3)
     value = module(STUDENT, torch.tensor(labels, dtype=torch.int64), TEACHER).value.item()
     assert value == pytest.approx(expected, abs=2e-6)
 
@@ -136,7 +136,7 @@ def test_synthetic_rows_claim_no_label():
 
 
 def test_the_head_trains_with_the_loss():
-    module = Distillation().build(3, K, COUNTS)
+    module = Distillation().build(3, Facts(K, COUNTS))
     assert module.scores(torch.randn(2, 3)).shape == (2, K)
     module(torch.randn(4, 3), torch.tensor([0, 1]), torch.randn(4, K)).value.backward()
     assert module.head.weight.grad.abs().sum() > 0

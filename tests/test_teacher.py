@@ -246,18 +246,18 @@ def test_the_teacher_cache_is_reused(digits, own):
     config, calls = tiny(), []
     _, record = make(config, digits, own)
 
-    def teacher_pass(table: pa.Table):
-        calls.append(len(table))
-        rows = np.arange(len(table), dtype=np.float32)[:, None]
-        return {"logits": rows.repeat(10, 1), "latent": rows.repeat(2, 1)}
+    def teacher_pass(tables: list[pa.Table]):
+        calls.append([len(table) for table in tables])
+        counted = [np.arange(len(table), dtype=np.float32)[:, None] for table in tables]
+        return [{"logits": rows.repeat(10, 1), "latent": rows.repeat(2, 1)} for rows in counted]
 
     first = prepare(digits, record, teacher_pass, own)
     second = prepare(digits, record, teacher_pass, own)
-    assert calls == [digits.tables["train"].num_rows]
+    assert calls == [[digits.tables[split].num_rows for split in ("train", "validation")]]
     assert first.fingerprints == second.fingerprints
     np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
-    np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(calls[0]))
-    np.testing.assert_array_equal(to_matrix(second.student.tables["train"]["logits"])[:, 3], np.arange(calls[0]))
+    np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(calls[0][0]))
+    np.testing.assert_array_equal(to_matrix(second.student.tables["train"]["logits"])[:, 3], np.arange(calls[0][0]))
     other = prepare(digits, {**record, "labeler": {"fingerprint": "another"}}, teacher_pass, own)
     assert len(calls) == 2 and other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
 

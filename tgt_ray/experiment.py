@@ -78,6 +78,10 @@ class TrainConfig(Config):
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
     channels_last: bool = Field(True, description="memory layout of the student's convolutions")
+    batch_norm: Literal["shared", "per_source"] = Field(
+        "shared",
+        description="per_source: the student's batch norms keep statistics of their own for synthetic rows (our choice)",
+    )
     precision: Precision = Field(
         "float32", description="bfloat16: autocast, worth it on GPUs and CPUs that compute in it"
     )

@@ -25,8 +25,8 @@ def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> P
     record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage)
     fit_check.judge(experiment, record["fit_check"])
 
-    def teacher_pass(table: Table) -> dict[str, np.ndarray]:
-        return teacher_outputs(teacher, inputs_of(experiment.task, table, data.input_shape))
+    def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
+        return [teacher_outputs(teacher, inputs_of(experiment.task, table, data.input_shape)) for table in tables]
 
     return prepare(data, record, teacher_pass, storage)
 

@@ -23,17 +23,21 @@ from tgt_ray.tasks import Table, TaskData
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 
-#: Labels and encodes the rows of a table: -> {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
-TeacherPass = Callable[[Table], dict[str, np.ndarray]]
+#: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
+TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test."""
+    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test.
+
+    calibration: 1 - p(true class) of each validation row by the labeler.
+    """
 
     tables: dict[str, Table]
     input_shape: tuple[int, ...]
     num_classes: int
+    calibration: np.ndarray
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -88,26 +92,40 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
         "labeler": teacher["labeler"]["fingerprint"],
         "generator": teacher["generator"]["fingerprint"],
     }
-    key = digest(data.fingerprints["train"], fingerprints["labeler"], fingerprints["generator"])
-    cache, name = storage.within("teacher_cache"), f"{key}.parquet"
-    if not cache.exists(name):
-        outputs = {column: _lists(values) for column, values in teacher_pass(train).items()}
+    splits = ("train", "validation")
+    # Of each split its own file: what depends on fewer things is reused more often.
+    keys = {
+        split: digest(data.fingerprints[split], fingerprints["labeler"], fingerprints["generator"]) for split in splits
+    }
+    cache = storage.within("teacher_cache")
+    missing = [split for split in splits if not cache.exists(f"{keys[split]}.parquet")]
+    for split, outputs in zip(
+        missing, teacher_pass([data.tables[split] for split in missing]) if missing else [], strict=True
+    ):
+        table = data.tables[split]
+        columns = {name: _lists(values) for name, values in outputs.items()}
         buffer = io.BytesIO()
-        pq.write_table(pa.table({"id": train["id"], "label": train["label"], **outputs}), buffer, compression="zstd")
-        cache.write(buffer.getvalue(), name)
-    cached = pq.read_table(pa.BufferReader(cache.read(name)))
+        pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
+        cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
+    cached, held_out = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
     tables = {
         "train": train.append_column("logits", cached["logits"]),
         "validation": data.tables["validation"],
         "test": data.tables["test"],
     }
+    calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
     anchors = Anchors(train["id"].to_numpy(), data.labels("train"), to_matrix(cached["latent"]))
     return Prepared(
-        StudentData(tables, data.input_shape, data.num_classes),
+        StudentData(tables, data.input_shape, data.num_classes, calibration),
         anchors,
         teacher,
-        {**fingerprints, "teacher_cache": key},
+        {**fingerprints, "teacher_cache": keys["train"]},
     )
+
+
+def true_class_probability(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    return shifted[np.arange(len(labels_N)), labels_N] / shifted.sum(axis=1)
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from tgt_ray.models.pretrained import set_head
 if TYPE_CHECKING:
     from tgt_ray.generators.base import GeneratorPretrain
     from tgt_ray.labelers import LabelerPretrain, Pretrain, Probe
+
+
+log = logging.getLogger(__name__)
 
 
 def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: LabelerPretrain) -> None:
@@ -61,20 +65,40 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
     return 100 * float(correct)
 
 
-def fit_autoencoder(model: nn.Module, inputs: InputRows, labeler: nn.Module, how: GeneratorPretrain) -> None:
-    """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction."""
+def fit_autoencoder(
+    model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float], how: GeneratorPretrain
+) -> dict[str, Any]:
+    """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction.
+
+    agreement: measures now how often the labeler agrees with itself; `how.agreement` of it is enough. Returns the steps it took.
+    """
     rng = torch.Generator().manual_seed(how.seed)
     labeler.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    done = 0
     for rows in _optimise(model, optimizer, len(inputs), how, rng):
-        images = inputs[rows]
-        again = model.decode(model.encode(images))  # type: ignore[operator]
+        images = augment(inputs[rows], how.shift, how.flip, rng)
+        latents = model.encode(images)  # type: ignore[operator]
+        if how.latent_noise:
+            scale = latents.detach().std(dim=0)
+            latents = latents + how.latent_noise * scale * torch.randn(latents.shape, generator=rng)
+        again = model.decode(latents)  # type: ignore[operator]
         loss = F.mse_loss(again, images)
         if how.consistency:
             with torch.no_grad():
                 target = labeler(images).logits
             loss = loss + how.consistency * kl_rows(target, labeler(again).logits).mean()
         loss.backward()
+        done += 1
+        if how.agreement is not None and done % how.check_every == 0:
+            now = agreement()
+            log.info(
+                "generator: step %d, squared error %.4f, agreement %.1f %%", done, float(F.mse_loss(again, images)), now
+            )
+            if now >= how.agreement:
+                break
+            model.train()
+    return {"steps": done}
 
 
 def _optimise(

@@ -175,7 +175,14 @@ class TeacherGenerator:
         # Its weights come with each job's snapshots.
         self.student = self._once(
             "student",
-            (made_from, experiment.student, experiment.objective, train.channels_last, train.second_phase),
+            (
+                made_from,
+                experiment.student,
+                experiment.objective,
+                train.channels_last,
+                train.second_phase,
+                train.batch_norm,
+            ),
             lambda: build_student(experiment, prepared.student).to(self.device).eval().requires_grad_(False),
         )
         self.explorer, self.seed = experiment.explorer, experiment.train.seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +10,8 @@ from tgt_ray.batch import Loss
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.models.label_losses import ScaledHead
+from tgt_ray.models.source_norm import SourceNorm, split_norms
+from tgt_ray.objectives import Facts
 from tgt_ray.prepared import StudentData
 from tgt_ray.tasks import TaskData
 
@@ -21,8 +24,11 @@ class Student(nn.Module):
         self.backbone = backbone
         self.criterion = criterion
         self.frozen_backbone = False
+        self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
     def forward(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor) -> Loss:
+        for norm in self.source_norms:
+            norm.num_real = len(labels)
         return self.criterion(self.backbone(inputs), labels, teacher_logits)
 
     def scores(self, inputs: Tensor) -> Tensor:
@@ -57,7 +63,10 @@ def build_student(experiment: Experiment, data: StudentData | TaskData) -> Stude
     """A student with the weights that `train.seed` gives."""
     torch.manual_seed(experiment.train.seed)
     backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
-    criterion = experiment.objective.build(int(backbone.dim), data.num_classes, data.class_counts)  # type: ignore[arg-type]
+    facts = Facts(data.num_classes, data.class_counts, getattr(data, "calibration", np.empty(0, np.float32)))
+    criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
+    if experiment.train.batch_norm == "per_source":
+        split_norms(backbone)
     if phase is not None:
         if not isinstance(getattr(criterion, "head", None), nn.Linear):
             raise ConfigError(

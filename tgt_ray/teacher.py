@@ -119,11 +119,14 @@ def _generator(
     model = config.build(data.input_shape)
 
     def fit() -> dict[str, Any]:
-        config.fit(model, inputs_of(task, data.tables[config.pretrain.split], data.input_shape), labeler)
-        return quality()
+        inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape)
+        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality()}
+
+    def fidelity() -> dict[str, float]:
+        return _fidelity(model, labeler, task, data)
 
     def quality() -> dict[str, Any]:
-        return {"validation": _fidelity(model, labeler, task, data)}
+        return {"validation": fidelity()}
 
     made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
     return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store)

@@ -64,8 +64,8 @@ def prepare_on_ray(
 ) -> Prepared:
     """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start."""
 
-    def teacher_pass(table: Table) -> dict[str, np.ndarray]:
-        return label_rows(experiment, teacher, data, table, storage, beside_lanes)
+    def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
+        return label_rows(experiment, teacher, data, tables, storage, beside_lanes)
 
     return prepare(data, teacher, teacher_pass, storage)
 
@@ -115,7 +115,7 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
 
 class TeacherLabeler:
-    """The teacher pass's actor: the place of a block in the table -> its rows' id, logits, latent."""
+    """The teacher pass's actor: the place of a block in one of the tables -> its rows' logits and latents."""
 
     def __init__(
         self,
@@ -124,32 +124,32 @@ class TeacherLabeler:
         shape: tuple[int, ...],
         classes: int,
         storage: Storage,
-        table: tuple[Any, ...],
+        tables: tuple[Any, ...],
     ):
         from tgt_ray.teacher import load_teacher
 
-        self.task, self.shape, self.table = experiment.task, shape, ray.get(table[0])
+        self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
         self.device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
         self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from tgt_ray.teacher import teacher_outputs
 
-        (first,) = places["first"]
-        rows = self.table.slice(first, ROWS_PER_BLOCK)
+        (number,), (first,) = places["table"], places["first"]
+        rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
         outputs = teacher_outputs(self.teacher, inputs_of(self.task, rows, self.shape), device=self.device)
-        return {"row": np.arange(first, first + len(rows)), **outputs}
+        return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 
 def label_rows(
     experiment: Experiment,
     record: dict[str, Any],
     data: TaskData,
-    table: Table,
+    tables: list[Table],
     storage: Storage,
     beside_lanes: bool,
-) -> dict[str, np.ndarray]:
-    """Logits and latents of a table's rows, in its order, by a Ray Data actor pool.
+) -> list[dict[str, np.ndarray]]:
+    """Logits and latents of each table's rows, in its order, by a Ray Data actor pool.
 
     beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing.
     """
@@ -164,19 +164,25 @@ def label_rows(
             "resources": pool.actor_resources or None,
         }
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
-    places = [{"first": first} for first in range(0, len(table), ROWS_PER_BLOCK)]
+    places = [
+        {"table": number, "first": first}
+        for number, table in enumerate(tables)
+        for first in range(0, len(table), ROWS_PER_BLOCK)
+    ]
     labelled = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         TeacherLabeler,
         batch_size=1,
-        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage, (ray.put(table),)),
+        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage, (ray.put(tables),)),
         compute=ray.data.ActorPoolStrategy(size=pool.actors),
         **resources,
     )
     labelled.context.enable_progress_bars = False
     parts = list(labelled.iter_batches(batch_size=None))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("row", "logits", "latent")}
-    order = np.argsort(columns["row"])
-    return {name: columns[name][order] for name in ("logits", "latent")}
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("table", "row", "logits", "latent")}
+    order = np.lexsort((columns["row"], columns["table"]))
+    ends = np.cumsum([len(table) for table in tables])[:-1]
+    logits, latents = (np.split(columns[name][order], ends) for name in ("logits", "latent"))
+    return [{"logits": a, "latent": b} for a, b in zip(logits, latents, strict=True)]
 
 
 class RememberPlacement(WorkerGroupCallback):

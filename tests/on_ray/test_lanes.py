@@ -9,6 +9,7 @@ import ray
 from tgt_ray import api, cluster, trainer
 from tgt_ray.board import Run
 from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.prepared import true_class_probability
 from tgt_ray.search import SweepConfig
 
 pytestmark = pytest.mark.ray
@@ -91,9 +92,10 @@ def test_the_teacher_pass_does_not_wait_for_what_lanes_hold(ray_cluster, prepare
     try:
         assert held.wait(60)
         teacher = prepared.prepared.teacher
-        rows = trainer.label_rows(
-            prepared.experiment, teacher, digits, digits.tables["train"], storage, beside_lanes=True
-        )
+        tables = [digits.tables["train"], digits.tables["validation"]]
+        train, validation = trainer.label_rows(prepared.experiment, teacher, digits, tables, storage, beside_lanes=True)
     finally:
         ray.util.remove_placement_group(held)
-    np.testing.assert_allclose(rows["latent"], prepared.prepared.anchors.latents, atol=1e-4)
+    np.testing.assert_allclose(train["latent"], prepared.prepared.anchors.latents, atol=1e-4)
+    p = true_class_probability(validation["logits"], digits.labels("validation"))
+    np.testing.assert_allclose(1 - p, prepared.prepared.student.calibration, atol=1e-4)

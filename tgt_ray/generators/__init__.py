@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.config import OneOf
-from tgt_ray.generators.autoencoder import ConvAutoencoderGenerator, MLPAutoencoderGenerator
+from tgt_ray.generators.autoencoder import (
+    ConvAutoencoderGenerator,
+    MLPAutoencoderGenerator,
+    SpatialAutoencoderGenerator,
+)
 from tgt_ray.generators.base import Generator
 from tgt_ray.generators.diffusion import AutoencoderKLGenerator
 
-AnyGenerator = Annotated[Generator, OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator, AutoencoderKLGenerator)]
+AnyGenerator = Annotated[
+    Generator,
+    OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator, SpatialAutoencoderGenerator, AutoencoderKLGenerator),
+]
 
 __all__ = [
     "AnyGenerator",
@@ -17,4 +24,5 @@ __all__ = [
     "ConvAutoencoderGenerator",
     "Generator",
     "MLPAutoencoderGenerator",
+    "SpatialAutoencoderGenerator",
 ]

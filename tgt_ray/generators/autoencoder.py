@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
 
 class Autoencoder(Generator):
     differentiable: ClassVar[bool] = True
-    latent_dim: int = Field(16, ge=1)
 
-    def fit(self, model: nn.Module, inputs: InputRows, labeler: nn.Module) -> None:
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
         from tgt_ray.pretraining import fit_autoencoder
 
-        fit_autoencoder(model, inputs, labeler, self.pretrain)
+        return fit_autoencoder(model, inputs, labeler, agreement, self.pretrain)
 
 
 class MLPAutoencoderGenerator(Autoencoder):
     """Fully connected: for images of a few hundred pixels."""
 
     type: Literal["mlp_autoencoder"] = "mlp_autoencoder"
+    latent_dim: int = Field(16, ge=1)
     hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="widths from the image inwards")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
@@ -50,3 +53,19 @@ class ConvAutoencoderGenerator(Autoencoder):
         from tgt_ray.models.autoencoder import ConvAutoencoder
 
         return ConvAutoencoder(input_shape, self.widths, self.hidden, self.latent_dim)
+
+
+class SpatialAutoencoderGenerator(Autoencoder):
+    """Residual convolutions with a small map as latent: for colour images of 32x32 pixels and more."""
+
+    type: Literal["spatial_autoencoder"] = "spatial_autoencoder"
+    widths: tuple[int, ...] = Field(
+        (32, 64, 96), min_length=1, description="channels from the image inwards; each halves the size"
+    )
+    blocks: int = Field(1, ge=0, description="residual blocks at each size")
+    latent_channels: int = Field(8, ge=1, description="of the map; its pixels times these are the latent's dimensions")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from tgt_ray.models.autoencoder import SpatialAutoencoder
+
+        return SpatialAutoencoder(input_shape, self.widths, self.blocks, self.latent_channels)

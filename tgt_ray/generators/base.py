@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,21 @@ class GeneratorPretrain(Pretrain):
         description="weight w of KL(h(x) || h(dec(enc(x)))) beside the pixels' squared error: makes the generator faithful to"
         " the labeler and not only to pixels (our choice)",
     )
+    latent_noise: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation, in units of each latent dimension's own, of noise added before decoding, so that the decoder"
+        " knows the neighbourhood of anchors (our choice)",
+    )
+    shift: int = Field(0, ge=0, description="augmentation: largest random shift in pixels, each way")
+    flip: bool = Field(False, description="augmentation: random horizontal flips")
+    agreement: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="stop before `steps` when the labeler agrees with itself on this share of validation reconstructions, in percent",
+    )
+    check_every: int = Field(100, ge=1, description="steps between looks at the agreement")
 
 
 class Generator(Component):
@@ -58,5 +74,8 @@ class Generator(Component):
         return {"weights": str(self.weights)}
 
     @abstractmethod
-    def fit(self, model: nn.Module, inputs: InputRows, labeler: nn.Module) -> None:
-        """Pretrain `model` in place on N rows."""
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
+        """Pretrain `model` in place on N rows. agreement: measures now how often the labeler agrees with itself on reconstructions of
+        validation rows, in percent. Returns what the teacher's record should say of it."""

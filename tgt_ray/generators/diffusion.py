@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -44,7 +45,9 @@ class AutoencoderKLGenerator(Generator):
         )
         return {"weights": self.path}
 
-    def fit(self, model: nn.Module, inputs: InputRows, labeler: nn.Module) -> None:
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
         raise AssertionError("its weights come from the folder")
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tgt_ray.models.conv import ResidualBlock
+
 
 class MLPAutoencoder(nn.Module):
     """Fully connected, for images of a few hundred pixels."""
@@ -66,3 +68,34 @@ class ConvAutoencoder(nn.Module):
 
     def decode(self, latents_BL: Tensor) -> Tensor:
         return torch.sigmoid(self.decoder(latents_BL)[..., : self.size[0], : self.size[1]])
+
+
+class SpatialAutoencoder(nn.Module):
+    """Residual convolutions with a small map as latent, flattened: keeps what is where, as colour images of 32x32 pixels and more
+    need. Both sides halve or double once for each width."""
+
+    def __init__(self, input_shape: Sequence[int], widths: Sequence[int], blocks: int, latent_channels: int):
+        super().__init__()
+        channels, height, width = input_shape
+        self.size, factor = (height, width), 2 ** len(widths)
+        # Sizes that don't divide by the stride are padded up inside and cropped at the end.
+        self.maps = (latent_channels, math.ceil(height / factor), math.ceil(width / factor))
+        self.pad = (0, self.maps[2] * factor - width, 0, self.maps[1] * factor - height)
+        down: list[nn.Module] = []
+        before = channels
+        for out in widths:
+            down += [nn.Conv2d(before, out, 4, 2, 1), *(ResidualBlock(out) for _ in range(blocks))]
+            before = out
+        up: list[nn.Module] = [nn.Conv2d(latent_channels, before, 3, 1, 1)]
+        for out in [*reversed(widths[:-1]), widths[0]]:
+            up += [*(ResidualBlock(before) for _ in range(blocks)), nn.ConvTranspose2d(before, out, 4, 2, 1)]
+            before = out
+        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], latent_channels, 3, 1, 1))
+        self.decoder = nn.Sequential(*up, nn.ReLU(), nn.Conv2d(widths[0], channels, 3, 1, 1))
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self.encoder(nn.functional.pad(inputs, self.pad, mode="replicate") - 0.5).flatten(1)
+
+    def decode(self, latents_BL: Tensor) -> Tensor:
+        images = self.decoder(latents_BL.unflatten(1, self.maps))
+        return torch.sigmoid(images[..., : self.size[0], : self.size[1]])

@@ -22,6 +22,19 @@ def kl_rows(teacher_BK: Tensor, student_BK: Tensor, temperature: float = 1.0) ->
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
+class SetSizeWeights(nn.Module):
+    """Logits (B, K) -> weights (B,) in (0, 1]: exp(-gamma (|C| - 1) / (K - 1)), C the classes with 1 - p <= quantile, or the first."""
+
+    def __init__(self, quantile: float, gamma: float):
+        super().__init__()
+        self.quantile, self.gamma = quantile, gamma
+
+    def forward(self, logits_BK: Tensor) -> Tensor:
+        p = at_least_float32(logits_BK).softmax(dim=1)
+        size = (1 - p <= self.quantile).sum(dim=1).clamp_min(1)
+        return torch.exp(-self.gamma * (size - 1) / (logits_BK.shape[1] - 1))
+
+
 class DistillationCriterion(nn.Module):
     """See `tgt_ray.objectives.distillation.Distillation` for the formula."""
 
@@ -36,8 +49,10 @@ class DistillationCriterion(nn.Module):
         scale_by_t2: bool,
         posthoc_tau: float,
         class_counts_K: np.ndarray,
+        weights: nn.Module | None = None,
     ):
         super().__init__()
+        self.weights = weights
         self.head: nn.Module = head
         self.label_loss, self.alpha, self.temperature = label_loss, alpha, temperature
         self.factor = temperature**2 if scale_by_t2 else 1.0
@@ -54,6 +69,14 @@ class DistillationCriterion(nn.Module):
     def forward(self, embedding_BD: Tensor, labels: Tensor, teacher_logits_BK: Tensor) -> Loss:
         logits, real = at_least_float32(self.head(embedding_BD)), len(labels)
         kl = self.factor * kl_rows(teacher_logits_BK, logits, self.temperature)
+        more = {}
+        if self.weights is not None:
+            w = self.weights(teacher_logits_BK)
+            kl = w * kl
+            more = {
+                "weight_real": w[:real].sum() / max(real, 1),
+                "weight_synthetic": w[real:].sum() / max(len(w) - real, 1),
+            }
         # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
         ce_sum = self.label_loss(logits[:real], labels).sum()
         real_kl, synthetic_kl = kl[:real].sum(), kl[real:].sum()
@@ -62,6 +85,7 @@ class DistillationCriterion(nn.Module):
             "ce": ce_sum.detach() / max(real, 1),
             "kl_real": real_kl.detach() / max(real, 1),
             "kl_synthetic": synthetic_kl.detach() / max(len(logits) - real, 1),
+            **more,
         }
         return Loss(value, parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,19 @@ from tgt_ray.config import Component
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a criterion may know of the task and its teacher.
+
+    class_counts_K: rows of each class in the student's train split. calibration_M: 1 - p(true class) by the labeler on M held-out
+    rows; empty where the labeler was not asked about them.
+    """
+
+    num_classes: int
+    class_counts_K: np.ndarray
+    calibration_M: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 class Objective(Component):
@@ -25,5 +39,5 @@ class Objective(Component):
     """
 
     @abstractmethod
-    def build(self, dim: int, num_classes: int, class_counts_K: np.ndarray) -> nn.Module:
-        """The criterion for embeddings of `dim` numbers. class_counts_K: rows of each class in the student's train split."""
+    def build(self, dim: int, facts: Facts) -> nn.Module:
+        """The criterion for embeddings of `dim` numbers."""

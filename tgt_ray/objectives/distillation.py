@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.objectives.base import Objective
+from tgt_ray.config import Config
+from tgt_ray.objectives.base import Facts, Objective
 from tgt_ray.objectives.label_losses import AnyLabelLoss, CrossEntropy
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class ConformalWeights(Config):
+    """exp(-gamma u), u = (|C| - 1) / (K - 1) for the set C of classes that split-conformal prediction leaves open (AUKT / AdaConG, Liu
+    et al. 2025, arXiv 2502.16736). A class is in C where 1 - p is at most the calibration scores' quantile; C always has the first
+    class. Calibrated on the validation split."""
+
+    gamma: float = Field(10.0, ge=0)
+    coverage: float = Field(0.9, gt=0, lt=1, description="share of held-out rows whose true class the sets contain")
+
+    def build(self, facts: Facts) -> nn.Module:
+        from tgt_ray.models.criteria import SetSizeWeights
+
+        scores = np.sort(facts.calibration_M)
+        rank = math.ceil((len(scores) + 1) * self.coverage)
+        quantile = float(scores[rank - 1]) if 0 < rank <= len(scores) else 1.0
+        return SetSizeWeights(quantile, self.gamma)
 
 
 class Distillation(Objective):
@@ -37,20 +56,24 @@ class Distillation(Objective):
         description="tau: tau log(prior) is taken from the scores when the student is used (Menon et al. 2021, arXiv 2007.07314)",
     )
 
-    def build(self, dim: int, num_classes: int, class_counts_K: np.ndarray) -> nn.Module:
+    conformal: ConformalWeights | None = Field(
+        None, description="weigh the teacher's term of each row by how certain the teacher is; absent: all rows alike"
+    )
+
+    def build(self, dim: int, facts: Facts) -> nn.Module:
         from torch import nn
 
         from tgt_ray.models.criteria import DistillationCriterion
         from tgt_ray.models.label_losses import CosineHead
 
-        loss = self.label_loss
-        head = CosineHead(dim, num_classes, loss.cosine_scale) if loss.cosine_head else nn.Linear(dim, num_classes)
+        loss, classes = self.label_loss, facts.num_classes
         return DistillationCriterion(
-            head,
-            loss.build(class_counts_K),
+            CosineHead(dim, classes, loss.cosine_scale) if loss.cosine_head else nn.Linear(dim, classes),
+            loss.build(facts.class_counts_K),
             self.alpha,
             self.temperature,
             self.scale_by_t2,
             self.posthoc_adjustment,
-            class_counts_K,
+            facts.class_counts_K,
+            self.conformal.build(facts) if self.conformal is not None else None,
         )

@@ -1,0 +1,106 @@
+"""How far synthetic rows are trusted: conformal weights, and batch norm by source."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tgt_ray.config import validate
+from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.loop import StudentRun
+from tgt_ray.models.source_norm import SourceNorm, split_norms
+from tgt_ray.objectives import Distillation, Facts
+from tgt_ray.objectives.distillation import ConformalWeights
+
+K = 4
+COUNTS = np.array([10, 10, 10, 10])
+
+
+def softmax(rows):
+    shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def test_weights_follow_the_size_of_the_conformal_set():
+    scores = np.linspace(0.01, 0.99, 99)  # 1 - p(true class): the 90th of them is the quantile for coverage 0.9
+    weigh = ConformalWeights(gamma=3.0, coverage=0.9).build(Facts(K, COUNTS, scores))
+    assert weigh.quantile == pytest.approx(0.9)
+    logits = np.log(
+        [[0.97, 0.01, 0.01, 0.01], [0.5, 0.3, 0.15, 0.05], [0.25, 0.25, 0.25, 0.25], [0.85, 0.11, 0.03, 0.01]]
+    )
+    sizes = np.maximum((1 - softmax(logits) <= 0.9 + 1e-12).sum(axis=1), 1)
+    assert sizes.tolist() == [1, 3, 4, 2]
+    np.testing.assert_allclose(weigh(torch.tensor(logits)), np.exp(-3.0 * (sizes - 1) / (K - 1)), rtol=1e-6)
+
+
+def test_a_certain_teacher_keeps_its_first_class():
+    weigh = ConformalWeights().build(Facts(K, COUNTS, np.full(50, 1e-6)))
+    np.testing.assert_allclose(weigh(torch.randn(6, K)), 1.0)
+
+
+def test_sets_cover_what_they_promise():
+    """Split-conformal prediction's guarantee, on a labeler that is honest about its doubts."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, K)) * 2
+    p = softmax(logits)
+    labels = np.array([rng.choice(K, p=row) for row in p])
+    scores = 1 - p[np.arange(4000), labels]
+    quantile = ConformalWeights(coverage=0.8).build(Facts(K, COUNTS, scores[:2000])).quantile
+    assert np.mean(scores[2000:] <= quantile) == pytest.approx(0.8, abs=0.03)
+
+
+def test_weights_multiply_the_teacher_s_term_alone():
+    torch.manual_seed(0)
+    plain = Distillation(alpha=0.5).build(6, Facts(K, COUNTS))
+    weighted = Distillation(alpha=0.5, conformal={"gamma": 2.0}).build(6, Facts(K, COUNTS, np.linspace(0, 1, 50)))
+    weighted.load_state_dict(plain.state_dict())
+    embedding, labels, teacher = torch.randn(7, 6), torch.tensor([0, 1, 2]), torch.randn(7, K)
+    w = weighted.weights(teacher)
+    assert w.min() < 1
+    a, b = plain(embedding, labels, teacher), weighted(embedding, labels, teacher)
+    assert a.parts["ce"] == b.parts["ce"]
+    assert b.parts["kl_synthetic"] < a.parts["kl_synthetic"]
+    torch.testing.assert_close(b.parts["weight_synthetic"], w[3:].mean())
+    torch.testing.assert_close(b.parts["weight_real"], w[:3].mean())
+
+
+def test_each_source_has_statistics_of_its_own_and_shares_what_is_trained():
+    norm = SourceNorm(nn.BatchNorm2d(3))
+    real, synthetic = torch.randn(6, 3, 4, 4), 5 + 2 * torch.randn(4, 3, 4, 4)
+    norm.num_real = 6
+    out = norm(torch.cat([real, synthetic]))
+    torch.testing.assert_close(out[:6].mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[6:].mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(norm.norm.running_mean, 0.1 * real.mean(dim=(0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert len(list(norm.parameters())) == 2
+    norm.eval()
+    torch.testing.assert_close(norm(synthetic), norm.norm(synthetic))
+
+
+@pytest.mark.parametrize("num_real", [0, 5])
+def test_a_batch_of_one_source_alone_goes_through(num_real):
+    norm = SourceNorm(nn.BatchNorm2d(3))
+    norm.num_real = num_real
+    assert norm(torch.randn(5, 3, 2, 2)).shape == (5, 3, 2, 2)
+
+
+def test_all_norms_are_split_and_a_run_trains_with_them(prepared):
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.BatchNorm2d(2))
+    split_norms(module)
+    assert sum(isinstance(each, SourceNorm) for each in module.modules()) == 2
+    values = {"train.batch_norm": "per_source", "explorer.type": "none", "train.steps": 4, "train.eval_every": 2}
+    config = validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), list(values.items())))
+    run = StudentRun(config, prepared.prepared.student)
+    assert len(run.student.source_norms) == 3
+    run.student.train()
+    for _ in range(4):
+        run.train_step(None)
+    again = StudentRun(config, prepared.prepared.student)
+    again.load_state(run.state()["state.pt"])
+    np.testing.assert_array_equal(again.scores("test"), run.scores("test"))
+
+
+def test_the_calibration_is_the_labeler_s_on_held_out_rows(prepared, digits):
+    scores = prepared.prepared.student.calibration
+    assert scores.shape == (len(digits.labels("validation")),) and scores.min() >= 0 and scores.max() <= 1
+    assert np.mean(scores < 0.5) > 0.8, "the labeler is right on most rows"
