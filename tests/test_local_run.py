@@ -32,6 +32,12 @@ def test_a_run_leaves_its_files_and_gives_its_record(short, prepared, storage):
     weights = safetensors.torch.load(folder.read("student.safetensors"))
     build_student(short, prepared.prepared.student).load_state_dict(weights)
     assert folder.exists("checkpoint", "state.pt")
+    classes = pd.read_csv(io.BytesIO(folder.read("per_class.csv")))
+    assert classes.columns.tolist() == ["class", "train_rows", "rows", "recall"]
+    assert classes.recall.mean() == pytest.approx(result.metrics.iloc[-1]["test_balanced_accuracy"])
+    assert classes.train_rows.tolist() == [80, 57, 41, 29, 21, 15, 11, 8, 6, 4]
+    rare = classes[classes.train_rows < 20].recall.mean()
+    assert result.metrics.iloc[-1]["test_few_shot"] == pytest.approx(rare)
 
 
 def test_the_record_says_what_the_numbers_depend_on(short, storage, digits):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from tgt_ray.augmentation import Augmentation, RealRows
 from tgt_ray.batch import Batch
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
-from tgt_ray.prepared import STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
+from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, autocast, build_student
 from tgt_ray.synthesis import Block
@@ -179,6 +181,7 @@ class StudentRun:
         self.augmentation = (
             Augmentation(train.augment, data.num_classes, train.seed, rank) if train.augment is not None else None
         )
+        self.per_class: pa.Table | None = None
         self.advance = getattr(self.student.criterion, "advance", None)
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -255,9 +258,11 @@ class StudentRun:
         return out
 
     def evaluate(self, split: str) -> dict[str, Any]:
-        """The task's metrics of the student on a split."""
-        labels = self.data.tables[split]["label"].to_numpy()
-        return self.task.evaluate(self.scores(split), labels, self.data.class_counts)
+        """The task's metrics of the student on a split; those of test also class by class, for the checkpoint."""
+        scores, labels = self.scores(split), self.data.tables[split]["label"].to_numpy()
+        if split == "test":
+            self.per_class = self.task.per_class(scores, labels, self.data.class_counts)
+        return self.task.evaluate(scores, labels, self.data.class_counts)
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:
@@ -287,7 +292,19 @@ class StudentRun:
             },
             buffer,
         )
-        return {WEIGHTS_FILE: self.weights(), STATE_FILE: buffer.getvalue()}
+        return {**self.class_file(), WEIGHTS_FILE: self.weights(), STATE_FILE: buffer.getvalue()}
+
+    def class_file(self) -> dict[str, bytes]:
+        """CLASSES_FILE, once the test split has been measured."""
+        if self.per_class is None:
+            return {}
+        table = self.per_class
+        if self.data.class_names:
+            names = [self.data.class_names[c] for c in table["class"].to_pylist()]
+            table = table.add_column(1, "name", pa.array(names))
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(table, sink)
+        return {CLASSES_FILE: sink.getvalue()}
 
     def weights(self) -> bytes:
         return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})

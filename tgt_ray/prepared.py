@@ -22,6 +22,8 @@ from tgt_ray.tasks import Table, TaskData
 
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
+#: Beside them after the last step, where the task has one: its test metrics class by class.
+CLASSES_FILE = "per_class.csv"
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
@@ -38,6 +40,7 @@ class StudentData:
     input_shape: tuple[int, ...]
     num_classes: int
     calibration: np.ndarray
+    class_names: tuple[str, ...] = ()
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -116,7 +119,7 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
     calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
     anchors = Anchors(train["id"].to_numpy(), data.labels("train"), to_matrix(cached["latent"]))
     return Prepared(
-        StudentData(tables, data.input_shape, data.num_classes, calibration),
+        StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names),
         anchors,
         teacher,
         {**fingerprints, "teacher_cache": keys["train"]},

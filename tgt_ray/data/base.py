@@ -76,6 +76,7 @@ class Splits:
     validation: ImageRows | StoredImages
     test: ImageRows | StoredImages
     num_classes: int
+    class_names: tuple[str, ...] = ()  # where the source has any
 
 
 class ImageSource(Component):

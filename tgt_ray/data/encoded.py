@@ -127,7 +127,9 @@ class EncodedImages(ImageSource):
                 splits["train"].labels, self.validation_fraction, self.seed, "the train split"
             )
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
-        return Splits(splits["train"], splits["validation"], splits["test"], len(scan.class_names))
+        return Splits(
+            splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)
+        )
 
     def _decode(self, scan: Scan, folder: Storage, run: Run) -> None:
         parts = [

@@ -56,7 +56,7 @@ class ParquetImages(ImageSource):
                 what=f"{self.path / 'train.parquet'}",
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
-        return Splits(rows["train"], rows["validation"], rows["test"], num_classes)
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names))
 
     def _rows(self, table: pa.Table, file: Path, num_classes: int) -> ImageRows:
         labels = check_labels(table["label"].to_numpy(), num_classes, file)

@@ -37,6 +37,7 @@ class TaskData:
     num_classes: int
     input_shape: tuple[int, ...]
     fingerprints: dict[str, str]  # of each split's content
+    class_names: tuple[str, ...] = ()  # where the data has any
 
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()

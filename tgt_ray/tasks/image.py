@@ -52,6 +52,7 @@ class ImageClassification(Task):
             num_classes=splits.num_classes,
             input_shape=train.shape,
             fingerprints={name: r.fingerprint() for name, r in rows.items()},
+            class_names=splits.class_names,
         )
 
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
