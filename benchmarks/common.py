@@ -20,12 +20,16 @@ METRIC = "balanced_accuracy"
 
 
 def base_experiment(data: str) -> dict[str, Any]:
-    """Plain data of the experiment for `--data`: the package's default on digits, or Fashion-MNIST-LT read from a folder."""
+    """Plain data of the experiment for `--data`: the package's default on digits, or that of the file named after the folder."""
     if data == "digits":
         # In full, so that --set finds every block with its type.
         return Experiment().model_dump(mode="json")
-    experiment = load_yaml(HERE / "fashion_mnist_lt.yaml")
-    return override(experiment, "task.data.path", str(Path(data).expanduser().resolve()))
+    folder = Path(data).expanduser().resolve()
+    file = HERE / f"{folder.name}_lt.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(each.stem.removesuffix("_lt") for each in HERE.glob("*_lt.yaml")))
+        raise ConfigError(f"--data {data}: there is no {file.name}; the folder must be called one of: {known}")
+    return override(load_yaml(file), "task.data.path", str(folder))
 
 
 def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: fl
     torch.set_num_threads(settings["threads"])
     plain = with_overrides(base.model_dump(mode="json"), sorted(settings["sets"].items()))
     experiment, storage = validate(Experiment, plain), Storage(root)
-    steps = LOOPS[loop](experiment, prepare_local(experiment, experiment.task.load(), storage), storage)
+    steps = LOOPS[loop](experiment, prepare_local(experiment, experiment.task.load(storage), storage), storage)
     until, rows = time.perf_counter() + seconds / 4, 0
     next(steps)
     while time.perf_counter() < until:

@@ -36,8 +36,8 @@ from common import (
 )
 
 from tgt_ray import records
-from tgt_ray.config import validate
-from tgt_ray.experiment import CONTROLS, Experiment, control
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.prepared import Prepared
 from tgt_ray.storage import Storage
@@ -48,7 +48,29 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "gradient": Gradient,
     "interpolation": Interpolation,
 }
-METHODS = (*CONTROLS, *EXPLORERS)
+#: Long-tail baselines: what each changes in an experiment.
+BASELINES: dict[str, dict[str, Any]] = {
+    "balanced-sampling": {"train.sampling": "balanced"},
+    "logit-adjustment": {"objective.label_loss": {"type": "logit_adjusted"}},
+    "posthoc-adjustment": {"objective.posthoc_adjustment": 1.0},
+    "ldam-drw": {"objective.label_loss": {"type": "ldam"}},
+    "crt": {"train.second_phase": {"type": "crt"}},
+    "lws": {"train.second_phase": {"type": "lws"}},
+    "mixup": {"train.augment": {"mixup": 0.2}},
+    "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
+}
+SUITES: dict[str, tuple[str, ...]] = {
+    "explorers": (*CONTROLS, *EXPLORERS),
+    # Baselines stand on one-hot training; `a + b` is method a with baseline b.
+    "long-tail": (
+        "one_hot",
+        *(f"one_hot + {name}" for name in BASELINES),
+        "distillation",
+        "random",
+        "gradient",
+        *(f"gradient + {name}" for name in ("balanced-sampling", "crt", "randaugment")),
+    ),
+}
 
 #: Given to each worker process once, since the tables are large: what every run shares.
 _shared: dict[str, Any] = {}
@@ -56,6 +78,15 @@ _shared: dict[str, Any] = {}
 
 def method_experiment(base: Experiment, method: str) -> Experiment:
     """The base experiment with another explorer, which keeps what it shares with the base's (sigma, step size, anchors)."""
+    method, plus, baseline = method.partition(" + ")
+    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in BASELINES):
+        raise ConfigError(
+            f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each perhaps followed by"
+            f" ' + ' and one of {', '.join(BASELINES)}"
+        )
+    if baseline:
+        plain = method_experiment(base, method).model_dump(mode="json")
+        return Experiment.model_validate(with_overrides(plain, list(BASELINES[baseline].items())))
     if method in CONTROLS:
         return control(base, method)
     cls = EXPLORERS[method]
@@ -199,8 +230,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from tgt_ray.local import prepare_local
 
     base = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
-    experiments = {method: method_experiment(base, method) for method in METHODS}
-    data, storage = base.task.load(), Storage(args.storage)
+    methods = args.methods.split(",") if args.methods else SUITES[args.suite]
+    experiments = {method: method_experiment(base, method) for method in methods}
+    storage = Storage(args.storage)
+    data = base.task.load(storage)
     environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     prepared = prepare_local(base, data, storage)
@@ -232,6 +265,10 @@ def parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", metavar="digits|FOLDER", help="digits, or a folder with Fashion-MNIST as Parquet")
     what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument("--suite", choices=SUITES, default="explorers", help="which methods to compare")
+    parser.add_argument(
+        "--methods", metavar="A,B", help="these methods instead; `a + b` is method a with long-tail baseline b"
+    )
     parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
     parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")

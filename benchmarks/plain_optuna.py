@@ -35,7 +35,7 @@ class Shared:
     """All that trials have in common, as tensors in memory: rows, the teacher's outputs of them, and the teacher."""
 
     def __init__(self, experiment: Experiment, storage: Storage):
-        data = experiment.task.load()
+        data = experiment.task.load(storage)
         self.shape, self.classes = data.input_shape, data.num_classes
         splits = ("train", "validation", "test")
         self.inputs = {name: experiment.task.inputs(data.tables[name], self.shape) for name in splits}

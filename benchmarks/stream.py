@@ -198,7 +198,7 @@ def main() -> None:
     plenty = [("train.steps", 4 * rows)]
     endless = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), plenty))
     storage = Storage(args.storage)
-    prepared = prepare_local(experiment, experiment.task.load(), storage)
+    prepared = prepare_local(experiment, experiment.task.load(storage), storage)
     with cluster.connect():
         ref = (ray.put(prepared),)
         measure = Measure.options(num_cpus=experiment.train.cpus_per_worker).remote(endless, list(ref), storage.root)
