@@ -158,3 +158,17 @@ def test_guided_training_beats_plain_distillation_on_digits(tmp_path):
     )
     assert guided > plain + 1.5
     assert guided > 93
+
+
+def test_bfloat16_computes_otherwise_and_stores_float32(short, storage):
+    half = validate(
+        Experiment,
+        with_overrides(
+            short.model_dump(mode="json"), [("train.precision", "bfloat16"), ("pool.precision", "bfloat16")]
+        ),
+    )
+    full, rounded = (run(c, storage=storage.root, name=f"{c.train.precision}", local=True) for c in (short, half))
+    losses = [result.metrics["train_loss"].to_numpy() for result in (full, rounded)]
+    assert (losses[0] != losses[1]).all() and abs(losses[0] / losses[1] - 1).max() < 0.1
+    weights = safetensors.torch.load(storage.read("bfloat16", "student.safetensors"))
+    assert {str(value.dtype) for name, value in weights.items() if "num_batches" not in name} == {"torch.float32"}

@@ -118,9 +118,10 @@ def run(
 
 
 def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
-    from tgt_ray.local import prepare_local, train_local
+    from tgt_ray.local import devices, prepare_local, train_local
     from tgt_ray.loop import Diverged
 
+    devices(config)
     prepared = prepare_local(config, config.task.read(scan, root, in_this_process), root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from tgt_ray import fit_check
+from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
@@ -21,14 +23,30 @@ Report = Callable[[dict[str, Any]], None]
 
 def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
     """Teacher, its check, and teacher cache, made in this process where they aren't stored yet."""
+    device = devices(experiment)[1]
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
     record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
-        return [teacher_outputs(teacher, inputs_of(experiment.task, table, data.input_shape)) for table in tables]
+        there = teacher.to(device)
+        rows = [inputs_of(experiment.task, table, data.input_shape) for table in tables]
+        return [teacher_outputs(there, each, device=device) for each in rows]
 
     return prepare(data, record, teacher_pass, storage)
+
+
+def devices(experiment: Experiment) -> tuple[str, str]:
+    """Where student and teacher compute in this process. ConfigError where a GPU is asked for and there is none."""
+    asked = {
+        "train.gpus_per_worker": experiment.train.gpus_per_worker,
+        "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.streams else 0,
+    }
+    for key, share in asked.items():
+        if share and not torch.cuda.is_available():
+            raise ConfigError(f"{key}: {share:g}, but torch sees no GPU on this machine; set it to 0")
+    student, teacher = ("cuda" if share else "cpu" for share in asked.values())
+    return student, teacher
 
 
 class LocalHooks:
@@ -65,7 +83,8 @@ def train_local(
 
     Raises Diverged where the loss becomes NaN.
     """
-    run = StudentRun(experiment, prepared.student)
+    device, teacher_device = devices(experiment)
+    run = StudentRun(experiment, prepared.student, device=device)
     if checkpoints is not None and checkpoints.exists(STATE_FILE):
         run.load_state(checkpoints.read(STATE_FILE))
     reader = None
@@ -74,7 +93,10 @@ def train_local(
         teacher = teacher or load_teacher(
             experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage
         )
-        synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
+        pool = experiment.pool
+        synthesizer = Synthesizer(
+            teacher.to(teacher_device), prepared.anchors, pool.rows_per_request, teacher_device, pool.precision
+        )
         first, used = run.position
         blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
         reader = SyntheticReader(blocks, skip_rows=used)

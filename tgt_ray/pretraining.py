@@ -83,7 +83,8 @@ def fit_autoencoder(
             scale = latents.detach().std(dim=0)
             latents = latents + how.latent_noise * scale * torch.randn(latents.shape, generator=rng)
         again = model.decode(latents)  # type: ignore[operator]
-        loss = F.mse_loss(again, images)
+        error = F.mse_loss(again, images)
+        loss = error
         if how.consistency:
             with torch.no_grad():
                 target = labeler(images).logits
@@ -92,9 +93,7 @@ def fit_autoencoder(
         done += 1
         if how.agreement is not None and done % how.check_every == 0:
             now = agreement()
-            log.info(
-                "generator: step %d, squared error %.4f, agreement %.1f %%", done, float(F.mse_loss(again, images)), now
-            )
+            log.info("generator: step %d, squared error %.4f, agreement %.1f %%", done, error.item(), now)
             if now >= how.agreement:
                 break
             model.train()

@@ -100,7 +100,7 @@ def inline_blocks(
     synthesizer: Synthesizer, experiment: Experiment, student: Student, first: int, step: Callable[[], int]
 ) -> Iterator[Block]:
     """Blocks from request `first` on, each made when asked for, with the student as it is then; `step` tells its step."""
-    frozen = copy.deepcopy(student).eval().requires_grad_(False)
+    frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
     request = first
     while True:
         version = -1

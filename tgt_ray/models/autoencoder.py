@@ -71,31 +71,44 @@ class ConvAutoencoder(nn.Module):
 
 
 class SpatialAutoencoder(nn.Module):
-    """Residual convolutions with a small map as latent, flattened: keeps what is where, as colour images of 32x32 pixels and more
-    need. Both sides halve or double once for each width."""
+    """The latent is a small map: the image itself, shrunk, and learned channels beside it. Decoded is the shrunk image, enlarged, plus a
+    learned correction that starts at zero. So even an untrained one gives the blurred image and not noise, which a labeler takes for
+    something else. Both sides halve or double once for each width (our choice)."""
 
     def __init__(self, input_shape: Sequence[int], widths: Sequence[int], blocks: int, latent_channels: int):
         super().__init__()
-        channels, height, width = input_shape
+        self.channels, height, width = input_shape
         self.size, factor = (height, width), 2 ** len(widths)
         # Sizes that don't divide by the stride are padded up inside and cropped at the end.
-        self.maps = (latent_channels, math.ceil(height / factor), math.ceil(width / factor))
+        self.maps = (self.channels + latent_channels, math.ceil(height / factor), math.ceil(width / factor))
         self.pad = (0, self.maps[2] * factor - width, 0, self.maps[1] * factor - height)
+        self.shrink = nn.AvgPool2d(factor)
+        self.enlarge = nn.Upsample(scale_factor=factor, mode="bilinear")
         down: list[nn.Module] = []
-        before = channels
+        before = self.channels
         for out in widths:
             down += [nn.Conv2d(before, out, 4, 2, 1), *(ResidualBlock(out) for _ in range(blocks))]
             before = out
-        up: list[nn.Module] = [nn.Conv2d(latent_channels, before, 3, 1, 1)]
+        self.encoder = nn.Sequential(*down, nn.Conv2d(before, latent_channels, 3, 1, 1))
+        up: list[nn.Module] = [nn.Conv2d(self.maps[0], before, 3, 1, 1)]
         for out in [*reversed(widths[:-1]), widths[0]]:
-            up += [*(ResidualBlock(before) for _ in range(blocks)), nn.ConvTranspose2d(before, out, 4, 2, 1)]
+            # Enlarging and then a convolution: a transposed one leaves a grid that labelers see.
+            up += [
+                *(ResidualBlock(before) for _ in range(blocks)),
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(before, out, 3, 1, 1),
+            ]
             before = out
-        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], latent_channels, 3, 1, 1))
-        self.decoder = nn.Sequential(*up, nn.ReLU(), nn.Conv2d(widths[0], channels, 3, 1, 1))
+        last = nn.Conv2d(before, self.channels, 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.decoder = nn.Sequential(*up, nn.ReLU(), last)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        return self.encoder(nn.functional.pad(inputs, self.pad, mode="replicate") - 0.5).flatten(1)
+        images = nn.functional.pad(inputs, self.pad, mode="replicate") - 0.5
+        return torch.cat([self.shrink(images), self.encoder(images)], dim=1).flatten(1)
 
     def decode(self, latents_BL: Tensor) -> Tensor:
-        images = self.decoder(latents_BL.unflatten(1, self.maps))
-        return torch.sigmoid(images[..., : self.size[0], : self.size[1]])
+        maps = latents_BL.unflatten(1, self.maps)
+        images = self.enlarge(maps[:, : self.channels]) + self.decoder(maps) + 0.5
+        return images[..., : self.size[0], : self.size[1]].clamp(0, 1)
