@@ -26,6 +26,8 @@ class FakeTrial:
     last_result: dict[str, Any] | None = None
     error: Exception | None = None
 
+    error_file = None  # nothing beside the driver
+
     def get_error(self) -> Exception | None:
         return self.error
 

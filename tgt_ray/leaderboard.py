@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -89,7 +90,9 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     status = _status(sweep, tune_status, trial.last_result or {})
     reason = None
     if status == "failed":
-        error = trial.get_error()
+        # Beside the driver first: the storage has it only after Tune has said that the trial failed.
+        here = Path(trial.error_file) if trial.error_file else None
+        error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
         # The cause is at the bottom of Ray's nested tracebacks.
         reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
     return {

@@ -178,6 +178,8 @@ def check_concurrency(sweep: SweepConfig) -> int:
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
+    # The leaderboard gives a failed trial's reason in one line, where Tune would print the traceback of its process.
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(not_of_a_failed_trial)
     trainable = tune.with_resources(
         tune.with_parameters(
             LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
@@ -212,6 +214,10 @@ def make_tuner(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
+
+
+def not_of_a_failed_trial(message: logging.LogRecord) -> bool:
+    return not str(message.msg).startswith("Trial task failed")
 
 
 def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:

@@ -1,5 +1,10 @@
 """A small sweep end to end: files, controls, a failing trial, dashboards' inputs."""
 
+import contextlib
+import io
+import logging
+from typing import ClassVar
+
 import optuna
 import pandas as pd
 import pytest
@@ -27,7 +32,29 @@ def result(ray_cluster, prepared, storage) -> api.SweepResult:
         }
     )
     # As a URI: what a cluster's storage is, on a file system that every machine has.
-    return api.sweep(config, storage=f"file://{storage.root}", name="small-sweep")
+    logger = logging.getLogger("ray.tune")
+    logger.addHandler(told := Told())
+    try:
+        with contextlib.redirect_stdout(Told.printed):
+            return api.sweep(config, storage=f"file://{storage.root}", name="small-sweep")
+    finally:
+        logger.removeHandler(told)
+
+
+class Told(logging.Handler):
+    """What Tune would print, and what is printed."""
+
+    messages: ClassVar[list[str]] = []
+    printed: ClassVar[io.StringIO] = io.StringIO()
+
+    def emit(self, record):
+        self.messages.append(self.format(record))
+
+
+def test_a_failed_trial_prints_its_reason_and_no_traceback(result):
+    assert not [message for message in Told.messages if "Traceback" in message]
+    (line,) = [line for line in Told.printed.getvalue().splitlines() if " failed, " in line]
+    assert "not finite" in line and "learning_rate" in line
 
 
 def test_a_trial_with_nan_fails_with_its_reason_and_the_sweep_goes_on(result):
