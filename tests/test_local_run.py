@@ -36,6 +36,12 @@ def test_a_run_leaves_its_files_and_gives_its_record(short, prepared, storage):
     assert classes.columns.tolist() == ["class", "train_rows", "rows", "recall"]
     assert classes.recall.mean() == pytest.approx(result.metrics.iloc[-1]["test_balanced_accuracy"])
     assert classes.train_rows.tolist() == [80, 57, 41, 29, 21, 15, 11, 8, 6, 4]
+    shown = pd.read_parquet(io.BytesIO(folder.read("gallery.parquet")))
+    assert len(shown) > 3 and (shown.groupby("teacher_class").size() <= 3).all()
+    assert (
+        shown.lag.between(0, 12).all() and shown.teacher_p.between(0, 1).all() and shown.student_p.between(0, 1).all()
+    )
+    assert folder.read("gallery.png").startswith(b"\x89PNG")
     rare = classes[classes.train_rows < 20].recall.mean()
     assert result.metrics.iloc[-1]["test_few_shot"] == pytest.approx(rare)
 

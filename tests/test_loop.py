@@ -103,6 +103,7 @@ def numbered_blocks(rows: int, version: int = -1):
             "teacher_logits": place[:, None].astype(np.float32) + 0.5,
             "request": np.full(rows, request),
             "version": np.full(rows, version),
+            "reconstructed": np.empty((0, 1), np.float32),
         }
 
 

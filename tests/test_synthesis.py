@@ -61,9 +61,20 @@ def test_rows_have_their_shapes_and_provenance(synthesizer, student, prepared):
     assert block["inputs"].shape == (ROWS, 1, 8, 8) and block["inputs"].dtype == np.float32
     assert block["teacher_logits"].shape == (ROWS, 10) and block["teacher_logits"].dtype == np.float32
     assert (block["request"] == 7).all() and (block["version"] == 40).all() and (block["explorer"] == "gradient").all()
-    assert all(len(values) == ROWS for values in block.values())
+    assert all(len(values) == ROWS for name, values in block.items() if name != "reconstructed")
     assert set(block["anchor"]) <= set(prepared.prepared.anchors.ids)
     assert (synthesizer(7, 2, Random())["version"] == -1).all()
+
+
+def test_some_requests_carry_reconstructions_of_their_first_anchors(synthesizer, teacher, prepared):
+    assert len(synthesizer(7, 2, Random())["reconstructed"]) == 0
+    block, anchors = synthesizer(32, 2, Random()), prepared.prepared.anchors
+    place = {int(row): i for i, row in enumerate(anchors.ids)}
+    few = block["anchor"][: len(block["reconstructed"])]
+    assert 0 < len(few) <= 16
+    latents = torch.from_numpy(anchors.latents[[place[int(row)] for row in few]])
+    with torch.no_grad():
+        np.testing.assert_allclose(block["reconstructed"], teacher.generator.decode(latents), atol=1e-6)
 
 
 def test_the_anchor_column_names_the_rows_the_synthetic_ones_come_from(synthesizer, teacher, prepared):

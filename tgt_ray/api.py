@@ -19,7 +19,7 @@ from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml
 from tgt_ray.data import in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
-from tgt_ray.prepared import CLASSES_FILE, WEIGHTS_FILE, Prepared
+from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
 
@@ -128,7 +128,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
         student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    for name, content in {WEIGHTS_FILE: student.weights(), **student.class_file()}.items():
+    for name, content in {WEIGHTS_FILE: student.weights(), **student.last_files()}.items():
         folder.write(content, name)
     return student.history, prepared
 
@@ -163,7 +163,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
                 ) from err
     if answer.reason is not None:
         raise RunFailed(answer.reason)
-    for name in (WEIGHTS_FILE, CLASSES_FILE):
+    for name in KEPT_FILES:
         if folder.exists("checkpoint", name):
             folder.write(folder.read("checkpoint", name), name)
     return answer.history, prepared

@@ -18,11 +18,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tgt_ray import metrics
+from tgt_ray import gallery, metrics
 from tgt_ray.augmentation import Augmentation, RealRows
 from tgt_ray.batch import Batch
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
+from tgt_ray.gallery import Gallery
 from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, autocast, build_student
@@ -107,12 +108,13 @@ class SyntheticReader:
         self.wait_s = 0.0  # after it
         self.lags: Counter[int] = Counter()
         self.num_blocks = 0
+        self.gallery = Gallery()
 
     def take(self, count: int, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, teacher_logits) of the next `count` rows, used at `step`."""
         inputs, logits = [], []
         while count:
-            block = self._block()
+            block = self._block(step)
             part = slice(self.offset, self.offset + count)
             inputs.append(torch.from_numpy(block["inputs"][part]))
             logits.append(torch.from_numpy(block["teacher_logits"][part]))
@@ -122,7 +124,7 @@ class SyntheticReader:
             self.offset += len(versions)
         return torch.cat(inputs), torch.cat(logits)
 
-    def _block(self) -> Block:
+    def _block(self, step: int) -> Block:
         if self.rest is None or self.offset >= len(self.rest["request"]):
             started = time.perf_counter()
             self.rest = next(self.blocks)
@@ -132,6 +134,7 @@ class SyntheticReader:
             else:
                 self.start_wait_s += waited
             self.num_blocks += 1
+            self.gallery.look_at(self.rest, step)
             self.offset, self.skip_rows = self.skip_rows, 0
         return self.rest
 
@@ -182,6 +185,7 @@ class StudentRun:
             Augmentation(train.augment, data.num_classes, train.seed, rank) if train.augment is not None else None
         )
         self.per_class: pa.Table | None = None
+        self.samples: list[gallery.Sample] = []
         self.advance = getattr(self.student.criterion, "advance", None)
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -292,19 +296,31 @@ class StudentRun:
             },
             buffer,
         )
-        return {**self.class_file(), WEIGHTS_FILE: self.weights(), STATE_FILE: buffer.getvalue()}
+        return {**self.last_files(), WEIGHTS_FILE: self.weights(), STATE_FILE: buffer.getvalue()}
 
-    def class_file(self) -> dict[str, bytes]:
-        """CLASSES_FILE, once the test split has been measured."""
-        if self.per_class is None:
-            return {}
-        table = self.per_class
-        if self.data.class_names:
-            names = [self.data.class_names[c] for c in table["class"].to_pylist()]
-            table = table.add_column(1, "name", pa.array(names))
-        sink = io.BytesIO()
-        pyarrow.csv.write_csv(table, sink)
-        return {CLASSES_FILE: sink.getvalue()}
+    def last_files(self) -> dict[str, bytes]:
+        """What is to be looked at once the test split has been measured."""
+        out: dict[str, bytes] = {}
+        if self.per_class is not None:
+            table = self.per_class
+            if self.data.class_names:
+                names = [self.data.class_names[c] for c in table["class"].to_pylist()]
+                table = table.add_column(1, "name", pa.array(names))
+            sink = io.BytesIO()
+            pyarrow.csv.write_csv(table, sink)
+            out[CLASSES_FILE] = sink.getvalue()
+        if self.samples:
+            ids = self.data.tables["train"]["id"].to_numpy()
+            order = np.argsort(ids)
+            places = order[np.searchsorted(ids, [sample.anchor for sample in self.samples], sorter=order)]
+            explored = torch.from_numpy(np.stack([sample.explored for sample in self.samples]))
+            self.student.eval()
+            with torch.no_grad(), autocast(self.device, self.experiment.train.precision):
+                scores = self.student.scores(explored.to(self.device)).float().cpu().numpy()
+            self.student.train()
+            table = gallery.rows_table(self.samples, scores, self.labels.numpy()[places])
+            out |= gallery.files(self.samples, table, self.inputs[torch.from_numpy(places)].numpy())
+        return out
 
     def weights(self) -> bytes:
         return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})
@@ -390,6 +406,7 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
             **hooks.stream_metrics(),
         }
     if last:
+        run.samples = reader.gallery.samples if reader is not None else []
         # The only look at the test split, after the last decision about this student.
         report |= {f"test_{name}": value for name, value in run.evaluate("test").items()}
     return report

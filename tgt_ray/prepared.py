@@ -24,6 +24,8 @@ from tgt_ray.tasks import Table, TaskData
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 #: Beside them after the last step, where the task has one: its test metrics class by class.
 CLASSES_FILE = "per_class.csv"
+#: What a run or a best trial shows of all that lies in its checkpoint.
+KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]

@@ -52,6 +52,10 @@ ROW = pa.schema(
 )
 
 
+#: A block's arrays that are different from row to row.
+PACKED = ("inputs", "teacher_logits", "anchor", "reconstructed")
+
+
 class GenerationFailed(RuntimeError):
     """A generator could not make a request; the message is its error."""
 
@@ -338,7 +342,7 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
 def pack(job: int, block: Block) -> pa.Table:
     """One request as a row."""
     # Contiguous: safetensors writes memory as it lies, and convolutions leave channels last.
-    arrays = {name: np.ascontiguousarray(block[name]) for name in ("inputs", "teacher_logits", "anchor")}
+    arrays = {name: np.ascontiguousarray(block[name]) for name in PACKED}
     same = {name: block[name][0].item() for name in ("request", "version", "explorer")}
     return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
 

@@ -20,7 +20,12 @@ from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
+#: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
+
+
+#: Every so many requests, so many of the first rows come with their anchor's reconstruction.
+SHOWN_EVERY, SHOWN_ROWS = 16, 16
 
 
 class Synthesizer:
@@ -59,10 +64,15 @@ class Synthesizer:
             latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
             inputs = self.teacher.generator.decode(latents)  # type: ignore[operator]
             logits = self.teacher.labeler(inputs).logits
+            again = inputs[:0]
+            if request % SHOWN_EVERY == 0:
+                few = self.latents_NL[chosen[:SHOWN_ROWS].to(self.device)]
+                again = self.teacher.generator.decode(few)  # type: ignore[operator]
         size = self.rows_per_request
         return {
             "inputs": inputs.float().cpu().numpy(),
             "teacher_logits": logits.float().cpu().numpy(),
+            "reconstructed": again.float().cpu().numpy(),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
             "version": np.full(size, version),

@@ -22,7 +22,7 @@ from tgt_ray import cluster, fit_check, records, trainer
 from tgt_ray.config import ConfigError, digest, dump_yaml
 from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
-from tgt_ray.prepared import CLASSES_FILE, WEIGHTS_FILE, Prepared
+from tgt_ray.prepared import KEPT_FILES, Prepared
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
@@ -292,7 +292,7 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
-        for name in (WEIGHTS_FILE, CLASSES_FILE):
+        for name in KEPT_FILES:
             if folder.exists("train", best.trial, name):
                 folder.write(folder.read("train", best.trial, name), "best", name)
     return table

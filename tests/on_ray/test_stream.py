@@ -51,6 +51,7 @@ def test_a_request_survives_packing(layout):
     block = {
         "inputs": np.ascontiguousarray(images.transpose(layout)).transpose(np.argsort(layout)),
         "teacher_logits": np.random.rand(5, 10).astype(np.float32),
+        "reconstructed": np.random.rand(2, 3, 8, 4).astype(np.float32),
         "anchor": np.arange(5),
         "request": np.full(5, 7),
         "version": np.full(5, -1),

@@ -1,0 +1,60 @@
+"""What a run keeps to be looked at."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tgt_ray import gallery
+from tgt_ray.gallery import Gallery
+
+K = 4
+
+
+def block(anchors, classes, version=3, shown=None, shape=(1, 4, 4)):
+    logits = np.full((len(anchors), K), -2.0, np.float32)
+    logits[np.arange(len(anchors)), classes] = 2.0
+    images = np.stack([np.full(shape, anchor / 100, np.float32) for anchor in anchors])
+    return {
+        "inputs": images,
+        "reconstructed": images[: len(anchors) if shown is None else shown] / 2,
+        "teacher_logits": logits,
+        "anchor": np.array(anchors),
+        "version": np.full(len(anchors), version),
+    }
+
+
+def test_the_newest_rows_of_each_class_are_kept():
+    kept = Gallery()
+    kept.look_at(block([1, 2, 3, 4], [0, 0, 0, 2]), step=5)
+    kept.look_at(block([5, 2], [0, 0]), step=9)
+    kept.look_at(block([90, 91], [3, 3], shown=0), step=11)
+    assert [(s.anchor, s.step) for s in kept.samples] == [(2, 9), (5, 9), (3, 5), (4, 5)]
+    np.testing.assert_allclose(kept.samples[0].reconstructed, 0.01)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 4)])
+def test_files_say_what_was_seen_in_each_row(shape):
+    kept = Gallery()
+    kept.look_at(block([1, 2], [0, 2], shape=shape), step=5)
+    kept.look_at(block([7], [1], version=-1, shape=shape), step=6)
+    scores = np.array([[3.0, 0, 0, 0], [0, 3.0, 0, 0], [3.0, 0, 0, 0]])
+    table = gallery.rows_table(kept.samples, scores, np.array([0, 1, 2]))
+    files = gallery.files(kept.samples, table, np.zeros((3, *shape), np.float32))
+    rows = pq.read_table(io.BytesIO(files[gallery.ROWS_FILE])).to_pylist()
+    assert [row["anchor"] for row in rows] == [1, 7, 2]
+    assert [row["teacher_class"] for row in rows] == [0, 1, 2] and [row["student_class"] for row in rows] == [0, 1, 0]
+    assert [row["lag"] for row in rows] == [2, None, 2]
+    assert rows[0]["teacher_p"] == pytest.approx(np.exp(2) / (np.exp(2) + 3 * np.exp(-2)))
+    image = np.frombuffer(rows[2]["explored"], np.float32).reshape(rows[2]["shape"])
+    np.testing.assert_allclose(image, 0.02)
+    assert Image.open(io.BytesIO(files[gallery.PICTURE_FILE])).format == "PNG"
+
+
+def test_inputs_that_are_no_images_have_no_picture():
+    kept = Gallery()
+    kept.look_at(block([1], [0], shape=(6,)), step=5)
+    table = gallery.rows_table(kept.samples, np.zeros((1, K)), np.array([0]))
+    assert set(gallery.files(kept.samples, table, np.zeros((1, 6), np.float32))) == {gallery.ROWS_FILE}

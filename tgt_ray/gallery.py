@@ -1,0 +1,131 @@
+"""Floor 3: a few synthetic rows that a run has trained on, kept to be looked at."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tgt_ray.synthesis import Block
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some.
+ROWS_FILE, PICTURE_FILE = "gallery.parquet", "gallery.png"
+#: Rows kept of each class that the teacher sees in them, and classes in the picture.
+PER_CLASS, SHOWN = 3, 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: the anchor's id, its reconstruction and the explored input (C, H, W), the teacher's logits (K,), the step at which the
+    student used it, and the step of the student that was looked at (-1: none)."""
+
+    anchor: int
+    reconstructed: np.ndarray
+    explored: np.ndarray
+    teacher_logits: np.ndarray
+    step: int
+    version: int
+
+
+class Gallery:
+    """The newest rows of each class, from the blocks that carry reconstructions."""
+
+    def __init__(self) -> None:
+        self.by_class: dict[int, OrderedDict[int, Sample]] = {}
+
+    def look_at(self, block: Block, step: int) -> None:
+        for row, reconstructed in enumerate(block["reconstructed"]):
+            logits, anchor = block["teacher_logits"][row], int(block["anchor"][row])
+            kept = self.by_class.setdefault(int(logits.argmax()), OrderedDict())
+            # Copies: a block is large, and these few rows of it are kept for long.
+            kept[anchor] = Sample(
+                anchor,
+                reconstructed.copy(),
+                block["inputs"][row].copy(),
+                logits.copy(),
+                step,
+                int(block["version"][row]),
+            )
+            kept.move_to_end(anchor)
+            if len(kept) > PER_CLASS:
+                kept.popitem(last=False)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for _, kept in sorted(self.by_class.items()) for sample in reversed(kept.values())]
+
+
+def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:
+    """What is said of each row; images as float32 in C, H, W order, with their shape beside them."""
+    teacher = softmax(np.stack([sample.teacher_logits for sample in samples]))
+    student = softmax(student_scores_NK)
+    return pa.table(
+        {
+            "anchor": [sample.anchor for sample in samples],
+            "anchor_class": anchor_labels_N,
+            "teacher_class": teacher.argmax(axis=1),
+            "teacher_p": teacher.max(axis=1),
+            "student_class": student.argmax(axis=1),
+            "student_p": student.max(axis=1),
+            "step": [sample.step for sample in samples],
+            "lag": [sample.step - sample.version if sample.version >= 0 else None for sample in samples],
+            "shape": [list(sample.explored.shape) for sample in samples],
+            "reconstructed": [sample.reconstructed.astype(np.float32).tobytes() for sample in samples],
+            "explored": [sample.explored.astype(np.float32).tobytes() for sample in samples],
+        }
+    )
+
+
+def files(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> dict[str, bytes]:
+    """The gallery's files. anchors: the real inputs (N, C, H, W) of the samples; the picture is left out where inputs are no images."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    out = {ROWS_FILE: sink.getvalue()}
+    if anchors.ndim == 4 and anchors.shape[1] in (1, 3):
+        picture = io.BytesIO()
+        draw(samples, table, anchors).savefig(picture, format="png", dpi=110)
+        out[PICTURE_FILE] = picture.getvalue()
+    return out
+
+
+def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> Figure:
+    """A column for each class that the teacher sees: the anchor, its reconstruction, and the explored image with what teacher (T) and
+    student (S) see in it, and its lag."""
+    from matplotlib.figure import Figure
+
+    rows = table.to_pylist()
+    first = list({row["teacher_class"]: index for index, row in reversed(list(enumerate(rows)))}.items())
+    columns = [index for _, index in sorted(first)][:SHOWN]
+    figure = Figure(figsize=(1.4 * len(columns) + 0.8, 5.4), layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False)
+    for place, index in enumerate(columns):
+        row, sample = rows[index], samples[index]
+        lag = "" if row["lag"] is None else f"\nlag {row['lag']}"
+        titles = (
+            f"class {row['anchor_class']}",
+            "",
+            f"T {row['teacher_class']}: {100 * row['teacher_p']:.0f} %\nS {row['student_class']}: {100 * row['student_p']:.0f} %{lag}",
+        )
+        for axis, image, title in zip(
+            axes[:, place], (anchors[index], sample.reconstructed, sample.explored), titles, strict=True
+        ):
+            axis.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            axis.set_title(title, fontsize=7)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for axis, name in zip(axes[:, 0], ("anchor", "reconstruction", "explored"), strict=True):
+        axis.set_ylabel(name, fontsize=8)
+    return figure
+
+
+def softmax(scores_NK: np.ndarray) -> np.ndarray:
+    shifted = np.exp(scores_NK - scores_NK.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
