@@ -12,7 +12,14 @@ from PIL import Image
 
 from tgt_ray.api import run
 from tgt_ray.config import ConfigError, validate
-from tgt_ray.data import EncodedParquet, HuggingFaceImages, ImageFolder, ImageLists, ParquetImages
+from tgt_ray.data import (
+    EncodedParquet,
+    HuggingFaceImages,
+    ImageFolder,
+    ImageLists,
+    ParquetImages,
+    in_this_process,
+)
 from tgt_ray.data.encoded import UnreadableImage, decode
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.storage import Storage
@@ -173,6 +180,29 @@ def test_what_is_no_image_is_said_so(content):
         decode(content, None, 3)
 
 
+def test_images_of_more_than_8_bits_are_not_bleached(folder, store):
+    deep = Image.fromarray(np.full((12, 12), 40000, np.uint16))
+    deep.save(folder / "train" / "blue" / "00.png")
+    with pytest.raises(ConfigError, match=r"blue/00\.png: not a readable image \(more than 8 bits a channel"):
+        ImageClassification(data=ImageFolder(path=folder)).load(store)
+
+
+def test_a_folder_that_a_decoding_process_does_not_see_is_no_bad_image(folder, store):
+    source = ImageFolder(path=folder, on_bad_rows="skip")
+    scan = source.scan()
+    folder.rename(folder.parent / "elsewhere")
+    with pytest.raises(ConfigError, match=r"pictures is not seen on .*give a folder that all nodes mount"):
+        ImageClassification(data=source).read(scan, store, in_this_process)
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [0.5, 1.5, 2.5]])
+def test_labels_of_a_hugging_face_set_that_are_no_classes_are_refused(tmp_path, labels):
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": encoded(picture(0, 0)), "path": None}] * 3, "label": labels})
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "hf")
+    with pytest.raises(ConfigError, match="expected rows with a class label or integers"):
+        HuggingFaceImages(path=str(tmp_path / "hf")).scan()
+
+
 def make_broken(folder, what):
     if what == "no train":
         (folder / "train").rename(folder / "training")
@@ -235,7 +265,7 @@ def test_encoded_images_given_as_raw_pixels_are_recognised(folder):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"path": "/nowhere"}, "task.data.path: cannot load the data set /nowhere"),
+        ({"path": "/nowhere"}, "task.data.path: no folder at /nowhere"),
         ({"train": "trian"}, "no split 'trian'; did you mean 'train'"),
         ({"label_column": "labels"}, "no column 'labels'; did you mean 'label'"),
     ],

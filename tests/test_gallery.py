@@ -35,6 +35,14 @@ def test_the_newest_rows_of_each_class_are_kept():
     np.testing.assert_allclose(kept.samples[0].reconstructed, 0.01)
 
 
+def test_large_images_are_few(monkeypatch):
+    monkeypatch.setattr(gallery, "MOST_BYTES", 3 * 2 * 64)  # three rows of 4x4 pixels, twice
+    kept = Gallery()
+    kept.look_at(block([1, 2, 3], [0, 0, 1]), step=1)
+    kept.look_at(block([4, 5, 6], [2, 1, 0]), step=2)
+    assert [(s.anchor, s.step) for s in kept.samples] == [(6, 2), (2, 1), (5, 2)]
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 4)])
 def test_files_say_what_was_seen_in_each_row(shape):
     kept = Gallery()

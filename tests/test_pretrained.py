@@ -145,6 +145,17 @@ def test_architectures_of_each_family_train_from_scratch(name):
     assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.dim)
 
 
+def test_from_scratch_images_stay_as_they_are():
+    backbone = TimmStudent(name=NAME).build((2, 16, 32))
+    assert backbone.preprocess(torch.rand(1, 2, 16, 32)).shape == (1, 2, 16, 32)
+    assert backbone(torch.rand(2, 2, 16, 32)).shape == (2, backbone.dim)
+
+
+def test_options_that_timm_does_not_know_are_one_line():
+    with pytest.raises(ConfigError, match=rf"'{NAME}' can't be made with \{{'no_such_option': 3\}}"):
+        TimmStudent(name=NAME, options={"no_such_option": 3}).build((3, 16, 16))
+
+
 # transformers
 
 

@@ -84,6 +84,13 @@ def test_a_batch_of_one_source_alone_goes_through(num_real):
     assert norm(torch.randn(5, 3, 2, 2)).shape == (5, 3, 2, 2)
 
 
+def test_a_single_row_of_one_pixel_is_normalised_by_what_was_learned():
+    norm = SourceNorm(nn.BatchNorm2d(3))
+    norm.num_real = 7
+    assert norm(torch.randn(8, 3, 1, 1)).shape == (8, 3, 1, 1)
+    assert norm.norm.training
+
+
 def test_all_norms_are_split_and_a_run_trains_with_them(prepared):
     module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.BatchNorm2d(2))
     split_norms(module)

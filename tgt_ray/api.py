@@ -128,8 +128,8 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
         student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    for name, content in {WEIGHTS_FILE: student.weights(), **student.last_files()}.items():
-        folder.write(content, name)
+    folder.write(student.weights(), WEIGHTS_FILE)
+    _keep_files(folder)
     return student.history, prepared
 
 
@@ -163,10 +163,15 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
                 ) from err
     if answer.reason is not None:
         raise RunFailed(answer.reason)
+    _keep_files(folder)
+    return answer.history, prepared
+
+
+def _keep_files(folder: Storage) -> None:
+    """Put what the last checkpoint has to show beside the run's record."""
     for name in KEPT_FILES:
         if folder.exists("checkpoint", name):
             folder.write(folder.read("checkpoint", name), name)
-    return answer.history, prepared
 
 
 def _log_report(metrics: dict[str, Any]) -> None:

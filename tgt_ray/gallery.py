@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 #: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some.
 ROWS_FILE, PICTURE_FILE = "gallery.parquet", "gallery.png"
-#: Rows kept of each class that the teacher sees in them, and classes in the picture.
-PER_CLASS, SHOWN = 3, 10
+#: Rows kept of each class that the teacher sees in them, rows kept in all, and classes in the picture.
+PER_CLASS, IN_ALL, SHOWN = 3, 300, 10
+#: Bytes that a gallery may take: of large images fewer rows are kept.
+MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Gallery:
     def look_at(self, block: Block, step: int) -> None:
         for row, reconstructed in enumerate(block["reconstructed"]):
             logits, anchor = block["teacher_logits"][row], int(block["anchor"][row])
-            kept = self.by_class.setdefault(int(logits.argmax()), OrderedDict())
+            most, seen = min(IN_ALL, MOST_BYTES // (2 * reconstructed.nbytes)), int(logits.argmax())
+            if seen not in self.by_class and len(self) >= most:
+                continue
+            kept = self.by_class.setdefault(seen, OrderedDict())
             # Copies: a block is large, and these few rows of it are kept for long.
             kept[anchor] = Sample(
                 anchor,
@@ -55,8 +60,11 @@ class Gallery:
                 int(block["version"][row]),
             )
             kept.move_to_end(anchor)
-            if len(kept) > PER_CLASS:
+            if len(kept) > PER_CLASS or (len(kept) > 1 and len(self) > most):
                 kept.popitem(last=False)
+
+    def __len__(self) -> int:
+        return sum(len(kept) for kept in self.by_class.values())
 
     @property
     def samples(self) -> list[Sample]:

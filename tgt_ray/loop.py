@@ -316,7 +316,8 @@ class StudentRun:
             explored = torch.from_numpy(np.stack([sample.explored for sample in self.samples]))
             self.student.eval()
             with torch.no_grad(), autocast(self.device, self.experiment.train.precision):
-                scores = self.student.scores(explored.to(self.device)).float().cpu().numpy()
+                parts = [self.student.scores(part.to(self.device)).float().cpu() for part in explored.split(64)]
+            scores = torch.cat(parts).numpy()
             self.student.train()
             table = gallery.rows_table(self.samples, scores, self.labels.numpy()[places])
             out |= gallery.files(self.samples, table, self.inputs[torch.from_numpy(places)].numpy())

@@ -63,9 +63,7 @@ class TimmStudent(StudentBackbone):
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         external = self.pretrained or self.weights is not None
-        # From scratch there is no size that it would have to be.
-        size = self.img_size if self.img_size is not None or external else input_shape[1]
-        backbone = timm_backbone(self.name, input_shape[0], size, external, self.options)
+        backbone = timm_backbone(self.name, input_shape[0], self.img_size, external, self.options)
         if self.weights is not None:
             where = f"student.weights: {self.weights}"
             state = read_safetensors(read_file(self.weights, "student.weights"), where)

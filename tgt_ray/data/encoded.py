@@ -140,6 +140,9 @@ class EncodedImages(ImageSource):
         log.info("images: %d to decode, once", sum(len(labels) for labels in scan.labels.values()))
         done = run(functools.partial(decode_part, self, folder), parts)
         try:
+            errors = [part["error"] for part in done if "error" in part]
+            if errors:
+                raise ConfigError(errors[0])
             shape = self._check(done)
         except ConfigError:
             folder.delete()
@@ -192,6 +195,14 @@ class EncodedImages(ImageSource):
 
 
 def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
+    """`_decode_part`; an error that concerns all images of the part comes back as `error`, since a cluster would wrap it up."""
+    try:
+        return _decode_part(source, folder, part)
+    except (ConfigError, OSError) as err:
+        return {"error": " ".join(str(err).split())}
+
+
+def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
     """Decode a part's images and write its file, where all have one size. What it gives is plain, so that it travels as JSON.
 
     rows: how many were read; shapes: each (C, H, W) with the name of an image that has it; bad: name and reason of the unreadable
@@ -206,8 +217,11 @@ def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str,
             bad.append((name, str(err)))
             continue
         shapes.setdefault(image.shape, name)
-        images.append(image)
         kept.append(index)
+        if len(shapes) == 1:  # with a second one nothing is written, and large images fill the memory
+            images.append(image)
+        else:
+            images.clear()
     content_digest = hashlib.sha256()
     if images and len(shapes) == 1:
         stacked, labels = np.stack(images), part.labels[kept].astype(np.int64)
@@ -230,14 +244,13 @@ def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray
         raise UnreadableImage("no such file, or it cannot be read")
     try:
         with Image.open(io.BytesIO(content)) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as err:  # Pillow's readers raise all of these
-        raise UnreadableImage(" ".join(str(err).split())) from err
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as err:  # what Pillow's readers make of damaged files: errors of any kind
+        raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)

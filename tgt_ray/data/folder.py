@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +21,21 @@ class ImageFiles(EncodedImages):
 
     path: Path
 
-    def part_of(self, places: list[str], first: int, last: int) -> list[str]:
-        base = self.path.resolve()  # who decodes may work in another directory
-        return [str(base / name) for name in places[first:last]]
+    def part_of(self, places: list[str], first: int, last: int) -> tuple[str, list[str]]:
+        return str(self.path.resolve()), places[first:last]  # who decodes may work in another directory
 
-    def contents(self, places: list[str]) -> Iterator[tuple[str, bytes | None]]:
-        for name in places:
+    def contents(self, places: tuple[str, list[str]]) -> Iterator[tuple[str, bytes | None]]:
+        base = Path(places[0])
+        if not base.is_dir():
+            raise ConfigError(
+                f"task.data.path: {base} is not seen on {platform.node()}; give a folder that all nodes mount"
+            )
+        for name in places[1]:
             try:
-                content = Path(name).read_bytes()
+                content = (base / name).read_bytes()
             except OSError:
                 content = None
-            yield name, content
+            yield str(base / name), content
 
     def _stamp(self, names: list[str]) -> list[list[Any]]:
         """What changes when a file does; reads no file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -47,11 +48,19 @@ class HuggingFaceImages(EncodedImages):
                     raise ConfigError(
                         f"task.data.{key}: split '{own}' of {self.path} has no column '{column}'; {nearest(column, rows.column_names)}"
                     )
-            labels[split] = np.array(rows[self.label_column], np.int64)
             feature = rows.features[self.label_column]
-            names = names or list(getattr(feature, "names", None) or map(str, range(1 + int(labels[split].max()))))
-            if len(labels[split]) == 0 or labels[split].min() < 0 or labels[split].max() >= len(names):
-                raise ConfigError(f"{self.path}: split '{own}' is empty or has labels outside 0..{len(names) - 1}")
+            if len(rows) == 0 or not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
+                raise ConfigError(
+                    f"task.data.label_column: split '{own}' of {self.path} has {len(rows)} rows, its labels are"
+                    f" {getattr(feature, 'dtype', feature)}; expected rows with a class label or integers"
+                )
+            labels[split] = np.array(rows[self.label_column], np.int64)
+            own_names = list(getattr(feature, "names", None) or [])
+            names = names or own_names or [str(c) for c in range(1 + int(labels[split].max()))]
+            if own_names and own_names != names:
+                raise ConfigError(f"{self.path}: split '{own}' lists its classes otherwise than split '{self.train}'")
+            if labels[split].min() < 0 or labels[split].max() >= len(names):
+                raise ConfigError(f"{self.path}: split '{own}' has labels outside 0..{len(names) - 1}")
             fingerprints.append([split, own, rows._fingerprint])
         places = {split: own for split, own in wanted.items() if own is not None}
         return Scan(
@@ -88,7 +97,11 @@ class HuggingFaceImages(EncodedImages):
         try:
             if (Path(path) / "dataset_dict.json").exists():
                 return datasets.load_from_disk(path)
+            if Path(path).is_absolute() and not Path(path).is_dir():
+                raise ConfigError(f"task.data.path: no folder at {path} on {platform.node()}")
             return datasets.load_dataset(path, self.name, revision=self.revision)
+        except ConfigError:
+            raise
         except Exception as err:  # the library raises many kinds, for names, network and files alike
             raise ConfigError(
                 f"task.data.path: cannot load the data set {self.path} ({' '.join(str(err).split())[:200]})"

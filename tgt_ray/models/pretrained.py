@@ -54,7 +54,7 @@ def timm_backbone(
 ) -> PretrainedBackbone:
     """A timm architecture with fresh weights and without its head.
 
-    size: None takes the model's own. own_channels: as many as pretrained weights have, otherwise as many as the images.
+    size: None takes the model's own, or, from scratch, images as they are. own_channels: as many as pretrained weights have, otherwise as many as the images.
     """
     import timm
 
@@ -62,10 +62,20 @@ def timm_backbone(
     channels = config.input_size[0] if own_channels else image_channels
     if image_channels not in (1, channels):
         raise ConfigError(f"'{name}' takes images of {channels} channel(s), the task's have {image_channels}")
-    pixels = (size, size) if size is not None else tuple(config.input_size[1:])
-    sized = {"img_size": pixels[0]} if size is not None and config.fixed_input_size else {}
-    body = timm.create_model(name, num_classes=0, in_chans=channels, **sized, **options)
-    mean, std = ([sum(values) / len(values)] if channels == 1 else values for values in (config.mean, config.std))
+    # From scratch there is no size that it would have to be.
+    own_size = tuple(config.input_size[1:]) if own_channels or config.fixed_input_size else None
+    pixels = (size, size) if size is not None else own_size
+    sized = {"img_size": size} if size is not None and config.fixed_input_size else {}
+    try:
+        body = timm.create_model(name, num_classes=0, in_chans=channels, **sized, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as err:  # what architectures make of arguments
+        raise ConfigError(
+            f"'{name}' can't be made with {options} {sized} ({' '.join(str(err).split())[:200]})"
+        ) from err
+    mean, std = (
+        values if channels == len(values) else [sum(values) / len(values)] * channels
+        for values in (config.mean, config.std)
+    )
     return PretrainedBackbone(
         Preprocess(channels, mean, std, pixels, config.interpolation),
         body,
@@ -89,8 +99,9 @@ def split_head(name: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     heads = config.classifier if config is not None else "classifier"
-    head = heads if isinstance(heads, str) else heads[0]
-    body = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
+    all_heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    body = {key: value for key, value in state.items() if not key.startswith(tuple(f"{each}." for each in all_heads))}
+    head = all_heads[0]
     weight, bias = state.get(f"{head}.weight"), state.get(f"{head}.bias")
     return body, weight.flatten(1) if weight is not None else None, bias
 
@@ -120,7 +131,7 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
 
     config = _from_hub(AutoConfig.from_pretrained, path, revision)
     processor = _from_hub(AutoImageProcessor.from_pretrained, path, revision)
-    model = AutoModelForImageClassification.from_config(config)
+    model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     name, head = linear_head(model, path)
     model.set_submodule(name, nn.Identity())
     channels = int(getattr(config, "num_channels", 3))
@@ -138,7 +149,8 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     """An image classifier's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
     from transformers import AutoModelForImageClassification
 
-    model, info = _from_hub(AutoModelForImageClassification.from_pretrained, path, revision, output_loading_info=True)
+    load = AutoModelForImageClassification.from_pretrained
+    model, info = _from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
     if f"{name}.weight" in info["missing_keys"]:

@@ -21,9 +21,13 @@ class SourceNorm(nn.Module):
             return self.norm(maps)
         parts = []
         for rows, momentum in ((maps[: self.num_real], self.momentum), (maps[self.num_real :], 0.0)):
-            if len(rows):
-                self.norm.momentum = momentum  # type: ignore[assignment]  # 0: running statistics stay as they are
-                parts.append(self.norm(rows))
+            if not len(rows):
+                continue
+            self.norm.momentum = momentum  # type: ignore[assignment]  # 0: running statistics stay as they are
+            alone = rows.numel() == rows.shape[1]  # one value a channel has no variance: the running statistics must do
+            self.norm.train(not alone)
+            parts.append(self.norm(rows))
+            self.norm.train()
         return torch.cat(parts)
 
 
