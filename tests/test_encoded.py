@@ -187,6 +187,14 @@ def test_images_of_more_than_8_bits_are_not_bleached(folder, store):
         ImageClassification(data=ImageFolder(path=folder)).load(store)
 
 
+def test_a_split_without_a_readable_image_leaves_nothing_behind(folder, store):
+    for file in (folder / "test").rglob("*.png"):
+        file.write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="none of the 9 images of the split 'test' can be read"):
+        ImageClassification(data=ImageFolder(path=folder, on_bad_rows="skip")).load(store)
+    assert not list((folder.parent / "storage").rglob("*.arrow"))
+
+
 def test_a_folder_that_a_decoding_process_does_not_see_is_no_bad_image(folder, store):
     source = ImageFolder(path=folder, on_bad_rows="skip")
     scan = source.scan()

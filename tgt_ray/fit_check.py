@@ -108,7 +108,7 @@ def measure(experiment: Experiment, teacher: Teacher, data: TaskData) -> tuple[d
     from tgt_ray.synthesis import Disagreement
     from tgt_ray.tasks import inputs_of
 
-    rows = held_out_rows(data.labels("validation"), experiment.fit_check.rows)
+    rows = held_out_rows(len(data.labels("validation")), experiment.fit_check.rows)
     labels = torch.from_numpy(data.labels("validation")[rows])
     inputs = inputs_of(experiment.task, data.tables["validation"], data.input_shape)[torch.from_numpy(rows)]
     student = build_student(experiment, data).eval().requires_grad_(False)
@@ -154,10 +154,9 @@ def measure(experiment: Experiment, teacher: Teacher, data: TaskData) -> tuple[d
     )
 
 
-def held_out_rows(labels_N: np.ndarray, count: int) -> np.ndarray:
-    """Places of at most `count` rows, always the same, of each class in proportion."""
-    order = np.random.default_rng(0).permutation(len(labels_N))
-    return np.sort(order[:count])
+def held_out_rows(there: int, count: int) -> np.ndarray:
+    """Places of at most `count` of the rows that are there, drawn at random and always the same."""
+    return np.sort(np.random.default_rng(0).permutation(there)[:count])
 
 
 def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> Figure:

@@ -132,7 +132,7 @@ class PretrainedLabeler(Labeler):
         " rows; `auto`: own where `classes` is given, or where a weights file's head has as many classes as the task",
     )
     classes: tuple[int, ...] | None = Field(
-        None, description="for each class of the task, the number of the model's own class that it is"
+        None, min_length=1, description="for each class of the task, the number of the model's own class that it is"
     )
     probe: Probe = Field(default_factory=Probe)
 
@@ -158,19 +158,21 @@ class PretrainedLabeler(Labeler):
         return "own"
 
 
-class TimmLabeler(PretrainedLabeler):
-    """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
+class TimmModel(Config):
+    """What labelers and students of timm have in common."""
 
-    type: Literal["timm"] = "timm"
     name: TimmName
     pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
+    weights: Path | None = Field(None, description="a .safetensors file of the timm model")
     img_size: int | None = Field(
-        None, ge=8, description="height and width that images are resized to; absent: what the model was trained with"
+        None,
+        ge=8,
+        description="height and width that images are resized to; absent: as pretrained, or from scratch as they are",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
 
     @model_validator(mode="after")
-    def _one_source(self) -> TimmLabeler:
+    def _one_source(self) -> TimmModel:
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights exclude each other: give one of them")
         return self
@@ -179,24 +181,39 @@ class TimmLabeler(PretrainedLabeler):
     def external(self) -> bool:
         return self.pretrained or self.weights is not None
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier
+    def backbone(self, input_shape: tuple[int, ...]) -> Any:
+        """The architecture without its head, with fresh weights."""
         from tgt_ray.models.pretrained import timm_backbone
 
-        backbone = timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
-        return Classifier(backbone, num_classes)
+        return timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
 
-    def load_weights(self, model: Any) -> dict[str, Any]:
+    def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
+        """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
         from tgt_ray.models.pretrained import split_head, timm_weights
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         if self.weights is not None:
-            where = f"teacher.labeler.weights: {self.weights}"
-            state = read_safetensors(read_file(self.weights, "teacher.labeler.weights"), where)
+            where = f"{key}.weights: {self.weights}"
+            state = read_safetensors(read_file(self.weights, f"{key}.weights"), where)
         else:
             where, state = f"timm's weights of {self.name}", timm_weights(self.name)
         body, weight, bias = split_head(self.name, state)
-        load_strictly(model.backbone.body, body, where)
+        load_strictly(backbone.body, body, where)
+        return where, weight, bias
+
+
+class TimmLabeler(TimmModel, PretrainedLabeler):
+    """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
+
+    type: Literal["timm"] = "timm"
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier
+
+        return Classifier(self.backbone(input_shape), num_classes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        where, weight, bias = self.load_body(model.backbone, "teacher.labeler")
         return {"weights": where, "head": self._use_head(model, weight, bias, from_a_file=self.weights is not None)}
 
 

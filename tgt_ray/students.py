@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray.config import Component, OneOf
-from tgt_ray.labelers import TimmName, read_file
+from tgt_ray.labelers import TimmModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,38 +39,15 @@ class ConvStudent(StudentBackbone):
         return ConvNet(input_shape[0], self.widths, self.downsample, self.grid)
 
 
-class TimmStudent(StudentBackbone):
+class TimmStudent(TimmModel, StudentBackbone):
     """Any timm architecture: from scratch, or from pretrained weights without their head."""
 
     type: Literal["timm"] = "timm"
-    name: TimmName
-    pretrained: bool = Field(False, description="start from the weights that timm knows for this name on the hub")
-    weights: Path | None = Field(None, description="a .safetensors file of the timm model to start from")
-    img_size: int | None = Field(
-        None, ge=8, description="height and width that images are resized to; absent: as they are, or as pretrained"
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TimmStudent:
-        if self.pretrained and self.weights is not None:
-            raise ValueError("pretrained and weights exclude each other: give one of them")
-        return self
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        from tgt_ray.models.pretrained import split_head, timm_backbone, timm_weights
-        from tgt_ray.models.weights import load_strictly, read_safetensors
-
-        external = self.pretrained or self.weights is not None
-        backbone = timm_backbone(self.name, input_shape[0], self.img_size, external, self.options)
-        if self.weights is not None:
-            where = f"student.weights: {self.weights}"
-            state = read_safetensors(read_file(self.weights, "student.weights"), where)
-            load_strictly(backbone.body, split_head(self.name, state)[0], where)
-        elif self.pretrained:
-            load_strictly(
-                backbone.body, split_head(self.name, timm_weights(self.name))[0], f"student.name: {self.name}"
-            )
+        backbone: nn.Module = self.backbone(input_shape)
+        if self.external:
+            self.load_body(backbone, "student")
         return backbone
 
 

@@ -100,10 +100,8 @@ def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tup
     def quality() -> dict[str, Any]:
         return {split: _scores(model, task, data, split) for split in ("validation", "test")}
 
-    splits = [
-        config.probe.split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
-    ]
-    made_from = [data.fingerprints[split] for split in splits]
+    split = config.probe.split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
+    made_from = [data.fingerprints[split]]
     return model, _ready(model, "labeler", config, made_from, {"all": fit, "fit": fit_head, "own": quality}, store)
 
 

@@ -143,10 +143,17 @@ class EncodedImages(ImageSource):
             errors = [part["error"] for part in done if "error" in part]
             if errors:
                 raise ConfigError(errors[0])
-            shape = self._check(done)
+            shape, splits = self._check(done), self._summary(scan, parts, done)
         except ConfigError:
             folder.delete()
             raise
+        # Written last: where it is, the files are whole.
+        records.write_json(
+            folder, {"shape": shape, "splits": splits, "source": self.model_dump(mode="json")}, "record.json"
+        )
+
+    def _summary(self, scan: Scan, parts: list[Part], done: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of each split: its files, and what was left out."""
         splits = {}
         for split in scan.labels:
             own = [(part, each) for part, each in zip(parts, done, strict=True) if part.split == split]
@@ -168,10 +175,7 @@ class EncodedImages(ImageSource):
                 "bad": len(bad),
                 "bad_names": bad[:SHOWN],
             }
-        # Written last: where it is, the files are whole.
-        records.write_json(
-            folder, {"shape": shape, "splits": splits, "source": self.model_dump(mode="json")}, "record.json"
-        )
+        return splits
 
     def _check(self, done: list[dict[str, Any]]) -> tuple[int, ...]:
         bad = [each for part in done for each in part["bad"]]

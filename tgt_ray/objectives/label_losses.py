@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class LabelLoss(Component):
-    """`build` gives a module: (logits (N, K), labels (N,) or class shares (N, K)) -> losses (N,)."""
+    """`build` gives a module: (logits (N, K), labels (N,) or class shares (N, K)) -> losses (N,), with advance(done), called before
+    each step with the share of the steps that are over."""
 
     cosine_head: bool = Field(
         False, description="a head of cosines between embedding and class weights instead of a linear one"
