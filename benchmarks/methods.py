@@ -1,7 +1,8 @@
-"""Compare methods at equal student steps: one-hot, distillation, and four ways to make synthetic rows, over several seeds.
+"""Compare methods at equal student steps, or at equal compute, over several seeds: one-hot, long-tail baselines, distillation, and
+four ways to make synthetic rows.
 
 python benchmarks/methods.py --data digits|FOLDER [--seeds 5] [--storage DIR] [--out FILE.json] [--jobs N] [--set KEY=VALUE ...]
-python benchmarks/methods.py --show FILE.json
+python benchmarks/methods.py --show FILE.json [--plot FILE.png]
 
 Each run is what `python -m tgt_ray.train --local` does. What is measured and how: benchmarks/README.md.
 """
@@ -70,6 +71,19 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "crt", "randaugment")),
     ),
+    # `a x N` is method a with N times the steps: what cheaper methods reach in the time that gradient exploration takes.
+    "compute": (
+        "one_hot",
+        *(
+            f"{name} x {times}"
+            for name in ("one_hot", "one_hot + balanced-sampling", "distillation")
+            for times in (4, 12)
+        ),
+        "distillation",
+        "random",
+        "random x 3",
+        "gradient",
+    ),
 }
 
 #: Given to each worker process once, since the tables are large: what every run shares.
@@ -78,11 +92,19 @@ _shared: dict[str, Any] = {}
 
 def method_experiment(base: Experiment, method: str) -> Experiment:
     """The base experiment with another explorer, which keeps what it shares with the base's (sigma, step size, anchors)."""
+    method, _, times = method.partition(" x ")
+    if times:
+        plain = method_experiment(base, method)
+        if not times.isdecimal() or int(times) < 1:
+            raise ConfigError(f"--methods: '{method} x {times}'; ' x ' is followed by a whole number, at least 1")
+        # As many evaluations as before: they cost time as well.
+        longer = {key: getattr(plain.train, key) * int(times) for key in ("steps", "eval_every")}
+        return plain.model_copy(update={"train": plain.train.model_copy(update=longer)})
     method, plus, baseline = method.partition(" + ")
     if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in BASELINES):
         raise ConfigError(
             f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each perhaps followed by"
-            f" ' + ' and one of {', '.join(BASELINES)}"
+            f" ' + ' and one of {', '.join(BASELINES)}, and by ' x ' and how many times the steps"
         )
     if baseline:
         plain = method_experiment(base, method).model_dump(mode="json")
@@ -185,6 +207,36 @@ def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[st
     return out
 
 
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Test accuracy against processor seconds of a run, a line for each method over its numbers of steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    methods = list(record["summary"])
+    for name in dict.fromkeys(method.partition(" x ")[0] for method in methods):
+        lines = sorted(
+            (line["core_s"]["mean"], line["test"]["mean"], line["test"]["std"] or 0.0)
+            for method, line in record["summary"].items()
+            if method.partition(" x ")[0] == name
+        )
+        seconds, scores, spread = zip(*lines, strict=True)
+        axes.errorbar(seconds, scores, spread, marker="o", markersize=4, capsize=2, label=name)
+    ceiling = teacher_scores(record["teacher"])["test"]
+    if ceiling is not None:
+        axes.axhline(ceiling, color="black", linewidth=0.8, linestyle=":", label="teacher")
+    axes.set(
+        xscale="log", xlabel="processor seconds of a run", ylabel="test balanced accuracy, %", title=_title(record)
+    )
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _title(record: dict[str, Any]) -> str:
+    tail = record["base"]["task"]["long_tail"]
+    return f"{record['data']}, " + (f"imbalance {tail['imbalance']:g}" if tail else "all rows")
+
+
 def gap_closed(score: float, floor: float, ceiling: float | None) -> float | None:
     """Percent of the way from `floor` to `ceiling`; none where there is no way to go."""
     return None if ceiling is None or ceiling <= floor else 100 * (score - floor) / (ceiling - floor)
@@ -267,8 +319,11 @@ def parse() -> argparse.Namespace:
     what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
     parser.add_argument("--suite", choices=SUITES, default="explorers", help="which methods to compare")
     parser.add_argument(
-        "--methods", metavar="A,B", help="these methods instead; `a + b` is method a with long-tail baseline b"
+        "--methods",
+        metavar="A,B",
+        help="these methods instead; `a + b` is method a with long-tail baseline b, `a x 4` with 4 times the steps",
     )
+    parser.add_argument("--plot", metavar="FILE.png", help="test accuracy against processor seconds, as a picture")
     parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
     parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
@@ -279,12 +334,12 @@ def parse() -> argparse.Namespace:
 
 def run() -> None:
     args = parse()
-    if args.show:
-        print(render(json.loads(Path(args.show).read_text(encoding="utf-8"))))
-        return
-    record = measure(args)
+    record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
     print(render(record))
-    write_record(record, record_path(args.out, args.storage, f"methods-{data_name(args.data)}"))
+    if not args.show:
+        write_record(record, record_path(args.out, args.storage, f"methods-{data_name(args.data)}"))
+    if args.plot:
+        plot(record, Path(args.plot))
 
 
 if __name__ == "__main__":
