@@ -95,6 +95,7 @@ def train(
     how, objective = experiment.train, experiment.objective
     torch.manual_seed(how.seed)
     backbone = experiment.student.build(shared.shape)
+    experiment.student.load_weights(backbone)
     student = nn.Sequential(backbone, nn.Linear(backbone.dim, shared.classes)).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
     warmup = round(how.warmup * how.steps)

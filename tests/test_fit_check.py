@@ -103,9 +103,23 @@ def test_low_agreement_warns_or_refuses_as_asked(experiment, digits, tmp_path, c
     assert not Storage(tmp_path).exists("refused"), "nothing half-written"
     caplog.clear()
     with caplog.at_level(logging.INFO, "tgt_ray"):
-        off = run(blind(experiment, on_low="off"), storage=str(tmp_path), name="off", local=True)
+        off = run(blind(experiment, on_low="skip"), storage=str(tmp_path), name="off", local=True)
     assert off.record["teacher"]["fit_check"] == {} and "fit of the teacher" not in caplog.text
     run(blind(experiment, on_low="fail", minimum=0), storage=str(tmp_path), name="content", local=True)
+
+
+def test_a_slow_generator_is_measured_on_fewer_rows(experiment, labeler, digits):
+    short = changed(experiment, explorer__type="random", fit_check__seconds=1e-9)
+    result, _ = fit_check.measure(short, Teacher(labeler, Blind()), digits)
+    assert result["rows"] == 64 and result["rows_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "3 seconds"), (119, "119 seconds"), (600, "10 minutes"), (9000, "2 hours"), (1e6, "12 days")],
+)
+def test_durations_are_said_in_the_unit_that_suits_them(seconds, text):
+    assert fit_check.duration(seconds) == text
 
 
 def test_nothing_is_measured_where_no_rows_are_made(experiment, prepared, digits, storage):

@@ -66,3 +66,17 @@ def test_inputs_that_are_no_images_have_no_picture():
     kept.look_at(block([1], [0], shape=(6,)), step=5)
     table = gallery.rows_table(kept.samples, np.zeros((1, K)), np.array([0]))
     assert set(gallery.files(kept.samples, table, np.zeros((1, 6), np.float32))) == {gallery.ROWS_FILE}
+
+
+def test_pictures_name_classes_where_these_have_names():
+    kept = Gallery()
+    kept.look_at(block([1, 2], [0, 2]), step=5)
+    names = ("cat", "dog", "a very long name of a class", "owl")
+    table = gallery.rows_table(kept.samples, np.eye(K)[[3, 1]] * 9, np.array([1, 2]))
+    titles = {
+        named: [axis.get_title() for axis in gallery.draw(kept.samples, table, np.zeros((2, 1, 4, 4)), given).axes]
+        for named, given in ((True, names), (False, ()))
+    }
+    assert titles[True][0] == "dog" and titles[True][4].startswith("T cat: ") and "\nS owl: 100 %" in titles[True][4]
+    assert titles[True][1] == "a very long n…"
+    assert titles[False][0] == "1" and titles[False][4].startswith("T 0: ")

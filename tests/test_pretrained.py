@@ -125,7 +125,9 @@ def test_two_sources_of_weights_are_one_too_many(tmp_path):
 
 def test_a_student_starts_from_weights_without_their_head(tmp_path):
     file, model = timm_file(tmp_path, 7)
-    backbone = TimmStudent(name=NAME, weights=file).build((1, 8, 8))
+    how = TimmStudent(name=NAME, weights=file)
+    backbone = how.build((1, 8, 8))
+    how.load_weights(backbone)
     for name, value in backbone.body.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert backbone(torch.rand(2, 1, 8, 8)).shape == (2, backbone.dim)
@@ -200,6 +202,20 @@ def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_
 def test_a_folder_without_a_model_is_refused(tmp_path, digits):
     with pytest.raises(ConfigError, match=r"nothing: cannot be loaded"):
         labeler(tmp_path / "s", digits, type="transformers", path=str(tmp_path / "nothing"))
+
+
+def test_relative_places_are_made_absolute(tmp_path, monkeypatch):
+    # Workers start in folders of their own.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    experiment = config(
+        teacher__labeler={"type": "transformers", "path": "vit"},
+        teacher__generator={"type": "autoencoder_kl", "path": "someone/on-the-hub"},
+        student={"type": "timm", "name": NAME, "weights": "student.safetensors"},
+    )
+    assert experiment.teacher.labeler.path == str(tmp_path / "vit")
+    assert experiment.teacher.generator.path == "someone/on-the-hub"
+    assert experiment.student.weights == tmp_path / "student.safetensors"
 
 
 # diffusers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,11 @@ class InputRows(Protocol):
     def __getitem__(self, rows: Any, /) -> Tensor: ...
 
     def split(self, size: Any, /) -> Iterable[Tensor]: ...
+
+
+def rows_at_once(input_shape: Sequence[int], most: int = 512) -> int:
+    """How many rows a large model should be given at once: fewer of large inputs, for what its layers keep of each (our choice)."""
+    return max(1, min(most, 2**22 // math.prod(input_shape)))
 
 
 @dataclass

@@ -12,10 +12,11 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
@@ -60,6 +61,21 @@ class Config(BaseModel):
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of this config's canonical JSON."""
         return digest(self.model_dump(mode="json"))
+
+
+def _whole(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _whole_folder(text: str) -> str:
+    path = _whole(Path(text))
+    return str(path) if path.is_dir() else text
+
+
+#: A path, made absolute: the processes of a cluster have folders of their own to start from.
+FilePath = Annotated[Path, AfterValidator(_whole)]
+#: A folder, made absolute, or a name on the hub.
+FolderOrName = Annotated[str, AfterValidator(_whole_folder)]
 
 
 def digest(*parts: Any) -> str:

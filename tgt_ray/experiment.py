@@ -34,7 +34,7 @@ class AugmentConfig(Config):
     shift: int = Field(0, ge=0, description="largest random shift in pixels, each way")
     flip: bool = Field(False, description="random horizontal flips")
     randaugment: str | None = Field(
-        None, pattern=r"^rand(-[a-z]+[\d.]+)*$", description="timm's RandAugment, e.g. rand-m9-mstd0.5"
+        None, pattern=r"^rand(-(mstd|mmax|inc|m|n|p)[\d.]+)*$", description="timm's RandAugment, e.g. rand-m9-mstd0.5"
     )
     mixup: float = Field(0.0, ge=0, description="MixUp's alpha; 0: none. Also mixes the teacher's probabilities")
 
@@ -138,14 +138,15 @@ class FitCheckConfig(Config):
     """Measured on held-out rows before anything trains: whether the labeler takes the generator's rows for what they were made from."""
 
     rows: int = Field(512, ge=1, description="validation rows to measure on")
+    seconds: float = Field(300, gt=0, description="after so long no more rows are taken, where the generator is slow")
     minimum: float = Field(
         60.0,
         ge=0,
         le=100,
         description="percent of reconstructions on which the labeler must agree with itself (our choice)",
     )
-    on_low: Literal["warn", "fail", "off"] = Field(
-        "warn", description="what happens below the minimum; `--strict` means fail; off: nothing is measured"
+    on_low: Literal["warn", "fail", "skip"] = Field(
+        "warn", description="what happens below the minimum; `--strict` means fail; skip: nothing is measured"
     )
 
 

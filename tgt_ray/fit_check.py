@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tgt_ray import records
+from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import Experiment
+from tgt_ray.gallery import class_label
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 
@@ -41,26 +44,32 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.explorer.model_dump(mode="json"),
         experiment.student.model_dump(mode="json"),
         experiment.fit_check.rows,
+        experiment.fit_check.seconds,
     )
 
 
 def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, storage: Storage) -> dict[str, Any] | None:
     """The check where the storage has it; an empty one where there is nothing to check."""
-    if not experiment.streams or experiment.fit_check.on_low == "off":
+    if not experiment.streams or experiment.fit_check.on_low == "skip":
         return {}
     name = key(experiment, teacher, data)
     return records.read_json(storage, FOLDER, f"{name}.json") if storage.exists(FOLDER, f"{name}.json") else None
 
 
 def ready(
-    experiment: Experiment, teacher: Teacher, record: dict[str, Any], data: TaskData, storage: Storage
+    experiment: Experiment,
+    teacher: Teacher,
+    record: dict[str, Any],
+    data: TaskData,
+    storage: Storage,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """The check, from the storage or measured now."""
+    """The check, from the storage or measured now. device: where the teacher is."""
     there = stored(experiment, record, data, storage)
     if there is not None:
         return there
     name = key(experiment, record, data)
-    result, figure = measure(experiment, teacher, data)
+    result, figure = measure(experiment, teacher, data, device)
     storage.write(_png(figure), FOLDER, f"{name}.png")
     result["key"] = name
     records.write_json(storage, result, FOLDER, f"{name}.json")
@@ -71,11 +80,15 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     """Say how the check went. Where agreement is low, warn, or raise ConfigError if the experiment wants that."""
     if not result:
         return
+    rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
     log.info(
         "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on reconstructions,"
-        " %.1f %% on explored rows (%s); squared error of reconstructions %.4f; %.0f explored rows a second on %d thread(s)",
+        " %.1f %% on explored rows (%s); squared error of reconstructions %.4f; %.3g explored rows a second on %s: the %.0f rows of a"
+        " run take one such generator about %s",
         *(result[name] for name in ("rows", "accuracy", "agreement_reconstructed", "agreement_explored", "explorer")),
-        *(result[name] for name in ("reconstruction_mse", "rows_per_second", "threads")),
+        *(result[name] for name in ("reconstruction_mse", "rows_per_second", "device")),
+        rows,
+        duration(rows / result["rows_per_second"]),
     )
     least = experiment.fit_check.minimum
     if result["agreement_reconstructed"] >= least:
@@ -90,13 +103,23 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     log.warning("warning: %s", message)
 
 
+def duration(seconds: float) -> str:
+    """Rounded, in the unit that suits it."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def keep(record: dict[str, Any], storage: Storage, folder: Storage) -> None:
     """Put the gallery of a teacher's check beside a run's results."""
     if record.get("fit_check"):
         folder.write(storage.read(FOLDER, f"{record['fit_check']['key']}.png"), GALLERY)
 
 
-def measure(experiment: Experiment, teacher: Teacher, data: TaskData) -> tuple[dict[str, Any], Figure]:
+def measure(
+    experiment: Experiment, teacher: Teacher, data: TaskData, device: str = "cpu"
+) -> tuple[dict[str, Any], Figure]:
     """Accuracy and agreement in percent, and a gallery.
 
     The student that a gradient looks at is a fresh one: what is measured is how far rows of the configured steps can be trusted.
@@ -110,39 +133,45 @@ def measure(experiment: Experiment, teacher: Teacher, data: TaskData) -> tuple[d
 
     rows = held_out_rows(len(data.labels("validation")), experiment.fit_check.rows)
     labels = torch.from_numpy(data.labels("validation")[rows])
-    inputs = inputs_of(experiment.task, data.tables["validation"], data.input_shape)[torch.from_numpy(rows)]
-    student = build_student(experiment, data).eval().requires_grad_(False)
+    inputs = inputs_of(experiment.task, data.tables["validation"], data.input_shape, device)[torch.from_numpy(rows)]
+    student = build_student(experiment, data).to(device).eval().requires_grad_(False)
+    # Gradients keep what every layer makes of each row.
+    size = min(rows_at_once(data.input_shape, 64), getattr(teacher.generator, "rows_at_once", 64))
     rng = torch.Generator().manual_seed(0)
     kinds: dict[str, list[Tensor]] = {"real": [], "reconstructed": [], "explored": []}
     logits: dict[str, list[Tensor]] = {name: [] for name in kinds}
     seconds = 0.0
     with torch.no_grad():
-        latents_NL = torch.cat([teacher.generator.encode(part) for part in inputs.split(64)])  # type: ignore[operator]
+        latents_NL = torch.cat([teacher.generator.encode(part) for part in inputs.split(size)])  # type: ignore[operator]
         scale_L = latents_NL.std(dim=0)
-        for part, latents, classes in zip(inputs.split(64), latents_NL.split(64), labels.split(64), strict=True):
-            again = teacher.generator.decode(latents)  # type: ignore[operator]
+        until = time.perf_counter() + experiment.fit_check.seconds
+        for part, latents, classes in zip(inputs.split(size), latents_NL.split(size), labels.split(size), strict=True):
+            again = teacher.decode(latents, rng)
             started = time.perf_counter()
             near = Neighbourhood(scale_L, Disagreement(teacher, student), latents_NL, labels, classes, rng)
-            explored = teacher.generator.decode(experiment.explorer.explore(latents, near))  # type: ignore[operator]
-            of_explored = teacher.labeler(explored).logits
+            explored = teacher.decode(experiment.explorer.explore(latents, near), rng)
+            of_explored = teacher.labeler(explored).logits.cpu()
             seconds += time.perf_counter() - started
             for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):
-                kinds[name].append(images)
-                logits[name].append(of_explored if name == "explored" else teacher.labeler(images).logits)
+                kinds[name].append(images.cpu())
+                logits[name].append(of_explored if name == "explored" else teacher.labeler(images).logits.cpu())
+            if time.perf_counter() > until:
+                break
     images = {name: torch.cat(parts) for name, parts in kinds.items()}
     p = {name: torch.cat(parts).softmax(dim=1) for name, parts in logits.items()}
+    labels = labels[: len(images["real"])]
     says = {name: values.argmax(dim=1) for name, values in p.items()}
 
     def share(hits: Tensor) -> float:
         return 100 * float(hits.float().mean())
 
     result: dict[str, Any] = {
-        "rows": len(rows),
+        "rows": len(labels),
         "explorer": experiment.explorer.type,
         "accuracy": share(says["real"] == labels),
         "reconstruction_mse": float((images["reconstructed"] - images["real"]).square().mean()),
-        "rows_per_second": len(rows) / max(seconds, 1e-9),
-        "threads": torch.get_num_threads(),
+        "rows_per_second": len(labels) / max(seconds, 1e-9),
+        "device": device if device != "cpu" else f"{torch.get_num_threads()} thread(s)",
     }
     for name in ("reconstructed", "explored"):
         result[f"agreement_{name}"] = share(says[name] == says["real"])
@@ -151,6 +180,7 @@ def measure(experiment: Experiment, teacher: Teacher, data: TaskData) -> tuple[d
     return result, gallery(
         {name: values[shown].numpy() for name, values in images.items()},
         {name: values[shown].numpy() for name, values in p.items()},
+        data.class_names,
     )
 
 
@@ -159,7 +189,7 @@ def held_out_rows(there: int, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(there)[:count])
 
 
-def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> Figure:
+def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray], class_names: Sequence[str] = ()) -> Figure:
     """A line for each kind of row, (N, C, H, W) in [0, 1], with the labeler's first class and how sure it is."""
     from matplotlib.figure import Figure
 
@@ -169,7 +199,7 @@ def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> Figure:
     for line, (name, rows) in zip(axes, images.items(), strict=True):
         for place, image, shares in zip(line, rows, p[name], strict=True):
             place.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            place.set_title(f"{shares.argmax()}: {100 * shares.max():.0f} %", fontsize=8)
+            place.set_title(f"{class_label(int(shares.argmax()), class_names)}: {100 * shares.max():.0f} %", fontsize=8)
             place.set_xticks([])
             place.set_yticks([])
         line[0].set_ylabel(name, fontsize=9)

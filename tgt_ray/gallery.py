@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tgt_ray.synthesis import Block
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tgt_ray.synthesis import Block
 
 #: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some.
 ROWS_FILE, PICTURE_FILE = "gallery.parquet", "gallery.png"
@@ -92,19 +94,21 @@ def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labe
     )
 
 
-def files(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> dict[str, bytes]:
-    """The gallery's files. anchors: the real inputs (N, C, H, W) of the samples; the picture is left out where inputs are no images."""
+def files(
+    samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """The gallery's files. anchors: the real inputs (N, C, H, W) of the samples; class_names: where classes have any. The picture is left out where inputs are no images."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     out = {ROWS_FILE: sink.getvalue()}
     if anchors.ndim == 4 and anchors.shape[1] in (1, 3):
         picture = io.BytesIO()
-        draw(samples, table, anchors).savefig(picture, format="png", dpi=110)
+        draw(samples, table, anchors, class_names).savefig(picture, format="png", dpi=110)
         out[PICTURE_FILE] = picture.getvalue()
     return out
 
 
-def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> Figure:
+def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()) -> Figure:
     """A column for each class that the teacher sees: the anchor, its reconstruction, and the explored image with what teacher (T) and
     student (S) see in it, and its lag."""
     from matplotlib.figure import Figure
@@ -114,13 +118,15 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> Figure:
     columns = [index for _, index in sorted(first)][:SHOWN]
     figure = Figure(figsize=(1.4 * len(columns) + 0.8, 5.4), layout="constrained")
     axes = figure.subplots(3, len(columns), squeeze=False)
+    name = partial(class_label, class_names=class_names)
     for place, index in enumerate(columns):
         row, sample = rows[index], samples[index]
         lag = "" if row["lag"] is None else f"\nlag {row['lag']}"
         titles = (
-            f"class {row['anchor_class']}",
+            f"{name(row['anchor_class'])}",
             "",
-            f"T {row['teacher_class']}: {100 * row['teacher_p']:.0f} %\nS {row['student_class']}: {100 * row['student_p']:.0f} %{lag}",
+            f"T {name(row['teacher_class'])}: {100 * row['teacher_p']:.0f} %\n"
+            f"S {name(row['student_class'])}: {100 * row['student_p']:.0f} %{lag}",
         )
         for axis, image, title in zip(
             axes[:, place], (anchors[index], sample.reconstructed, sample.explored), titles, strict=True
@@ -129,9 +135,17 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray) -> Figure:
             axis.set_title(title, fontsize=7)
             axis.set_xticks([])
             axis.set_yticks([])
-    for axis, name in zip(axes[:, 0], ("anchor", "reconstruction", "explored"), strict=True):
-        axis.set_ylabel(name, fontsize=8)
+    for axis, kind in zip(axes[:, 0], ("anchor", "reconstruction", "explored"), strict=True):
+        axis.set_ylabel(kind, fontsize=8)
     return figure
+
+
+def class_label(number: int, class_names: Sequence[str]) -> str:
+    """A class's name, cut to what fits above a picture, or its number."""
+    if not class_names:
+        return str(number)
+    name = class_names[number]
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tgt_ray.config import Component, Config, ConfigError, OneOf, nearest
+from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,7 +63,10 @@ class Probe(Config):
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
-    weights: Path | None = Field(
+    stored: ClassVar[bool] = (
+        True  # weights are kept in the storage; otherwise `build` gives the module with its weights
+    )
+    weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )
     pretrain: LabelerPretrain = Field(default_factory=LabelerPretrain)
@@ -125,7 +128,7 @@ class ResidualLabeler(Labeler):
 class PretrainedLabeler(Labeler):
     """A model from elsewhere whose head may have to be fitted or cut to the task's classes."""
 
-    weights: Path | None = Field(None, description="a .safetensors file of the model")
+    weights: FilePath | None = Field(None, description="a .safetensors file of the model")
     head: Literal["auto", "own", "fit"] = Field(
         "auto",
         description="`own`: the model's own classes (or its `classes`) are the task's; `fit`: a linear head is fitted on labelled"
@@ -163,7 +166,7 @@ class TimmModel(Config):
 
     name: TimmName
     pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
-    weights: Path | None = Field(None, description="a .safetensors file of the timm model")
+    weights: FilePath | None = Field(None, description="a .safetensors file of the timm model")
     img_size: int | None = Field(
         None,
         ge=8,
@@ -221,7 +224,7 @@ class TransformersLabeler(PretrainedLabeler):
     """An image classifier of transformers, from a folder that all nodes see or from the hub."""
 
     type: Literal["transformers"] = "transformers"
-    path: str = Field(
+    path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote (with its image processor), or a name on the hub"
     )
     revision: str | None = Field(None, description="commit or tag on the hub")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tgt_ray import fit_check
+from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
@@ -24,14 +25,13 @@ Report = Callable[[dict[str, Any]], None]
 def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
     """Teacher, its check, and teacher cache, made in this process where they aren't stored yet."""
     device = devices(experiment)[1]
-    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
-    record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage)
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
+    record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage, device)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
-        there = teacher.to(device)
-        rows = [inputs_of(experiment.task, table, data.input_shape) for table in tables]
-        return [teacher_outputs(there, each, device=device) for each in rows]
+        rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
+        return [teacher_outputs(teacher, each, rows_at_once(data.input_shape)) for each in rows]
 
     return prepare(data, record, teacher_pass, storage)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tgt_ray import gallery, metrics
 from tgt_ray.augmentation import Augmentation, RealRows
-from tgt_ray.batch import Batch
+from tgt_ray.batch import Batch, rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
@@ -273,7 +273,10 @@ class StudentRun:
         self.student.eval()
         inputs = inputs_of(self.task, self.data.tables[split], self.data.input_shape)
         with autocast(self.device, self.experiment.train.precision):
-            parts = [self.student.scores(part.to(self.device)).float().cpu() for part in inputs.split(1024)]
+            parts = [
+                self.student.scores(part.to(self.device)).float().cpu()
+                for part in inputs.split(rows_at_once(self.data.input_shape, 1024))
+            ]
         scores = torch.cat(parts)
         self.student.train()
         return scores.numpy()
@@ -316,11 +319,16 @@ class StudentRun:
             explored = torch.from_numpy(np.stack([sample.explored for sample in self.samples]))
             self.student.eval()
             with torch.no_grad(), autocast(self.device, self.experiment.train.precision):
-                parts = [self.student.scores(part.to(self.device)).float().cpu() for part in explored.split(64)]
+                parts = [
+                    self.student.scores(part.to(self.device)).float().cpu()
+                    for part in explored.split(rows_at_once(self.data.input_shape, 64))
+                ]
             scores = torch.cat(parts).numpy()
             self.student.train()
             table = gallery.rows_table(self.samples, scores, self.labels.numpy()[places])
-            out |= gallery.files(self.samples, table, self.inputs[torch.from_numpy(places)].numpy())
+            out |= gallery.files(
+                self.samples, table, self.inputs[torch.from_numpy(places)].numpy(), self.data.class_names
+            )
         return out
 
     def weights(self) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgt_ray.batch import InputRows
+from tgt_ray.batch import InputRows, rows_at_once
 from tgt_ray.models.criteria import kl_rows
 from tgt_ray.models.pretrained import set_head
 
@@ -31,7 +31,7 @@ def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: Lab
     )
     for rows in _optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
-        F.cross_entropy(model(images).logits, labels[rows]).backward()
+        F.cross_entropy(model(images).logits, labels[rows].to(images.device)).backward()
 
 
 def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Probe) -> float:
@@ -42,11 +42,13 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
     plus l2 / 2 times the squared weights, by L-BFGS.
     """
     model.eval()
+    rows = rows_at_once(inputs[torch.tensor([0])].shape[1:])
     with torch.no_grad():
-        embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(256)])  # type: ignore[operator]
+        embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(rows)])  # type: ignore[operator]
     mean_D, std_D = embedding_ND.mean(dim=0), embedding_ND.std(dim=0).clamp(min=1e-6)
     standard_ND = (embedding_ND - mean_D) / std_D
-    head = nn.Linear(standard_ND.shape[1], model.head.out_features)  # type: ignore[union-attr, arg-type]
+    head = nn.Linear(standard_ND.shape[1], model.head.out_features).to(standard_ND.device)  # type: ignore[union-attr, arg-type]
+    labels = labels.to(standard_ND.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=how.iterations, line_search_fn="strong_wolfe")
@@ -81,7 +83,7 @@ def fit_autoencoder(
         latents = model.encode(images)  # type: ignore[operator]
         if how.latent_noise:
             scale = latents.detach().std(dim=0)
-            latents = latents + how.latent_noise * scale * torch.randn(latents.shape, generator=rng)
+            latents = latents + how.latent_noise * scale * torch.randn(latents.shape, generator=rng).to(latents)
         again = model.decode(latents)  # type: ignore[operator]
         error = F.mse_loss(again, images)
         loss = error
@@ -140,6 +142,6 @@ def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Ten
             columns,
         ]
     if flip:
-        chosen = torch.rand(size, generator=rng) < 0.5
+        chosen = (torch.rand(size, generator=rng) < 0.5).to(images.device)
         images = torch.where(chosen[:, None, None, None], images.flip(3), images)
     return images

@@ -187,7 +187,7 @@ class TeacherGenerator:
                 train.second_phase,
                 train.batch_norm,
             ),
-            lambda: build_student(experiment, prepared.student).to(self.device).eval().requires_grad_(False),
+            lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
         )
         self.explorer, self.seed = experiment.explorer, experiment.train.seed
         self.number, self.version = job.number, -1

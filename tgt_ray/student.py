@@ -59,10 +59,13 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def build_student(experiment: Experiment, data: StudentData | TaskData) -> Student:
-    """A student with the weights that `train.seed` gives."""
+def build_student(experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True) -> Student:
+    """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them. first_weights: False where
+    others are put into it anyway, so that those from elsewhere are not loaded."""
     torch.manual_seed(experiment.train.seed)
     backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
+    if first_weights:
+        experiment.student.load_weights(backbone)
     facts = Facts(data.num_classes, data.class_counts, getattr(data, "calibration", np.empty(0, np.float32)))
     criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
     if experiment.train.batch_norm == "per_source":

@@ -21,6 +21,9 @@ class StudentBackbone(Component):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """The backbone with fresh weights."""
 
+    def load_weights(self, backbone: nn.Module) -> None:
+        """Give it weights that come from elsewhere, where there are any. ConfigError where they don't fit."""
+
 
 class ConvStudent(StudentBackbone):
     """A plain convolutional network of a few thousand parameters."""
@@ -46,9 +49,11 @@ class TimmStudent(TimmModel, StudentBackbone):
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         backbone: nn.Module = self.backbone(input_shape)
+        return backbone
+
+    def load_weights(self, backbone: nn.Module) -> None:
         if self.external:
             self.load_body(backbone, "student")
-        return backbone
 
 
 AnyStudent = Annotated[StudentBackbone, OneOf(ConvStudent, TimmStudent)]

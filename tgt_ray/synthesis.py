@@ -62,12 +62,12 @@ class Synthesizer:
         )
         with torch.no_grad(), autocast(self.device, self.precision):
             latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
-            inputs = self.teacher.generator.decode(latents)  # type: ignore[operator]
+            inputs = self.teacher.decode(latents, rng)
             logits = self.teacher.labeler(inputs).logits
             again = inputs[:0]
             if request % SHOWN_EVERY == 0:
                 few = self.latents_NL[chosen[:SHOWN_ROWS].to(self.device)]
-                again = self.teacher.generator.decode(few)  # type: ignore[operator]
+                again = self.teacher.decode(few, rng)
         size = self.rows_per_request
         return {
             "inputs": inputs.float().cpu().numpy(),

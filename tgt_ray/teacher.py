@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray import records
-from tgt_ray.batch import InputRows
-from tgt_ray.config import digest
+from tgt_ray.batch import InputRows, rows_at_once
+from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler, PretrainedLabeler
@@ -30,23 +30,36 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """labeler(inputs) -> Outputs; generator.encode(inputs) -> latents (B, L), generator.decode(latents) -> inputs."""
+    """labeler(inputs) -> Outputs; generator.encode(inputs) -> latents (B, L), generator.decode(latents) -> inputs.
+
+    A generator with the attribute `samples` has a decoder that draws: generator.decode(latents, rng) -> inputs.
+    """
 
     labeler: nn.Module
     generator: nn.Module
+
+    def decode(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
+        """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
+        return decode(self.generator, latents_BL, rng)
 
     def to(self, device: str) -> Teacher:
         return Teacher(self.labeler.to(device), self.generator.to(device))
 
 
+def decode(generator: nn.Module, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
+    if getattr(generator, "samples", False):
+        return generator.decode(latents_BL, rng)  # type: ignore[operator]
+    return generator.decode(latents_BL)  # type: ignore[operator]
+
+
 def prepare_teacher(
-    config: TeacherConfig, task: Task, data: TaskData, storage: Storage
+    config: TeacherConfig, task: Task, data: TaskData, storage: Storage, device: str = "cpu"
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The teacher and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
+    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
     store = storage.within("teachers")
-    labeler, labeler_record = _labeler(config.labeler, task, data, store)
+    labeler, labeler_record = _labeler(config.labeler, task, data, store, device)
     generator, generator_record = _generator(
-        config.generator, labeler, labeler_record["fingerprint"], task, data, store
+        config.generator, labeler, labeler_record["fingerprint"], task, data, store, device
     )
     return Teacher(labeler, generator), {"labeler": labeler_record, "generator": generator_record}
 
@@ -62,31 +75,33 @@ def load_teacher(
     store = storage.within("teachers")
     labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
     for role, model in (("labeler", labeler), ("generator", generator)):
-        fingerprint = record[role]["fingerprint"]
-        load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
+        fingerprint, part = record[role]["fingerprint"], getattr(config, role)
+        if part.stored:
+            load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
+        elif digest(list(state_digests(model).values())) != record[role]["state"]:
+            raise ConfigError(f"teacher.{role}: its weights here are not those that the run began with ({fingerprint})")
     return Teacher(_freeze(labeler), _freeze(generator))
 
 
 @torch.no_grad()
-def teacher_outputs(
-    teacher: Teacher, inputs: InputRows, batch_size: int = 512, device: str = "cpu"
-) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, float32."""
+def teacher_outputs(teacher: Teacher, inputs: InputRows, batch_size: int) -> dict[str, np.ndarray]:
+    """Logits (N, K) and latents (N, L) of N rows, float32. The inputs are where the teacher is."""
     logits, latents = [], []
-    for part in inputs.split(batch_size):
-        there = part.to(device)
+    for there in inputs.split(batch_size):
         logits.append(teacher.labeler(there).logits.cpu())
         latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
     return {"logits": torch.cat(logits).numpy(), "latent": torch.cat(latents).numpy()}
 
 
-def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tuple[nn.Module, dict[str, Any]]:
+def _labeler(
+    config: Labeler, task: Task, data: TaskData, store: Storage, device: str
+) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape, data.num_classes)
 
     def rows(split: str) -> tuple[InputRows, Tensor]:
         labels = torch.from_numpy(data.labels(split).copy())
-        return inputs_of(task, data.tables[split], data.input_shape), labels
+        return inputs_of(task, data.tables[split], data.input_shape, device), labels
 
     def fit() -> dict[str, Any]:
         config.fit(model, *rows(config.pretrain.split))
@@ -98,11 +113,12 @@ def _labeler(config: Labeler, task: Task, data: TaskData, store: Storage) -> tup
         return {"probe": {"split": config.probe.split, "train_accuracy": train_accuracy}, **quality()}
 
     def quality() -> dict[str, Any]:
-        return {split: _scores(model, task, data, split) for split in ("validation", "test")}
+        return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
     split = config.probe.split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
     made_from = [data.fingerprints[split]]
-    return model, _ready(model, "labeler", config, made_from, {"all": fit, "fit": fit_head, "own": quality}, store)
+    finish = {"all": fit, "fit": fit_head, "own": quality}
+    return model, _ready(model, "labeler", config, made_from, finish, store, device)
 
 
 def _generator(
@@ -112,22 +128,24 @@ def _generator(
     task: Task,
     data: TaskData,
     store: Storage,
+    device: str,
 ) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape)
 
     def fit() -> dict[str, Any]:
-        inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape)
+        inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape, device)
         return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality()}
 
     def fidelity() -> dict[str, float]:
-        return _fidelity(model, labeler, task, data)
+        return _fidelity(model, labeler, task, data, device)
 
     def quality() -> dict[str, Any]:
-        return {"validation": fidelity()}
+        # Where each row takes seconds, the fit check's few rows have to do.
+        return {} if getattr(model, "samples", False) else {"validation": fidelity()}
 
     made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
-    return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store)
+    return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store, device)
 
 
 def _ready(
@@ -137,8 +155,9 @@ def _ready(
     made_from: list[str],
     finish: dict[str, Callable[[], dict[str, Any]]],
     store: Storage,
+    device: str,
 ) -> dict[str, Any]:
-    """Give `model` its weights: from elsewhere, from the store, or by training. Returns the record.
+    """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
 
     finish: what is still to be done, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
     weights are whole ("own").
@@ -149,18 +168,16 @@ def _ready(
         source = config.load_weights(model)
         todo = source.get("head", "own")
         # A head that is still to be fitted follows from the rest.
-        state = [
-            digest(name, value.detach().contiguous().numpy().tobytes())
-            for name, value in model.state_dict().items()
-            if todo == "own" or not name.startswith("head.")
-        ]
+        state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]
         fingerprint = digest(role, {k: v for k, v in plain.items() if k != "pretrain"}, state, made_from)
+        source["state"] = digest(state)
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
     if store.exists(f"{name}.json"):
-        load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
-        _freeze(model)
+        if config.stored:
+            load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
+        _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
         return {**records.read_json(store, f"{name}.json"), "reused": True}
     if todo == "all":
@@ -168,19 +185,25 @@ def _ready(
     elif todo == "fit":
         log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
     started = time.perf_counter()
-    model.requires_grad_(True)
+    model.requires_grad_(True).to(device)
     source["quality"] = finish[todo]()
     source["seconds"] = round(time.perf_counter() - started, 2)
     log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)
-    store.write(
-        safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}),
-        f"{name}.safetensors",
-    )
+    if config.stored:
+        weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+        store.write(safetensors.torch.save(weights), f"{name}.safetensors")
     record = {"fingerprint": fingerprint, "config": plain, **source, "environment": records.environment()}
     # The record is written last: where it is, the weights are whole.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}
+
+
+def state_digests(model: nn.Module) -> dict[str, str]:
+    """Of each weight of a model on the CPU."""
+    return {
+        name: digest(name, value.detach().contiguous().numpy().tobytes()) for name, value in model.state_dict().items()
+    }
 
 
 def _stored(store: Storage, name: str, role: str, fingerprint: str) -> dict[str, Tensor]:
@@ -193,20 +216,20 @@ def _freeze(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, task: Task, data: TaskData, split: str) -> dict[str, Any]:
+def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
     model.eval()
-    inputs = inputs_of(task, data.tables[split], data.input_shape)
-    logits = torch.cat([model(part).logits for part in inputs.split(512)])
+    inputs = inputs_of(task, data.tables[split], data.input_shape, device)
+    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape))])
     return task.evaluate(logits.numpy(), data.labels(split), data.class_counts)
 
 
 @torch.no_grad()
-def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData) -> dict[str, float]:
+def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str) -> dict[str, float]:
     """On validation rows: squared error of reconstructions, and how often the labeler says of them what it says of the row."""
     generator.eval()
-    inputs = inputs_of(task, data.tables["validation"], data.input_shape)
+    inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, error = 0, 0.0
-    for part in inputs.split(512):
+    for part in inputs.split(rows_at_once(data.input_shape)):
         again = generator.decode(generator.encode(part))  # type: ignore[operator]
         error += float((again - part).square().mean()) * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())

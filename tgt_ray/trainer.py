@@ -25,6 +25,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tgt_ray import cluster, fit_check
 from tgt_ray.allocator import keep_freed_memory
+from tgt_ray.batch import rows_at_once
 from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
@@ -72,7 +73,11 @@ def prepare_on_ray(
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
-    task = ray.remote(_prepare_teacher).options(num_cpus=1)
+    # On a GPU where generators have one, and where they are, if they are placed.
+    pool = experiment.pool
+    task = ray.remote(_prepare_teacher).options(
+        num_cpus=1, num_gpus=pool.gpus_per_actor or None, resources=pool.actor_resources or None
+    )
     threads = max(1, int(cluster.largest_node_cpus()))
     log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
     try:
@@ -93,8 +98,9 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
-    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)
-    return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage)}
+    device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
+    return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
 
 
 def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
@@ -137,7 +143,8 @@ class TeacherLabeler:
 
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
-        outputs = teacher_outputs(self.teacher, inputs_of(self.task, rows, self.shape), device=self.device)
+        inputs = inputs_of(self.task, rows, self.shape, self.device)
+        outputs = teacher_outputs(self.teacher, inputs, rows_at_once(self.shape))
         return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 

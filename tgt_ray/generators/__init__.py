@@ -11,11 +11,17 @@ from tgt_ray.generators.autoencoder import (
     SpatialAutoencoderGenerator,
 )
 from tgt_ray.generators.base import Generator
-from tgt_ray.generators.diffusion import AutoencoderKLGenerator
+from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
 
 AnyGenerator = Annotated[
     Generator,
-    OneOf(MLPAutoencoderGenerator, ConvAutoencoderGenerator, SpatialAutoencoderGenerator, AutoencoderKLGenerator),
+    OneOf(
+        MLPAutoencoderGenerator,
+        ConvAutoencoderGenerator,
+        SpatialAutoencoderGenerator,
+        AutoencoderKLGenerator,
+        ImageVariationGenerator,
+    ),
 ]
 
 __all__ = [
@@ -23,6 +29,7 @@ __all__ = [
     "AutoencoderKLGenerator",
     "ConvAutoencoderGenerator",
     "Generator",
+    "ImageVariationGenerator",
     "MLPAutoencoderGenerator",
     "SpatialAutoencoderGenerator",
 ]

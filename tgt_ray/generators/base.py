@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tgt_ray.config import Component
+from tgt_ray.config import Component, FilePath
 from tgt_ray.labelers import Pretrain, read_file
 
 if TYPE_CHECKING:
@@ -47,10 +46,16 @@ class GeneratorPretrain(Pretrain):
 
 
 class Generator(Component):
-    """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs."""
+    """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs.
+
+    A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs.
+    """
 
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
-    weights: Path | None = Field(
+    stored: ClassVar[bool] = (
+        True  # weights are kept in the storage; otherwise `build` gives the module with its weights
+    )
+    weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )
     pretrain: GeneratorPretrain = Field(default_factory=GeneratorPretrain)

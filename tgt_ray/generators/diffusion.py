@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.config import ConfigError
+from tgt_ray.config import ConfigError, FolderOrName
 from tgt_ray.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ class AutoencoderKLGenerator(Generator):
 
     differentiable: ClassVar[bool] = True
     type: Literal["autoencoder_kl"] = "autoencoder_kl"
-    path: str = Field(description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub")
+    path: FolderOrName = Field(
+        description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub"
+    )
     subfolder: str | None = Field(None, description="of the autoencoder in a whole pipeline's folder, often `vae`")
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: the folder has them")
@@ -51,13 +53,58 @@ class AutoencoderKLGenerator(Generator):
         raise AssertionError("its weights come from the folder")
 
 
+class ImageVariationGenerator(Generator):
+    """diffusers' StableUnCLIPImg2ImgPipeline: an image becomes an embedding, and a diffusion model draws images for embeddings.
+
+    For random and interpolating exploration: no gradient flows through what is drawn. Needs the extra `huggingface`.
+    """
+
+    # Gigabytes, which every process loads from where they are.
+    stored: ClassVar[bool] = False
+    type: Literal["image_variation"] = "image_variation"
+    path: FolderOrName = Field(
+        description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub, such as"
+        " stabilityai/stable-diffusion-2-1-unclip-small"
+    )
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    weights: None = Field(None, description="not used: the folder has them")
+    steps: int = Field(20, ge=1, description="of the diffusion, for each image")
+    guidance: float = Field(10.0, ge=1, description="scale of classifier-free guidance; 1 is none, and half the time")
+    noise_level: int = Field(0, ge=0, description="noise that the pipeline itself adds to embeddings: more variation")
+    size: int | None = Field(None, ge=8, description="height and width that are drawn; absent: the pipeline's own")
+    rows_at_once: int = Field(8, ge=1, description="images that are drawn together: as many as memory holds")
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        _diffusers(self.type)
+        from tgt_ray.models import image_variation
+
+        options = self.model_dump(include={"size", "steps", "guidance", "noise_level", "rows_at_once"})
+        return image_variation.load(self.path, self.revision, input_shape, **options)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        return {"weights": self.path}
+
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
+        raise AssertionError("its weights come from the folder")
+
+
 def _library() -> Any:
+    _diffusers("autoencoder_kl")
+    from tgt_ray.models import latent_diffusion
+
+    return latent_diffusion
+
+
+def _diffusers(kind: str) -> None:
     try:
         import diffusers  # noqa: F401
     except ImportError as err:
         raise ConfigError(
-            "teacher.generator.type: 'autoencoder_kl' needs the package diffusers: pip install 'tgt-ray[huggingface]'"
+            f"teacher.generator.type: '{kind}' needs the package diffusers: pip install 'tgt-ray[huggingface]'"
         ) from err
-    from tgt_ray.models import latent_diffusion
-
-    return latent_diffusion

@@ -95,8 +95,26 @@ class LazyInputs:
             yield self.task.inputs(self.table.slice(first, size).to_arrow(), self.input_shape)
 
 
-def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...]) -> InputRows:
-    """All inputs of a table at once, where it is in memory already."""
-    if isinstance(table, StoredTable):
-        return LazyInputs(task, table, input_shape)
-    return task.inputs(table, input_shape)
+@dataclass(frozen=True)
+class InputsOn:
+    """Inputs whose parts are brought to a device when they are asked for."""
+
+    rows: InputRows
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.rows[rows].to(self.device)
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        for part in self.rows.split(size):
+            yield part.to(self.device)
+
+
+def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...], device: str = "cpu") -> InputRows:
+    """The inputs of a table: all at once where it is in memory already. device: where parts of them are to be."""
+    there: InputRows
+    there = LazyInputs(task, table, input_shape) if isinstance(table, StoredTable) else task.inputs(table, input_shape)
+    return there if device == "cpu" else InputsOn(there, device)
