@@ -69,7 +69,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "distillation",
         "random",
         "gradient",
-        *(f"gradient + {name}" for name in ("balanced-sampling", "crt", "randaugment")),
+        *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
     ),
     # `a x N` is method a with N times the steps: what cheaper methods reach in the time that gradient exploration takes.
     "compute": (
@@ -107,8 +107,11 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
             f" ' + ' and one of {', '.join(BASELINES)}, and by ' x ' and how many times the steps"
         )
     if baseline:
-        plain = method_experiment(base, method).model_dump(mode="json")
-        return Experiment.model_validate(with_overrides(plain, list(BASELINES[baseline].items())))
+        plain = method_experiment(base, method)
+        changes = dict(BASELINES[baseline])
+        if "objective.label_loss" in changes and plain.objective.model_dump().get("alpha") == 1:
+            changes["objective.alpha"] = 0.5  # at 1 labels have no part in the loss
+        return Experiment.model_validate(with_overrides(plain.model_dump(mode="json"), list(changes.items())))
     if method in CONTROLS:
         return control(base, method)
     cls = EXPLORERS[method]
