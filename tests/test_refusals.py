@@ -187,6 +187,7 @@ SWEEPS = {
     "empty space": ("space={}", ["space", "at least 1"]),
     "unknown search key": ("search.trails=3", ["search", "'trails'", "'trials'"]),
     "unknown metric": ("search.metric=acuracy", ["search.metric", "'acuracy'", "'accuracy'"]),
+    "a metric of classes that are not there": ("search.metric=many_shot", ["'many_shot'", "medium_shot, few_shot"]),
     "unknown scheduler": ("search.scheduler=hyperband", ["search.scheduler", "'hyperband'", "'asha'"]),
     "nothing at once": ("search.concurrent=0", ["concurrent 0", "at least 1"]),
     "a word for a number at once": ("search.concurrent=all", ["search.concurrent: ", "'all'", "auto"]),

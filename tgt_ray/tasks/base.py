@@ -51,7 +51,7 @@ class TaskData:
 class Task(Component):
     """A learning problem on some data."""
 
-    metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` gives, in percent or counts
+    metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` may give, in percent or counts
 
     @abstractmethod
     def scan(self) -> Any:
@@ -72,6 +72,10 @@ class Task(Component):
     @abstractmethod
     def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, Any]:
         """Metrics of a student's scores, by name. class_counts_K: rows of each class in the student's train split."""
+
+    def metrics_of(self, data: TaskData) -> tuple[str, ...]:
+        """What `evaluate` gives on this data: some metrics may need rows that it hasn't."""
+        return self.metric_names
 
     def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table | None:
         """The same class by class, where that makes sense."""

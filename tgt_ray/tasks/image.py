@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 class ImageClassification(Task):
     """Images with one label each. Model inputs are float32 (N, C, H, W) in [0, 1]; models normalise for themselves."""
 
-    metric_names: ClassVar[tuple[str, ...]] = ("balanced_accuracy", "accuracy", "worst_class_recall")
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "balanced_accuracy",
+        "accuracy",
+        "worst_class_recall",
+        *metrics.SHOTS,
+    )
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits)
     long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
@@ -66,6 +71,11 @@ class ImageClassification(Task):
     def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, float]:
         recalls = metrics.per_class_recall(scores_NK, labels_N)
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
+
+    def metrics_of(self, data: TaskData) -> tuple[str, ...]:
+        counts = data.class_counts
+        there = metrics.by_shots(dict.fromkeys(np.unique(data.labels("validation")).tolist(), 0.0), counts)
+        return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
     def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
         recalls = metrics.per_class_recall(scores_NK, labels_N)
