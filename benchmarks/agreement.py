@@ -1,0 +1,193 @@
+"""How good must the generator be? Accuracy with synthetic rows against the labeler's agreement with itself on reconstructions.
+
+python benchmarks/agreement.py --data digits|FOLDER [--steps 10,30,100] [--method random] [--seeds 5] [--storage DIR] [--out FILE.json]
+    [--plot FILE.png] [--jobs N] [--set KEY=VALUE ...]
+python benchmarks/agreement.py --show FILE.json [--plot FILE.png]
+
+One generator for each number of pretraining steps, all else alike. What is measured and how: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import methods
+from common import (
+    METRIC,
+    aligned,
+    apply_sets,
+    at_least_one,
+    base_experiment,
+    command,
+    data_name,
+    hardware,
+    main,
+    mean_std,
+    number,
+    plus_minus,
+    record_path,
+    row_counts,
+    what_was_seen,
+    write_record,
+)
+
+from tgt_ray import records
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.experiment import Experiment
+from tgt_ray.storage import Storage
+
+#: What synthetic rows are compared with; neither looks at the generator.
+BARS = ("one_hot", "distillation")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    from tgt_ray.local import prepare_local
+
+    plain = apply_sets(base_experiment(args.data), args.sets)
+    base = validate(Experiment, plain)
+    if not base.train.synthetic_ratio or base.fit_check.on_low == "skip":
+        raise ConfigError("--set: train.synthetic_ratio above 0 and the fit check are what this measures")
+    storage, environment = Storage(args.storage), records.environment()
+    data = base.task.load(storage)
+    seeds, points = list(range(args.seeds)), []
+    for steps in args.steps:
+        sets = [f"teacher.generator.pretrain.steps={steps}", "teacher.generator.pretrain.agreement=null"]
+        experiment = methods.method_experiment(validate(Experiment, apply_sets(plain, sets)), args.method)
+        print(f"generator of {steps} steps: pretrained now if the storage doesn't have it", flush=True)
+        prepared = prepare_local(experiment, data, storage)
+        wanted = {args.method: experiment}
+        if not points:
+            wanted |= {name: methods.method_experiment(base, name) for name in BARS}
+        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args.jobs)
+        if not points:
+            bars = {name: _score(results, name) for name in BARS}
+        points.append(
+            {
+                "steps": steps,
+                "fit_check": prepared.teacher["fit_check"],
+                "generator": prepared.teacher["generator"]["fingerprint"],
+                "results": results,
+                "test": _score(results, args.method),
+            }
+        )
+    return {
+        "kind": "benchmark agreement",
+        "command": command("agreement.py"),
+        "data": data_name(args.data),
+        "method": args.method,
+        "seeds": seeds,
+        "teacher_has_seen": what_was_seen(plain, row_counts(data)),
+        "base": base.model_dump(mode="json"),
+        "labeler": prepared.teacher["labeler"],
+        "environment": environment,
+        "bars": bars,
+        "points": points,
+    }
+
+
+def _score(results: list[dict[str, Any]], method: str) -> dict[str, Any]:
+    return mean_std([result["metrics"][f"test_{METRIC}"] for result in results if result["method"] == method])
+
+
+def render(record: dict[str, Any]) -> str:
+    train, seeds = record["base"]["train"], ", ".join(map(str, record["seeds"]))
+    head = [
+        f"{record['data']}: {record['method']} with generators of different length of training; {train['steps']} steps of"
+        f" {train['batch_size']} rows, synthetic ratio {train['synthetic_ratio']:g}; seeds {seeds}",
+        record["teacher_has_seen"],
+        f"balanced accuracy on test in percent, mean ± standard deviation over seeds; {record['command']}",
+        hardware(record["environment"]),
+    ]
+    rows = [
+        [
+            "generator",
+            "agreement: reconstructions",
+            "explored rows",
+            "squared error",
+            record["method"],
+            "- distillation",
+        ]
+    ]
+    bar = record["bars"]["distillation"]["mean"]
+    for point in record["points"]:
+        check = point["fit_check"]
+        rows.append(
+            [
+                f"{point['steps']} steps",
+                f"{check['agreement_reconstructed']:.1f} %",
+                f"{check['agreement_explored']:.1f} %",
+                f"{check['reconstruction_mse']:.4f}",
+                plus_minus(point["test"]),
+                f"{point['test']['mean'] - bar:+.2f}",
+            ]
+        )
+    for name, score in record["bars"].items():
+        rows.append([name, "", "", "", plus_minus(score), ""])
+    ceiling = methods.teacher_scores({"labeler": record["labeler"]})["test"]
+    rows.append(["teacher (labeler)", "", "", "", number(ceiling), ""])
+    return "\n".join(head) + "\n\n" + aligned(rows)
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    agreement = [point["fit_check"]["agreement_reconstructed"] for point in record["points"]]
+    scores = [point["test"] for point in record["points"]]
+    axes.errorbar(
+        agreement,
+        [score["mean"] for score in scores],
+        [score["std"] or 0.0 for score in scores],
+        marker="o",
+        capsize=2,
+        label=record["method"],
+    )
+    for (name, score), style in zip(record["bars"].items(), (":", "--"), strict=True):
+        axes.axhline(score["mean"], color="black", linewidth=0.8, linestyle=style, label=name)
+    axes.set(
+        xlabel="labeler's agreement with itself on reconstructions, %",
+        ylabel="test balanced accuracy, %",
+        title=record["data"],
+    )
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [at_least_one(part) for part in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="digits|FOLDER", help="as for methods.py")
+    what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument(
+        "--steps", type=whole_numbers, default=[10, 30, 100, 300, 1000], help="of generators' pretraining"
+    )
+    parser.add_argument("--method", default="random", choices=methods.EXPLORERS, help="how synthetic rows are made")
+    parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
+    parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
+    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
+    parser.add_argument("--plot", metavar="FILE.png", help="accuracy against agreement, as a picture")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def run() -> None:
+    args = parse()
+    record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
+    print(render(record))
+    if not args.show:
+        write_record(record, record_path(args.out, args.storage, f"agreement-{data_name(args.data)}"))
+    if args.plot:
+        plot(record, Path(args.plot))
+
+
+if __name__ == "__main__":
+    main(run)
