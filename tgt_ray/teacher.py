@@ -40,16 +40,12 @@ class Teacher:
 
     def decode(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
         """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
-        return decode(self.generator, latents_BL, rng)
+        if getattr(self.generator, "samples", False):
+            return self.generator.decode(latents_BL, rng)  # type: ignore[operator]
+        return self.generator.decode(latents_BL)  # type: ignore[operator]
 
     def to(self, device: str) -> Teacher:
         return Teacher(self.labeler.to(device), self.generator.to(device))
-
-
-def decode(generator: nn.Module, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
-    if getattr(generator, "samples", False):
-        return generator.decode(latents_BL, rng)  # type: ignore[operator]
-    return generator.decode(latents_BL)  # type: ignore[operator]
 
 
 def prepare_teacher(
