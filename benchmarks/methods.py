@@ -213,6 +213,7 @@ def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[st
 def plot(record: dict[str, Any], path: Path) -> None:
     """Test accuracy against processor seconds of a run, a line for each method over its numbers of steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -231,6 +232,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axes.set(
         xscale="log", xlabel="processor seconds of a run", ylabel="test balanced accuracy, %", title=_title(record)
     )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 

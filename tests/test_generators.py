@@ -82,6 +82,22 @@ def test_without_a_wanted_agreement_nobody_looks():
     assert how.fit(how.build((1, 8, 8)), torch.rand(16, 1, 8, 8), Labeler(), never) == {"steps": 5}
 
 
+@pytest.mark.parametrize(("start", "steps_with_labeler"), [(0.0, 8), (0.5, 4), (0.9, 0)])
+def test_consistency_counts_after_a_share_of_the_steps(start, steps_with_labeler):
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            Counting.calls += 1
+            return Outputs(images.flatten(1)[:, :3], images.flatten(1))
+
+    pretrain = {"steps": 8, "batch_size": 4, "consistency": 0.1, "consistency_start": start}
+    how = MLPAutoencoderGenerator(pretrain=pretrain)
+    how.fit(how.build((1, 4, 4)), torch.rand(8, 1, 4, 4), Counting(), lambda: 0.0)
+    # Of the image and of its reconstruction.
+    assert Counting.calls == 2 * steps_with_labeler
+
+
 @pytest.mark.parametrize("key", ["train.gpus_per_worker", "pool.gpus_per_actor"])
 def test_a_gpu_that_is_not_there_is_refused(key, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -70,7 +70,8 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
 def fit_autoencoder(
     model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float], how: GeneratorPretrain
 ) -> dict[str, Any]:
-    """Squared error of pixels (mean over all), plus `consistency` times the labeler's KL between image and reconstruction.
+    """Squared error of pixels (mean over all), plus, after a share of the steps, `consistency` times the labeler's KL between image and
+    reconstruction.
 
     agreement: measures now how often the labeler agrees with itself; `how.agreement` of it is enough. Returns the steps it took.
     """
@@ -87,7 +88,7 @@ def fit_autoencoder(
         again = model.decode(latents)  # type: ignore[operator]
         error = F.mse_loss(again, images)
         loss = error
-        if how.consistency:
+        if how.consistency and done >= how.consistency_start * how.steps:
             with torch.no_grad():
                 target = labeler(images).logits
             loss = loss + how.consistency * kl_rows(target, labeler(again).logits).mean()

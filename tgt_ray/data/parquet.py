@@ -69,6 +69,10 @@ class ParquetImages(ImageSource):
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
+#: Encoded images that are held at once.
+ROWS_READ = 256
+
+
 class EncodedParquet(EncodedImages):
     """JPEG or PNG bytes from Parquet files: binary values in `image`, or Hugging Face's {bytes, path}; ints in `label`."""
 
@@ -97,10 +101,15 @@ class EncodedParquet(EncodedImages):
             for group in range(parquet.num_row_groups):
                 size = parquet.metadata.row_group(group).num_rows
                 if start < last and start + size > first:
-                    column = parquet.read_row_group(group, columns=["image"])["image"]
-                    for row in range(max(first, start), min(last, start + size)):
-                        value = column[row - start].as_py()
-                        yield f"{path}: row {row}", value["bytes"] if isinstance(value, dict) else value
+                    row = start
+                    # A row group may be larger than memory.
+                    for batch in parquet.iter_batches(ROWS_READ, row_groups=[group], columns=["image"]):
+                        for place in range(max(first - row, 0), min(last - row, len(batch))):
+                            value = batch["image"][place].as_py()
+                            yield f"{path}: row {row + place}", value["bytes"] if isinstance(value, dict) else value
+                        row += len(batch)
+                        if row >= last:
+                            break
                 start += size
 
 

@@ -28,6 +28,12 @@ class GeneratorPretrain(Pretrain):
         description="weight w of KL(h(x) || h(dec(enc(x)))) beside the pixels' squared error: makes the generator faithful to"
         " the labeler and not only to pixels (our choice)",
     )
+    consistency_start: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the steps before consistency counts: of colour images the pixels are learnt first, or neither is",
+    )
     latent_noise: float = Field(
         0.0,
         ge=0,
