@@ -191,18 +191,20 @@ def teacher_scores(teacher: dict[str, Any]) -> dict[str, float | None]:
 
 
 def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[str, Any]:
-    """Per method: mean and standard deviation over seeds, and the share of the gap from one-hot to the teacher it closes."""
+    """Per method: mean and standard deviation over seeds, and the share of the gap from one-hot to the teacher it closes, where
+    one-hot is among the methods."""
     ceiling = teacher_scores(teacher)
     names = {"validation": METRIC, "test": f"test_{METRIC}"}
     out: dict[str, Any] = {}
     for method in dict.fromkeys(result["method"] for result in results):
         runs = [result for result in results if result["method"] == method]
         scores = {split: mean_std([run["metrics"][name] for run in runs]) for split, name in names.items()}
-        floor = out.get("one_hot", scores)
+        floor = scores if method == "one_hot" else out.get("one_hot")
         out[method] = {
             **scores,
             "gap_closed": {
-                split: gap_closed(scores[split]["mean"], floor[split]["mean"], ceiling[split]) for split in names
+                split: gap_closed(scores[split]["mean"], floor[split]["mean"], ceiling[split]) if floor else None
+                for split in names
             },
             "core_s": mean_std([run["core_s"] for run in runs]),
             "student_parameters": runs[0]["student_parameters"],
