@@ -50,6 +50,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     base = validate(Experiment, plain)
     if not base.train.synthetic_ratio or base.fit_check.on_low == "skip":
         raise ConfigError("--set: train.synthetic_ratio above 0 and the fit check are what this measures")
+    if base.teacher.generator.external:
+        raise ConfigError("--set teacher.generator: its weights are given, so it can't be trained for different times")
     storage, environment = Storage(args.storage), records.environment()
     data = base.task.load(storage)
     seeds, points = list(range(args.seeds)), []

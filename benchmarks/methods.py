@@ -196,7 +196,8 @@ def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[st
     ceiling = teacher_scores(teacher)
     names = {"validation": METRIC, "test": f"test_{METRIC}"}
     out: dict[str, Any] = {}
-    for method in dict.fromkeys(result["method"] for result in results):
+    # One-hot first: the others are measured from there.
+    for method in sorted(dict.fromkeys(result["method"] for result in results), key=lambda name: name != "one_hot"):
         runs = [result for result in results if result["method"] == method]
         scores = {split: mean_std([run["metrics"][name] for run in runs]) for split, name in names.items()}
         floor = scores if method == "one_hot" else out.get("one_hot")

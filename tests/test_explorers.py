@@ -53,7 +53,7 @@ def near() -> Neighbourhood:
     labels = torch.arange(N) % K
     return Neighbourhood(
         latents.std(dim=0),
-        Disagreement(Teacher(labeler, decoder), student),
+        Disagreement(Teacher(labeler, decoder), student, torch.Generator()),
         latents,
         labels,
         labels,
@@ -152,7 +152,7 @@ def test_a_student_that_agrees_leaves_latents_finite(near):
         def scores(self, inputs):
             return near.disagreement.teacher.labeler(inputs).logits
 
-    same = replace(near, disagreement=Disagreement(near.disagreement.teacher, Agreeing()))
+    same = replace(near, disagreement=Disagreement(near.disagreement.teacher, Agreeing(), torch.Generator()))
     assert torch.isfinite(Gradient().explore(near.latents_NL, same)).all()
 
 

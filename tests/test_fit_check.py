@@ -3,6 +3,7 @@
 import io
 import logging
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -112,6 +113,12 @@ def test_a_slow_generator_is_measured_on_fewer_rows(experiment, labeler, digits)
     short = changed(experiment, explorer__type="random", fit_check__seconds=1e-9)
     result, _ = fit_check.measure(short, Teacher(labeler, Blind()), digits)
     assert result["rows"] == 64 and result["rows_per_second"] > 0
+
+
+def test_the_first_rows_that_are_measured_are_of_all_classes():
+    labels = np.repeat(np.arange(10), 50)  # class by class, as folders are read
+    rows = fit_check.held_out_rows(len(labels), 200)
+    assert len(set(rows.tolist())) == 200 and len(set(labels[rows[:40]].tolist())) > 7
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from transformers import (
 from tgt_ray import run
 from tgt_ray.config import ConfigError
 from tgt_ray.generators import ImageVariationGenerator
+from tgt_ray.local import prepare_local
+from tgt_ray.storage import Storage
+from tgt_ray.teacher import load_teacher
 
 EMBEDDING = 12
 
@@ -155,7 +158,25 @@ def test_it_feeds_a_student_without_a_copy_of_its_weights(folder, tmp_path, capl
     kept = [path.name for path in (tmp_path / "runs" / "teachers").iterdir() if path.suffix == ".safetensors"]
     assert all(name.startswith("labeler-") for name in kept), kept
     # What an image costs is said before anything trains.
-    assert "such generator about" in caplog.text
+    assert "run would take about" in caplog.text
+
+
+def test_half_precision_and_no_guidance(folder, tmp_path):
+    experiment = experiment_of(folder, pool__precision="bfloat16")
+    result = run(experiment, storage=str(tmp_path / "runs"), name="half", local=True)
+    assert np.isfinite(result.metrics.iloc[-1]["train_kl_synthetic"])
+    plain, guided = (built(folder, guidance=g).decode(torch.ones(1, EMBEDDING), rng()) for g in (1, 5))
+    assert not torch.allclose(plain, guided)
+
+
+def test_weights_that_changed_since_the_run_began_are_refused(folder, tmp_path):
+    storage, experiment = Storage(tmp_path / "runs"), experiment_of(folder)
+    data = experiment.task.load()
+    record = prepare_local(experiment, data, storage).teacher
+    load_teacher(experiment.teacher, record, data.input_shape, data.num_classes, storage)
+    record["generator"]["state"] = "others"
+    with pytest.raises(ConfigError, match=r"teacher.generator: its weights here are not those that the run began with"):
+        load_teacher(experiment.teacher, record, data.input_shape, data.num_classes, storage)
 
 
 def test_other_weights_in_the_folder_are_another_teacher(folder, tmp_path):

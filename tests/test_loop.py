@@ -243,13 +243,13 @@ def spied_splits(monkeypatch) -> list[tuple[int, str]]:
     return seen
 
 
-def test_validation_is_measured_at_each_report_and_test_once_at_the_end(prepared, storage, monkeypatch):
+def test_validation_is_measured_at_each_report_and_test_once_at_the_end(prepared, digits, storage, monkeypatch):
     seen = spied_splits(monkeypatch)
     reports = []
     train_local(small(prepared, train__eval_every=5), prepared.prepared, storage, report=reports.append)
     assert seen == [(5, "validation"), (10, "validation"), (12, "validation"), (12, "test")]
     assert [row["step"] for row in reports] == [5, 10, 12]
-    metrics = prepared.experiment.task.metric_names
+    metrics = prepared.experiment.task.metrics_of(digits)
     assert all(metric in row for row in reports for metric in metrics)
     assert [f"test_{metrics[0]}" in row for row in reports] == [False, False, True]
     assert all({"train_loss", "train_ce", "train_kl_real", "train_kl_synthetic"} <= row.keys() for row in reports)

@@ -270,7 +270,7 @@ def test_resuming_with_another_experiment_is_refused(run, tmp_path):
     storage = tmp_path / "storage"
     (storage / "a").mkdir(parents=True)
     (storage / "a" / "experiment.yaml").write_text("train: {steps: 5}")
-    message = run("train", "--resume", "--name", "a", storage=storage)
+    message = run("train", "--resume", "--name", "a", "--set", "train.steps=6", storage=storage)
     assert "another experiment" in message and "experiment.yaml" in message
 
 

@@ -97,7 +97,8 @@ def run(
     scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
-    if resume and folder.read("experiment.yaml") != dump_yaml(config).encode():
+    begun = f"{folder.root}/experiment.yaml"
+    if resume and validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) != config:
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
         )

@@ -64,10 +64,15 @@ class Config(BaseModel):
 
 
 def _whole(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as err:  # ~ of somebody who isn't there
+        raise ValueError(str(err)) from err
 
 
 def _whole_folder(text: str) -> str:
+    if not text:
+        raise ValueError("is empty; expected a folder or a name on the hub")
     path = _whole(Path(text))
     return str(path) if path.is_dir() else text
 

@@ -34,7 +34,9 @@ class AugmentConfig(Config):
     shift: int = Field(0, ge=0, description="largest random shift in pixels, each way")
     flip: bool = Field(False, description="random horizontal flips")
     randaugment: str | None = Field(
-        None, pattern=r"^rand(-(mstd|mmax|inc|m|n|p)[\d.]+)*$", description="timm's RandAugment, e.g. rand-m9-mstd0.5"
+        None,
+        pattern=r"^rand(-((m|n|inc|mmax)\d+|(mstd|p)[\d.]+))*$",
+        description="timm's RandAugment, e.g. rand-m9-mstd0.5",
     )
     mixup: float = Field(0.0, ge=0, description="MixUp's alpha; 0: none. Also mixes the teacher's probabilities")
 

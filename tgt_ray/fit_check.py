@@ -45,6 +45,7 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.student.model_dump(mode="json"),
         experiment.fit_check.rows,
         experiment.fit_check.seconds,
+        bool(experiment.pool.gpus_per_actor),
     )
 
 
@@ -69,6 +70,7 @@ def ready(
     if there is not None:
         return there
     name = key(experiment, record, data)
+    log.info("teacher: its fit is measured on held-out rows, once")
     result, figure = measure(experiment, teacher, data, device)
     storage.write(_png(figure), FOLDER, f"{name}.png")
     result["key"] = name
@@ -84,7 +86,7 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     log.info(
         "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on reconstructions,"
         " %.1f %% on explored rows (%s); squared error of reconstructions %.4f; %.3g explored rows a second on %s: the %.0f rows of a"
-        " run take one such generator about %s",
+        " run would take about %s at this speed",
         *(result[name] for name in ("rows", "accuracy", "agreement_reconstructed", "agreement_explored", "explorer")),
         *(result[name] for name in ("reconstruction_mse", "rows_per_second", "device")),
         rows,
@@ -140,27 +142,31 @@ def measure(
     rng = torch.Generator().manual_seed(0)
     kinds: dict[str, list[Tensor]] = {"real": [], "reconstructed": [], "explored": []}
     logits: dict[str, list[Tensor]] = {name: [] for name in kinds}
-    seconds = 0.0
+    timed: list[tuple[float, int]] = []
+    until = time.perf_counter() + experiment.fit_check.seconds
     with torch.no_grad():
         latents_NL = torch.cat([teacher.generator.encode(part) for part in inputs.split(size)])  # type: ignore[operator]
         scale_L = latents_NL.std(dim=0)
-        until = time.perf_counter() + experiment.fit_check.seconds
         for part, latents, classes in zip(inputs.split(size), latents_NL.split(size), labels.split(size), strict=True):
-            again = teacher.decode(latents, rng)
+            again = teacher.decode(latents, rng).cpu()  # not before the device has made it
             started = time.perf_counter()
-            near = Neighbourhood(scale_L, Disagreement(teacher, student), latents_NL, labels, classes, rng)
+            near = Neighbourhood(scale_L, Disagreement(teacher, student, rng), latents_NL, labels, classes, rng)
             explored = teacher.decode(experiment.explorer.explore(latents, near), rng)
             of_explored = teacher.labeler(explored).logits.cpu()
-            seconds += time.perf_counter() - started
+            timed.append((time.perf_counter() - started, len(part)))
             for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):
                 kinds[name].append(images.cpu())
-                logits[name].append(of_explored if name == "explored" else teacher.labeler(images).logits.cpu())
+                logits[name].append(
+                    of_explored if name == "explored" else teacher.labeler(images.to(device)).logits.cpu()
+                )
             if time.perf_counter() > until:
                 break
     images = {name: torch.cat(parts) for name, parts in kinds.items()}
     p = {name: torch.cat(parts).softmax(dim=1) for name, parts in logits.items()}
     labels = labels[: len(images["real"])]
     says = {name: values.argmax(dim=1) for name, values in p.items()}
+
+    usual = timed[1:] or timed  # the first batch warms up
 
     def share(hits: Tensor) -> float:
         return 100 * float(hits.float().mean())
@@ -170,7 +176,7 @@ def measure(
         "explorer": experiment.explorer.type,
         "accuracy": share(says["real"] == labels),
         "reconstruction_mse": float((images["reconstructed"] - images["real"]).square().mean()),
-        "rows_per_second": len(labels) / max(seconds, 1e-9),
+        "rows_per_second": sum(rows for _, rows in usual) / max(sum(seconds for seconds, _ in usual), 1e-9),
         "device": device if device != "cpu" else f"{torch.get_num_threads()} thread(s)",
     }
     for name in ("reconstructed", "explored"):
@@ -185,8 +191,9 @@ def measure(
 
 
 def held_out_rows(there: int, count: int) -> np.ndarray:
-    """Places of at most `count` of the rows that are there, drawn at random and always the same."""
-    return np.sort(np.random.default_rng(0).permutation(there)[:count])
+    """Places of at most `count` of the rows that are there, drawn at random and always the same; in random order, so that the first
+    of them stand for all."""
+    return np.random.default_rng(0).permutation(there)[:count]
 
 
 def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray], class_names: Sequence[str] = ()) -> Figure:

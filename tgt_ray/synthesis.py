@@ -54,7 +54,7 @@ class Synthesizer:
         chosen = self._draw_anchors(explorer, rng)
         near = Neighbourhood(
             self.scale_L,
-            Disagreement(self.teacher, student),
+            Disagreement(self.teacher, student, rng),
             self.latents_NL,
             self.labels_N,
             self.labels_N[chosen],
@@ -90,10 +90,11 @@ class Disagreement:
 
     teacher: Teacher
     student: Student | None
+    rng: torch.Generator
 
     def __call__(self, latents_BL: Tensor) -> Tensor:
         assert self.student is not None, "an explorer that looks at the student says so with on_policy"
-        inputs = self.teacher.generator.decode(latents_BL)  # type: ignore[operator]
+        inputs = self.teacher.decode(latents_BL, self.rng)
         return kl_rows(self.teacher.labeler(inputs).logits, self.student.scores(inputs))
 
 

@@ -71,12 +71,34 @@ def prepare_on_ray(
     return prepare(data, teacher, teacher_pass, storage)
 
 
+def needs_places(experiment: Experiment) -> bool:
+    """Whether generators are placed by more than CPUs. Where no rows are made there are none, and nothing is asked for."""
+    return experiment.streams and bool(experiment.pool.actor_resources or experiment.pool.gpus_per_actor)
+
+
+def pool_resources(experiment: Experiment) -> dict[str, Any]:
+    """What one generator asks for, as options of Ray."""
+    pool = experiment.pool
+    if not experiment.streams:
+        return {"num_cpus": pool.cpus_per_actor}
+    return {
+        "num_cpus": pool.cpus_per_actor,
+        "num_gpus": pool.gpus_per_actor or None,
+        "resources": pool.actor_resources or None,
+    }
+
+
+def device_of(experiment: Experiment) -> str:
+    """Where the teacher computes."""
+    return "cuda" if experiment.streams and experiment.pool.gpus_per_actor else "cpu"
+
+
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
-    # On a GPU where generators have one, and where they are, if they are placed.
-    pool = experiment.pool
-    task = ray.remote(_prepare_teacher).options(
-        num_cpus=1, num_gpus=pool.gpus_per_actor or None, resources=pool.actor_resources or None
+    # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
+    special = needs_places(experiment)
+    task = ray.remote(max_calls=1)(_prepare_teacher).options(
+        **pool_resources(experiment) if special else {"num_cpus": 1}
     )
     threads = max(1, int(cluster.largest_node_cpus()))
     log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
@@ -98,7 +120,7 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
-    device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
+    device = device_of(experiment)
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
     return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
 
@@ -135,7 +157,7 @@ class TeacherLabeler:
         from tgt_ray.teacher import load_teacher
 
         self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
-        self.device = "cuda" if experiment.pool.gpus_per_actor else "cpu"
+        self.device = device_of(experiment)
         self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -162,14 +184,7 @@ def label_rows(
     """
     import ray.data
 
-    pool = experiment.pool
-    resources: dict[str, Any] = {"num_cpus": 0}
-    if not beside_lanes:
-        resources = {
-            "num_cpus": pool.cpus_per_actor,
-            "num_gpus": pool.gpus_per_actor or None,
-            "resources": pool.actor_resources or None,
-        }
+    resources = {"num_cpus": 0} if beside_lanes else pool_resources(experiment)
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [
         {"table": number, "first": first}
@@ -180,7 +195,7 @@ def label_rows(
         TeacherLabeler,
         batch_size=1,
         fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage, (ray.put(tables),)),
-        compute=ray.data.ActorPoolStrategy(size=pool.actors),
+        compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
         **resources,
     )
     labelled.context.enable_progress_bars = False
@@ -256,7 +271,7 @@ def open_prepared_lanes(
 ) -> Iterator[tuple[Any, Prepared]]:
     """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start."""
     teacher = teacher_on_ray(experiment, data, storage)
-    if experiment.pool.actor_resources or experiment.pool.gpus_per_actor:
+    if needs_places(experiment):
         # The pass can't do without what the lanes will hold: it runs before them, and below its outputs are in the cache.
         prepare_on_ray(experiment, teacher, data, storage, beside_lanes=False)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:

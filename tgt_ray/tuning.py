@@ -110,6 +110,9 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         how.warm_lanes,
     ) as (board, prepared):
         log_teacher(prepared)
+        if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:
+            changed = next(key for key in prepared.fingerprints if before.get(key) != prepared.fingerprints[key])
+            raise ConfigError(f"--resume: {changed} is not what the sweep was begun with; begin a new sweep")
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             fit_check.keep(prepared.teacher, storage, folder)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.config import ConfigError, FilePath, digest
 from tgt_ray.data.encoded import EncodedImages, Scan
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -53,7 +53,7 @@ class ImageFolder(ImageFiles):
     """`train/<class>/*.jpg`, the same for `test` and perhaps `validation` (or `val`): what torchvision calls an image folder."""
 
     type: Literal["folder"] = "folder"
-    path: Path = Field(
+    path: FilePath = Field(
         description="folder that holds train, test and perhaps validation, each with a folder for each class"
     )
 
@@ -95,7 +95,7 @@ class ImageLists(ImageFiles):
     """Text files with `path label` on each line, the format in which ImageNet-LT and Places-LT are published."""
 
     type: Literal["lists"] = "lists"
-    path: Path = Field(description="folder that the paths in the lists start from")
+    path: FilePath = Field(description="folder that the paths in the lists start from")
     train: Path = Field(description="list of the train split, from `path` or absolute; long-tailed as it is")
     test: Path
     validation: Path | None = None

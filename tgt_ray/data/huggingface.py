@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import ConfigError, digest, nearest
+from tgt_ray.config import ConfigError, FolderOrName, digest, nearest
 from tgt_ray.data.encoded import EncodedImages, Scan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class HuggingFaceImages(EncodedImages):
     """A data set with an image column and a class label. Needs the extra `huggingface`."""
 
     type: Literal["huggingface"] = "huggingface"
-    path: str = Field(description="a folder that `save_to_disk` wrote, or the name of a data set on the hub")
+    path: FolderOrName = Field(description="a folder that `save_to_disk` wrote, or the name of a data set on the hub")
     name: str | None = Field(None, description="of the data set's configuration, where it has several")
     revision: str | None = Field(None, description="commit or tag of a data set on the hub")
     image_column: str = "image"

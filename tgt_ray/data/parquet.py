@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.config import ConfigError, FilePath, digest
 from tgt_ray.data.base import ImageRows, ImageSource, Splits, stratified_holdout
 from tgt_ray.data.encoded import EncodedImages, Scan
 
@@ -21,7 +21,7 @@ class ParquetImages(ImageSource):
     """Images from Parquet files. Where there is no validation.parquet, a stratified part of train is held out for it."""
 
     type: Literal["parquet"] = "parquet"
-    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
+    path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
     image_shape: tuple[int, int, int] | None = Field(
         None,
         description="channels, height, width; where absent, square images with 1 or 3 channels are inferred",
@@ -77,7 +77,7 @@ class EncodedParquet(EncodedImages):
     """JPEG or PNG bytes from Parquet files: binary values in `image`, or Hugging Face's {bytes, path}; ints in `label`."""
 
     type: Literal["encoded_parquet"] = "encoded_parquet"
-    path: Path = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
+    path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
 
     def scan(self) -> Scan:
         if not self.path.is_dir():

@@ -43,7 +43,8 @@ class Variation(nn.Module):
         )
 
     def encode(self, inputs: Tensor) -> Tensor:
-        return self.parts["image_encoder"](self.preprocess(inputs)).image_embeds
+        parts = inputs.split(self.rows_at_once)
+        return torch.cat([self.parts["image_encoder"](self.preprocess(part)).image_embeds for part in parts])
 
     def decode(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
         parts = [self._draw(part, rng) for part in latents_BL.split(self.rows_at_once)]
@@ -59,7 +60,7 @@ class Variation(nn.Module):
             output_type="pt",
             **self.how,
         ).images
-        images = F.interpolate(images, self.input_shape[1:], mode="bicubic", antialias=True).clamp(0, 1)
+        images = F.interpolate(images.float(), self.input_shape[1:], mode="bicubic", antialias=True).clamp(0, 1)
         return images.mean(dim=1, keepdim=True) if self.input_shape[0] == 1 else images
 
 

@@ -32,7 +32,8 @@ class Preprocess(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.size is not None and tuple(inputs.shape[2:]) != self.size:
-            inputs = F.interpolate(inputs, self.size, mode=self.mode, antialias=True)
+            # On a CPU antialiasing is not there in bfloat16.
+            inputs = F.interpolate(inputs.float(), self.size, mode=self.mode, antialias=True)
         if inputs.shape[1] == 1 and self.channels > 1:
             inputs = inputs.expand(-1, self.channels, -1, -1)
         return (inputs - self.mean) / self.std
