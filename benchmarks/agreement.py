@@ -81,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "data": data_name(args.data),
         "method": args.method,
         "seeds": seeds,
-        "teacher_has_seen": what_was_seen(plain, row_counts(data)),
+        "teacher_has_seen": what_was_seen(base.model_dump(mode="json"), row_counts(data)),
         "base": base.model_dump(mode="json"),
         "labeler": prepared.teacher["labeler"],
         "environment": environment,
