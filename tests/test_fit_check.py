@@ -95,7 +95,7 @@ def test_a_blind_generator_agrees_by_chance(experiment, labeler, digits):
 def test_low_agreement_warns_or_refuses_as_asked(experiment, digits, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "tgt_ray"):
         run(blind(experiment), storage=str(tmp_path), name="warned", local=True)
-    assert "less than fit_check.minimum 60" in caplog.text
+    assert "less than fit_check.minimum 80" in caplog.text
     assert f"fit of the teacher on {len(digits.labels('validation'))} held-out rows" in caplog.text
     with pytest.raises(
         ConfigError, match=r"agrees with itself on \d+\.\d % of the generator's reconstructions, less than"
