@@ -10,7 +10,6 @@ One generator for each number of pretraining steps, all else alike. What is meas
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from common import (
     mean_std,
     number,
     plus_minus,
-    record_path,
     row_counts,
+    run_options,
+    show_or_measure,
     what_was_seen,
-    write_record,
 )
 
 from tgt_ray import records
@@ -165,31 +164,13 @@ def whole_numbers(text: str) -> list[int]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="digits|FOLDER", help="as for methods.py")
-    what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    run_options(parser, "accuracy against agreement")
     parser.add_argument(
-        "--steps", type=whole_numbers, default=[10, 30, 100, 300, 1000], help="of generators' pretraining"
+        "--steps", type=whole_numbers, default=[10, 25, 50, 100, 200, 800], help="of generators' pretraining"
     )
     parser.add_argument("--method", default="random", choices=methods.EXPLORERS, help="how synthetic rows are made")
-    parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
-    parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
-    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
-    parser.add_argument("--plot", metavar="FILE.png", help="accuracy against agreement, as a picture")
-    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
 
-def run() -> None:
-    args = parse()
-    record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
-    print(render(record))
-    if not args.show:
-        write_record(record, record_path(args.out, args.storage, f"agreement-{data_name(args.data)}"))
-    if args.plot:
-        plot(record, Path(args.plot))
-
-
 if __name__ == "__main__":
-    main(run)
+    main(lambda: show_or_measure(parse(), "agreement", measure, render, plot))

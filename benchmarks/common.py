@@ -101,6 +101,37 @@ def mean_std(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
+def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
+    """Options of the scripts that train students over seeds. picture: what --plot draws."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--data", metavar="digits|FOLDER", help="digits, or a folder that one of the *_lt.yaml is named after"
+    )
+    what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
+    parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
+    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
+    parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+
+
+def show_or_measure(
+    args: argparse.Namespace,
+    stem: str,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+    plot: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """The record of --show, or one that is measured now and written; its table, and its picture where one is wanted."""
+    record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
+    print(render(record))
+    if not args.show:
+        write_record(record, record_path(args.out, args.storage, f"{stem}-{data_name(args.data)}"))
+    if args.plot:
+        plot(record, Path(args.plot))
+
+
 def at_least_one(text: str) -> int:
     """A number of something, for argparse."""
     value = int(text)

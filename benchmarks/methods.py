@@ -10,7 +10,6 @@ Each run is what `python -m tgt_ray.train --local` does. What is measured and ho
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +20,6 @@ from common import (
     METRIC,
     aligned,
     apply_sets,
-    at_least_one,
     base_experiment,
     command,
     data_name,
@@ -30,10 +28,10 @@ from common import (
     mean_std,
     number,
     plus_minus,
-    record_path,
     row_counts,
+    run_options,
+    show_or_measure,
     what_was_seen,
-    write_record,
 )
 
 from tgt_ray import records
@@ -324,33 +322,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="digits|FOLDER", help="digits, or a folder with Fashion-MNIST as Parquet")
-    what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
+    run_options(parser, "test accuracy against processor seconds")
     parser.add_argument("--suite", choices=SUITES, default="explorers", help="which methods to compare")
     parser.add_argument(
         "--methods",
         metavar="A,B",
         help="these methods instead; `a + b` is method a with long-tail baseline b, `a x 4` with 4 times the steps",
     )
-    parser.add_argument("--plot", metavar="FILE.png", help="test accuracy against processor seconds, as a picture")
-    parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
-    parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
-    parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
-    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
 
-def run() -> None:
-    args = parse()
-    record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
-    print(render(record))
-    if not args.show:
-        write_record(record, record_path(args.out, args.storage, f"methods-{data_name(args.data)}"))
-    if args.plot:
-        plot(record, Path(args.plot))
-
-
 if __name__ == "__main__":
-    main(run)
+    main(lambda: show_or_measure(parse(), "methods", measure, render, plot))

@@ -63,9 +63,8 @@ class Probe(Config):
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
-    stored: ClassVar[bool] = (
-        True  # weights are kept in the storage; otherwise `build` gives the module with its weights
-    )
+    # Weights are kept in the storage; otherwise `build` gives the module with its weights.
+    stored: ClassVar[bool] = True
     weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )

@@ -58,9 +58,8 @@ class Generator(Component):
     """
 
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
-    stored: ClassVar[bool] = (
-        True  # weights are kept in the storage; otherwise `build` gives the module with its weights
-    )
+    # Weights are kept in the storage; otherwise `build` gives the module with its weights.
+    stored: ClassVar[bool] = True
     weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )
