@@ -1,0 +1,39 @@
+"""Floor 0: texts as rows of bytes, so that they travel as images do; each model cuts them into tokens of its own.
+
+A row is UTF-8, padded with zeros. A pair of sentences is one text with SEPARATOR between them. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+#: Between the sentences of a pair (the "unit separator" of ASCII, which texts don't have).
+SEPARATOR = "\x1f"
+
+
+def clean(text: str) -> str:
+    """Without the two characters that have a meaning here, and without white space around it."""
+    return text.replace("\0", " ").replace(SEPARATOR, " ").strip()
+
+
+def to_bytes(texts: Sequence[str], width: int) -> np.ndarray:
+    """(N, width) uint8. A longer text is cut, between two characters."""
+    rows = np.zeros((len(texts), width), np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        content = text.encode()
+        if len(content) > width:
+            content = content[:width].decode(errors="ignore").encode()
+        row[: len(content)] = np.frombuffer(content, np.uint8)
+    return rows
+
+
+def to_texts(rows_NW: np.ndarray) -> list[str]:
+    """The texts of rows that `to_bytes` has made."""
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.ascontiguousarray(rows_NW)]
+
+
+def sentences(text: str) -> tuple[str, ...]:
+    """Of a pair both, otherwise the text alone."""
+    return tuple(text.split(SEPARATOR, 1))
