@@ -131,7 +131,7 @@ def measure(
 
     from tgt_ray.explorers import Neighbourhood
     from tgt_ray.student import build_student
-    from tgt_ray.synthesis import Disagreement
+    from tgt_ray.synthesis import Disagreement, along, latent_std
     from tgt_ray.tasks import inputs_of
 
     rows = held_out_rows(len(data.labels("validation")), experiment.fit_check.rows)
@@ -146,13 +146,28 @@ def measure(
     timed: list[tuple[float, int]] = []
     until = time.perf_counter() + experiment.fit_check.seconds
     with torch.no_grad():
-        latents_NL = torch.cat([teacher.generator.encode(part) for part in inputs.split(size)])  # type: ignore[operator]
-        scale_L = latents_NL.std(dim=0)
-        for part, latents, classes in zip(inputs.split(size), latents_NL.split(size), labels.split(size), strict=True):
-            again = teacher.decode(latents, rng).cpu()  # not before the device has made it
+        latents_NL: Tensor | None = None
+        if teacher.contextual:
+            scale_L = latent_std(teacher, inputs, device)
+        else:
+            latents_NL = torch.cat([teacher.encode(part, rng)[0] for part in inputs.split(size)])
+            scale_L = latents_NL.std(dim=0)
+        for number, (part, classes) in enumerate(zip(inputs.split(size), labels.split(size), strict=True)):
+            # Of a contextual generator with what it masks: as rows are made, but for the explorer.
+            latents, context = (
+                (latents_NL[number * size :][:size], None) if latents_NL is not None else teacher.encode(part, rng)
+            )
+            again = teacher.decode(latents, rng, context).cpu()  # not before the device has made it
             started = time.perf_counter()
-            near = Neighbourhood(scale_L, Disagreement(teacher, student, rng), latents_NL, labels, classes, rng)
-            explored = teacher.decode(experiment.explorer.explore(latents, near), rng)
+            near = Neighbourhood(
+                along(scale_L, latents),
+                Disagreement(teacher, student, rng, context),
+                latents if latents_NL is None else latents_NL,
+                labels,
+                classes,
+                rng,
+            )
+            explored = teacher.decode(experiment.explorer.explore(latents, near), rng, context)
             of_explored = teacher.labeler(explored).logits.cpu()
             timed.append((time.perf_counter() - started, len(part)))
             for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):

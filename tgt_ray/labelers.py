@@ -138,6 +138,19 @@ class PretrainedLabeler(Labeler):
     )
     probe: Probe = Field(default_factory=Probe)
 
+    @property
+    def head_split(self) -> Literal["full", "train"]:
+        """The labelled rows that a head is fitted on."""
+        return self.probe.split
+
+    def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        """Fit `model.head` in place on N rows. Returns what the record should say of it."""
+        from tgt_ray.pretraining import fit_linear_head
+
+        return {
+            "probe": {"split": self.probe.split, "train_accuracy": fit_linear_head(model, inputs, labels, self.probe)}
+        }
+
     def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
         """Give the model its own head, or say that one has to be fitted."""
         from tgt_ray.models.pretrained import set_head
@@ -252,6 +265,150 @@ class TransformersLabeler(PretrainedLabeler):
         return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=Path(self.path).is_dir())}
 
 
+def corpus_of(input_shape: tuple[int, ...]) -> str:
+    """The task's vocabulary, where its inputs are texts; otherwise empty."""
+    return getattr(input_shape, "tokenizer", "")
+
+
+class TextPretrain(Pretrain):
+    """AdamW with warm-up and cosine decay on the cross-entropy of labels."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, description="peak")
+    weight_decay: float = Field(0.01, ge=0)
+
+
+class FineTune(TextPretrain):
+    """All weights of a pretrained model, with a new head, on labelled rows."""
+
+    split: Literal["full", "train"] = Field("train", description="labelled rows to train on, as `pretrain.split`")
+    steps: int = Field(500, ge=1)
+    learning_rate: float = Field(3e-5, gt=0, description="peak")
+
+
+class TransformerSize(Config):
+    """A transformer encoder of any size with the task's vocabulary, the mean over its tokens as embedding."""
+
+    layers: int = Field(2, ge=0, description="0: the mean of word embeddings")
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from; None: the task's own."""
+        return None
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerSize:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text import scratch_backbone
+
+        size = self.model_dump(include={"layers", "width", "heads", "max_tokens", "dropout"})
+        return scratch_backbone(corpus_of(input_shape), where=key, **size)
+
+
+class TextEncoder(Config):
+    """An encoder or a sequence classifier of transformers, as labelers and students have it."""
+
+    path: FolderOrName = Field(
+        description="folder that `save_pretrained` wrote (with its tokenizer) and all nodes see, `package:NAME/FOLDER` for one in an"
+        " installed Python package, or a name on the hub"
+    )
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    max_tokens: int | None = Field(
+        None, ge=4, description="of a text; longer ones are cut; absent: the model's own limit"
+    )
+    pooling: Literal["auto", "model", "mean", "cls"] = Field(
+        "auto",
+        description="how tokens become an embedding: as the model's own classification head does, their mean, or the first; auto: what"
+        " the model was made for",
+    )
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from."""
+        return self.path
+
+    def backbone(self, key: str) -> Any:
+        """The architecture without its head, with fresh weights."""
+        from tgt_ray.models.text import transformers_backbone
+
+        return transformers_backbone(self.path, self.revision, self.max_tokens, self.pooling, key)
+
+    def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
+        """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""
+        from tgt_ray.models.text import transformers_weights
+        from tgt_ray.models.weights import load_strictly
+
+        body, weight, bias = transformers_weights(self.path, self.revision, backbone)
+        load_strictly(backbone.body, body, f"{key}.path: {self.path}")
+        return weight, bias
+
+
+class TextTransformerLabeler(TransformerSize, Labeler):
+    """A small transformer, trained here from nothing."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_transformer"] = "text_transformer"
+    pretrain: TextPretrain = Field(default_factory=TextPretrain)  # type: ignore[assignment]
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier
+
+        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
+
+    def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:
+        from tgt_ray.pretraining import fit_text_classifier
+
+        fit_text_classifier(model, inputs, labels, self.pretrain)
+
+
+class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
+    """A text model from elsewhere: its own classes, or a head that is fitted on labelled rows, alone or with all weights."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_encoder"] = "text_encoder"
+    weights: None = Field(None, description="not used: the folder has them")
+    finetune: FineTune | None = Field(
+        None, description="where a head has to be fitted, train all weights with it; absent: the head alone (`probe`)"
+    )
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    @property
+    def head_split(self) -> Literal["full", "train"]:
+        return self.finetune.split if self.finetune is not None else self.probe.split
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.conv import Classifier
+
+        return Classifier(self.backbone("teacher.labeler"), num_classes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        from tgt_ray.models.text import place
+
+        weight, bias = self.load_body(model.backbone, "teacher.labeler")
+        in_a_folder = Path(place(self.path)).is_dir()
+        return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=in_a_folder)}
+
+    def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        if self.finetune is None:
+            return super().fit_head(model, inputs, labels)
+        from tgt_ray.pretraining import fit_text_classifier
+
+        fit_text_classifier(model, inputs, labels, self.finetune)
+        return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}
+
+
 def read_file(path: Path, key: str) -> bytes:
     try:
         return path.read_bytes()
@@ -259,4 +416,7 @@ def read_file(path: Path, key: str) -> bytes:
         raise ConfigError(f"{key}: cannot read {path} ({err.strerror})") from err
 
 
-AnyLabeler = Annotated[Labeler, OneOf(ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler)]
+AnyLabeler = Annotated[
+    Labeler,
+    OneOf(ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler, TextEncoderLabeler, TextTransformerLabeler),
+]

@@ -15,7 +15,7 @@ from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
 from tgt_ray.storage import Storage
-from tgt_ray.synthesis import Synthesizer, inline_blocks
+from tgt_ray.synthesis import Synthesizer, anchor_inputs, inline_blocks
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outputs
 
@@ -95,7 +95,12 @@ def train_local(
         )
         pool = experiment.pool
         synthesizer = Synthesizer(
-            teacher.to(teacher_device), prepared.anchors, pool.rows_per_request, teacher_device, pool.precision
+            teacher.to(teacher_device),
+            prepared.anchors,
+            pool.rows_per_request,
+            teacher_device,
+            pool.precision,
+            anchor_inputs(experiment.task, data, teacher),
         )
         first, used = run.position
         blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)

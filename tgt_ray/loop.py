@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tgt_ray import gallery, metrics
 from tgt_ray.augmentation import Augmentation, RealRows
-from tgt_ray.batch import Batch, rows_at_once
+from tgt_ray.batch import Batch, InputRows, rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
@@ -166,6 +166,9 @@ class StudentRun:
         self.optimizer, self.schedule = make_optimizer(self.student, train)
         table = data.tables["train"]
         self.inputs = inputs_of(self.task, table, data.input_shape)
+        # What a student of texts makes of them before its weights come in: once for each row, and not at each step.
+        self.prepare = getattr(self.student.backbone, "prepare", None)
+        self._prepared: dict[str, Tensor] = {}
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
         self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
         phases = [(0, row_probabilities(train.sampling, self.labels.numpy()))]
@@ -228,7 +231,7 @@ class StudentRun:
 
     def _batch(self, reader: SyntheticReader | None) -> Batch:
         rows = torch.from_numpy(self.plan.real_indices(self.step))
-        inputs, labels, logits = self.inputs[rows], self.labels[rows], self.teacher_logits[rows]
+        inputs, labels, logits = self._student_inputs("train")[rows], self.labels[rows], self.teacher_logits[rows]
         if self.augmentation is not None:
             real = self.augmentation(RealRows(inputs, labels, logits), self.step)
             inputs, labels, logits = real.inputs, real.labels, real.teacher_logits
@@ -236,8 +239,20 @@ class StudentRun:
         if synthetic:
             assert reader is not None
             more_inputs, more_logits = reader.take(synthetic, self.step)
+            if self.prepare is not None:
+                more_inputs = self.prepare(more_inputs)
             inputs, logits = torch.cat([inputs, more_inputs]), torch.cat([logits, more_logits])
         return Batch(inputs.to(self.device), labels.to(self.device), logits.to(self.device))
+
+    def _student_inputs(self, split: str) -> InputRows:
+        """The inputs of a split, as the student takes them."""
+        if split in self._prepared:
+            return self._prepared[split]
+        rows = self.inputs if split == "train" else inputs_of(self.task, self.data.tables[split], self.data.input_shape)
+        if self.prepare is None:
+            return rows
+        self._prepared[split] = torch.cat([self.prepare(part) for part in rows.split(1024)])
+        return self._prepared[split]
 
     def check(self, stop: bool) -> None:
         """Raise Diverged where the loss has become infinite or NaN since the last report, Stopped where a worker says `stop`."""
@@ -271,7 +286,7 @@ class StudentRun:
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:
         self.student.eval()
-        inputs = inputs_of(self.task, self.data.tables[split], self.data.input_shape)
+        inputs = self._student_inputs(split)
         with autocast(self.device, self.experiment.train.precision):
             parts = [
                 self.student.scores(part.to(self.device)).float().cpu()

@@ -27,7 +27,8 @@ CLASSES_FILE = "per_class.csv"
 #: What a run or a best trial shows of all that lies in its checkpoint.
 KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png")
 
-#: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
+#: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
+#: the generator is contextual.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 
@@ -119,7 +120,10 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
         "test": data.tables["test"],
     }
     calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
-    anchors = Anchors(train["id"].to_numpy(), data.labels("train"), to_matrix(cached["latent"]))
+    # A generator that starts from the inputs themselves has no latents to keep.
+    stored = "latent" in cached.column_names
+    latents = to_matrix(cached["latent"]) if stored else np.empty((len(train), 0), np.float32)
+    anchors = Anchors(train["id"].to_numpy(), data.labels("train"), latents)
     return Prepared(
         StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names),
         anchors,

@@ -17,7 +17,8 @@ from tgt_ray.models.pretrained import set_head
 
 if TYPE_CHECKING:
     from tgt_ray.generators.base import GeneratorPretrain
-    from tgt_ray.labelers import LabelerPretrain, Pretrain, Probe
+    from tgt_ray.generators.text import TextGeneratorPretrain
+    from tgt_ray.labelers import LabelerPretrain, Pretrain, Probe, TextPretrain
 
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,43 @@ def fit_autoencoder(
             now = agreement()
             log.info("generator: step %d, squared error %.4f, agreement %.1f %%", done, error.item(), now)
             if now >= how.agreement:
+                break
+            model.train()
+    return {"steps": done}
+
+
+def fit_text_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: TextPretrain) -> None:
+    """Cross-entropy on texts, all weights by AdamW."""
+    rng = torch.Generator().manual_seed(how.seed)
+    ids = torch.cat([model.backbone.prepare(part) for part in inputs.split(1024)])  # type: ignore[union-attr, operator]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    # Dropout draws from torch's own generator.
+    with torch.random.fork_rng():
+        torch.manual_seed(how.seed)
+        for rows in _optimise(model, optimizer, len(ids), how, rng):
+            F.cross_entropy(model(ids[rows.to(ids.device)]).logits, labels[rows].to(ids.device)).backward()
+
+
+def fit_denoiser(
+    model: nn.Module, inputs: InputRows, agreement: Callable[[], float], how: TextGeneratorPretrain
+) -> dict[str, Any]:
+    """A text generator learns to give back masked tokens. Returns the steps it took."""
+    rng = torch.Generator().manual_seed(how.seed)
+    tokens: Any = model.tokens
+    ids = torch.cat([tokens(part) for part in inputs.split(1024)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    done = 0
+    for rows in _optimise(model, optimizer, len(ids), how, rng):
+        some = ids[rows.to(ids.device)]
+        loss = model.denoising_loss(some[:, : int((some != tokens.pad).sum(dim=1).max())], rng)  # type: ignore[operator]
+        loss.backward()
+        done += 1
+        if done % how.check_every == 0 or done == how.steps:
+            now = agreement() if how.agreement is not None else None
+            log.info(
+                "generator: step %d, loss %.3f%s", done, loss.item(), "" if now is None else f", agreement {now:.1f} %"
+            )
+            if now is not None and how.agreement is not None and now >= how.agreement:
                 break
             model.train()
     return {"steps": done}

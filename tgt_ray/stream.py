@@ -157,7 +157,7 @@ class TeacherGenerator:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.storage import Storage
         from tgt_ray.student import build_student
-        from tgt_ray.synthesis import Synthesizer
+        from tgt_ray.synthesis import Synthesizer, anchor_inputs
         from tgt_ray.teacher import load_teacher
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
@@ -174,7 +174,14 @@ class TeacherGenerator:
         self.synthesizer = self._once(
             "synthesizer",
             (made_from, rows, precision),
-            lambda: Synthesizer(teacher, prepared.anchors, rows, self.device, precision),
+            lambda: Synthesizer(
+                teacher,
+                prepared.anchors,
+                rows,
+                self.device,
+                precision,
+                anchor_inputs(experiment.task, prepared.student, teacher),
+            ),
         )
         # Its weights come with each job's snapshots.
         self.student = self._once(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tgt_ray.config import Component, OneOf
-from tgt_ray.labelers import TimmModel
+from tgt_ray.labelers import TextEncoder, TimmModel, TransformerSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,4 +56,31 @@ class TimmStudent(TimmModel, StudentBackbone):
             self.load_body(backbone, "student")
 
 
-AnyStudent = Annotated[StudentBackbone, OneOf(ConvStudent, TimmStudent)]
+class TextTransformerStudent(TransformerSize, StudentBackbone):
+    """A small transformer from scratch."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_transformer"] = "text_transformer"
+    width: int = Field(64, ge=8)
+    layers: int = Field(1, ge=0, description="0: the mean of word embeddings")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        backbone: nn.Module = self.backbone(input_shape, "student")
+        return backbone
+
+
+class TextEncoderStudent(TextEncoder, StudentBackbone):
+    """A compact text model of transformers with its pretrained weights (DistilBERT, MobileBERT and their kind), without its head."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_encoder"] = "text_encoder"
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        backbone: nn.Module = self.backbone("student")
+        return backbone
+
+    def load_weights(self, backbone: nn.Module) -> None:
+        self.load_body(backbone, "student")
+
+
+AnyStudent = Annotated[StudentBackbone, OneOf(ConvStudent, TimmStudent, TextTransformerStudent, TextEncoderStudent)]

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tgt_ray.batch import InputRows
 from tgt_ray.config import digest
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.explorers import Explorer, Neighbourhood
 from tgt_ray.models.criteria import kl_rows
-from tgt_ray.prepared import Anchors
+from tgt_ray.prepared import Anchors, StudentData
 from tgt_ray.student import Student, autocast
+from tgt_ray.tasks import Task, inputs_of
 from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
@@ -38,46 +40,61 @@ class Synthesizer:
         rows_per_request: int,
         device: str = "cpu",
         precision: Precision = "float32",
+        inputs: InputRows | None = None,
     ):
+        """inputs: of all anchors, for a generator that starts from them (`Teacher.contextual`)."""
         self.teacher = teacher
         self.anchors = anchors
         self.rows_per_request = rows_per_request
         self.device, self.precision = device, precision
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
-        self.scale_L = self.latents_NL.std(dim=0)
+        self.inputs = inputs
+        if not teacher.contextual:
+            self.scale_L = self.latents_NL.std(dim=0)
+            return
+        assert inputs is not None, "a contextual generator starts from the anchors' inputs"
+        with torch.no_grad():
+            self.scale_L = latent_std(teacher, inputs, device)
 
     def __call__(
         self, request: int, seed: int, explorer: Explorer, student: Student | None = None, version: int = -1
     ) -> Block:
         rng = torch.Generator().manual_seed(int(digest(seed, request), 16) % 2**63)
         chosen = self._draw_anchors(explorer, rng)
-        near = Neighbourhood(
-            self.scale_L,
-            Disagreement(self.teacher, student, rng),
-            self.latents_NL,
-            self.labels_N,
-            self.labels_N[chosen],
-            rng,
-        )
         with torch.no_grad(), autocast(self.device, self.precision):
-            latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
-            inputs = self.teacher.decode(latents, rng)
+            start, context = self._start(chosen, rng)
+            near = Neighbourhood(
+                along(self.scale_L, start),
+                Disagreement(self.teacher, student, rng, context),
+                start if self.teacher.contextual else self.latents_NL,
+                self.labels_N,
+                self.labels_N[chosen],
+                rng,
+            )
+            latents = explorer.explore(start, near)
+            inputs = self.teacher.decode(latents, rng, context)
             logits = self.teacher.labeler(inputs).logits
             again = inputs[:0]
             if request % SHOWN_EVERY == 0:
-                few = self.latents_NL[chosen[:SHOWN_ROWS].to(self.device)]
-                again = self.teacher.decode(few, rng)
+                few = context[:SHOWN_ROWS] if context is not None else None
+                again = self.teacher.decode(start[:SHOWN_ROWS], rng, few)
         size = self.rows_per_request
         return {
-            "inputs": inputs.float().cpu().numpy(),
-            "teacher_logits": logits.float().cpu().numpy(),
-            "reconstructed": again.float().cpu().numpy(),
+            "inputs": to_array(inputs),
+            "teacher_logits": to_array(logits),
+            "reconstructed": to_array(again),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
             "version": np.full(size, version),
             "explorer": np.full(size, explorer.type),
         }
+
+    def _start(self, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Latents of the chosen anchors, and what decoding needs beside them."""
+        if self.inputs is None or not self.teacher.contextual:
+            return self.latents_NL[chosen.to(self.device)], None
+        return self.teacher.encode(self.inputs[chosen].to(self.device), rng)
 
     def _draw_anchors(self, explorer: Explorer, rng: torch.Generator) -> Tensor:
         probabilities = torch.from_numpy(explorer.anchor_probabilities(self.anchors.labels))
@@ -91,11 +108,38 @@ class Disagreement:
     teacher: Teacher
     student: Student | None
     rng: torch.Generator
+    context: Tensor | None = None
 
     def __call__(self, latents_BL: Tensor) -> Tensor:
         assert self.student is not None, "an explorer that looks at the student says so with on_policy"
-        inputs = self.teacher.decode(latents_BL, self.rng)
+        inputs = self.teacher.relax(latents_BL, self.rng, self.context)
         return kl_rows(self.teacher.labeler(inputs).logits, self.student.scores(inputs))
+
+
+#: Anchors that the scale of a contextual generator's latents is measured on.
+SCALE_ROWS = 256
+
+
+def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
+    """(H,): the standard deviation of each dimension of a contextual generator's latents, over some of the anchors."""
+    some = torch.linspace(0, len(inputs) - 1, min(SCALE_ROWS, len(inputs))).round().long()
+    rng = torch.Generator().manual_seed(0)
+    return teacher.generator.latent_std(inputs[some].to(device), rng)  # type: ignore[operator]
+
+
+def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
+    """A scale of H dimensions for latents of as many times H."""
+    return scale.repeat(latents_BL.shape[1] // len(scale)) if len(scale) else scale
+
+
+def to_array(values: Tensor) -> np.ndarray:
+    """float32, or whole numbers as they are."""
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
+
+
+def anchor_inputs(task: Task, data: StudentData, teacher: Teacher) -> InputRows | None:
+    """The inputs of all anchors, where the generator starts from them."""
+    return inputs_of(task, data.tables["train"], data.input_shape) if teacher.contextual else None
 
 
 def check_block(block: Block) -> None:

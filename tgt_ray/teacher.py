@@ -21,7 +21,6 @@ from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler, PretrainedLabeler
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.prepared import teacher_fingerprint
-from tgt_ray.pretraining import fit_linear_head
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData, inputs_of
 
@@ -38,8 +37,27 @@ class Teacher:
     labeler: nn.Module
     generator: nn.Module
 
-    def decode(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
+    @property
+    def contextual(self) -> bool:
+        """Whether the generator starts from inputs, and draws when it encodes."""
+        return bool(getattr(self.generator, "contextual", False))
+
+    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, L), and what decoding needs beside them."""
+        if self.contextual:
+            return self.generator.encode(inputs, rng)  # type: ignore[operator]
+        return self.generator.encode(inputs), None  # type: ignore[operator]
+
+    def relax(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None) -> Tensor:
+        """Inputs for latents, differentiable where the generator is: of texts, soft tokens."""
+        if context is not None:
+            return self.generator.relaxed(latents_BL, context)  # type: ignore[operator]
+        return self.decode(latents_BL, rng)
+
+    def decode(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None = None) -> Tensor:
         """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
+        if context is not None:
+            return self.generator.decode(latents_BL, rng, context)  # type: ignore[operator]
         if getattr(self.generator, "samples", False):
             return self.generator.decode(latents_BL, rng)  # type: ignore[operator]
         return self.generator.decode(latents_BL)  # type: ignore[operator]
@@ -81,12 +99,15 @@ def load_teacher(
 
 @torch.no_grad()
 def teacher_outputs(teacher: Teacher, inputs: InputRows, batch_size: int) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, float32. The inputs are where the teacher is."""
+    """Logits (N, K) and latents (N, L) of N rows, float32; no latents where the generator is contextual. The inputs are where the
+    teacher is."""
     logits, latents = [], []
     for there in inputs.split(batch_size):
         logits.append(teacher.labeler(there).logits.cpu())
-        latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
-    return {"logits": torch.cat(logits).numpy(), "latent": torch.cat(latents).numpy()}
+        if not teacher.contextual:
+            latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
+    out = {"logits": torch.cat(logits).numpy()}
+    return out if teacher.contextual else {**out, "latent": torch.cat(latents).numpy()}
 
 
 def _labeler(
@@ -105,13 +126,12 @@ def _labeler(
 
     def fit_head() -> dict[str, Any]:
         assert isinstance(config, PretrainedLabeler)
-        train_accuracy = fit_linear_head(model, *rows(config.probe.split), config.probe)
-        return {"probe": {"split": config.probe.split, "train_accuracy": train_accuracy}, **quality()}
+        return {**config.fit_head(model, *rows(config.head_split)), **quality()}
 
     def quality() -> dict[str, Any]:
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
-    split = config.probe.split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
+    split = config.head_split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
     made_from = [data.fingerprints[split]]
     finish = {"all": fit, "fit": fit_head, "own": quality}
     return model, _ready(model, "labeler", config, made_from, finish, store, device)
@@ -138,7 +158,8 @@ def _generator(
 
     def quality() -> dict[str, Any]:
         # Where each row takes seconds, the fit check's few rows have to do.
-        return {} if getattr(model, "samples", False) else {"validation": fidelity()}
+        slow = getattr(model, "samples", False) and config.external
+        return {} if slow else {"validation": fidelity()}
 
     made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
     return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store, device)
@@ -187,12 +208,22 @@ def _ready(
     log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)
     if config.stored:
-        weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
-        store.write(safetensors.torch.save(weights), f"{name}.safetensors")
+        store.write(safetensors.torch.save(whole(model.state_dict())), f"{name}.safetensors")
     record = {"fingerprint": fingerprint, "config": plain, **source, "environment": records.environment()}
     # The record is written last: where it is, the weights are whole.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for a file, on the CPU. Tied ones (of language models) are written under each of their names."""
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        there = value.contiguous().cpu()
+        out[name] = there.clone() if there.data_ptr() in seen else there
+        seen.add(there.data_ptr())
+    return out
 
 
 def state_digests(model: nn.Module) -> dict[str, str]:
@@ -221,12 +252,15 @@ def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: st
 
 @torch.no_grad()
 def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions, and how often the labeler says of them what it says of the row."""
-    generator.eval()
+    """On validation rows: how often the labeler says of reconstructions what it says of the row; of images also the squared error."""
+    teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, error = 0, 0.0
     for part in inputs.split(rows_at_once(data.input_shape)):
-        again = generator.decode(generator.encode(part))  # type: ignore[operator]
-        error += float((again - part).square().mean()) * len(part)
+        latents, context = teacher.encode(part, rng)
+        again = teacher.decode(latents, rng, context)
+        if again.is_floating_point():
+            error += float((again - part).square().mean()) * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
-    return {"reconstruction_mse": error / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
+    agreement = {"labeler_agreement": 100 * agree / len(inputs)}
+    return {"reconstruction_mse": error / len(inputs), **agreement} if again.is_floating_point() else agreement

@@ -37,3 +37,17 @@ def to_texts(rows_NW: np.ndarray) -> list[str]:
 def sentences(text: str) -> tuple[str, ...]:
     """Of a pair both, otherwise the text alone."""
     return tuple(text.split(SEPARATOR, 1))
+
+
+class TextShape(tuple[int, ...]):
+    """The shape of one text's row, (width,), with the vocabulary that models without one of their own use.
+
+    tokenizer: as JSON of the library `tokenizers`; empty where nothing has been trained.
+    """
+
+    tokenizer: str
+
+    def __new__(cls, shape: tuple[int, ...], tokenizer: str = "") -> TextShape:
+        made = super().__new__(cls, shape)
+        made.tokenizer = tokenizer
+        return made

@@ -200,11 +200,11 @@ def label_rows(
     )
     labelled.context.enable_progress_bars = False
     parts = list(labelled.iter_batches(batch_size=None))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("table", "row", "logits", "latent")}
-    order = np.lexsort((columns["row"], columns["table"]))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.lexsort((columns.pop("row"), columns.pop("table")))
     ends = np.cumsum([len(table) for table in tables])[:-1]
-    logits, latents = (np.split(columns[name][order], ends) for name in ("logits", "latent"))
-    return [{"logits": a, "latent": b} for a, b in zip(logits, latents, strict=True)]
+    split = {name: np.split(values[order], ends) for name, values in columns.items()}
+    return [{name: values[number] for name, values in split.items()} for number in range(len(tables))]
 
 
 class RememberPlacement(WorkerGroupCallback):

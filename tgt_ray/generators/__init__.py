@@ -12,6 +12,7 @@ from tgt_ray.generators.autoencoder import (
 )
 from tgt_ray.generators.base import Generator
 from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
+from tgt_ray.generators.text import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 
 AnyGenerator = Annotated[
     Generator,
@@ -21,15 +22,21 @@ AnyGenerator = Annotated[
         SpatialAutoencoderGenerator,
         AutoencoderKLGenerator,
         ImageVariationGenerator,
+        Seq2SeqGenerator,
+        MaskedLMGenerator,
+        CausalLMGenerator,
     ),
 ]
 
 __all__ = [
     "AnyGenerator",
     "AutoencoderKLGenerator",
+    "CausalLMGenerator",
     "ConvAutoencoderGenerator",
     "Generator",
     "ImageVariationGenerator",
     "MLPAutoencoderGenerator",
+    "MaskedLMGenerator",
+    "Seq2SeqGenerator",
     "SpatialAutoencoderGenerator",
 ]

@@ -54,10 +54,15 @@ class GeneratorPretrain(Pretrain):
 class Generator(Component):
     """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs.
 
-    A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs.
+    A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs. One that is `contextual` draws when it
+    encodes as well, and decoding needs more than latents: see `tgt_ray.models.text_generators`.
     """
 
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
+    # Starts from inputs and not from stored latents.
+    contextual: ClassVar[bool] = False
+    # Has no latents that could be moved: for random exploration alone.
+    only_samples: ClassVar[bool] = False
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
     weights: FilePath | None = Field(

@@ -1,0 +1,270 @@
+"""Text models as backbones: rows of bytes in (see `tgt_ray.texts`), each model's own tokenizer inside."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.config import ConfigError
+from tgt_ray.models.pretrained import linear_head
+from tgt_ray.texts import SEPARATOR, sentences, to_texts
+from tgt_ray.vocabulary import SPECIAL
+
+#: What a path begins with that lies in an installed Python package: `package:NAME/FOLDER`.
+PACKAGE = "package:"
+
+
+def place(path: str) -> str:
+    """The folder of `package:NAME/FOLDER` on this machine; any other path as it is. ConfigError where the package is missing."""
+    if not path.startswith(PACKAGE):
+        return path
+    name, _, folder = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{path}: the Python package '{name}' is not installed")
+    found = Path(spec.submodule_search_locations[0]) / folder
+    if ".." in Path(folder).parts or not found.is_dir():
+        raise ConfigError(f"{path}: the package '{name}' has no folder '{folder}'")
+    return str(found)
+
+
+def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
+    from transformers.utils import logging
+
+    where, said = place(path), logging.get_verbosity()
+    # What is loaded and what is left out is our own affair, and checked.
+    logging.set_verbosity_error()
+    try:
+        return load(where, revision=revision, **options)
+    except Exception as err:  # folders, names, network and files alike
+        raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err
+    finally:
+        logging.set_verbosity(said)
+
+
+class Tokens:
+    """Texts <-> token ids (N, T) int64, padded; longer texts are cut."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int, where: str):
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        # BERT and its kind call the end of a text its separator.
+        ends = [each for each in (tokenizer.sep_token_id, tokenizer.eos_token_id) if each is not None]
+        if tokenizer.pad_token_id is None or not ends:
+            raise ConfigError(f"{where}: the tokenizer has no token for {'the end' if not ends else 'padding'}")
+        self.pad, self.end, self.mask = int(tokenizer.pad_token_id), int(ends[0]), tokenizer.mask_token_id
+        self.special = frozenset(int(each) for each in tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows of bytes (N, width) uint8 -> ids (N, T)."""
+        return torch.from_numpy(self._encode(to_texts(rows.cpu().numpy()), self.max_tokens)).to(rows.device)
+
+    def _encode(self, texts: list[str], most: int | None) -> np.ndarray:
+        parts = [sentences(text) for text in texts]
+        # Whether a text is a pair is its own affair; the library wants to know it of a whole batch.
+        first: Any = [p[0] if len(p) == 1 else (p[0], p[1]) for p in parts]
+        if len({len(p) for p in parts}) > 1:
+            first = [(p[0], p[1] if len(p) > 1 else "") for p in parts]
+        out = self.tokenizer(first, padding="max_length", truncation=True, max_length=most, return_attention_mask=False)
+        return np.asarray(out["input_ids"], np.int64)
+
+    def count_cut(self, rows: Tensor) -> tuple[int, str]:
+        """How many of the texts are longer than `max_tokens`, and the first of them."""
+        texts = to_texts(rows.cpu().numpy())
+        lengths = [len(self.tokenizer(*sentences(text))["input_ids"]) for text in texts]
+        cut = [number for number, length in enumerate(lengths) if length > self.max_tokens]
+        return len(cut), texts[cut[0]] if cut else ""
+
+    def texts(self, ids: Tensor) -> list[str]:
+        """What ids say, without special tokens. The sentences of a pair are found by the end token between them."""
+        out = []
+        for row in ids.tolist():
+            parts: list[list[int]] = [[]]
+            for token in row:
+                if token == self.end:
+                    parts.append([])
+                elif token not in self.special:
+                    parts[-1].append(token)
+            said = [self.tokenizer.decode(part).strip() for part in parts if part]
+            out.append(SEPARATOR.join(said[:2]))
+        return out
+
+    def vocabulary(self) -> dict[str, int]:
+        return dict(self.tokenizer.get_vocab())
+
+
+def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
+    """The tokens of the task's own vocabulary."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    if not tokenizer_json:
+        raise ConfigError(f"{where}: a model from scratch needs a text task, which has a vocabulary")
+    start, pad, end, unknown, mask = SPECIAL
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer_json),
+        bos_token=start,
+        pad_token=pad,
+        eos_token=end,
+        unk_token=unknown,
+        mask_token=mask,
+    )
+    return Tokens(fast, max_tokens, where)
+
+
+def own_tokens(path: str, revision: str | None, max_tokens: int, where: str) -> Tokens:
+    """The tokens of a model's folder or hub name."""
+    from transformers import AutoTokenizer
+
+    return tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), max_tokens, where)
+
+
+def tokens_of(tokenizer: Any, max_tokens: int, where: str) -> Tokens:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # as causal language models are used
+    return Tokens(tokenizer, max_tokens, where)
+
+
+class TextBackbone(nn.Module):
+    """Texts -> embeddings (B, dim).
+
+    Texts are rows of bytes (B, width) uint8; ids (B, T) as `prepare` gives them; or soft tokens (B, T, V) float: shares of the
+    vocabulary, through which gradients flow.
+    pooling: "cls", "mean" over tokens, or "model": the body gives the embedding itself.
+    """
+
+    def __init__(self, body: Any, tokens: Tokens, pooling: str, dim: int):
+        super().__init__()
+        self.body, self.tokens, self.pooling, self.dim = body, tokens, pooling, dim
+        config = body.config
+        room = int(body.get_input_embeddings().num_embeddings)
+        if len(tokens) > room:
+            raise ConfigError(
+                f"the tokenizer has {len(tokens)} tokens, its model room for {room}: they don't belong together"
+            )
+        # BERT tells the second sentence of a pair by its token type.
+        self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Rows of bytes -> ids."""
+        return self.tokens(inputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        given: dict[str, Tensor]
+        if inputs.is_floating_point():
+            ids = inputs.argmax(dim=2)
+            embeddings = self.body.get_input_embeddings().weight
+            given = {"inputs_embeds": inputs[:, :, : len(embeddings)] @ embeddings}
+        else:
+            ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
+            # What no text of the batch reaches costs nothing.
+            ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
+            given = {"input_ids": ids}
+        mask = ids != self.tokens.pad
+        if self.typed:
+            ended = (ids == self.tokens.end).long()
+            given["token_type_ids"] = ((ended.cumsum(dim=1) - ended) > 0).long() * mask
+        out = self.body(**given, attention_mask=mask.long())
+        if self.pooling == "model":
+            return out.logits
+        states = out.last_hidden_state
+        if self.pooling == "cls":
+            return states[:, 0]
+        weights = mask[:, :, None].to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def scratch_backbone(
+    tokenizer_json: str, layers: int, width: int, heads: int, max_tokens: int, dropout: float, where: str
+) -> TextBackbone:
+    """A BERT of any size with fresh weights and the task's vocabulary; 0 layers: the mean of word embeddings."""
+    from transformers import BertConfig, BertModel
+
+    tokens = corpus_tokens(tokenizer_json, max_tokens, where)
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=max_tokens,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        type_vocab_size=2,
+        pad_token_id=tokens.pad,
+    )
+    return TextBackbone(BertModel(config, add_pooling_layer=False), tokens, "mean", width)
+
+
+def transformers_backbone(
+    path: str, revision: str | None, max_tokens: int | None, pooling: str, where: str
+) -> TextBackbone:
+    """An encoder or classifier of transformers with fresh weights and without its head. max_tokens: None takes the model's own."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    config = from_hub(AutoConfig.from_pretrained, path, revision)
+    pooling = _pooling(path, config) if pooling == "auto" else pooling
+    longest = max_tokens or _own_length(path, config)
+    tokens = own_tokens(path, revision, longest, where)
+    if pooling == "model":
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        name, head = linear_head(model, path)
+        model.set_submodule(name, nn.Identity())
+        return TextBackbone(model, tokens, pooling, head.in_features)
+    try:
+        body = AutoModel.from_config(config, dtype=torch.float32, **_no_pooler(config))
+    except ValueError as err:
+        raise ConfigError(f"{path}: not a text encoder ({' '.join(str(err).split())[:200]})") from err
+    return TextBackbone(body, tokens, pooling, int(config.hidden_size))
+
+
+def transformers_weights(
+    path: str, revision: str | None, backbone: TextBackbone
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """Weights of the body, and weight (K, D) and bias (K,) of its own head, None where it has none."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    if backbone.pooling != "model":
+        body = from_hub(
+            AutoModel.from_pretrained, path, revision, dtype=torch.float32, **_no_pooler(backbone.body.config)
+        )
+        return body.state_dict(), None, None
+    load = AutoModelForSequenceClassification.from_pretrained
+    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    name, head = linear_head(model, path)
+    rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
+    if f"{name}.weight" in info["missing_keys"]:
+        return rest, None, None
+    return rest, head.weight.detach(), head.bias.detach() if head.bias is not None else None
+
+
+def _no_pooler(config: Any) -> dict[str, bool]:
+    """Its weights would be random where a checkpoint hasn't them, and it is not used."""
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "mobilebert", "xlm-roberta") else {}
+
+
+def _pooling(path: str, config: Any) -> str:
+    """A classifier's own; as sentence-transformers wrote it; otherwise the mean."""
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return "model"
+    said = Path(place(path)) / "1_Pooling" / "config.json"
+    if said.is_file() and json.loads(said.read_text(encoding="utf-8")).get("pooling_mode_cls_token"):
+        return "cls"
+    return "mean"
+
+
+def _own_length(path: str, config: Any) -> int:
+    said = Path(place(path)) / "sentence_bert_config.json"
+    if said.is_file():
+        return int(json.loads(said.read_text(encoding="utf-8"))["max_seq_length"])
+    longest = int(getattr(config, "max_position_embeddings", 512))
+    # RoBERTa's positions begin after the padding token's.
+    return longest - 2 if config.model_type in ("roberta", "xlm-roberta") else longest

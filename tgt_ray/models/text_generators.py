@@ -1,0 +1,270 @@
+"""Generators of texts. They start from an anchor's text and not from a stored latent, since which tokens are masked is drawn anew each
+time.
+
+Each is a module with the attribute `contextual` and
+
+    encode(inputs (B, width) uint8, rng) -> latents (B, L), context (B, ...)
+    decode(latents, rng, context) -> inputs (B, width) uint8
+    latent_std(inputs, rng) -> (H,): the standard deviation of each dimension; latents are t times H numbers, t tokens of the batch
+
+and, where gradients flow, relaxed(latents, context) -> soft tokens (B, t, V). rng: a generator on the CPU.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.config import ConfigError
+from tgt_ray.models.text import Tokens
+from tgt_ray.texts import sentences, to_bytes, to_texts
+
+
+class TextGenerator(nn.Module):
+    contextual = True
+    samples = True
+
+    def __init__(self, body: Any, tokens: Tokens, width: int):
+        super().__init__()
+        self.body, self.tokens, self.width = body, tokens, width
+
+    def rows(self, texts: list[str], device: torch.device) -> Tensor:
+        return torch.from_numpy(to_bytes(texts, self.width)).to(device)
+
+
+class MaskingGenerator(TextGenerator):
+    """Masks some tokens of each text, makes states of what is left, and fills the masked places from (moved) states.
+
+    mask_rate: share of tokens, at least one of each text. temperature: of the draw from the model's distribution; 0 takes the likeliest.
+    """
+
+    def __init__(self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, where: str):
+        super().__init__(body, tokens, width)
+        if tokens.mask is None and mask_rate:
+            raise ConfigError(f"{where}: its tokenizer has no mask token, which mask_rate {mask_rate:g} needs")
+        self.mask_rate, self.temperature = mask_rate, temperature
+
+    @abstractmethod
+    def states(self, ids: Tensor) -> Tensor:
+        """What is moved: ids (B, t) -> (B, t, H)."""
+
+    @abstractmethod
+    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        """Of each place's token: states (B, t, H) and the text's own ids (B, t) -> (B, t, V)."""
+
+    def hidden(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """ids (B, t) of texts, and which of them are masked (B, t)."""
+        ids = self.tokens(inputs)
+        ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
+        return ids, self.drawn_mask(ids, rng)
+
+    def drawn_mask(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        if not self.mask_rate:
+            return torch.zeros_like(ids, dtype=torch.bool)
+        special = torch.isin(ids, torch.tensor(sorted(self.tokens.special), device=ids.device))
+        draw = torch.rand(ids.shape, generator=rng).to(ids.device).masked_fill(special, 2.0)
+        least = draw.min(dim=1, keepdim=True).values
+        return ((draw < self.mask_rate) | (draw == least)) & ~special
+
+    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        ids, masked = self.hidden(inputs, rng)
+        seen = ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
+        return self.states(seen).flatten(1), torch.stack([ids, masked.long()], dim=1)
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        ids, masked = self.hidden(inputs, rng)
+        seen = ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
+        return self.states(seen)[ids != self.tokens.pad].std(dim=0)
+
+    def _filled(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits in which special tokens can't be drawn, ids, and what is masked."""
+        ids, masked = context[:, 0], context[:, 1].bool()
+        logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids).float()
+        never = torch.zeros(logits.shape[2], device=logits.device)
+        never[[each for each in self.tokens.special if each < len(never)]] = -torch.inf
+        # A model may have room for more tokens than its tokenizer has.
+        never[len(self.tokens) :] = -torch.inf
+        return logits + never, ids, masked
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        logits, ids, masked = self._filled(latents, context)
+        return self.rows(self.tokens.texts(torch.where(masked, self._draw(logits, rng), ids)), latents.device)
+
+    def _draw(self, logits: Tensor, rng: torch.Generator) -> Tensor:
+        if not self.temperature:
+            return logits.argmax(dim=2)
+        uniform = torch.rand(logits.shape, generator=rng).clamp_min(1e-20).to(logits.device)
+        return (logits / self.temperature - (-uniform.log()).log()).argmax(dim=2)
+
+    def relaxed(self, latents: Tensor, context: Tensor) -> Tensor:
+        """Shares of the vocabulary at masked places, the text's own tokens elsewhere. Differentiable to the latents."""
+        logits, ids, masked = self._filled(latents, context)
+        own = F.one_hot(ids, logits.shape[2]).to(logits.dtype)
+        return torch.where(masked[:, :, None], logits.softmax(dim=2), own)
+
+    def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        """Cross-entropy of masked places."""
+        masked = self.drawn_mask(ids, rng)
+        assert self.tokens.mask is not None
+        logits = self.logits(self.states(ids.masked_fill(masked, self.tokens.mask)), ids)
+        return F.cross_entropy(logits[masked], ids[masked])
+
+
+class MaskedLanguageModel(MaskingGenerator):
+    """An encoder that fills masked tokens. Its latents are the embeddings of the words that it reads."""
+
+    def states(self, ids: Tensor) -> Tensor:
+        return self.body.get_input_embeddings()(ids)
+
+    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        return self.body(inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long()).logits
+
+
+class Seq2Seq(MaskingGenerator):
+    """Encoder and decoder. Its latents are the encoder's hidden states.
+
+    decoding "parallel": one pass of the decoder, which sees the anchor's own tokens before each place, and only masked places are
+    filled; "sample": the decoder writes a text from the states alone.
+    """
+
+    def __init__(
+        self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, decoding: str, where: str
+    ):
+        super().__init__(body, tokens, width, mask_rate, temperature, where)
+        self.decoding = decoding
+
+    def states(self, ids: Tensor) -> Tensor:
+        return self.body.get_encoder()(input_ids=ids, attention_mask=(ids != self.tokens.pad).long()).last_hidden_state
+
+    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        start = torch.full_like(ids[:, :1], self.body.config.decoder_start_token_id)
+        return self.body(
+            encoder_outputs=(states,),
+            attention_mask=(ids != self.tokens.pad).long(),
+            decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+        ).logits
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        if self.decoding == "parallel":
+            return super().decode(latents, rng, context)
+        from transformers.modeling_outputs import BaseModelOutput
+
+        ids = context[:, 0]
+        draws = {"do_sample": True, "temperature": self.temperature, "top_k": 0} if self.temperature else {}
+        with seeded(rng):
+            out = self.body.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=latents.unflatten(1, (ids.shape[1], -1))),
+                attention_mask=(ids != self.tokens.pad).long(),
+                max_new_tokens=self.tokens.max_tokens,
+                num_beams=1,
+                **draws,
+            )
+        return self.rows(self.tokens.texts(out), latents.device)
+
+    def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        """Cross-entropy of all tokens: the decoder must be able to copy as well."""
+        masked = self.drawn_mask(ids, rng)
+        assert self.tokens.mask is not None
+        logits = self.logits(self.states(ids.masked_fill(masked, self.tokens.mask)), ids)
+        return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=self.tokens.pad)
+
+
+class CausalLanguageModel(TextGenerator):
+    """Writes a new text after a few others, one a line (the setting of GAL, arXiv 2106.06168). No latents: nothing is moved.
+
+    shots: texts of each prompt, the anchor last; the others are other anchors of the batch.
+    """
+
+    def __init__(
+        self, body: Any, tokens: Tokens, width: int, shots: int, max_new_tokens: int, temperature: float, top_p: float
+    ):
+        super().__init__(body, tokens, width)
+        self.shots, self.max_new_tokens, self.temperature, self.top_p = shots, max_new_tokens, temperature, top_p
+
+    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        texts = [" ".join(" ".join(sentences(text)).split()) for text in to_texts(inputs.cpu().numpy())]
+        prompts = []
+        for text in texts:
+            others = torch.randint(len(texts), (self.shots - 1,), generator=rng).tolist()
+            prompts.append("".join(f"{each}\n" for each in [*(texts[other] for other in others), text]))
+        tokenizer = self.tokens.tokenizer
+        tokenizer.padding_side = tokenizer.truncation_side = "left"
+        ids = tokenizer(prompts, padding=True, truncation=True, max_length=self.tokens.max_tokens)
+        context = torch.stack([torch.tensor(ids["input_ids"]), torch.tensor(ids["attention_mask"])], dim=1)
+        return torch.zeros(len(inputs), 0, device=inputs.device), context.to(inputs.device)
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.zeros(0, device=inputs.device)
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        tokenizer = self.tokens.tokenizer
+        with seeded(rng):
+            out = self.body.generate(
+                input_ids=context[:, 0],
+                attention_mask=context[:, 1],
+                max_new_tokens=self.max_new_tokens,
+                do_sample=True,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                pad_token_id=self.tokens.pad,
+                tokenizer=tokenizer,
+                stop_strings=["\n"],
+            )
+        written = tokenizer.batch_decode(out[:, context.shape[2] :], skip_special_tokens=True)
+        return self.rows([text.strip().partition("\n")[0].strip() for text in written], context.device)
+
+
+@contextmanager
+def seeded(rng: torch.Generator) -> Iterator[None]:
+    """The library draws from torch's own generators: these follow from `rng` meanwhile, and are as before afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        yield
+
+
+def scratch_bart(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    start = tokens.tokenizer.bos_token_id
+    config = BartConfig(
+        vocab_size=len(tokens),
+        max_position_embeddings=tokens.max_tokens + 2,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        dropout=0.0,
+        attention_dropout=0.0,
+        bos_token_id=start,
+        pad_token_id=tokens.pad,
+        eos_token_id=tokens.end,
+        decoder_start_token_id=tokens.end,
+        forced_eos_token_id=tokens.end,
+    )
+    return BartForConditionalGeneration(config)
+
+
+def scratch_bert(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=tokens.max_tokens,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokens.pad,
+    )
+    return BertForMaskedLM(config)

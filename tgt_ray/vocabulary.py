@@ -1,0 +1,37 @@
+"""Floor 1: a vocabulary of a task's own texts, for models that are trained from nothing. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tgt_ray.texts import sentences
+
+#: Start, padding, end, unknown, mask: in the order and with the names that BART and RoBERTa have.
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def train_tokenizer(texts: Sequence[str], size: int) -> str:
+    """JSON of a byte-level BPE tokenizer with at most `size` tokens, trained on `texts`; the same texts give the same one.
+
+    It takes any text apart without loss. A text becomes `<s> a </s>`, a pair `<s> a </s></s> b </s>`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for text in texts for part in sentences(text)), trainer)
+    start, end = SPECIAL[0], SPECIAL[2]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} {end} $B {end}",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (start, end)],
+    )
+    return tokenizer.to_str()
