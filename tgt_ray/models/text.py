@@ -65,16 +65,19 @@ class Tokens:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of bytes (N, width) uint8 -> ids (N, T)."""
-        return torch.from_numpy(self._encode(to_texts(rows.cpu().numpy()), self.max_tokens)).to(rows.device)
-
-    def _encode(self, texts: list[str], most: int | None) -> np.ndarray:
-        parts = [sentences(text) for text in texts]
-        # Whether a text is a pair is its own affair; the library wants to know it of a whole batch.
-        first: Any = [p[0] if len(p) == 1 else (p[0], p[1]) for p in parts]
-        if len({len(p) for p in parts}) > 1:
-            first = [(p[0], p[1] if len(p) > 1 else "") for p in parts]
-        out = self.tokenizer(first, padding="max_length", truncation=True, max_length=most, return_attention_mask=False)
-        return np.asarray(out["input_ids"], np.int64)
+        texts = [sentences(text) for text in to_texts(rows.cpu().numpy())]
+        out = np.empty((len(texts), self.max_tokens), np.int64)
+        # The library takes a batch of single sentences, or one of pairs.
+        for size in {len(text) for text in texts}:
+            here = [number for number, text in enumerate(texts) if len(text) == size]
+            out[here] = self.tokenizer(
+                *map(list, zip(*(texts[number] for number in here), strict=True)),
+                padding="max_length",
+                truncation=True,
+                max_length=self.max_tokens,
+                return_attention_mask=False,
+            )["input_ids"]
+        return torch.from_numpy(out).to(rows.device)
 
     def count_cut(self, rows: Tensor) -> tuple[int, str]:
         """How many of the texts are longer than `max_tokens`, and the first of them."""

@@ -1,0 +1,378 @@
+"""Text models: labelers and students from transformers or from scratch, and the generators. Small models are saved here and loaded by the
+code that hub names take."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
+from tgt_ray.models.text import corpus_tokens, place
+from tgt_ray.students import TextEncoderStudent, TextTransformerStudent
+from tgt_ray.teacher import Teacher, whole
+from tgt_ray.texts import SEPARATOR, TextShape, to_bytes, to_texts
+from tgt_ray.vocabulary import train_tokenizer
+
+WIDTH = 96
+TEXTS = [
+    f"{who} {what} the {thing} {how}"
+    for who in ("a small child", "the old man", "my sister", "nobody")
+    for what in ("sees", "buys", "likes", "has lost")
+    for thing in ("red car", "house", "good book", "film")
+    for how in ("today .", "with joy !", "at last .")
+]
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return TextShape((WIDTH,), train_tokenizer(TEXTS, 400))
+
+
+def rows(*texts):
+    return torch.from_numpy(to_bytes(texts, WIDTH))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def seeded(build, *args):
+    torch.manual_seed(0)
+    return build(*args).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, shape):
+    """Small models of each kind with the tokenizer, as `save_pretrained` writes them."""
+    import transformers as t
+
+    tokenizer = corpus_tokens(shape.tokenizer, 32, "test").tokenizer
+    size, small = len(tokenizer), {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    bert = t.BertConfig(vocab_size=size, hidden_size=16, max_position_embeddings=32, num_labels=3, **small, **special)
+    bart = t.BartConfig(
+        vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=34, decoder_start_token_id=special["eos_token_id"],
+        forced_eos_token_id=special["eos_token_id"], **special,
+    )  # fmt: skip
+    gpt = t.GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=128, **special)
+    models = {
+        "classifier": t.BertForSequenceClassification(bert),
+        "encoder": t.BertModel(bert),
+        "masked_lm": t.BertForMaskedLM(bert),
+        "seq2seq": t.BartForConditionalGeneration(bart),
+        "causal_lm": t.GPT2LMHeadModel(gpt),
+    }
+    root = tmp_path_factory.mktemp("models")
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+def test_the_same_texts_give_the_same_vocabulary(shape):
+    assert train_tokenizer(TEXTS, 400) == shape.tokenizer
+    assert train_tokenizer(TEXTS[:10], 400) != shape.tokenizer
+
+
+def test_tokens_take_any_text_apart_without_loss(shape):
+    tokens = corpus_tokens(shape.tokenizer, 90, "test")
+    texts = ["a red car", "Ünïcode — and \N{SNOWMAN}", f"one{SEPARATOR}two", "x"]
+    for text in texts:
+        assert tokens.texts(tokens(rows(text))) == [text]
+
+
+def test_long_texts_are_counted(shape):
+    tokens = corpus_tokens(shape.tokenizer, 6, "test")
+    assert tokens.count_cut(rows("a", TEXTS[0], TEXTS[5])) == (2, TEXTS[0])
+    assert tokens(rows(TEXTS[0])).shape == (1, 6)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_backbone_gives_the_same_for_bytes_ids_and_soft_tokens(shape, layers):
+    backbone = seeded(TextTransformerStudent(layers=layers, width=16, heads=2, max_tokens=32).build, shape)
+    inputs = rows(TEXTS[0], "a", f"a house{SEPARATOR}a film")
+    ids = backbone.prepare(inputs)
+    expected = backbone(inputs)
+    assert expected.shape == (3, backbone.dim)
+    torch.testing.assert_close(backbone(ids), expected)
+    torch.testing.assert_close(backbone(F.one_hot(ids, len(backbone.tokens)).float()), expected)
+    # Alone or beside longer texts.
+    torch.testing.assert_close(backbone(inputs[1:2]), expected[1:2])
+
+
+def test_the_order_of_words_counts_in_a_transformer(shape):
+    backbone = seeded(TextTransformerStudent(layers=1, width=16, heads=2).build, shape)
+    one, other = backbone(rows("a car has a house", "a house has a car"))
+    assert (one - other).abs().max() > 1e-4
+
+
+def test_a_classifier_says_what_transformers_says(folders, shape):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path = str(folders / "classifier")
+    labeler = seeded(TextEncoderLabeler(path=path, max_tokens=32).build, shape, 3)
+    assert TextEncoderLabeler(path=path).load_weights(labeler)["head"] == "own"
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    for pair in (("the old man",), ("the old man", "a good book today")):
+        given = tokenizer(*pair, return_tensors="pt", return_token_type_ids=False)
+        if len(pair) == 2:
+            ends = (given["input_ids"] == tokenizer.eos_token_id).long()
+            given["token_type_ids"] = ((ends.cumsum(1) - ends) > 0).long()
+        with torch.no_grad():
+            expected = model(**given).logits
+        torch.testing.assert_close(labeler(rows(SEPARATOR.join(pair))).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_gives_the_mean_of_its_tokens_and_needs_a_head(folders, shape):
+    from transformers import AutoModel, AutoTokenizer
+
+    path = str(folders / "encoder")
+    config = TextEncoderLabeler(path=path)
+    labeler = seeded(config.build, shape, 5)
+    assert config.load_weights(labeler)["head"] == "fit"
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+    given = tokenizer(["nobody likes the film"], return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        expected = model(**given).last_hidden_state.mean(dim=1)
+    torch.testing.assert_close(labeler(rows("nobody likes the film")).embedding, expected, atol=1e-5, rtol=1e-4)
+    assert labeler.backbone.tokens.max_tokens == 32, "the model's own limit"
+
+
+def test_a_student_starts_from_the_folder_s_weights(folders, shape):
+    config = TextEncoderStudent(path=str(folders / "encoder"))
+    first, second = seeded(config.build, shape), config.build(shape).eval()
+    assert (first(rows("a film")) - second(rows("a film"))).abs().max() > 1e-3
+    config.load_weights(first)
+    config.load_weights(second)
+    torch.testing.assert_close(first(rows("a film")), second(rows("a film")))
+
+
+def test_fine_tuning_moves_all_weights(folders, shape):
+    config = validate(
+        TextEncoderLabeler,
+        {"type": "text_encoder", "path": str(folders / "encoder"), "finetune": {"steps": 60, "learning_rate": 3e-3}},
+    )
+    model = config.build(shape, 2)
+    assert config.load_weights(model)["head"] == "fit"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    labels = torch.tensor([int("film" in text) for text in TEXTS])
+    assert config.fit_head(model, rows(*TEXTS), labels) == {"finetune": {"split": "train", "steps": 60}}
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items() if "head" not in name)
+    with torch.no_grad():
+        assert (model.eval()(rows(*TEXTS)).logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_labeler_from_scratch_learns(shape):
+    config = TextTransformerLabeler(layers=1, width=32, heads=2, max_tokens=24)
+    torch.manual_seed(0)
+    model, state = config.build(shape, 2), torch.get_rng_state()
+    labels = torch.tensor([int("likes" in text) for text in TEXTS])
+    config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"steps": 80})}).fit(
+        model, rows(*TEXTS), labels
+    )
+    assert torch.equal(torch.get_rng_state(), state), "training draws from a generator of its own"
+    with torch.no_grad():
+        assert (model.eval()(rows(*TEXTS)).logits.argmax(1) == labels).float().mean() > 0.95
+
+
+SCRATCH = {"layers": 1, "width": 32, "heads": 2, "max_tokens": 32}
+
+
+def teacher_with(config, shape):
+    return Teacher(torch.nn.Identity(), seeded(config.build, shape))
+
+
+@pytest.fixture(params=["scratch", "folder"])
+def masking(request, folders, shape):
+    def make(cls, **options):
+        name = cls.model_fields["type"].default
+        where = {"path": str(folders / name), "max_tokens": 32} if request.param == "folder" else SCRATCH
+        return teacher_with(cls(**where, **options), shape)
+
+    return make
+
+
+@pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])
+def test_only_masked_tokens_change(masking, cls):
+    teacher = masking(cls, mask_rate=0.4)
+    inputs = rows(*TEXTS[:8], f"the house{SEPARATOR}a red car")
+    latents, context = teacher.encode(inputs, generator())
+    ids, masked = context[:, 0], context[:, 1].bool()
+    tokens = teacher.generator.tokens
+    assert masked.any(dim=1).all(), "at least one of each text"
+    assert not (masked & torch.isin(ids, torch.tensor(sorted(tokens.special)))).any()
+    assert 0.2 < masked.sum() / (ids != tokens.pad).sum() < 0.6
+    out = teacher.decode(latents, generator(1), context)
+    assert out.shape == inputs.shape and out.dtype == torch.uint8
+    soft = teacher.relax(latents, generator(1), context)
+    torch.testing.assert_close(soft.sum(dim=2), torch.ones_like(soft[:, :, 0]))
+    assert (soft.argmax(dim=2) == ids)[~masked].all()
+    assert to_texts(out.numpy())[-1].count(SEPARATOR) == 1, "a pair stays a pair"
+    again = teacher.decode(latents, generator(1), context)
+    assert torch.equal(out, again)
+    assert not torch.equal(out, teacher.decode(latents, generator(2), context))
+
+
+@pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])
+def test_soft_tokens_are_what_is_decoded_and_carry_gradients(masking, cls):
+    teacher = masking(cls, mask_rate=0.5, temperature=0)
+    latents, context = teacher.encode(rows(*TEXTS[:4]), generator())
+    latents.requires_grad_()
+    soft = teacher.relax(latents, generator(), context)
+    decoded = teacher.decode(latents.detach(), generator(), context)
+    assert teacher.generator.tokens.texts(soft.argmax(dim=2)) == to_texts(decoded.numpy())
+    (gradient,) = torch.autograd.grad(soft[:, :, 5:40].sum(), latents)
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])
+def test_the_scale_of_latents_is_that_of_tokens(masking, cls):
+    teacher = masking(cls, mask_rate=0.3)
+    scale = teacher.generator.latent_std(rows(*TEXTS[:40]), generator())
+    latents, _ = teacher.encode(rows(*TEXTS[:40]), generator())
+    assert latents.shape[1] % len(scale) == 0
+    assert (scale > 0).all()
+
+
+def test_noise_changes_what_is_filled_in(shape):
+    teacher = teacher_with(Seq2SeqGenerator(**SCRATCH, mask_rate=0.5, temperature=0), shape)
+    latents, context = teacher.encode(rows(*TEXTS[:8]), generator())
+    far = latents + 5 * torch.randn(latents.shape, generator=generator())
+    change = teacher.relax(far, generator(), context) - teacher.relax(latents, generator(), context)
+    masked = context[:, 1].bool()
+    assert change[masked].abs().max() > 1e-5
+    assert not change[~masked].any(), "what isn't masked stays"
+
+
+def test_sampling_writes_what_transformers_writes(folders, shape):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    path = str(folders / "seq2seq")
+    config = Seq2SeqGenerator(path=path, mask_rate=0, temperature=0, decoding="sample", max_tokens=20)
+    teacher = teacher_with(config, shape)
+    out = teacher.decode(*_swap(teacher.encode(rows("my sister likes the film"), generator())))
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSeq2SeqLM.from_pretrained(path).eval()
+    given = tokenizer(["my sister likes the film"], return_tensors="pt", return_token_type_ids=False)
+    said = model.generate(**given, max_new_tokens=20, do_sample=False, num_beams=1)
+    assert (
+        to_texts(out.numpy())[0]
+        == to_texts(rows(tokenizer.decode(said[0], skip_special_tokens=True).strip()).numpy())[0]
+    )
+
+
+def _swap(encoded):
+    latents, context = encoded
+    return latents, generator(), context
+
+
+@pytest.mark.parametrize("decoding", ["sample", "causal"])
+def test_writing_follows_from_the_request_alone(folders, shape, decoding):
+    if decoding == "sample":
+        config = Seq2SeqGenerator(path=str(folders / "seq2seq"), decoding="sample", max_tokens=16)
+    else:
+        config = CausalLMGenerator(path=str(folders / "causal_lm"), max_new_tokens=8, shots=2, max_tokens=64)
+    teacher = teacher_with(config, shape)
+    state = torch.get_rng_state()
+
+    def written(seed):
+        rng = generator(seed)
+        latents, context = teacher.encode(rows(*TEXTS[:6]), rng)
+        return to_texts(teacher.decode(latents, rng, context).numpy())
+
+    assert written(0) == written(0)
+    assert written(0) != written(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any("\n" in text for text in written(0))
+
+
+def test_denoising_is_learnt(shape):
+    config = MaskedLMGenerator(**SCRATCH, mask_rate=0.2, temperature=0)
+    model = config.build(shape)
+    how = config.pretrain.model_copy(update={"steps": 150, "batch_size": 32, "learning_rate": 3e-3})
+    losses = []
+
+    def loss():
+        ids = model.tokens(rows(*TEXTS))
+        with torch.no_grad():
+            return float(model.denoising_loss(ids, generator()))
+
+    losses.append(loss())
+    config = config.model_copy(update={"pretrain": how})
+    assert config.fit(model, rows(*TEXTS), torch.nn.Identity(), lambda: 0.0) == {"steps": 150}
+    losses.append(loss())
+    assert losses[1] < 0.6 * losses[0]
+
+
+def test_denoising_stops_on_agreement(shape):
+    config = Seq2SeqGenerator(**SCRATCH)
+    how = config.pretrain.model_copy(update={"steps": 50, "check_every": 5, "agreement": 80.0})
+    model, said = config.build(shape), iter([50.0, 90.0])
+    config = config.model_copy(update={"pretrain": how})
+    assert config.fit(model, rows(*TEXTS), torch.nn.Identity(), lambda: next(said)) == {"steps": 10}
+
+
+def test_tied_weights_go_into_a_file_and_back(shape):
+    import safetensors.torch
+
+    config = Seq2SeqGenerator(**SCRATCH)
+    model, other = config.build(shape), config.build(shape)
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(whole(model.state_dict()))))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"type": "seq2seq", "mask_rate": 0}, "decoding 'parallel' fills masked places"),
+        ({"type": "seq2seq", "width": 30, "heads": 4}, "width 30 is not a multiple of heads 4"),
+        ({"type": "masked_lm", "mask_rate": 0}, "mask_rate"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, says):
+    cls = Seq2SeqGenerator if config["type"] == "seq2seq" else MaskedLMGenerator
+    with pytest.raises(ConfigError, match=says):
+        validate(cls, config)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path):
+    import shutil
+
+    path = tmp_path / "wrong"
+    shutil.copytree(folders / "encoder", path)
+    big = corpus_tokens(train_tokenizer([*TEXTS, *(f"word{i} word{i}" for i in range(300))], 700), 32, "test")
+    big.tokenizer.save_pretrained(path)
+    with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens, its model room for \d+"):
+        TextEncoderLabeler(path=str(path)).build(shape, 2)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        TextEncoderLabeler(path=str(tmp_path)).build(shape, 2)
+
+
+def test_models_in_packages_are_found():
+    assert place("some/hub-name") == "some/hub-name"
+    assert place("package:tgt_ray/models").endswith("tgt_ray/models")
+    with pytest.raises(ConfigError, match="'no_such_package_here' is not installed"):
+        place("package:no_such_package_here/model")
+    with pytest.raises(ConfigError, match=r"has no folder '\.\./x'"):
+        place("package:tgt_ray/../x")
+
+
+def test_a_model_from_scratch_needs_texts():
+    with pytest.raises(ConfigError, match="needs a text task"):
+        TextTransformerStudent().build((1, 28, 28))
+
+
+def test_rows_are_bytes():
+    assert rows("ä").dtype == torch.uint8
+    assert np.asarray(rows("ä")[0, :2]).tolist() == [0xC3, 0xA4]
