@@ -20,6 +20,7 @@ from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
+#: teacher_embedding (R, E) float32: the labeler's, only where the objective needs it.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
 
@@ -29,7 +30,10 @@ SHOWN_EVERY, SHOWN_ROWS = 16, 16
 
 
 class Synthesizer:
-    """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone."""
+    """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
+
+    embedding: whether rows carry the labeler's.
+    """
 
     def __init__(
         self,
@@ -38,11 +42,12 @@ class Synthesizer:
         rows_per_request: int,
         device: str = "cpu",
         precision: Precision = "float32",
+        embedding: bool = False,
     ):
         self.teacher = teacher
         self.anchors = anchors
         self.rows_per_request = rows_per_request
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.embedding = device, precision, embedding
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.scale_L = self.latents_NL.std(dim=0)
@@ -63,7 +68,7 @@ class Synthesizer:
         with torch.no_grad(), autocast(self.device, self.precision):
             latents = explorer.explore(self.latents_NL[chosen.to(self.device)], near)
             inputs = self.teacher.decode(latents, rng)
-            logits = self.teacher.labeler(inputs).logits
+            said = self.teacher.labeler(inputs)
             again = inputs[:0]
             if request % SHOWN_EVERY == 0:
                 few = self.latents_NL[chosen[:SHOWN_ROWS].to(self.device)]
@@ -71,7 +76,8 @@ class Synthesizer:
         size = self.rows_per_request
         return {
             "inputs": inputs.float().cpu().numpy(),
-            "teacher_logits": logits.float().cpu().numpy(),
+            "teacher_logits": said.logits.float().cpu().numpy(),
+            **({"teacher_embedding": said.embedding.float().cpu().numpy()} if self.embedding else {}),
             "reconstructed": again.float().cpu().numpy(),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
@@ -100,8 +106,8 @@ class Disagreement:
 
 def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
-    for column in ("inputs", "teacher_logits"):
-        if not np.isfinite(block[column]).all():
+    for column in ("inputs", "teacher_logits", "teacher_embedding"):
+        if column in block and not np.isfinite(block[column]).all():
             raise ValueError(
                 f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"
             )

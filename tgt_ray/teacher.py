@@ -80,13 +80,19 @@ def load_teacher(
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: Teacher, inputs: InputRows, batch_size: int) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, float32. The inputs are where the teacher is."""
-    logits, latents = [], []
+def teacher_outputs(
+    teacher: Teacher, inputs: InputRows, batch_size: int, embedding: bool = False
+) -> dict[str, np.ndarray]:
+    """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32. The inputs are where
+    the teacher is."""
+    found: dict[str, list[Tensor]] = {name: [] for name in ("logits", "latent", *(["embedding"] if embedding else []))}
     for there in inputs.split(batch_size):
-        logits.append(teacher.labeler(there).logits.cpu())
-        latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
-    return {"logits": torch.cat(logits).numpy(), "latent": torch.cat(latents).numpy()}
+        said = teacher.labeler(there)
+        found["logits"].append(said.logits.cpu())
+        found["latent"].append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
+        if embedding:
+            found["embedding"].append(said.embedding.cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
 def _labeler(
