@@ -38,12 +38,14 @@ class Outputs:
 class Batch:
     """One training batch: the first `num_real` rows are real, the rest synthetic.
 
-    inputs (B, ...); labels (num_real,), since no ground truth is claimed for a synthetic row; teacher_logits (B, K).
+    inputs (B, ...); labels (num_real,), since no ground truth is claimed for a synthetic row; teacher_logits (B, K);
+    teacher_embedding (B, E) where the objective needs it.
     """
 
     inputs: Tensor
     labels: Tensor
     teacher_logits: Tensor
+    teacher_embedding: Tensor | None = None
 
     @property
     def num_real(self) -> int:

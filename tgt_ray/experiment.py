@@ -174,7 +174,23 @@ class Experiment(Config):
                 f"explorer.type: '{self.explorer.type}' needs gradients through the generator, and teacher.generator.type"
                 f" '{self.teacher.generator.type}' gives none; use random, random-matched or interpolation"
             )
+        if self.objective.needs_embedding:
+            self._can_give_embeddings()
         return self
+
+    def _can_give_embeddings(self) -> None:
+        labeler, augment, objective = self.teacher.labeler, self.train.augment, self.objective.type
+        if not labeler.stored:
+            raise ValueError(
+                f"objective.type: '{objective}' needs the weight of the labeler's head, and the weights of teacher.labeler.type"
+                f" '{labeler.type}' are not kept in the storage; use another labeler, or objective.type distillation"
+            )
+        if augment is not None and augment.mixup:
+            # Mixing targets is another thing than mixing embeddings: what they say of a subclass is not linear in them.
+            raise ValueError(
+                f"train.augment.mixup: {augment.mixup:g}, but objective '{objective}' takes its targets from the teacher's embedding"
+                " of a row, which a mixed row has none of; use 0"
+            )
 
     @property
     def streams(self) -> bool:

@@ -31,9 +31,10 @@ def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> P
 
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
         rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
-        return [teacher_outputs(teacher, each, rows_at_once(data.input_shape)) for each in rows]
+        embedding = experiment.objective.needs_embedding
+        return [teacher_outputs(teacher, each, rows_at_once(data.input_shape), embedding) for each in rows]
 
-    return prepare(data, record, teacher_pass, storage)
+    return prepare(data, record, teacher_pass, storage, [experiment.objective])
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
@@ -100,6 +101,7 @@ def train_local(
             pool.rows_per_request,
             teacher_device,
             pool.precision,
+            experiment.objective.needs_embedding,
             anchor_inputs(experiment.task, data, teacher),
         )
         first, used = run.position

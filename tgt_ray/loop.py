@@ -110,19 +110,19 @@ class SyntheticReader:
         self.num_blocks = 0
         self.gallery = Gallery()
 
-    def take(self, count: int, step: int) -> tuple[Tensor, Tensor]:
-        """(inputs, teacher_logits) of the next `count` rows, used at `step`."""
-        inputs, logits = [], []
+    def take(self, count: int, step: int) -> tuple[Tensor, ...]:
+        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, where the blocks have it."""
+        parts = []
         while count:
             block = self._block(step)
             part = slice(self.offset, self.offset + count)
-            inputs.append(torch.from_numpy(block["inputs"][part]))
-            logits.append(torch.from_numpy(block["teacher_logits"][part]))
+            names = ("inputs", "teacher_logits", *(["teacher_embedding"] if "teacher_embedding" in block else []))
+            parts.append([torch.from_numpy(block[name][part]) for name in names])
             versions = block["version"][part]
             self.lags.update((step - versions[versions >= 0]).tolist())
             count -= len(versions)
             self.offset += len(versions)
-        return torch.cat(inputs), torch.cat(logits)
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def _block(self, step: int) -> Block:
         if self.rest is None or self.offset >= len(self.rest["request"]):
@@ -171,6 +171,10 @@ class StudentRun:
         self._prepared: dict[str, Tensor] = {}
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
         self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
+        self.teacher_embeddings: np.ndarray | None = None
+        if experiment.objective.needs_embedding:
+            assert data.embedding_statistics is not None, "prepared for objectives that need no embeddings"
+            self.teacher_embeddings = data.embedding_statistics.embedding_ND
         phases = [(0, row_probabilities(train.sampling, self.labels.numpy()))]
         if train.second_phase is not None:
             later = row_probabilities(train.second_phase.sampling, self.labels.numpy())
@@ -211,7 +215,8 @@ class StudentRun:
             self.advance(self.step / train.steps)
         batch = self._batch(reader)
         with autocast(self.device, train.precision):
-            loss = self.model(batch.inputs, batch.labels, batch.teacher_logits)
+            more = () if batch.teacher_embedding is None else (batch.teacher_embedding,)
+            loss = self.model(batch.inputs, batch.labels, batch.teacher_logits, *more)
         self.optimizer.zero_grad()
         loss.value.backward()
         self.optimizer.step()
@@ -230,19 +235,25 @@ class StudentRun:
         self.optimizer, self.schedule = make_optimizer(self.student, train, steps, train.second_phase.learning_rate)
 
     def _batch(self, reader: SyntheticReader | None) -> Batch:
-        rows = torch.from_numpy(self.plan.real_indices(self.step))
+        indices = self.plan.real_indices(self.step)
+        rows = torch.from_numpy(indices)
         inputs, labels, logits = self._student_inputs("train")[rows], self.labels[rows], self.teacher_logits[rows]
         if self.augmentation is not None:
             real = self.augmentation(RealRows(inputs, labels, logits), self.step)
             inputs, labels, logits = real.inputs, real.labels, real.teacher_logits
+        teacher = [logits]
+        if self.teacher_embeddings is not None:
+            # Of the row as it is, like its logits.
+            teacher.append(torch.from_numpy(self.teacher_embeddings[indices]))
         synthetic = self.plan.synthetic_count(self.step)
         if synthetic:
             assert reader is not None
-            more_inputs, more_logits = reader.take(synthetic, self.step)
+            more_inputs, *more = reader.take(synthetic, self.step)
             if self.prepare is not None:
                 more_inputs = self.prepare(more_inputs)
-            inputs, logits = torch.cat([inputs, more_inputs]), torch.cat([logits, more_logits])
-        return Batch(inputs.to(self.device), labels.to(self.device), logits.to(self.device))
+            inputs = torch.cat([inputs, more_inputs])
+            teacher = [torch.cat(parts) for parts in zip(teacher, more, strict=True)]
+        return Batch(inputs.to(self.device), labels.to(self.device), *(each.to(self.device) for each in teacher))
 
     def _student_inputs(self, split: str) -> InputRows:
         """The inputs of a split, as the student takes them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 
-from tgt_ray import records
-from tgt_ray.config import digest
+from tgt_ray import embeddings, records
+from tgt_ray.config import ConfigError, digest
+from tgt_ray.embeddings import EmbeddingStatistics
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
+from tgt_ray.objectives import Facts, Objective
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Table, TaskData
 
@@ -28,7 +31,7 @@ CLASSES_FILE = "per_class.csv"
 KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
-#: the generator is contextual.
+#: the generator is contextual; and "embedding": (N, E), the labeler's, where an objective needs it.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 
@@ -36,7 +39,7 @@ TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 class StudentData:
     """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test.
 
-    calibration: 1 - p(true class) of each validation row by the labeler.
+    calibration: 1 - p(true class) of each validation row by the labeler. embedding_statistics: where an objective needs them.
     """
 
     tables: dict[str, Table]
@@ -44,6 +47,12 @@ class StudentData:
     num_classes: int
     calibration: np.ndarray
     class_names: tuple[str, ...] = ()
+    embedding_statistics: EmbeddingStatistics | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What a criterion may know of this."""
+        return Facts(self.num_classes, self.class_counts, self.calibration, self.embedding_statistics, self.class_names)
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -90,8 +99,17 @@ def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> d
     return out
 
 
-def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, storage: Storage) -> Prepared:
-    """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`."""
+def prepare(
+    data: TaskData,
+    teacher: dict[str, Any],
+    teacher_pass: TeacherPass,
+    storage: Storage,
+    objectives: Sequence[Objective] = (),
+) -> Prepared:
+    """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
+
+    objectives: those that runs on this may have. ConfigError where of one type none fits the task and its teacher.
+    """
     train = data.tables["train"]
     fingerprints = {
         "data": data.fingerprints,
@@ -105,11 +123,16 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
     }
     cache = storage.within("teacher_cache")
     missing = [split for split in splits if not cache.exists(f"{keys[split]}.parquet")]
-    for split, outputs in zip(
-        missing, teacher_pass([data.tables[split] for split in missing]) if missing else [], strict=True
-    ):
+    # Beside the train split's file, made only where an objective needs it.
+    embedding_file = f"{keys['train']}.embedding.safetensors"
+    needs_embedding = any(objective.needs_embedding for objective in objectives)
+    asked = [*missing]
+    if needs_embedding and not cache.exists(embedding_file) and "train" not in asked:
+        asked.append("train")
+    said = dict(zip(asked, teacher_pass([data.tables[split] for split in asked]) if asked else [], strict=True))
+    for split in missing:
         table = data.tables[split]
-        columns = {name: _lists(values) for name, values in outputs.items()}
+        columns = {name: _lists(values) for name, values in said[split].items() if name != "embedding"}
         buffer = io.BytesIO()
         pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
         cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
@@ -119,17 +142,60 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
         "validation": data.tables["validation"],
         "test": data.tables["test"],
     }
+    statistics = None
+    if needs_embedding:
+        if not cache.exists(embedding_file):
+            fitted = fit_embeddings(said["train"]["embedding"], to_matrix(cached["logits"]), teacher, storage)
+            cache.write(fitted.to_bytes(), embedding_file)
+        statistics = EmbeddingStatistics.from_bytes(cache.read(embedding_file))
     calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
     # A generator that starts from the inputs themselves has no latents to keep.
     stored = "latent" in cached.column_names
     latents = to_matrix(cached["latent"]) if stored else np.empty((len(train), 0), np.float32)
     anchors = Anchors(train["id"].to_numpy(), data.labels("train"), latents)
+    student = StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics)
+    check_objectives(objectives, student.facts)
     return Prepared(
-        StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names),
+        student,
         anchors,
         teacher,
         {**fingerprints, "teacher_cache": keys["train"]},
     )
+
+
+def fit_embeddings(
+    embedding_ND: np.ndarray, logits_NK: np.ndarray, teacher: dict[str, Any], storage: Storage
+) -> EmbeddingStatistics:
+    """Statistics of the labeler's embeddings of the train rows. ConfigError where they aren't what a linear head of it sees."""
+    record = teacher["labeler"]
+    weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
+    where = f"teacher.labeler.type: {record['config']['type']}"
+    head, wanted = weights.get("head.weight"), (logits_NK.shape[1], embedding_ND.shape[1])
+    if head is None:
+        raise ConfigError(
+            f"{where}: it has no linear layer `head`, whose null space the objective needs; use another labeler or objective"
+        )
+    if head.shape != wanted:
+        raise ConfigError(
+            f"{where}: the weight of its `head` is {list(head.shape)}, but it gives {wanted[0]} logits and embeddings of {wanted[1]}"
+            " numbers; the objective needs the embedding that its head sees"
+        )
+    return embeddings.fit(embedding_ND, logits_NK.argmax(axis=1), head)
+
+
+def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
+    """ConfigError where of one type none fits. Where some do, the trials of the others fail with their reason."""
+    refused: dict[str, ConfigError] = {}
+    fitting: set[str] = set()
+    for objective in objectives:
+        try:
+            objective.check(facts)
+            fitting.add(objective.type)
+        except ConfigError as err:
+            refused.setdefault(objective.type, err)
+    for kind, reason in refused.items():
+        if kind not in fitting:
+            raise reason
 
 
 def true_class_probability(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 
 from tgt_ray.config import Config, ConfigError, nearest, validate
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
+from tgt_ray.objectives import Objective
 
 
 class Distribution(Config):
@@ -127,11 +129,8 @@ class SweepConfig(Config):
         for key in self.space:
             if key.startswith(("task.", "teacher.")):
                 raise ValueError(f"space.{key}: the trials of a sweep share task and teacher; run one sweep for each")
-        types = {key: d.probes() for key, d in self.space.items() if key.endswith(".type")}
-        others = [{key: value} for key, d in self.space.items() if key not in types for value in d.probes()]
-        for chosen in itertools.product(*types.values()):
-            for other in others or [{}]:
-                self._check_point({**dict(zip(types, chosen, strict=True)), **other})
+        for point in self._probes(self.space):
+            self._check_point(point)
         if self.search.algorithm == "grid":
             ranges = [key for key, distribution in self.space.items() if distribution.choice is None]
             if ranges:
@@ -140,6 +139,19 @@ class SweepConfig(Config):
         if self.search.metric not in legal:
             raise ValueError(f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}")
         return self
+
+    def _probes(self, space: dict[str, Distribution]) -> Iterator[dict[str, Any]]:
+        """Points to try before a sweep starts: each combination of types with each probe of each other key."""
+        types = {key: d.probes() for key, d in space.items() if key.endswith(".type")}
+        others = [{key: value} for key, d in space.items() if key not in types for value in d.probes()]
+        for chosen in itertools.product(*types.values()):
+            for other in others or [{}]:
+                yield {**dict(zip(types, chosen, strict=True)), **other}
+
+    def objectives(self) -> list[Objective]:
+        """What trials may minimise, as far as probes tell."""
+        own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
+        return [self.trial_experiment(point).objective for point in self._probes(own)]
 
     def _check_point(self, values: dict[str, Any]) -> None:
         try:

@@ -52,8 +52,9 @@ ROW = pa.schema(
 )
 
 
-#: A block's arrays that are different from row to row.
+#: A block's arrays that are different from row to row; and those of them that it may have.
 PACKED = ("inputs", "teacher_logits", "anchor", "reconstructed")
+PACKED_WHERE_THERE = ("teacher_embedding",)
 
 
 class GenerationFailed(RuntimeError):
@@ -168,18 +169,18 @@ class TeacherGenerator:
             storage = Storage(self.setup.storage_root)
             return load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage).to(self.device)
 
-        rows, precision = experiment.pool.rows_per_request, experiment.pool.precision
+        how = experiment.pool.rows_per_request, experiment.pool.precision, experiment.objective.needs_embedding
         made_from = prepared.fingerprints["teacher_cache"]
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
             "synthesizer",
-            (made_from, rows, precision),
+            (made_from, *how),
             lambda: Synthesizer(
                 teacher,
                 prepared.anchors,
-                rows,
+                how[0],
                 self.device,
-                precision,
+                *how[1:],
                 anchor_inputs(experiment.task, prepared.student, teacher),
             ),
         )
@@ -349,7 +350,8 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
 def pack(job: int, block: Block) -> pa.Table:
     """One request as a row."""
     # Contiguous: safetensors writes memory as it lies, and convolutions leave channels last.
-    arrays = {name: np.ascontiguousarray(block[name]) for name in PACKED}
+    names = (*PACKED, *(name for name in PACKED_WHERE_THERE if name in block))
+    arrays = {name: np.ascontiguousarray(block[name]) for name in names}
     same = {name: block[name][0].item() for name in ("request", "version", "explorer")}
     return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from tgt_ray.tasks import TaskData
 
 
 class Student(nn.Module):
-    """forward(inputs, labels, teacher_logits) -> Loss; scores(inputs) -> (B, K)."""
+    """forward(inputs, labels, teacher_logits, teacher_embedding where the criterion takes it) -> Loss; scores(inputs) -> (B, K)."""
 
     def __init__(self, backbone: nn.Module, criterion: nn.Module):
         super().__init__()
@@ -26,10 +25,13 @@ class Student(nn.Module):
         self.frozen_backbone = False
         self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
-    def forward(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor) -> Loss:
+    def forward(
+        self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_embedding: Tensor | None = None
+    ) -> Loss:
         for norm in self.source_norms:
             norm.num_real = len(labels)
-        return self.criterion(self.backbone(inputs), labels, teacher_logits)
+        more = () if teacher_embedding is None else (teacher_embedding,)
+        return self.criterion(self.backbone(inputs), labels, teacher_logits, *more)
 
     def scores(self, inputs: Tensor) -> Tensor:
         return self.criterion.scores(self.backbone(inputs))  # type: ignore[operator]
@@ -66,7 +68,8 @@ def build_student(experiment: Experiment, data: StudentData | TaskData, first_we
     backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
     if first_weights:
         experiment.student.load_weights(backbone)
-    facts = Facts(data.num_classes, data.class_counts, getattr(data, "calibration", np.empty(0, np.float32)))
+    # Before the labeler was asked, all that a student is asked for is its scores.
+    facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
     criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
     if experiment.train.batch_norm == "per_source":
         split_norms(backbone)

@@ -22,6 +22,7 @@ from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
+#: teacher_embedding (R, E) float32: the labeler's, only where the objective needs it.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
 
@@ -31,7 +32,10 @@ SHOWN_EVERY, SHOWN_ROWS = 16, 16
 
 
 class Synthesizer:
-    """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone."""
+    """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
+
+    embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them (`Teacher.contextual`).
+    """
 
     def __init__(
         self,
@@ -40,13 +44,13 @@ class Synthesizer:
         rows_per_request: int,
         device: str = "cpu",
         precision: Precision = "float32",
+        embedding: bool = False,
         inputs: InputRows | None = None,
     ):
-        """inputs: of all anchors, for a generator that starts from them (`Teacher.contextual`)."""
         self.teacher = teacher
         self.anchors = anchors
         self.rows_per_request = rows_per_request
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.embedding = device, precision, embedding
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.inputs = inputs
@@ -74,7 +78,7 @@ class Synthesizer:
             )
             latents = explorer.explore(start, near)
             inputs = self.teacher.decode(latents, rng, context)
-            logits = self.teacher.labeler(inputs).logits
+            said = self.teacher.labeler(inputs)
             again = inputs[:0]
             if request % SHOWN_EVERY == 0:
                 few = context[:SHOWN_ROWS] if context is not None else None
@@ -82,7 +86,8 @@ class Synthesizer:
         size = self.rows_per_request
         return {
             "inputs": to_array(inputs),
-            "teacher_logits": to_array(logits),
+            "teacher_logits": to_array(said.logits),
+            **({"teacher_embedding": to_array(said.embedding)} if self.embedding else {}),
             "reconstructed": to_array(again),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
@@ -144,8 +149,8 @@ def anchor_inputs(task: Task, data: StudentData, teacher: Teacher) -> InputRows 
 
 def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
-    for column in ("inputs", "teacher_logits"):
-        if not np.isfinite(block[column]).all():
+    for column in ("inputs", "teacher_logits", "teacher_embedding"):
+        if column in block and not np.isfinite(block[column]).all():
             raise ValueError(
                 f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"
             )

@@ -98,16 +98,22 @@ def load_teacher(
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: Teacher, inputs: InputRows, batch_size: int) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, float32; no latents where the generator is contextual. The inputs are where the
-    teacher is."""
-    logits, latents = [], []
+def teacher_outputs(
+    teacher: Teacher, inputs: InputRows, batch_size: int, embedding: bool = False
+) -> dict[str, np.ndarray]:
+    """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32; no latents where the
+    generator is contextual. The inputs are where the teacher is."""
+    found: dict[str, list[Tensor]] = {}
     for there in inputs.split(batch_size):
-        logits.append(teacher.labeler(there).logits.cpu())
+        said = teacher.labeler(there)
+        parts = {"logits": said.logits}
         if not teacher.contextual:
-            latents.append(teacher.generator.encode(there).cpu())  # type: ignore[operator]
-    out = {"logits": torch.cat(logits).numpy()}
-    return out if teacher.contextual else {**out, "latent": torch.cat(latents).numpy()}
+            parts["latent"] = teacher.generator.encode(there)  # type: ignore[operator]
+        if embedding:
+            parts["embedding"] = said.embedding
+        for name, values in parts.items():
+            found.setdefault(name, []).append(values.cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
 def _labeler(

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +30,7 @@ from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.lane import LaneSetup, lane_worker
+from tgt_ray.objectives import Objective
 from tgt_ray.prepared import Prepared, prepare, stored_teacher
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Table, TaskData, inputs_of
@@ -61,14 +62,22 @@ def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
 
 
 def prepare_on_ray(
-    experiment: Experiment, teacher: dict[str, Any], data: TaskData, storage: Storage, beside_lanes: bool
+    experiment: Experiment,
+    teacher: dict[str, Any],
+    data: TaskData,
+    storage: Storage,
+    beside_lanes: bool,
+    objectives: Sequence[Objective] = (),
 ) -> Prepared:
-    """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start."""
+    """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start. objectives: those
+    that trials may have, where it isn't the experiment's alone."""
+    objectives = objectives or [experiment.objective]
+    embedding = any(objective.needs_embedding for objective in objectives)
 
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
-        return label_rows(experiment, teacher, data, tables, storage, beside_lanes)
+        return label_rows(experiment, teacher, data, tables, storage, beside_lanes, embedding)
 
-    return prepare(data, teacher, teacher_pass, storage)
+    return prepare(data, teacher, teacher_pass, storage, objectives)
 
 
 def needs_places(experiment: Experiment) -> bool:
@@ -143,7 +152,7 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
 
 class TeacherLabeler:
-    """The teacher pass's actor: the place of a block in one of the tables -> its rows' logits and latents."""
+    """The teacher pass's actor: the place of a block in one of the tables -> its rows' logits and latents, perhaps embeddings."""
 
     def __init__(
         self,
@@ -153,11 +162,12 @@ class TeacherLabeler:
         classes: int,
         storage: Storage,
         tables: tuple[Any, ...],
+        embedding: bool,
     ):
         from tgt_ray.teacher import load_teacher
 
         self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
-        self.device = device_of(experiment)
+        self.device, self.embedding = device_of(experiment), embedding
         self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -166,7 +176,7 @@ class TeacherLabeler:
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
         inputs = inputs_of(self.task, rows, self.shape, self.device)
-        outputs = teacher_outputs(self.teacher, inputs, rows_at_once(self.shape))
+        outputs = teacher_outputs(self.teacher, inputs, rows_at_once(self.shape), self.embedding)
         return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 
@@ -177,8 +187,9 @@ def label_rows(
     tables: list[Table],
     storage: Storage,
     beside_lanes: bool,
+    embedding: bool = False,
 ) -> list[dict[str, np.ndarray]]:
-    """Logits and latents of each table's rows, in its order, by a Ray Data actor pool.
+    """Logits and latents of each table's rows, in its order, by a Ray Data actor pool; with `embedding` the labeler's embeddings too.
 
     beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing.
     """
@@ -194,7 +205,15 @@ def label_rows(
     labelled = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         TeacherLabeler,
         batch_size=1,
-        fn_constructor_args=(experiment, record, data.input_shape, data.num_classes, storage, (ray.put(tables),)),
+        fn_constructor_args=(
+            experiment,
+            record,
+            data.input_shape,
+            data.num_classes,
+            storage,
+            (ray.put(tables),),
+            embedding,
+        ),
         compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
         **resources,
     )
@@ -268,14 +287,16 @@ def open_prepared_lanes(
     storage: Storage,
     max_rebuilds: int = 0,
     warm: bool = True,
+    objectives: Sequence[Objective] = (),
 ) -> Iterator[tuple[Any, Prepared]]:
-    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start."""
+    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start. objectives: as of
+    prepare_on_ray."""
     teacher = teacher_on_ray(experiment, data, storage)
     if needs_places(experiment):
         # The pass can't do without what the lanes will hold: it runs before them, and below its outputs are in the cache.
-        prepare_on_ray(experiment, teacher, data, storage, beside_lanes=False)
+        prepare_on_ray(experiment, teacher, data, storage, False, objectives)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
-        yield board, prepare_on_ray(experiment, teacher, data, storage, beside_lanes=True)
+        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:

@@ -108,6 +108,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         storage,
         how.max_rebuilds,
         how.warm_lanes,
+        sweep.objectives(),
     ) as (board, prepared):
         log_teacher(prepared)
         if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:

@@ -7,7 +7,8 @@ from typing import Annotated
 from tgt_ray.config import OneOf
 from tgt_ray.objectives.base import Facts, Objective
 from tgt_ray.objectives.distillation import Distillation
+from tgt_ray.objectives.lelp import LELP
 
-AnyObjective = Annotated[Objective, OneOf(Distillation)]
+AnyObjective = Annotated[Objective, OneOf(Distillation, LELP)]
 
-__all__ = ["AnyObjective", "Distillation", "Facts", "Objective"]
+__all__ = ["LELP", "AnyObjective", "Distillation", "Facts", "Objective"]

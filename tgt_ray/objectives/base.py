@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from tgt_ray.config import Component
+from tgt_ray.embeddings import EmbeddingStatistics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,24 +20,34 @@ class Facts:
     """What a criterion may know of the task and its teacher.
 
     class_counts_K: rows of each class in the student's train split. calibration_M: 1 - p(true class) by the labeler on M held-out
-    rows; empty where the labeler was not asked about them.
+    rows; empty where the labeler was not asked about them. embedding_statistics: of the labeler's embeddings of the train rows; None
+    where no objective of a run or sweep needs them, and where the labeler was not asked yet and only scores are.
+    class_names: for messages.
     """
 
     num_classes: int
     class_counts_K: np.ndarray
     calibration_M: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    embedding_statistics: EmbeddingStatistics | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Objective(Component):
     """`build` gives a module with two calls.
 
     forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic. labels are
-    classes (N,), or shares of classes (N, K) where rows are mixed.
+    classes (N,), or shares of classes (N, K) where rows are mixed. Where `needs_embedding`, a fourth argument is the labeler's
+    embedding of each row, (B, E).
     scores(embedding_BD) -> class scores (B, K).
 
     It may have advance(done), called before each step with the share of the steps that are over, and an attribute `head`, a linear
     layer, for second phases of long-tailed training.
     """
+
+    needs_embedding: ClassVar[bool] = False
+
+    def check(self, facts: Facts) -> None:
+        """ConfigError where this doesn't fit the task and its teacher; asked before training starts."""
 
     @abstractmethod
     def build(self, dim: int, facts: Facts) -> nn.Module:

@@ -1,0 +1,559 @@
+"""LELP: the formula against a second computation in loops, its identities, what it refuses, and runs with it."""
+
+import io
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tgt_ray import cli, embeddings, run
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.embeddings import EmbeddingStatistics
+from tgt_ray.experiment import Experiment, control, with_overrides
+from tgt_ray.labelers import ConvLabeler
+from tgt_ray.local import prepare_local, train_local
+from tgt_ray.loop import StudentRun, SyntheticReader
+from tgt_ray.models.conv import Classifier, ConvNet
+from tgt_ray.objectives import LELP, Distillation, Facts
+from tgt_ray.prepared import STATE_FILE
+from tgt_ray.search import SweepConfig
+from tgt_ray.storage import Storage
+from tgt_ray.stream import pack, unpack
+from tgt_ray.student import build_student
+from tgt_ray.synthesis import Synthesizer, check_block
+from tgt_ray.teacher import load_teacher
+
+K, D, E = 3, 7, 5  # classes, numbers of the teacher's embedding, of the student's
+
+
+def made_up(seed: int = 0, rows: int = 40, classes: int = K, dim: int = D) -> Facts:
+    """Train rows of a labeler that isn't centred anywhere, each class with at least a third of an even share."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(rows) % classes, rng.integers(classes, size=rows // 2)])
+    middle, spread = rng.normal(0, 3, (classes, dim)), rng.normal(0, 1, (classes, dim, dim))
+    embedding = middle[labels] + np.einsum("nd,nde->ne", rng.normal(0, 1, (len(labels), dim)), spread[labels])
+    head = rng.normal(0, 1, (classes, dim)).astype(np.float32)
+    statistics = embeddings.fit(embedding.astype(np.float32), labels, head)
+    return Facts(classes, np.bincount(labels), embedding_statistics=statistics)
+
+
+# The same once more, in plain loops and by other means: eigenvectors, least squares, the joint distribution of subclasses
+
+
+def subspace_by_hand(facts: Facts, count: int, null_space: bool) -> np.ndarray:
+    """(K, S, D) eigenvectors of each class's covariance, with the largest component positive."""
+    there = facts.embedding_statistics
+    head = there.head_KD.astype(float)
+    out = []
+    for c in range(len(head)):
+        rows = []
+        for h, of in zip(there.embedding_ND.astype(float), there.class_N, strict=True):
+            if of == c:
+                # The part of h in the span of the head's rows, by least squares.
+                coefficients = np.linalg.lstsq(head.T, h, rcond=None)[0]
+                rows.append(h - head.T @ coefficients if null_space else h)
+        values, vectors = np.linalg.eigh(np.cov(np.array(rows).T, bias=True))
+        chosen = [vectors[:, i] for i in np.argsort(values)[::-1][:count]]
+        out.append([v if v[np.argmax(np.abs(v))] > 0 else -v for v in chosen])
+    return np.array(out)
+
+
+def teacher_by_hand(facts: Facts, directions, embedding, logits, beta, temperature, null_space) -> list:
+    """p_{c,s} of each row, as lists."""
+    there = facts.embedding_statistics
+    head = there.head_KD.astype(float)
+    projection = np.eye(head.shape[1]) - np.linalg.pinv(head) @ head if null_space else np.eye(head.shape[1])
+    mean = []
+    for c in range(facts.num_classes):
+        of_class = [
+            projection @ h for h, of in zip(there.embedding_ND.astype(float), there.class_N, strict=True) if of == c
+        ]
+        mean.append(sum(of_class) / len(of_class))
+    own = []
+    for h, c in zip(there.embedding_ND.astype(float), there.class_N, strict=True):
+        own += [u @ (projection @ h - mean[c]) for u in directions[c]]
+    unit = beta * np.std(own)
+    out = []
+    for h, row in zip(embedding, logits, strict=True):
+        exps = [np.exp(value / temperature) for value in row]
+        joint = []
+        for c in range(facts.num_classes):
+            z = [np.exp(u @ (projection @ h - mean[c]) / unit) for u in directions[c]]
+            joint.append([exps[c] / sum(exps) * value / sum(z) for value in z])
+        out.append(joint)
+    return out
+
+
+def loss_by_hand(p, student, labels, alpha, temperature, scale) -> dict[str, float]:
+    """student: logits of subclasses (B, K, S). Of T^2 only the classes' part; the rest is the KL of the joint distributions."""
+    real, total = len(labels), {"ce": 0.0, "kl_real": 0.0, "kl_synthetic": 0.0, "all_real": 0.0, "all_synthetic": 0.0}
+    for i, (of_teacher, logits) in enumerate(zip(p, student, strict=True)):
+        score = [np.log(sum(np.exp(value) for value in of_class)) for of_class in logits]
+        q_class = [np.exp(value / temperature) for value in score]
+        q_class = [value / sum(q_class) for value in q_class]
+        joint = between = 0.0
+        for c, of_class in enumerate(logits):
+            inside = [np.exp(value) for value in of_class]
+            for s, value in enumerate(inside):
+                q = q_class[c] * value / sum(inside)
+                joint += of_teacher[c][s] * (np.log(of_teacher[c][s]) - np.log(q))
+            p_class = sum(of_teacher[c])
+            between += p_class * (np.log(p_class) - np.log(q_class[c]))
+        kind = "real" if i < real else "synthetic"
+        factor = temperature**2 if scale else 1.0
+        total[f"kl_{kind}"] += factor * between
+        total[f"all_{kind}"] += joint + (factor - 1) * between
+        if i < real:
+            total["ce"] += np.log(sum(np.exp(value) for value in score)) - score[labels[i]]
+    synthetic = len(p) - real
+    value = ((1 - alpha) * total["ce"] + alpha * total["all_real"] + total["all_synthetic"]) / len(p)
+    return {
+        "value": value,
+        "ce": total["ce"] / max(real, 1),
+        **{name: total[name] / max(real if "real" in name else synthetic, 1) for name in ("kl_real", "kl_synthetic")},
+    }
+
+
+@pytest.mark.parametrize("null_space", [True, False])
+@pytest.mark.parametrize(
+    "alpha, temperature, scale", [(1.0, 1.0, True), (0.3, 4.0, True), (0.0, 2.0, True), (0.7, 3.0, False)]
+)
+@pytest.mark.parametrize("real, synthetic", [(5, 3), (4, 0), (0, 4)])
+@pytest.mark.parametrize("subclasses, beta", [(2, 1.0), (4, 0.5)])
+def test_the_loss_equals_the_formula(null_space, alpha, temperature, scale, real, synthetic, subclasses, beta):
+    facts, rng, rows = made_up(), np.random.default_rng(1), real + synthetic
+    config = LELP(
+        alpha=alpha,
+        temperature=temperature,
+        scale_by_t2=scale,
+        subclasses=subclasses,
+        beta=beta,
+        null_space=null_space,
+        rotate=False,
+    )
+    torch.manual_seed(0)
+    criterion = config.build(E, facts).double()
+    student, logits = rng.normal(0, 1, (rows, E)), rng.normal(0, 2, (rows, K))
+    embedding, labels = rng.normal(0, 3, (rows, D)), rng.integers(K, size=real)
+    loss = criterion(*map(torch.from_numpy, (student, labels, logits, embedding)))
+    directions = subspace_by_hand(facts, subclasses, null_space)
+    p = teacher_by_hand(facts, directions, embedding, logits, beta, temperature, null_space)
+    of_head = student @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
+    wanted = loss_by_hand(p, of_head.reshape(rows, K, subclasses), labels, alpha, temperature, scale)
+    # Directions and means are stored as float32.
+    found = {
+        "value": loss.value.item(),
+        **{name: float(loss.parts[name]) for name in ("ce", "kl_real", "kl_synthetic")},
+    }
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    whole = sum(
+        share * (loss.parts[f"kl_{kind}"] + loss.parts[f"subclass_kl_{kind}"])
+        for kind, share in (("real", alpha * real / rows), ("synthetic", synthetic / rows))
+    )
+    assert loss.value.item() == pytest.approx(float(whole + (1 - alpha) * real / rows * loss.parts["ce"]), rel=1e-9)
+    assert not any(part.requires_grad for part in loss.parts.values())
+
+
+def test_scores_are_the_logsumexp_of_a_class_s_subclasses():
+    criterion, embedding = LELP(subclasses=3).build(E, made_up()).double(), torch.randn(6, E).double()
+    logits = criterion.head(embedding).detach().numpy()
+    scores = criterion.scores(embedding).detach().numpy()
+    assert scores.shape == (6, K)
+    for c in range(K):
+        np.testing.assert_allclose(scores[:, c], np.log(np.exp(logits[:, 3 * c : 3 * c + 3]).sum(axis=1)), rtol=1e-9)
+
+
+def test_a_student_that_fits_the_teacher_has_its_scores():
+    """Whatever T and beta are: no part of the loss pulls the classes out of their order."""
+    facts, config = made_up(), LELP(subclasses=2, temperature=5.0, beta=0.3)
+    criterion = config.build(K * 2, facts).double()
+    logits, embedding = torch.randn(8, K).double(), torch.randn(8, D).double()
+    log_p = logits[:, :, None] + criterion.targets(embedding)
+    with torch.no_grad():
+        criterion.head.weight.copy_(torch.eye(K * 2))
+        criterion.head.bias.zero_()
+    loss = criterion(log_p.flatten(1), torch.zeros(8, dtype=torch.int64), logits, embedding)
+    assert abs(loss.value.item()) < 1e-10
+    torch.testing.assert_close(criterion.scores(log_p.flatten(1)), logits)
+
+
+# Identities
+
+configs = st.builds(
+    LELP,
+    subclasses=st.integers(1, 4),
+    beta=st.floats(0.2, 5),
+    temperature=st.floats(0.5, 8),
+    alpha=st.floats(0, 1),
+    null_space=st.booleans(),
+    directions=st.sampled_from(["principal", "random"]),
+    rotate=st.booleans(),
+    seed=st.integers(0, 3),
+)
+worlds = st.builds(made_up, seed=st.integers(0, 50))
+
+
+@given(configs, worlds)
+@settings(deadline=None, max_examples=60)
+def test_directions_are_orthonormal_and_the_head_does_not_see_them(config, facts):
+    there = facts.embedding_statistics
+    directions = config.directions_of(there)
+    assert directions.shape == (K, config.subclasses, D)
+    for u in directions:
+        np.testing.assert_allclose(u @ u.T, np.eye(config.subclasses), atol=1e-5)
+        if config.null_space:
+            np.testing.assert_allclose(u @ there.head_KD.T, 0, atol=1e-5)
+
+
+@given(configs, worlds, st.integers(0, 100))
+@settings(deadline=None, max_examples=40)
+def test_subclasses_sum_to_the_teacher_s_classes_and_one_alone_is_distillation(config, facts, seed):
+    rng = torch.Generator().manual_seed(seed)
+    logits, embedding = (torch.randn(6, n, generator=rng).double() * 3 for n in (K, D))
+    targets = config.build(E, facts).double().targets(embedding)
+    p = (logits / config.temperature).softmax(dim=1)
+    torch.testing.assert_close((p[:, :, None] * targets.exp()).sum(dim=2), p)
+
+    one = config.model_copy(update={"subclasses": 1}).build(E, facts).double()
+    plain = Distillation(alpha=config.alpha, temperature=config.temperature).build(E, facts).double()
+    plain.load_state_dict(one.state_dict())
+    student, labels = torch.randn(6, E, generator=rng).double(), torch.tensor([0, 2, 1, 0])
+    a, b = one(student, labels, logits, embedding), plain(student, labels, logits)
+    torch.testing.assert_close(a.value, b.value)
+    for name, part in b.parts.items():
+        torch.testing.assert_close(a.parts[name], part)
+    assert float(a.parts["subclass_kl_real"].abs() + a.parts["subclass_kl_synthetic"].abs()) < 1e-12
+    torch.testing.assert_close(one.scores(student), plain.scores(student))
+
+
+@given(worlds)
+@settings(deadline=None, max_examples=20)
+def test_fewer_subclasses_take_the_first_directions_and_a_rotation_keeps_their_span(facts):
+    there = facts.embedding_statistics
+    four, two = (LELP(subclasses=s, rotate=False).directions_of(there) for s in (4, 2))
+    np.testing.assert_array_equal(four[:, :2], two)
+    turned = LELP(subclasses=4).directions_of(there)
+    for u, v in zip(turned, four, strict=True):
+        np.testing.assert_allclose(u.T @ u, v.T @ v, atol=1e-5)
+        assert not np.allclose(u, v, atol=1e-3)
+
+
+def test_random_directions_follow_the_seed_and_hold_less_variance():
+    there = made_up(rows=200).embedding_statistics
+
+    def variance(**options):
+        directions = LELP(subclasses=2, **options).directions_of(there)
+        parts = [
+            ((there.embedding_ND[there.class_N == c] - there.mean_KD[c]) @ u.T).var(axis=0).sum()
+            for c, u in enumerate(directions)
+        ]
+        return np.array(parts)
+
+    random = [variance(directions="random", seed=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(random[0], random[1])
+    assert not np.allclose(random[0], random[2])
+    assert (variance() > random[0]).all() and (variance(null_space=False) >= variance() - 1e-6).all()
+
+
+def test_a_rotation_does_not_change_the_unit_of_beta():
+    facts = made_up()
+    sizes = [
+        LELP(subclasses=3, rotate=rotate).build(E, facts).targets.weight.norm(dim=1).mean() for rotate in (True, False)
+    ]
+    assert float(sizes[0]) == pytest.approx(float(sizes[1]), rel=1e-5)
+    assert LELP(subclasses=3, beta=2.0).build(E, facts).targets.weight.norm(dim=1).mean() == pytest.approx(sizes[0] / 2)
+
+
+def test_without_the_teacher_it_is_one_hot_training_of_class_scores():
+    torch.manual_seed(0)
+    criterion = LELP(alpha=0.0).build(E, made_up())
+    student, labels = torch.randn(6, E), torch.randint(K, (6,))
+    loss = criterion(student, labels, torch.randn(6, K), torch.randn(6, D)).value
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(criterion.scores(student), labels))
+
+
+def test_statistics_survive_their_file():
+    there = made_up().embedding_statistics
+    again = EmbeddingStatistics.from_bytes(there.to_bytes())
+    for name in ("head_KD", "embedding_ND", "class_N", "count_K", "mean_KD"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(there, name))
+    for name in ("everywhere", "in_null_space"):
+        np.testing.assert_array_equal(getattr(again, name).rank_K, getattr(there, name).rank_K)
+        np.testing.assert_array_equal(getattr(again, name).directions_KRD, getattr(there, name).directions_KRD)
+
+
+# What it refuses
+
+
+def facts_of(labels, embedding, head, names=()) -> Facts:
+    labels = np.asarray(labels)
+    statistics = embeddings.fit(embedding.astype(np.float32), labels, head.astype(np.float32))
+    return Facts(
+        len(head), np.bincount(labels, minlength=len(head)), embedding_statistics=statistics, class_names=names
+    )
+
+
+def refusals():
+    rng = np.random.default_rng(0)
+    rows, head = rng.normal(0, 1, (13, 6)), rng.normal(0, 1, (2, 6))
+    few = [0] * 10 + [1] * 3
+    flat = rows.copy()
+    flat[10:] = flat[10] + np.outer(np.arange(3), rng.normal(0, 1, 6))
+    return {
+        "as many as rows": (few, rows, head, 3, ["at most 2 fit", "class 1 ('rare') has 3 row(s)", "more rows"]),
+        "a class of one row": ([0] * 12 + [1], rows, head, 1, ["none fits", "'rare'", "1 row(s)", "distillation"]),
+        "a class of none": ([0] * 13, rows, head, 1, ["none fits", "'rare'", "0 row(s)"]),
+        "a small null space": ([0] * 6 + [1] * 7, rows[:, :3], head[:, :3], 2, ["at most 1 fit", "1 of 3 dimensions", "null_space"]),
+        "no null space": ([0] * 6 + [1] * 7, rows[:, :2], head[:, :2], 1, ["none fits", "0 of 2 dimensions"]),
+        "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "1 dimensions alone"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("labels, rows, head, subclasses, expected", refusals().values(), ids=refusals())
+@pytest.mark.parametrize("directions", ["principal", "random"])
+def test_more_subclasses_than_fit_are_refused(labels, rows, head, subclasses, expected, directions):
+    facts = facts_of(labels, rows, head, ("common", "rare"))
+    config = LELP(subclasses=subclasses, directions=directions)
+    for refused in (config.check, lambda facts: config.build(E, facts)):
+        with pytest.raises(ConfigError) as error:
+            refused(facts)
+        message = str(error.value)
+        assert message.startswith(f"objective.subclasses: {subclasses}, ") and "\n" not in message
+        assert not [part for part in expected if part not in message], message
+    most = expected[0].split()[2] if "at most" in expected[0] else "0"
+    if int(most):
+        LELP(subclasses=int(most), directions=directions).build(E, facts)
+
+
+def lelp(base: Experiment, **values) -> Experiment:
+    first = {"objective.type": "lelp", "train.steps": 12, "train.eval_every": 4, "train.batch_size": 16}
+    sets = {**first, "pool.rows_per_request": 24, **{key.replace("__", "."): value for key, value in values.items()}}
+    return validate(Experiment, with_overrides(base.model_dump(mode="json"), list(sets.items())))
+
+
+class NotStored(ConvLabeler):
+    """A user's own labeler that comes with its weights."""
+
+    type: str = "test_lelp:NotStored"
+    stored = False
+
+
+class OtherHead(ConvLabeler):
+    """A user's own labeler whose logits aren't a linear layer's."""
+
+    type: str = "test_lelp:OtherHead"
+
+    def build(self, input_shape, num_classes):
+        model = Classifier(ConvNet(input_shape[0], self.widths, "pool", grid=2), num_classes)
+        model.head = nn.Sequential(nn.Linear(model.backbone.dim, 12), nn.Linear(12, num_classes))
+        return model
+
+
+EXPERIMENTS = {
+    "mixed rows": ({"train__augment": {"mixup": 0.2}}, r"train\.augment\.mixup: 0\.2, .*'lelp'"),
+    "weights that aren't stored": (
+        {"teacher__labeler__type": "test_lelp:NotStored"},
+        r"objective\.type: 'lelp' .*'test_lelp:NotStored'",
+    ),
+    "too many for any teacher": ({"objective__subclasses": 65}, r"objective\.subclasses: .*64 .*got 65"),
+    "none": ({"objective__subclasses": 0}, r"objective\.subclasses: .*got 0"),
+    "beta 0": ({"objective__beta": 0}, r"objective\.beta: .*got 0"),
+}
+
+
+@pytest.mark.parametrize("values, expected", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_an_experiment_that_cannot_have_it_is_refused(quick_experiment, values, expected):
+    with pytest.raises(ConfigError, match=expected):
+        lelp(quick_experiment, **values)
+
+
+def test_a_labeler_without_a_linear_head_is_refused(quick_experiment, digits, tmp_path):
+    quick = {"teacher__labeler__pretrain__steps": 2, "teacher__generator__pretrain__steps": 2}
+    config = lelp(quick_experiment, teacher__labeler__type="test_lelp:OtherHead", explorer__type="none", **quick)
+    with pytest.raises(ConfigError, match=r"teacher\.labeler\.type: test_lelp:OtherHead: .*no linear layer `head`"):
+        prepare_local(config, digits, Storage(tmp_path))
+
+
+def test_what_does_not_fit_is_refused_by_the_command_line_before_training(
+    quick_experiment, ready, storage, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(lelp(quick_experiment, objective__subclasses=50).model_dump_json())
+    monkeypatch.setattr("tgt_ray.loop.train_student", lambda *args: pytest.fail("training was started"))
+    argv = ["train", str(file), "--local", "--storage", storage.root, "--name", "refused"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(cli.train)
+    stderr = capsys.readouterr().err
+    assert ended.value.code == 2 and stderr.count("\n") == 1
+    assert stderr.startswith("error: objective.subclasses: 50, but at most ") and "class " in stderr
+    assert not storage.exists("refused")
+
+
+def test_a_sweep_says_what_its_trials_may_minimise():
+    space = {"objective.subclasses": {"choice": [2, 4]}, "train.learning_rate": {"loguniform": [0.001, 0.1]}}
+    sweep = SweepConfig.model_validate({"experiment": {"objective": {"type": "lelp"}}, "space": space})
+    assert [objective.subclasses for objective in sweep.objectives()] == [2, 4]
+    types = {"space": {"objective.type": {"choice": ["distillation", "lelp"]}}}
+    assert [each.needs_embedding for each in SweepConfig.model_validate(types).objectives()] == [False, True]
+    assert [each.type for each in SweepConfig().objectives()] == ["distillation"] * 3  # its space has a temperature
+
+
+# The teacher cache
+
+
+@pytest.fixture(scope="module")
+def ready(quick_experiment, digits, storage, prepared):
+    return prepare_local(lelp(quick_experiment), digits, storage)
+
+
+def test_statistics_are_made_once_where_an_objective_needs_them(
+    ready, prepared, storage, quick_experiment, digits, monkeypatch
+):
+    """The teacher and its outputs are those of a storage that an objective without embeddings has used before."""
+    assert prepared.prepared.student.embedding_statistics is None
+    assert ready.fingerprints == prepared.prepared.fingerprints
+    there, key = ready.student.embedding_statistics, ready.fingerprints["teacher_cache"]
+    assert storage.exists("teacher_cache", f"{key}.embedding.safetensors")
+    data = ready.student
+    teacher = load_teacher(quick_experiment.teacher, ready.teacher, data.input_shape, data.num_classes, storage)
+    with torch.no_grad():
+        said = teacher.labeler(quick_experiment.task.inputs(digits.tables["train"], (1, 8, 8)))
+    np.testing.assert_allclose(there.embedding_ND, said.embedding, atol=1e-4)
+    np.testing.assert_array_equal(there.class_N, said.logits.argmax(dim=1))
+    np.testing.assert_array_equal(there.head_KD, teacher.labeler.head.weight)
+    np.testing.assert_array_equal(there.count_K, np.bincount(there.class_N, minlength=10))
+    monkeypatch.setattr("tgt_ray.local.teacher_outputs", lambda *args: pytest.fail("asked again"))
+    again = prepare_local(lelp(quick_experiment, objective__subclasses=1), digits, storage).student
+    np.testing.assert_array_equal(again.embedding_statistics.embedding_ND, there.embedding_ND)
+
+
+def test_without_need_there_are_none(prepared, storage, tmp_path, digits, quick_experiment):
+    shutil.copytree(storage.path("teachers"), tmp_path / "teachers")
+    own = Storage(tmp_path)
+    prepare_local(quick_experiment, digits, own)
+    assert not [name for name in own.files("teacher_cache") if "embedding" in name]
+    # And where the teacher is asked for the first time, once is enough for both files.
+    shutil.rmtree(tmp_path / "teacher_cache")
+    assert prepare_local(lelp(quick_experiment), digits, own).student.embedding_statistics is not None
+    assert len(own.files("teacher_cache")) == 3
+
+
+# Synthetic rows and runs
+
+
+def test_rows_carry_the_labeler_s_embedding_where_it_is_needed(ready, quick_experiment, storage):
+    config, data = lelp(quick_experiment, explorer__type="random"), ready.student
+    teacher = load_teacher(config.teacher, ready.teacher, data.input_shape, data.num_classes, storage)
+    without, with_them = (
+        Synthesizer(teacher, ready.anchors, 24, embedding=on)(0, 0, config.explorer) for on in (False, True)
+    )
+    assert set(with_them) - set(without) == {"teacher_embedding"}
+    with torch.no_grad():
+        said = teacher.labeler(torch.from_numpy(with_them["inputs"]))
+    np.testing.assert_allclose(with_them["teacher_embedding"], said.embedding, atol=1e-4)
+    assert with_them["teacher_embedding"].dtype == np.float32
+    for block in (without, with_them):
+        again = unpack(pack(0, block))
+        assert set(again) == set(block)
+        assert all(np.array_equal(again[name], block[name]) for name in block)
+    inputs, logits, embedding = SyntheticReader(iter([with_them])).take(5, 0)
+    np.testing.assert_array_equal(embedding, with_them["teacher_embedding"][:5])
+    assert len(SyntheticReader(iter([without])).take(5, 0)) == 2 and len(inputs) == len(logits) == 5
+    with_them["teacher_embedding"][3, 0] = np.nan
+    with pytest.raises(ValueError, match=r"request 0: .*'teacher_embedding'"):
+        check_block(with_them)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(metrics):
+    raise Killed
+
+
+RUNS = {
+    "random": {"explorer__type": "random", "train__synthetic_ratio": 0.37, "objective__alpha": 0.5},
+    # A gradient's rows depend on when they were made: exactly the same only from a request's end on.
+    "gradient": {"train__synthetic_ratio": 0.75},
+    "only synthetic, random directions": {
+        "explorer__type": "interpolation",
+        "train__synthetic_ratio": 1.0,
+        "objective__directions": "random",
+    },
+    "two phases, everywhere, norms by source": {
+        "explorer__type": "random",
+        "train__second_phase": {"type": "crt", "share": 0.5},
+        "train__batch_norm": "per_source",
+        "train__augment": {"shift": 1},
+        "objective__null_space": False,
+    },
+    "scaled head": {"explorer__type": "none", "train__second_phase": {"type": "lws", "share": 0.5}},
+}
+
+
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
+def test_a_resumed_run_equals_an_uninterrupted_one(ready, quick_experiment, storage, tmp_path, values):
+    config, checkpoints = lelp(quick_experiment, **values), Storage(tmp_path)
+    whole = train_local(config, ready, storage)
+    with pytest.raises(Killed):
+        train_local(config, ready, storage, checkpoints, killed)
+    state = torch.load(io.BytesIO(checkpoints.read(STATE_FILE)), weights_only=True)
+    assert not [name for name in state["model"] if "targets" in name], "what follows from the cache isn't stored"
+    torch.manual_seed(1234)
+    resumed = train_local(config, ready, storage, checkpoints)
+    assert [row["step"] for row in resumed.history] == [4, 8, 12]
+    assert resumed.weights() == whole.weights()
+    parts = {f"train_{kind}{name}" for kind in ("kl_", "subclass_kl_") for name in ("real", "synthetic")}
+    assert all(parts <= row.keys() and np.isfinite([row[part] for part in parts]).all() for row in whole.history)
+
+
+@pytest.mark.parametrize("explorer", ["random", "gradient"])
+def test_a_run_from_its_beginning(quick_experiment, ready, storage, explorer):
+    config = lelp(
+        quick_experiment, explorer__type=explorer, train__steps=120, train__eval_every=60, train__batch_size=32
+    )
+    result = run(config, storage=storage.root, name=f"lelp-{explorer}", local=True)
+    assert result.metrics.iloc[-1]["test_balanced_accuracy"] > 40
+    assert (result.metrics["train_subclass_kl_synthetic"] > 0).all()
+    weights = safetensors.numpy.load(storage.read(f"lelp-{explorer}", "student.safetensors"))
+    assert weights["criterion.head.weight"].shape[0] == 10 * 2
+    for name in ("one_hot", "distillation"):
+        assert train_local(control(config, name), ready, storage).step == 120
+
+
+def test_half_precision_leaves_the_targets_in_float32(quick_experiment, ready, storage):
+    full, half = (
+        lelp(quick_experiment, explorer__type="random", train__precision=p, pool__precision=p)
+        for p in ("float32", "bfloat16")
+    )
+    criterion = build_student(half, ready.student).criterion
+    rows = torch.from_numpy(ready.student.embedding_statistics.embedding_ND[:32])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = criterion.targets(rows)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, criterion.targets(rows))
+    losses = [train_local(c, ready, storage).history[-1]["train_loss"] for c in (full, half)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_compiled_student_trains_alike(quick_experiment, ready, storage):
+    if shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    configs = [lelp(quick_experiment, explorer__type="none", train__compile=on) for on in (True, False)]
+    losses = [train_local(config, ready, storage).history[-1]["train_loss"] for config in configs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_run_on_what_was_prepared_without_embeddings_is_a_mistake_in_the_code(prepared, quick_experiment):
+    with pytest.raises(AssertionError, match="no embeddings"):
+        StudentRun(lelp(quick_experiment), prepared.prepared.student)

@@ -1,0 +1,128 @@
+"""Distillation of pseudo-subclasses that lie in the teacher's embeddings (LELP, arXiv 2409.20449), for tasks of few classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tgt_ray.config import ConfigError
+from tgt_ray.embeddings import MAX_DIRECTIONS, EmbeddingStatistics, head_rank, in_null_space
+from tgt_ray.objectives.base import Facts, Objective
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class LELP(Objective):
+    """The teacher's classes, each split into S subclasses by linear projections of its embedding h.
+
+    Fitted once on the train rows: for each class c (the labeler's first) the mean mu_c and the top S principal directions V_c of
+    P h - P mu_c, P = I - pinv(W) W for the labeler's head W; then U_c = V_c Q with a random rotation Q. Of any row,
+    z_c = U_c^T (P h - P mu_c), and the teacher says p_{c,s} = p_c(T) softmax_s(z_c / beta), which sums over s to p_c(T). The student's
+    head has a logit for each subclass; a class's score is the logsumexp of its S logits, q_c(T) = softmax_c(score / T), and
+    q_{c,s} = q_c(T) softmax_s(logits of c).
+
+    Real rows: (1 - alpha) CE(y, score) + alpha D; synthetic rows: D alone; each kind of row counts by its share of the batch.
+    D = T^2 KL(p(T) || q(T)) + sum_c p_c(T) KL(softmax_s(z_c / beta) || softmax_s(logits of c)).
+
+    Without T^2, D is KL(p || q) of the subclasses, by the chain rule, and that is the paper's cross-entropy CE(p, q) less the
+    teacher's entropy, which the student can't change. At S = 1 it is `distillation`. At T = 1, q is the softmax of all S C logits.
+
+    The paper's alpha weighs the label, and is 0 in its experiments. Here it weighs the teacher as in `distillation`, so that 0 is
+    training without a teacher. Our choices: that T softens the student's classes too, and neither side's subclasses, so that scores
+    which fit the teacher at T are its classes in their order; T^2 on the part that T softens; all defaults; beta in units of the
+    standard deviation of z.
+    """
+
+    type: Literal["lelp"] = "lelp"
+    needs_embedding: ClassVar[bool] = True
+
+    alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
+    temperature: float = Field(4.0, gt=0, description="T, softens the classes of both")
+    scale_by_t2: bool = Field(
+        True, description="multiply the term between classes by T^2, so that T doesn't change the size of its gradient"
+    )
+    subclasses: int = Field(
+        2,
+        ge=1,
+        le=MAX_DIRECTIONS,
+        description="S, of each class: less than the fewest rows of a class, and at most the head's null space has dimensions",
+    )
+    beta: float = Field(
+        1.0,
+        gt=0,
+        description="softens subclasses, in standard deviations of z (of the train rows, each in its own class)",
+    )
+    null_space: bool = Field(True, description="look only at what the labeler's head doesn't see; false: P = I")
+    directions: Literal["principal", "random"] = Field(
+        "principal", description="random: orthonormal ones in their place, a control"
+    )
+    rotate: bool = Field(
+        True, description="turn each class's directions by a random rotation, which evens out their variances"
+    )
+    seed: int = Field(0, ge=0, description="of rotations and random directions")
+
+    def check(self, facts: Facts) -> None:
+        """S must fit every class, also where directions are random: a control takes what it is compared with takes (our choice)."""
+        statistics = facts.embedding_statistics
+        assert statistics is not None, "an objective that needs the labeler's embeddings says so with needs_embedding"
+        rank_K = (statistics.in_null_space if self.null_space else statistics.everywhere).rank_K
+        scarcest = int(rank_K.argmin())
+        most = int(rank_K[scarcest])
+        if self.subclasses <= most:
+            return
+        name = f"class {scarcest}" + (f" ('{facts.class_names[scarcest]}')" if facts.class_names else "")
+        rows, (_, dim) = int(statistics.count_K[scarcest]), statistics.head_KD.shape
+        free = dim - head_rank(statistics.head_KD) if self.null_space else dim
+        if rows - 1 <= most:
+            why = f"{name} has {rows} row(s) of the train split by the labeler, and needs more rows than subclasses"
+        elif free <= most:
+            why = f"the null space of the labeler's head has {free} of {dim} dimensions; with objective.null_space false there are more"
+        else:
+            why = f"the embeddings of {name} spread over {most} dimensions alone"
+        fits = f"at most {most} fit" if most else "none fits, so use objective.type distillation"
+        raise ConfigError(f"objective.subclasses: {self.subclasses}, but {fits}: {why}")
+
+    def build(self, dim: int, facts: Facts) -> nn.Module:
+        from torch import nn
+
+        from tgt_ray.models.subclasses import SubclassCriterion, Subclasses
+
+        targets = None
+        if facts.embedding_statistics is not None:
+            self.check(facts)
+            directions_KSD = self.directions_of(facts.embedding_statistics)
+            unit = self.beta * deviation(facts.embedding_statistics, directions_KSD)
+            targets = Subclasses(directions_KSD / unit, facts.embedding_statistics.mean_KD)
+        head = nn.Linear(dim, facts.num_classes * self.subclasses)
+        return SubclassCriterion(head, facts.num_classes, targets, self.alpha, self.temperature, self.scale_by_t2)
+
+    def directions_of(self, statistics: EmbeddingStatistics) -> np.ndarray:
+        """U_c of each class, (K, S, D) float64: orthonormal rows. In the null space U_c^T P = U_c^T, so that z needs no P."""
+        principal = statistics.in_null_space if self.null_space else statistics.everywhere
+        out = []
+        for number, of_class in enumerate(principal.directions_KRD):
+            rng = np.random.default_rng([self.seed, number])
+            rows = of_class[: self.subclasses].astype(np.float64)
+            if self.directions == "random":
+                rows = rng.standard_normal(rows.shape)
+                rows = np.linalg.qr((in_null_space(rows, statistics.head_KD) if self.null_space else rows).T)[0].T
+            out.append(random_rotation(self.subclasses, rng) @ rows if self.rotate else rows)
+        return np.stack(out)
+
+
+def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray:
+    """An orthonormal matrix, evenly from all of them (Mezzadri 2007, arXiv math-ph/0609050)."""
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def deviation(statistics: EmbeddingStatistics, directions_KSD: np.ndarray) -> float:
+    """Standard deviation of z over the train rows, each in its own class, where its mean is 0, and over s (our choice)."""
+    squares = 0.0
+    for number, of_class in enumerate(directions_KSD):
+        rows = statistics.embedding_ND[statistics.class_N == number] - statistics.mean_KD[number]
+        squares += float(np.square(rows @ of_class.T).sum())
+    return float(np.sqrt(squares / (len(statistics.class_N) * directions_KSD.shape[1])))
