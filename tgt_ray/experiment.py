@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, override
+from tgt_ray.config import Config, ConfigError, builtin_types, override
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
-from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
-from tgt_ray.labelers import AnyLabeler, ConvLabeler
+from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
+from tgt_ray.labelers import AnyLabeler, ConvLabeler, Labeler
 from tgt_ray.objectives import AnyObjective, Distillation
-from tgt_ray.students import AnyStudent, ConvStudent
+from tgt_ray.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.tasks import AnyTask, ImageClassification
 
 #: Of computations; weights and what is stored or sent are float32.
@@ -169,12 +169,33 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
+        self._check_modality()
         if self.explorer.needs_differentiable and not self.teacher.generator.differentiable:
             raise ValueError(
                 f"explorer.type: '{self.explorer.type}' needs gradients through the generator, and teacher.generator.type"
                 f" '{self.teacher.generator.type}' gives none; use random, random-matched or interpolation"
             )
         return self
+
+    def _check_modality(self) -> None:
+        """ValueError where a model is not for the task's kind of inputs."""
+        kind = self.task.modality
+        parts: list[tuple[str, Labeler | Generator | StudentBackbone, Any]] = [
+            ("teacher.labeler", self.teacher.labeler, AnyLabeler),
+            ("teacher.generator", self.teacher.generator, AnyGenerator),
+            ("student", self.student, AnyStudent),
+        ]
+        for key, part, family in parts:
+            if not fits(part.modality, kind):
+                legal = [name for name, cls in builtin_types(family).items() if fits(cls.modality, kind)]
+                raise ValueError(
+                    f"{key}.type: '{part.type}' is for {part.modality}s, and task.type '{self.task.type}' has {kind}s; legal:"
+                    f" {', '.join([*legal, 'package.module:Class for your own'])}"
+                )
+        if self.train.augment is not None and not fits("image", kind):
+            raise ValueError(
+                f"train.augment: is for images, and task.type '{self.task.type}' has {kind}s; leave it out"
+            )
 
     @property
     def streams(self) -> bool:
@@ -194,6 +215,11 @@ class Experiment(Config):
         weights = getattr(self.student, "weights", None)
         if weights is not None and not weights.is_file():
             raise ConfigError(f"student.weights: no file at {weights}")
+
+
+def fits(modality: str, kind: str) -> bool:
+    """Whether a component for one kind of inputs can work with another."""
+    return modality == kind or "any" in (modality, kind)
 
 
 CONTROLS: dict[str, dict[str, Any]] = {

@@ -63,6 +63,7 @@ class Probe(Config):
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
     weights: FilePath | None = Field(

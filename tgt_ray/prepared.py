@@ -25,7 +25,7 @@ STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 #: Beside them after the last step, where the task has one: its test metrics class by class.
 CLASSES_FILE = "per_class.csv"
 #: What a run or a best trial shows of all that lies in its checkpoint.
-KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png")
+KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png", "gallery.html")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
@@ -33,7 +33,8 @@ TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test.
+    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test, and
+    where the task has them the unlabelled rows, of which only the gallery shows some.
 
     calibration: 1 - p(true class) of each validation row by the labeler.
     """
@@ -52,7 +53,10 @@ class StudentData:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The real training rows as the generator sees them: ids (N,), labels (N,), latents (N, L) float32."""
+    """The real training rows as the generator sees them: ids (N,), labels (N,), latents (N, L) float32.
+
+    Where the task has unlabelled rows they come after the others, with the labeler's first class as label.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -97,7 +101,7 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
         "labeler": teacher["labeler"]["fingerprint"],
         "generator": teacher["generator"]["fingerprint"],
     }
-    splits = ("train", "validation")
+    splits = ["train", "validation", *(["unlabelled"] if "unlabelled" in data.tables else [])]
     # Of each split its own file: what depends on fewer things is reused more often.
     keys = {
         split: digest(data.fingerprints[split], fingerprints["labeler"], fingerprints["generator"]) for split in splits
@@ -112,14 +116,22 @@ def prepare(data: TaskData, teacher: dict[str, Any], teacher_pass: TeacherPass, 
         buffer = io.BytesIO()
         pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
         cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
-    cached, held_out = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
+    cached, held_out, *more = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
     tables = {
         "train": train.append_column("logits", cached["logits"]),
         "validation": data.tables["validation"],
         "test": data.tables["test"],
+        **{split: data.tables[split] for split in splits if split == "unlabelled"},
     }
     calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
     anchors = Anchors(train["id"].to_numpy(), data.labels("train"), to_matrix(cached["latent"]))
+    for table in more:
+        pseudo_labels = to_matrix(table["logits"]).argmax(axis=1)
+        anchors = Anchors(
+            np.concatenate([anchors.ids, table["id"].to_numpy()]),
+            np.concatenate([anchors.labels, pseudo_labels]),
+            np.concatenate([anchors.latents, to_matrix(table["latent"])]),
+        )
     return Prepared(
         StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names),
         anchors,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 class StudentBackbone(Component):
     """`build` gives a module: inputs (B, ...) -> embedding (B, dim), with the attribute `dim`."""
+
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
 
     @abstractmethod
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:

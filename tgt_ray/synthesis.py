@@ -18,7 +18,7 @@ from tgt_ray.prepared import Anchors
 from tgt_ray.student import Student, autocast
 from tgt_ray.teacher import Teacher
 
-#: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
+#: One request's rows. inputs (R, ...) float32 or, of texts, uint8; teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
@@ -70,9 +70,9 @@ class Synthesizer:
                 again = self.teacher.decode(few, rng)
         size = self.rows_per_request
         return {
-            "inputs": inputs.float().cpu().numpy(),
+            "inputs": _plain(inputs),
             "teacher_logits": logits.float().cpu().numpy(),
-            "reconstructed": again.float().cpu().numpy(),
+            "reconstructed": _plain(again),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
             "version": np.full(size, version),
@@ -82,6 +82,11 @@ class Synthesizer:
     def _draw_anchors(self, explorer: Explorer, rng: torch.Generator) -> Tensor:
         probabilities = torch.from_numpy(explorer.anchor_probabilities(self.anchors.labels))
         return torch.multinomial(probabilities, self.rows_per_request, replacement=True, generator=rng)
+
+
+def _plain(inputs: Tensor) -> np.ndarray:
+    """As float32 whatever they were computed in; the bytes of texts stay bytes."""
+    return (inputs.float() if inputs.is_floating_point() else inputs).cpu().numpy()
 
 
 @dataclass(frozen=True)

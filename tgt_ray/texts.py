@@ -37,3 +37,13 @@ def to_texts(rows_NW: np.ndarray) -> list[str]:
 def sentences(text: str) -> tuple[str, ...]:
     """Of a pair both, otherwise the text alone."""
     return tuple(text.split(SEPARATOR, 1))
+
+
+def shown(text: str) -> str:
+    """For people: the separator is drawn."""
+    return text.replace(SEPARATOR, " / ")
+
+
+def are_texts(inputs: np.ndarray) -> bool:
+    """Whether a task's inputs (N, ...) are rows of bytes."""
+    return inputs.ndim == 2 and inputs.dtype == np.uint8

@@ -57,6 +57,7 @@ class Generator(Component):
     A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs.
     """
 
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes and makes
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
