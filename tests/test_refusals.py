@@ -14,6 +14,8 @@ import yaml
 
 from tgt_ray import cli, local
 from tgt_ray.generators import Generator
+from tgt_ray.labelers import ConvLabeler
+from tgt_ray.students import ConvStudent
 
 
 class Frozen(Generator):
@@ -24,6 +26,23 @@ class Frozen(Generator):
 
     def fit(self, model, inputs, labeler):
         raise AssertionError("nothing may be started")
+
+
+class OfTexts(Frozen):
+    modality = "text"
+    differentiable = True
+
+
+class AnyLabels(ConvLabeler):
+    """A user's own labeler of whatever there is."""
+
+    modality = "any"
+    type: str = "test_refusals:AnyLabels"
+
+
+class AnyStudents(ConvStudent):
+    modality = "any"
+    type: str = "test_refusals:AnyStudents"
 
 
 @pytest.fixture
@@ -88,6 +107,53 @@ EXPERIMENT = {
     "a generator without gradients": (
         ["teacher.generator.type=test_refusals:Frozen"],
         ["explorer.type", "'gradient'", "test_refusals:Frozen", "random-matched"],
+    ),
+    "texts for models of images": (
+        ["task={type: text_classification, data: {type: parquet, path: /nowhere}}"],
+        ["teacher.labeler.type: 'conv' is for images, and task.type 'text_classification' has texts; legal: "],
+    ),
+    "texts for a generator of images": (
+        [
+            "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
+            "teacher.labeler.type=test_refusals:AnyLabels",
+        ],
+        [
+            "teacher.generator.type: 'mlp_autoencoder' is for images, and task.type 'text_classification' has texts; legal"
+        ],
+    ),
+    "texts for a student of images": (
+        [
+            "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
+            "teacher.labeler.type=test_refusals:AnyLabels",
+            "teacher.generator.type=test_refusals:OfTexts",
+        ],
+        ["student.type: 'conv' is for images, and task.type 'text_classification' has texts; legal"],
+    ),
+    "images for models of texts": (
+        ["teacher.generator.type=test_refusals:OfTexts"],
+        [
+            "teacher.generator.type: 'test_refusals:OfTexts' is for texts, and task.type 'image_classification' has images",
+            "legal: mlp_autoencoder, conv_autoencoder",
+        ],
+    ),
+    "augmented texts": (
+        [
+            "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
+            "teacher.labeler.type=test_refusals:AnyLabels",
+            "teacher.generator.type=test_refusals:OfTexts",
+            "student.type=test_refusals:AnyStudents",
+            "train.augment.shift=1",
+        ],
+        ["train.augment: is for images, and task.type 'text_classification' has texts; leave it out"],
+    ),
+    "texts that are not there": (
+        [
+            "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
+            "teacher.labeler.type=test_refusals:AnyLabels",
+            "teacher.generator.type=test_refusals:OfTexts",
+            "student.type=test_refusals:AnyStudents",
+        ],
+        ["task.data.path: no folder at /nowhere"],
     ),
     "missing data folder": (
         ["task.data.type=parquet", "task.data.path=/nowhere/at/all"],

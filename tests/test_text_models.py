@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.hub import place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
-from tgt_ray.models.text import corpus_tokens, place
+from tgt_ray.models.text import corpus_tokens
 from tgt_ray.students import TextEncoderStudent, TextTransformerStudent
 from tgt_ray.teacher import Teacher, whole
 from tgt_ray.texts import SEPARATOR, TextShape, to_bytes, to_texts

@@ -12,7 +12,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -96,6 +96,12 @@ class Component(Config):
     """A config that names a component by `type`. Subclasses outside the project are named `module:Class`."""
 
     type: str
+
+
+def builtin_types(annotation: Any) -> dict[str, Any]:
+    """The built-in components of a field annotated with OneOf, by the names of their types."""
+    one_of: OneOf = get_args(annotation)[1]
+    return dict(one_of.builtins)
 
 
 class OneOf:

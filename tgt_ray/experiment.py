@@ -6,14 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, override
+from tgt_ray.config import Config, ConfigError, builtin_types, override
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
-from tgt_ray.generators import AnyGenerator, MLPAutoencoderGenerator
-from tgt_ray.labelers import AnyLabeler, ConvLabeler
+from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
+from tgt_ray.labelers import AnyLabeler, ConvLabeler, Labeler
 from tgt_ray.objectives import AnyObjective, Distillation
-from tgt_ray.students import AnyStudent, ConvStudent
+from tgt_ray.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.tasks import AnyTask, ImageClassification
+from tgt_ray.vocabulary import same_vocabulary
 
 #: Of computations; weights and what is stored or sent are float32.
 Precision = Literal["float32", "bfloat16"]
@@ -169,14 +170,29 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
+        self._check_modality()
         if self.explorer.needs_differentiable and not self.teacher.generator.differentiable:
             raise ValueError(
                 f"explorer.type: '{self.explorer.type}' needs gradients through the generator, and teacher.generator.type"
                 f" '{self.teacher.generator.type}' gives none; use random, random-matched or interpolation"
             )
+        self._check_moves()
         if self.objective.needs_embedding:
             self._can_give_embeddings()
         return self
+
+    def _check_moves(self) -> None:
+        """ValueError where the explorer asks of the generator what it hasn't."""
+        explorer, generator = self.explorer, self.teacher.generator
+        if explorer.needs_neighbours and generator.contextual:
+            raise ValueError(
+                f"explorer.type: '{explorer.type}' goes between the latents of two anchors, and teacher.generator.type"
+                f" '{generator.type}' makes a text's latents anew each time; use random or random-matched"
+            )
+        if generator.only_samples and explorer.synthesizes and explorer.type != "random":
+            raise ValueError(
+                f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none; use random"
+            )
 
     def _can_give_embeddings(self) -> None:
         labeler, augment, objective = self.teacher.labeler, self.train.augment, self.objective.type
@@ -190,6 +206,26 @@ class Experiment(Config):
             raise ValueError(
                 f"train.augment.mixup: {augment.mixup:g}, but objective '{objective}' takes its targets from the teacher's embedding"
                 " of a row, which a mixed row has none of; use 0"
+            )
+
+    def _check_modality(self) -> None:
+        """ValueError where a model is not for the task's kind of inputs."""
+        kind = self.task.modality
+        parts: list[tuple[str, Labeler | Generator | StudentBackbone, Any]] = [
+            ("teacher.labeler", self.teacher.labeler, AnyLabeler),
+            ("teacher.generator", self.teacher.generator, AnyGenerator),
+            ("student", self.student, AnyStudent),
+        ]
+        for key, part, family in parts:
+            if not fits(part.modality, kind):
+                legal = [name for name, cls in builtin_types(family).items() if fits(cls.modality, kind)]
+                raise ValueError(
+                    f"{key}.type: '{part.type}' is for {part.modality}s, and task.type '{self.task.type}' has {kind}s; legal:"
+                    f" {', '.join([*legal, 'package.module:Class for your own'])}"
+                )
+        if self.train.augment is not None and not fits("image", kind):
+            raise ValueError(
+                f"train.augment: is for images, and task.type '{self.task.type}' has {kind}s; leave it out"
             )
 
     @property
@@ -210,6 +246,31 @@ class Experiment(Config):
         weights = getattr(self.student, "weights", None)
         if weights is not None and not weights.is_file():
             raise ConfigError(f"student.weights: no file at {weights}")
+        if self.streams and self.explorer.needs_differentiable and self.task.modality == "text":
+            self._check_vocabularies()
+
+    def _check_vocabularies(self) -> None:
+        """ConfigError where soft tokens of the generator can't be read by labeler and student."""
+        generator = self.teacher.generator
+        for key, part in (("teacher.labeler", self.teacher.labeler), ("student", self.student)):
+            for each, name in ((generator, "teacher.generator"), (part, key)):
+                if not hasattr(each, "vocabulary"):
+                    raise ConfigError(
+                        f"explorer.type: '{self.explorer.type}' needs generator, labeler and student with one vocabulary, and"
+                        f" {name}.type '{each.type}' doesn't say which it has"
+                    )
+            sources = [generator.vocabulary, part.vocabulary]  # type: ignore[attr-defined, union-attr]
+            if not same_vocabulary(*sources):
+                said = " and ".join(source or "the task's own" for source in sources)
+                raise ConfigError(
+                    f"explorer.type: '{self.explorer.type}' needs generator, labeler and student with one vocabulary, and those of"
+                    f" teacher.generator and {key} differ ({said}); use random or random-matched"
+                )
+
+
+def fits(modality: str, kind: str) -> bool:
+    """Whether a component for one kind of inputs can work with another."""
+    return modality == kind or "any" in (modality, kind)
 
 
 CONTROLS: dict[str, dict[str, Any]] = {

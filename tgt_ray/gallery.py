@@ -74,13 +74,13 @@ class Gallery:
 
 
 def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:
-    """What is said of each row; images as float32 in C, H, W order, with their shape beside them."""
+    """What is said of each row; images as float32 in C, H, W order, with their shape beside them. anchor_labels_N: -1: none."""
     teacher = softmax(np.stack([sample.teacher_logits for sample in samples]))
     student = softmax(student_scores_NK)
     return pa.table(
         {
             "anchor": [sample.anchor for sample in samples],
-            "anchor_class": anchor_labels_N,
+            "anchor_class": pa.array(anchor_labels_N, mask=anchor_labels_N < 0),
             "teacher_class": teacher.argmax(axis=1),
             "teacher_p": teacher.max(axis=1),
             "student_class": student.argmax(axis=1),
@@ -140,8 +140,10 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_name
     return figure
 
 
-def class_label(number: int, class_names: Sequence[str]) -> str:
-    """A class's name, cut to what fits above a picture, or its number."""
+def class_label(number: int | None, class_names: Sequence[str]) -> str:
+    """A class's name, cut to what fits above a picture, or its number; None: of a row without a label."""
+    if number is None:
+        return "unlabelled"
     if not class_names:
         return str(number)
     name = class_names[number]

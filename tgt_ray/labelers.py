@@ -63,6 +63,7 @@ class Probe(Config):
 class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
     weights: FilePath | None = Field(
@@ -394,7 +395,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         return Classifier(self.backbone("teacher.labeler"), num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
-        from tgt_ray.models.text import place
+        from tgt_ray.hub import place
 
         weight, bias = self.load_body(model.backbone, "teacher.labeler")
         in_a_folder = Path(place(self.path)).is_dir()

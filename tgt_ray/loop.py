@@ -339,9 +339,7 @@ class StudentRun:
             pyarrow.csv.write_csv(table, sink)
             out[CLASSES_FILE] = sink.getvalue()
         if self.samples:
-            ids = self.data.tables["train"]["id"].to_numpy()
-            order = np.argsort(ids)
-            places = order[np.searchsorted(ids, [sample.anchor for sample in self.samples], sorter=order)]
+            anchors, anchor_labels = self.real_rows(np.array([sample.anchor for sample in self.samples]))
             explored = torch.from_numpy(np.stack([sample.explored for sample in self.samples]))
             self.student.eval()
             with torch.no_grad(), autocast(self.device, self.experiment.train.precision):
@@ -351,11 +349,26 @@ class StudentRun:
                 ]
             scores = torch.cat(parts).numpy()
             self.student.train()
-            table = gallery.rows_table(self.samples, scores, self.labels.numpy()[places])
-            out |= gallery.files(
-                self.samples, table, self.inputs[torch.from_numpy(places)].numpy(), self.data.class_names
-            )
+            table = gallery.rows_table(self.samples, scores, anchor_labels)
+            out |= gallery.files(self.samples, table, anchors, self.data.class_names)
         return out
+
+    def real_rows(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (N, ...) and labels (N,) of anchors by their ids; the label is -1 where an anchor has none."""
+        places, inputs, labels = [], [], []
+        for split in ("train", "unlabelled"):
+            if split not in self.data.tables:
+                continue
+            table = self.data.tables[split]
+            there = table["id"].to_numpy()
+            order = np.argsort(there)
+            mine = np.flatnonzero(np.isin(ids_N, there))
+            rows = table.take(order[np.searchsorted(there, ids_N[mine], sorter=order)])
+            places.append(mine)
+            inputs.append(inputs_of(self.task, rows, self.data.input_shape)[torch.arange(len(mine))].numpy())
+            labels.append(rows["label"].to_numpy())
+        back = np.argsort(np.concatenate(places))
+        return np.concatenate(inputs)[back], np.concatenate(labels)[back]
 
     def weights(self) -> bytes:
         return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})

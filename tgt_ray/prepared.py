@@ -28,7 +28,7 @@ STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
 #: Beside them after the last step, where the task has one: its test metrics class by class.
 CLASSES_FILE = "per_class.csv"
 #: What a run or a best trial shows of all that lies in its checkpoint.
-KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png")
+KEPT_FILES = (WEIGHTS_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png", "gallery.html")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
 #: the generator is contextual; and "embedding": (N, E), the labeler's, where an objective needs it.
@@ -37,7 +37,8 @@ TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test.
+    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test, and
+    where the task has them the unlabelled rows, of which only the gallery shows some.
 
     calibration: 1 - p(true class) of each validation row by the labeler. embedding_statistics: where an objective needs them.
     """
@@ -62,7 +63,10 @@ class StudentData:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The real training rows as the generator sees them: ids (N,), labels (N,), latents (N, L) float32."""
+    """The real training rows as the generator sees them: ids (N,), labels (N,), latents (N, L) float32.
+
+    Where the task has unlabelled rows they come after the others, with the labeler's first class as label.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -116,7 +120,7 @@ def prepare(
         "labeler": teacher["labeler"]["fingerprint"],
         "generator": teacher["generator"]["fingerprint"],
     }
-    splits = ("train", "validation")
+    splits = ["train", "validation", *(["unlabelled"] if "unlabelled" in data.tables else [])]
     # Of each split its own file: what depends on fewer things is reused more often.
     keys = {
         split: digest(data.fingerprints[split], fingerprints["labeler"], fingerprints["generator"]) for split in splits
@@ -136,11 +140,12 @@ def prepare(
         buffer = io.BytesIO()
         pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
         cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
-    cached, held_out = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
+    cached, held_out, *more = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
     tables = {
         "train": train.append_column("logits", cached["logits"]),
         "validation": data.tables["validation"],
         "test": data.tables["test"],
+        **{split: data.tables[split] for split in splits if split == "unlabelled"},
     }
     statistics = None
     if needs_embedding:
@@ -150,9 +155,20 @@ def prepare(
         statistics = EmbeddingStatistics.from_bytes(cache.read(embedding_file))
     calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
     # A generator that starts from the inputs themselves has no latents to keep.
-    stored = "latent" in cached.column_names
-    latents = to_matrix(cached["latent"]) if stored else np.empty((len(train), 0), np.float32)
-    anchors = Anchors(train["id"].to_numpy(), data.labels("train"), latents)
+    parts = [
+        (train["id"], data.labels("train"), cached),
+        *((table["id"], to_matrix(table["logits"]).argmax(axis=1), table) for table in more),
+    ]
+    anchors = Anchors(
+        np.concatenate([ids.to_numpy() for ids, _, _ in parts]),
+        np.concatenate([labels for _, labels, _ in parts]),
+        np.concatenate(
+            [
+                to_matrix(table["latent"]) if "latent" in table.column_names else np.empty((len(table), 0), np.float32)
+                for _, _, table in parts
+            ]
+        ),
+    )
     student = StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics)
     check_objectives(objectives, student.facts)
     return Prepared(

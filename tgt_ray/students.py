@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class StudentBackbone(Component):
     """`build` gives a module: inputs (B, ...) -> embedding (B, dim), with the attribute `dim`."""
 
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
+
     @abstractmethod
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """The backbone with fresh weights."""

@@ -20,7 +20,7 @@ from tgt_ray.student import Student, autocast
 from tgt_ray.tasks import Task, inputs_of
 from tgt_ray.teacher import Teacher
 
-#: One request's rows. inputs (R, ...) float32, teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
+#: One request's rows. inputs (R, ...) float32 or, of texts, uint8; teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
 #: teacher_embedding (R, E) float32: the labeler's, only where the objective needs it.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
@@ -144,7 +144,12 @@ def to_array(values: Tensor) -> np.ndarray:
 
 def anchor_inputs(task: Task, data: StudentData, teacher: Teacher) -> InputRows | None:
     """The inputs of all anchors, where the generator starts from them."""
-    return inputs_of(task, data.tables["train"], data.input_shape) if teacher.contextual else None
+    if not teacher.contextual:
+        return None
+    tables = [data.tables[split] for split in ("train", "unlabelled") if split in data.tables]
+    if len(tables) == 1:
+        return inputs_of(task, tables[0], data.input_shape)
+    return torch.cat([part for table in tables for part in inputs_of(task, table, data.input_shape).split(1024)])
 
 
 def check_block(block: Block) -> None:

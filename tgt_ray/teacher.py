@@ -123,8 +123,11 @@ def _labeler(
     model = config.build(data.input_shape, data.num_classes)
 
     def rows(split: str) -> tuple[InputRows, Tensor]:
-        labels = torch.from_numpy(data.labels(split).copy())
-        return inputs_of(task, data.tables[split], data.input_shape, device), labels
+        table, labels = data.tables[split], data.labels(split)
+        if (labels < 0).any():  # rows whose labels are not to be used
+            known = np.flatnonzero(labels >= 0)
+            table, labels = table.take(known), labels[known]
+        return inputs_of(task, table, data.input_shape, device), torch.from_numpy(labels.copy())
 
     def fit() -> dict[str, Any]:
         config.fit(model, *rows(config.pretrain.split))

@@ -51,3 +51,13 @@ class TextShape(tuple[int, ...]):
         made = super().__new__(cls, shape)
         made.tokenizer = tokenizer
         return made
+
+
+def shown(text: str) -> str:
+    """For people: the separator is drawn."""
+    return text.replace(SEPARATOR, " / ")
+
+
+def are_texts(inputs: np.ndarray) -> bool:
+    """Whether a task's inputs (N, ...) are rows of bytes."""
+    return inputs.ndim == 2 and inputs.dtype == np.uint8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tgt_ray.hub import from_hub
 from tgt_ray.texts import sentences
 
 #: Start, padding, end, unknown, mask: in the order and with the names that BART and RoBERTa have.
@@ -35,3 +36,13 @@ def train_tokenizer(texts: Sequence[str], size: int) -> str:
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in (start, end)],
     )
     return tokenizer.to_str()
+
+
+def same_vocabulary(one: str | None, other: str | None) -> bool:
+    """Whether two models number their tokens alike. one, other: folder or hub name; None: the task's own vocabulary."""
+    if one is None or other is None or one == other:
+        return one == other
+    from transformers import AutoTokenizer
+
+    first, second = (from_hub(AutoTokenizer.from_pretrained, path, None).get_vocab() for path in (one, other))
+    return bool(first == second)

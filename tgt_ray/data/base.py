@@ -1,4 +1,4 @@
-"""What an image source gives: rows of uint8 images with labels, as Arrow tables in memory or in files."""
+"""What a source gives: labelled rows of each split, as Arrow tables in memory or in files. Here also: sources of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow as pa
 from tgt_ray.config import Component, ConfigError, digest
 
 if TYPE_CHECKING:
-    from tgt_ray.data.encoded import StoredImages
+    from tgt_ray.data.stored import StoredTable
     from tgt_ray.storage import Storage
 
 #: Calls a function on each of some parts, perhaps in many processes; gives the results, which JSON can hold, in the parts' order.
@@ -68,13 +68,29 @@ def binary_column(images_NCHW: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
 
 
+class Rows(Protocol):
+    """N labelled rows, whatever their inputs are."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    def take(self: R, indices: np.ndarray, /) -> R: ...
+
+    def to_table(self) -> pa.Table | StoredTable: ...
+
+    def fingerprint(self) -> str: ...
+
+
+R = TypeVar("R", bound=Rows)
+
+
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[R]):
     """A source's rows. `train` is complete and, where the source is, balanced; a task may subsample it."""
 
-    train: ImageRows | StoredImages
-    validation: ImageRows | StoredImages
-    test: ImageRows | StoredImages
+    train: R
+    validation: R
+    test: R
     num_classes: int
     class_names: tuple[str, ...] = ()  # where the source has any
 
@@ -89,12 +105,12 @@ class ImageSource(Component):
         ConfigError for data that is missing, damaged or outside the class range.
         """
 
-    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits:
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits[Any]:
         """All splits. Images that have to be decoded are so by `run`, into `storage`, unless they are there already."""
-        splits: Splits = scan
+        splits: Splits[Any] = scan
         return splits
 
-    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits:
+    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits[Any]:
         """`scan` and `read`."""
         return self.read(self.scan(), storage, run)
 

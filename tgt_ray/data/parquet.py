@@ -35,7 +35,7 @@ class ParquetImages(ImageSource):
         tables = {name: _read(self.path / f"{name}.parquet") for name in ("train", "test")}
         if (self.path / "validation.parquet").exists():
             tables["validation"] = _read(self.path / "validation.parquet")
-        names = _label_names(self.path / "labels.json")
+        names = label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
         if _looks_encoded(tables["train"]["image"][0].as_buffer()):
             raise ConfigError(
@@ -85,7 +85,7 @@ class EncodedParquet(EncodedImages):
         files = {name: self.path / f"{name}.parquet" for name in ("train", "test", "validation")}
         files = {name: file for name, file in files.items() if name != "validation" or file.exists()}
         labels = {name: _read(file, ["label"], ENCODED)["label"].to_numpy() for name, file in files.items()}
-        names = _label_names(self.path / "labels.json") or [str(c) for c in range(1 + int(labels["train"].max()))]
+        names = label_names(self.path / "labels.json") or [str(c) for c in range(1 + int(labels["train"].max()))]
         labels = {name: check_labels(values, len(names), files[name]) for name, values in labels.items()}
         stamps = [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()]
         places = {name: str(file.resolve()) for name, file in files.items()}
@@ -117,7 +117,7 @@ def _looks_encoded(content: pa.Buffer | None) -> bool:
     return content is not None and bytes(content[:8]).startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8"))
 
 
-def check_labels(labels: np.ndarray, num_classes: int, file: Path) -> np.ndarray:
+def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
     """(N,) int64; ConfigError for one outside 0..num_classes - 1."""
     labels = labels.astype(np.int64)
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
@@ -192,7 +192,7 @@ def _square_shape(num_bytes: int, file: Path) -> tuple[int, int, int]:
     )
 
 
-def _label_names(file: Path) -> list[str]:
+def label_names(file: Path) -> list[str]:
     if not file.exists():
         return []
     try:

@@ -45,6 +45,7 @@ class Explorer(Component):
 
     synthesizes: ClassVar[bool] = True
     on_policy: ClassVar[bool] = False  # needs the current student
+    needs_neighbours: ClassVar[bool] = False  # needs latents of other anchors
     needs_differentiable: ClassVar[bool] = False  # needs gradients through the generator
 
     anchors: Literal["natural", "balanced"] | Annotated[float, Field(ge=0, le=1)] = Field(

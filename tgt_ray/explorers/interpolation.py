@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ class Interpolation(Explorer):
     """z' = z + u * (z_j - z), u uniform in [0, reach], z_j another anchor."""
 
     type: Literal["interpolation"] = "interpolation"
+    needs_neighbours: ClassVar[bool] = True
     partner: Literal["any", "same_class"] = Field("any", description="which anchors z_j may be")
     reach: float = Field(1.0, gt=0, le=1, description="largest share of the way to the other anchor")
 

@@ -58,6 +58,7 @@ class Generator(Component):
     encodes as well, and decoding needs more than latents: see `tgt_ray.models.text_generators`.
     """
 
+    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes and makes
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
     # Starts from inputs and not from stored latents.
     contextual: ClassVar[bool] = False

@@ -93,7 +93,7 @@ class TextGenerator(Generator):
     def _load(self, auto: Any) -> Any:
         import torch
 
-        from tgt_ray.models.text import from_hub
+        from tgt_ray.hub import from_hub
 
         assert self.path is not None
         return from_hub(auto.from_pretrained, self.path, self.revision, dtype=torch.float32)
@@ -196,7 +196,8 @@ class CausalLMGenerator(TextGenerator):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from tgt_ray.models.text import from_hub, tokens_of
+        from tgt_ray.hub import from_hub
+        from tgt_ray.models.text import tokens_of
         from tgt_ray.models.text_generators import CausalLanguageModel
 
         quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}

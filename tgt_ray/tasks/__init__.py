@@ -7,7 +7,17 @@ from typing import Annotated
 from tgt_ray.config import OneOf
 from tgt_ray.tasks.base import LazyInputs, Table, Task, TaskData, inputs_of
 from tgt_ray.tasks.image import ImageClassification
+from tgt_ray.tasks.text import TextClassification
 
-AnyTask = Annotated[Task, OneOf(ImageClassification)]
+AnyTask = Annotated[Task, OneOf(ImageClassification, TextClassification)]
 
-__all__ = ["AnyTask", "ImageClassification", "LazyInputs", "Table", "Task", "TaskData", "inputs_of"]
+__all__ = [
+    "AnyTask",
+    "ImageClassification",
+    "LazyInputs",
+    "Table",
+    "Task",
+    "TaskData",
+    "TextClassification",
+    "inputs_of",
+]

@@ -29,8 +29,9 @@ class TaskData:
     """A task's rows and what models need to know of them.
 
     `tables` has the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is
-    pretrained on), `validation` (selects models) and `test` (measured once). Each table has the columns `id` and `label`;
-    the inputs' columns are the task's own.
+    pretrained on), `validation` (selects models) and `test` (measured once), and perhaps `unlabelled` (further rows that
+    explorers may start from). Each table has the columns `id` and `label`; the inputs' columns are the task's own. Ids of
+    `train` and `unlabelled` differ. A row whose label must not be used, in `full` and `unlabelled`, has the label -1.
     """
 
     tables: dict[str, Table]
@@ -52,6 +53,7 @@ class Task(Component):
     """A learning problem on some data."""
 
     metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` may give, in percent or counts
+    modality: ClassVar[str] = "image"  # of its inputs: "image", "text" or "any"
 
     @abstractmethod
     def scan(self) -> Any:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray import metrics
-from tgt_ray.config import ConfigError
-from tgt_ray.data import AnySource, Digits, ImageRows, LongTail, Run, Splits
-from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.data import AnySource, Digits, ImageRows, Run, Splits
+from tgt_ray.tasks.base import TaskData
+from tgt_ray.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,18 +18,11 @@ if TYPE_CHECKING:
     from tgt_ray.storage import Storage
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """Images with one label each. Model inputs are float32 (N, C, H, W) in [0, 1]; models normalise for themselves."""
 
-    metric_names: ClassVar[tuple[str, ...]] = (
-        "balanced_accuracy",
-        "accuracy",
-        "worst_class_recall",
-        *metrics.SHOTS,
-    )
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits)
-    long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
 
     def scan(self) -> Any:
         found = self.data.scan()
@@ -39,13 +31,8 @@ class ImageClassification(Task):
     def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
         return scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
 
-    def _task_data(self, splits: Splits) -> TaskData:
-        train = splits.train
-        if self.long_tail is not None:
-            train = train.take(self.long_tail.subsample(train.labels, splits.num_classes))
-        empty = sorted(set(range(splits.num_classes)) - set(np.unique(train.labels).tolist()))
-        if empty:
-            raise ConfigError(f"task.data: class {empty[0]} has no row in the train split")
+    def _task_data(self, splits: Splits[Any]) -> TaskData:
+        train = self.student_rows(splits)
         rows = {
             "train": train,
             "full": splits.train,
@@ -67,24 +54,3 @@ class ImageClassification(Task):
         images = ImageRows.from_table(table, (channels, height, width)).images
         # The copy is float anyway, so Arrow's read-only memory is never written to.
         return torch.from_numpy(images.astype(np.float32)).div_(255)
-
-    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, float]:
-        recalls = metrics.per_class_recall(scores_NK, labels_N)
-        return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
-
-    def metrics_of(self, data: TaskData) -> tuple[str, ...]:
-        counts = data.class_counts
-        there = metrics.by_shots(dict.fromkeys(np.unique(data.labels("validation")).tolist(), 0.0), counts)
-        return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
-
-    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
-        recalls = metrics.per_class_recall(scores_NK, labels_N)
-        classes = list(recalls)
-        return pa.table(
-            {
-                "class": classes,
-                "train_rows": class_counts_K[classes],
-                "rows": np.bincount(labels_N, minlength=len(class_counts_K))[classes],
-                "recall": list(recalls.values()),
-            }
-        )

@@ -1,0 +1,376 @@
+"""Labelled texts and pairs of sentences, from Parquet, CSV or JSON lines; what all sources of texts check is here too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from tgt_ray.config import Component, ConfigError, FilePath, digest, nearest
+from tgt_ray.data.base import Splits, stratified_holdout
+from tgt_ray.data.parquet import check_labels
+from tgt_ray.data.parquet import label_names as names_in_file
+from tgt_ray.texts import SEPARATOR, clean
+
+log = logging.getLogger(__name__)
+
+#: Bytes that are read at once: no row of a CSV or JSON file may be longer.
+BLOCK_BYTES = 2**25
+#: Distinct labels that a message shows.
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """N labelled texts: ids (N,) int64, texts (N,) Arrow strings, labels (N,) int64 in [0, K), or -1 where a label is not to be used."""
+
+    ids: np.ndarray
+    texts: pa.Array
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> TextRows:
+        return TextRows(self.ids[indices], self.texts.take(pa.array(indices)), self.labels[indices])
+
+    def without_labels(self, indices: np.ndarray) -> TextRows:
+        """The same rows, those at `indices` without their labels."""
+        labels = self.labels.copy()
+        labels[indices] = -1
+        return TextRows(self.ids, self.texts, labels)
+
+    def fingerprint(self) -> str:
+        # No text has a zero byte in it.
+        return digest(self.ids.tobytes(), "\0".join(self.texts.to_pylist()).encode(), self.labels.tobytes())
+
+    def to_table(self) -> pa.Table:
+        return pa.table({"id": self.ids, "text": self.texts, "label": self.labels})
+
+
+@dataclass(frozen=True)
+class RawTexts:
+    """A split as it is found. where: for messages; read: gives some of its columns; class_names: where it has them itself."""
+
+    where: str
+    schema: pa.Schema
+    read: Callable[[list[str]], pa.Table]
+    class_names: tuple[str, ...] = ()
+
+
+class TextSource(Component):
+    """Where texts come from. All is read at once: texts are small."""
+
+    text_column: str = "text"
+    pair_column: str | None = Field(None, description="of second sentences, such as an NLI set's hypotheses")
+    label_column: str = "label"
+    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the classes in the order of their numbers; needed where labels are names",
+    )
+    on_empty: Literal["fail", "skip"] = Field(
+        "fail", description="what an empty text does: stop with its row, or be left out and counted"
+    )
+    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation split")
+    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TextSource:
+        columns = [self.text_column, self.label_column, *([self.pair_column] if self.pair_column is not None else [])]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"text_column, pair_column and label_column must differ (got {', '.join(columns)})")
+        if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
+            raise ValueError("label_names: a name comes twice")
+        return self
+
+    @abstractmethod
+    def open_splits(self) -> dict[str, RawTexts]:
+        """The splits train, test and perhaps validation. ConfigError for what is missing or unreadable."""
+
+    def scan(self) -> Splits[TextRows]:
+        """All splits. ConfigError for data that is missing, damaged or outside the class range."""
+        raw = self.open_splits()
+        tables = {split: self._read(each) for split, each in raw.items()}
+        names = self.label_names or raw["train"].class_names
+        for each in raw.values():
+            if each.class_names != raw["train"].class_names:
+                raise ConfigError(
+                    f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
+                )
+        labels, num_classes = self._class_numbers(raw, tables, names)
+        rows = {split: self._rows(raw[split].where, table, labels[split]) for split, table in tables.items()}
+        if "validation" not in rows:
+            kept, held = stratified_holdout(
+                rows["train"].labels, self.validation_fraction, self.seed, raw["train"].where
+            )
+            rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names)
+
+    def _read(self, raw: RawTexts) -> pa.Table:
+        """The columns text, perhaps pair, and label, with texts and labels of legal types; labels as Arrow strings without nulls."""
+        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
+        columns = {key: name for key, name in wanted.items() if name is not None}
+        for key, name in columns.items():
+            self._check_column(raw, key, name)
+        table = raw.read(list(columns.values()))
+        if table.num_rows == 0:
+            raise ConfigError(f"{raw.where}: holds no rows")
+        label = _plain(table[self.label_column])
+        if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
+            label = pc.utf8_trim_whitespace(label)
+            label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
+        if label.null_count:
+            row = pc.index(label.is_null(), True).as_py()
+            raise ConfigError(
+                f"{raw.where}: column '{self.label_column}' (task.data.label_column) has {label.null_count} null values, the first in"
+                f" row {row}; every row needs a label"
+            )
+        out = {key: _valid(_plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
+        return pa.table({**out, "label": pc.cast(label, pa.large_string())})
+
+    def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
+        """ConfigError where a column is missing, there twice, or of a type that can't be what it should."""
+        found, at = raw.schema.names, f"task.data.{key}_column"
+        if name not in found:
+            texts = [each.name for each in raw.schema if _is_text(each.type) and each.name != self.label_column]
+            if key == "text" and self.pair_column is None and len(texts) == 2:
+                raise ConfigError(
+                    f"{at}: {raw.where} has no column '{name}' but two columns of texts; for pairs give text_column and pair_column,"
+                    f" here '{texts[0]}' and '{texts[1]}'"
+                )
+            raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
+        if found.count(name) > 1:
+            raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
+        kind = raw.schema.field(name).type
+        if key != "label" and not _is_text(kind):
+            raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if key == "label" and not (_is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
+            raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes")
+
+    def _class_numbers(
+        self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """(N,) int64 of each split, and the number of classes.
+
+        Labels that are all among the names are names, others numbers. Integers are names only of `label_names`: names that come
+        with the data belong to its numbers.
+        """
+        distinct = {split: table["label"].unique().to_pylist() for split, table in tables.items()}
+        first = list(dict.fromkeys(word for words in distinct.values() for word in words))
+        kinds = [each.schema.field(self.label_column).type for each in raw.values()]
+        may_be_names = self.label_names is not None or not any(pa.types.is_integer(kind) for kind in kinds)
+        if may_be_names and set(first) <= set(names):
+            values = pa.array(names, pa.large_string())
+            found = {split: pc.index_in(table["label"], value_set=values) for split, table in tables.items()}
+            return {split: column.to_numpy().astype(np.int64) for split, column in found.items()}, len(names)
+        for split, words in distinct.items():
+            other = [word for word in words if not re.fullmatch(r"[+-]?\d{1,18}", word)]
+            if other:
+                raise ConfigError(self._not_numbers(raw[split].where, tables[split]["label"], other, names))
+        numbers = {split: pc.cast(table["label"], pa.int64()).to_numpy() for split, table in tables.items()}
+        least, most = int(numbers["train"].min()), int(numbers["train"].max())
+        if not names and least > 0:
+            raise ConfigError(
+                f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0; give the labels"
+                f" in the order of their classes, such as [{least}, ..., {most}]"
+            )
+        num_classes = len(names) or 1 + most
+        return {
+            split: check_labels(values, num_classes, raw[split].where) for split, values in numbers.items()
+        }, num_classes
+
+    def _not_numbers(self, where: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
+        """Why labels that are no integers can't be used. other: the distinct ones."""
+        about = f"column '{self.label_column}' of {where}"
+        unknown = [word for word in other if word not in names]
+        if not names or not unknown:
+            shown = ", ".join(repr(word[:40]) for word in other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
+            return (
+                f"task.data.label_names: labels in {about} are no integers ({shown}); where they are names of classes, give label_names"
+                " in the order of the classes' numbers"
+            )
+        row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
+        return (
+            f"task.data.label_names: label {unknown[0][:40]!r} in row {row} of {about} is none of the class names;"
+            f" {nearest(unknown[0], names)} ({count} such rows)"
+        )
+
+    def _rows(self, where: str, table: pa.Table, labels: np.ndarray) -> TextRows:
+        """The rows whose texts are not empty. An id is the row's number in its split, from 0."""
+        parts = [
+            [clean(text or "") for text in table[key].to_pylist()]
+            for key in ("text", "pair")
+            if key in table.column_names
+        ]
+        full = np.array([all(sentences) for sentences in zip(*parts, strict=True)])
+        rows = TextRows(
+            np.arange(len(labels)),
+            pa.array([SEPARATOR.join(sentences) for sentences in zip(*parts, strict=True)], pa.large_string()),
+            labels,
+        )
+        if full.all():
+            return rows
+        empty = f"{len(full) - full.sum()} empty texts, the first in row {full.argmin()}"
+        if self.on_empty == "fail":
+            raise ConfigError(f"{where}: has {empty}; mend them, or set task.data.on_empty to skip")
+        if not full.any():
+            raise ConfigError(f"{where}: all of its {len(full)} texts are empty")
+        log.warning("%s: has %s; left out", where, empty)
+        return rows.take(np.flatnonzero(full))
+
+
+class TextFiles(TextSource):
+    """A folder with a file for each split."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    path: FilePath = Field(
+        description="folder with a file for train, for test and perhaps for validation; labels.json may name classes"
+    )
+
+    def open_splits(self) -> dict[str, RawTexts]:
+        if not self.path.is_dir():
+            raise ConfigError(f"task.data.path: no folder at {self.path}")
+        names = tuple(names_in_file(self.path / "labels.json"))
+        found = {}
+        for split in ("train", "test", "validation"):
+            files = [self.path / f"{split}{each}" for each in self.suffixes if (self.path / f"{split}{each}").exists()]
+            if len(files) > 1:
+                raise ConfigError(f"task.data.path: {self.path} has both {files[0].name} and {files[1].name}; keep one")
+            if not files and split != "validation":
+                there = [each.name for each in self.path.iterdir()]
+                hint = nearest(split + self.suffixes[0], there) if there else "the folder is empty"
+                raise ConfigError(f"task.data.path: no file {split}{self.suffixes[0]} in {self.path}; {hint}")
+            if files:
+                schema, read = self.open_file(files[0])
+                found[split] = RawTexts(str(files[0]), schema, read, names)
+        return found
+
+    @abstractmethod
+    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        """A file's columns, and what reads some of them. ConfigError where it is damaged."""
+
+    @property
+    def _as_texts(self) -> dict[str, pa.DataType]:
+        """The columns whose values must not be taken for numbers or dates."""
+        columns = (self.text_column, self.pair_column, self.label_column)
+        return {name: pa.string() for name in columns if name is not None}
+
+
+class ParquetTexts(TextFiles):
+    """Texts in train.parquet, test.parquet and perhaps validation.parquet."""
+
+    type: Literal["parquet"] = "parquet"
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+
+    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        def read(columns: list[str]) -> pa.Table:
+            with _readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
+                return parquet.read(columns=columns)
+
+        with _readable(file, "Parquet"):
+            return pq.read_schema(file), read
+
+
+class CsvTexts(TextFiles):
+    """Texts in train.csv, test.csv and perhaps validation.csv (or .tsv), with the columns' names in the first line."""
+
+    type: Literal["csv"] = "csv"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="between columns; absent: a comma, in .tsv files a tab"
+    )
+
+    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        delimiter = self.delimiter or ("\t" if file.suffix == ".tsv" else ",")
+        with _readable(file, "CSV"):
+            table = pa.csv.read_csv(
+                file,
+                # In one thread, so that an error names its row.
+                pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+                pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                pa.csv.ConvertOptions(column_types=self._as_texts),
+            )
+        return table.schema, table.select
+
+
+class JsonTexts(TextFiles):
+    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl: an object a line."""
+
+    type: Literal["jsonl"] = "jsonl"
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl",)
+
+    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        options = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+        with _readable(file, "JSON lines", _bad_line):
+            table = pa.json.read_json(file, options)
+            dates = {name: kind for name, kind in self._as_texts.items() if name in table.column_names}
+            dates = {name: kind for name, kind in dates.items() if pa.types.is_temporal(table.schema.field(name).type)}
+            if dates:  # what looks like a date in all rows is taken for one
+                how = pa.json.ParseOptions(explicit_schema=pa.schema(dates), unexpected_field_behavior="infer")
+                table = pa.json.read_json(file, options, how)
+        return table.schema, table.select
+
+
+@contextmanager
+def _readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file: "") -> Iterator[None]:
+    """ConfigError for what pyarrow can't read. explain: says what is wrong where it can, otherwise pyarrow does."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as err:
+        why = explain(file) or " ".join(str(err).split())[:300]
+        raise ConfigError(f"{file}: not a readable {kind} file ({why})") from err
+
+
+def _bad_line(file: Path) -> str:
+    """The first line of a file that is no JSON object. pyarrow counts the rows of each block anew."""
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    good = not line.strip() or isinstance(json.loads(line), dict)
+                except ValueError:
+                    good = False
+                if not good:
+                    return f"line {number} is no JSON object: {line.strip()[:80]!r}"
+    except (OSError, UnicodeDecodeError):
+        pass
+    return ""
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without a dictionary, and strings as large ones, whose sum may exceed 2 GB."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.large_string()) if _is_text(column.type) else column
+
+
+def _valid(column: pa.ChunkedArray, where: str, name: str) -> pa.ChunkedArray:
+    try:
+        column.validate(full=True)
+    except pa.ArrowException as err:
+        raise ConfigError(
+            f"{where}: column '{name}' is damaged or no UTF-8 ({' '.join(str(err).split())[:200]})"
+        ) from err
+    return column

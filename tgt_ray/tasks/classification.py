@@ -1,0 +1,60 @@
+"""What classification tasks have in common, whatever their inputs are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from tgt_ray import metrics
+from tgt_ray.config import ConfigError
+from tgt_ray.data import LongTail, Splits
+from tgt_ray.tasks.base import Task, TaskData
+
+if TYPE_CHECKING:
+    from tgt_ray.data.base import R
+
+
+class Classification(Task):
+    """Rows with one label each."""
+
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "balanced_accuracy",
+        "accuracy",
+        "worst_class_recall",
+        *metrics.SHOTS,
+    )
+    long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
+
+    def student_rows(self, splits: Splits[R]) -> R:
+        """The train split that the student gets. ConfigError where a class has no row in it."""
+        train = splits.train
+        if self.long_tail is not None:
+            train = train.take(self.long_tail.subsample(train.labels, splits.num_classes))
+        empty = sorted(set(range(splits.num_classes)) - set(np.unique(train.labels).tolist()))
+        if empty:
+            raise ConfigError(f"task.data: class {empty[0]} has no row in the train split")
+        return train
+
+    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, float]:
+        recalls = metrics.per_class_recall(scores_NK, labels_N)
+        return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
+
+    def metrics_of(self, data: TaskData) -> tuple[str, ...]:
+        counts = data.class_counts
+        there = metrics.by_shots(dict.fromkeys(np.unique(data.labels("validation")).tolist(), 0.0), counts)
+        return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
+
+    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
+        recalls = metrics.per_class_recall(scores_NK, labels_N)
+        classes = list(recalls)
+        return pa.table(
+            {
+                "class": classes,
+                "train_rows": class_counts_K[classes],
+                "rows": np.bincount(labels_N, minlength=len(class_counts_K))[classes],
+                "recall": list(recalls.values()),
+            }
+        )
