@@ -24,6 +24,8 @@ from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.pretraining import fit_linear_head
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData, inputs_of
+from tgt_ray.text_metrics import exact_copy_rate
+from tgt_ray.texts import to_texts
 
 log = logging.getLogger(__name__)
 
@@ -224,12 +226,18 @@ def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: st
 
 @torch.no_grad()
 def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions, and how often the labeler says of them what it says of the row."""
+    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies, and how often the labeler says of
+    them what it says of the row."""
     generator.eval()
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
-    agree, error = 0, 0.0
+    agree, total, measured = 0, 0.0, "reconstruction_mse"
     for part in inputs.split(rows_at_once(data.input_shape)):
         again = generator.decode(generator.encode(part))  # type: ignore[operator]
-        error += float((again - part).square().mean()) * len(part)
+        if again.is_floating_point():
+            mean = float((again - part).square().mean())
+        else:
+            measured = "exact_copy_rate"
+            mean = exact_copy_rate(*(to_texts(rows.cpu().numpy()) for rows in (part, again)))
+        total += mean * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
-    return {"reconstruction_mse": error / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
+    return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
