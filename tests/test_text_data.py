@@ -418,3 +418,30 @@ def test_labels_that_are_not_to_be_used_change_nothing(tmp_path, splits):
     after = few.load()
     assert after.fingerprints == before.fingerprints
     assert all(table.equals(before.tables[split]) for split, table in after.tables.items())
+
+
+REAL = {
+    "sst2": ({}, (6920, 872, 1821), 2),
+    "trec6": ({}, (4904, 548, 500), 6),
+    "banking77": ({}, (8965, 1038, 3080), 77),
+    "sick_nli": ({"text_column": "premise", "pair_column": "hypothesis"}, (4500, 500, 4927), 3),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_texts_load(data_folder, name):
+    columns, sizes, classes = REAL[name]
+    source = {"type": "parquet", "path": str(data_folder / "text" / name), **columns}
+    data = task(source, labelled={"rows": 500}).load()
+    assert data.num_classes == classes == len(data.class_names) and data.class_counts.sum() == 500
+    assert [data.tables[split].num_rows for split in ("full", "validation", "test")] == list(sizes)
+    assert data.class_counts.min() >= 1 and data.tables["unlabelled"].num_rows == sizes[0] - 500
+    pairs = [SEPARATOR in text for text in data.tables["test"]["text"].to_pylist()]
+    assert all(pairs) if columns else not any(pairs)
+
+
+def test_pairs_that_are_taken_for_single_texts_are_recognised(data_folder):
+    with pytest.raises(
+        ConfigError, match="for pairs give text_column and pair_column, here 'premise' and 'hypothesis'"
+    ):
+        task({"type": "parquet", "path": str(data_folder / "text" / "sick_nli")}).load()

@@ -10,6 +10,7 @@ import io
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from tgt_ray import records
 from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import Experiment
-from tgt_ray.gallery import class_label
+from tgt_ray.gallery import class_label, say_texts
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
+from tgt_ray.text_metrics import distinct_n, exact_copy_rate
+from tgt_ray.text_page import page
+from tgt_ray.texts import are_texts, shown, to_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Where checks lie in the storage, and under which name the gallery of one lies in a run's folder.
-FOLDER, GALLERY = "fit_checks", "fit_check.png"
+#: Where checks lie in the storage, and under which name the gallery of one lies in a run's folder: a picture, or a page of texts.
+FOLDER, GALLERY, PAGE = "fit_checks", "fit_check.png", "fit_check.html"
 #: Rows of the gallery: one of each class, at the most these.
 SHOWN = 10
 
@@ -71,8 +75,9 @@ def ready(
         return there
     name = key(experiment, record, data)
     log.info("teacher: its fit is measured on held-out rows, once")
-    result, figure = measure(experiment, teacher, data, device)
-    storage.write(_png(figure), FOLDER, f"{name}.png")
+    result, galleries = measure(experiment, teacher, data, device)
+    for file, content in galleries.items():
+        storage.write(content, FOLDER, _stored_as(file, name))
     result["key"] = name
     records.write_json(storage, result, FOLDER, f"{name}.json")
     return result
@@ -85,10 +90,10 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
     log.info(
         "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on reconstructions,"
-        " %.1f %% on explored rows (%s); squared error of reconstructions %.4f; %.3g explored rows a second on %s: the %.0f rows of a"
-        " run would take about %s at this speed",
+        " %.1f %% on explored rows (%s); %s; %.3g explored rows a second on %s: the %.0f rows of a run would take about %s at this speed",
         *(result[name] for name in ("rows", "accuracy", "agreement_reconstructed", "agreement_explored", "explorer")),
-        *(result[name] for name in ("reconstruction_mse", "rows_per_second", "device")),
+        _likeness(result),
+        *(result[name] for name in ("rows_per_second", "device")),
         rows,
         duration(rows / result["rows_per_second"]),
     )
@@ -106,6 +111,16 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     log.warning("warning: %s", message)
 
 
+def _likeness(result: dict[str, Any]) -> str:
+    """How much rows are like those that they were made from."""
+    if "reconstruction_mse" in result:
+        return f"squared error of reconstructions {result['reconstruction_mse']:.4f}"
+    return (
+        f"exact copies {result['exact_copy_reconstructed']:.1f} % of reconstructions, {result['exact_copy_explored']:.1f} % of explored"
+        f" rows, whose distinct-2 is {result['distinct_2_explored']:.3f}"
+    )
+
+
 def duration(seconds: float) -> str:
     """Rounded, in the unit that suits it."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
@@ -116,14 +131,20 @@ def duration(seconds: float) -> str:
 
 def keep(record: dict[str, Any], storage: Storage, folder: Storage) -> None:
     """Put the gallery of a teacher's check beside a run's results."""
-    if record.get("fit_check"):
-        folder.write(storage.read(FOLDER, f"{record['fit_check']['key']}.png"), GALLERY)
+    for file in (GALLERY, PAGE) if record.get("fit_check") else ():
+        there = _stored_as(file, record["fit_check"]["key"])
+        if storage.exists(FOLDER, there):
+            folder.write(storage.read(FOLDER, there), file)
+
+
+def _stored_as(file: str, key: str) -> str:
+    return f"{key}.{file.rpartition('.')[2]}"
 
 
 def measure(
     experiment: Experiment, teacher: Teacher, data: TaskData, device: str = "cpu"
-) -> tuple[dict[str, Any], Figure]:
-    """Accuracy and agreement in percent, and a gallery.
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Accuracy and agreement in percent, and a gallery by the name of its file.
 
     The student that a gradient looks at is a fresh one: what is measured is how far rows of the configured steps can be trusted.
     """
@@ -191,25 +212,64 @@ def measure(
         "rows": len(labels),
         "explorer": experiment.explorer.type,
         "accuracy": share(says["real"] == labels),
-        "reconstruction_mse": float((images["reconstructed"] - images["real"]).square().mean()),
+        **_compare({name: values.numpy() for name, values in images.items()}),
         "rows_per_second": sum(rows for _, rows in usual) / max(sum(seconds for seconds, _ in usual), 1e-9),
         "device": device if device != "cpu" else f"{torch.get_num_threads()} thread(s)",
     }
     for name in ("reconstructed", "explored"):
         result[f"agreement_{name}"] = share(says[name] == says["real"])
         result[f"accuracy_{name}"] = share(says[name] == labels)
-    shown = [int((labels == c).nonzero()[0]) for c in labels.unique()[:SHOWN]]
-    return result, gallery(
-        {name: values[shown].numpy() for name, values in images.items()},
-        {name: values[shown].numpy() for name, values in p.items()},
-        data.class_names,
-    )
+    few = [int((labels == c).nonzero()[0]) for c in labels.unique()[:SHOWN]]
+    few_p = {name: values[few].numpy() for name, values in p.items()}
+    if are_texts(images["real"].numpy()):
+        texts = {name: to_texts(values.numpy()) for name, values in images.items()}
+        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_p, data.class_names)}
+    few_images = {name: values[few].numpy() for name, values in images.items()}
+    return result, {GALLERY: _png(gallery(few_images, few_p, data.class_names))}
+
+
+def _compare(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """How much rows are like the real ones: squared error of reconstructions; of texts, which share is the same and how much explored
+    ones are of many words."""
+    if not are_texts(rows["real"]):
+        return {"reconstruction_mse": float(np.square(rows["reconstructed"] - rows["real"]).mean())}
+    texts = {name: to_texts(values) for name, values in rows.items()}
+    return {
+        "exact_copy_reconstructed": exact_copy_rate(texts["real"], texts["reconstructed"]),
+        "exact_copy_explored": exact_copy_rate(texts["real"], texts["explored"]),
+        "distinct_2_explored": distinct_n(texts["explored"], 2),
+    }
 
 
 def held_out_rows(there: int, count: int) -> np.ndarray:
     """Places of at most `count` of the rows that are there, drawn at random and always the same; in random order, so that the first
     of them stand for all."""
     return np.random.default_rng(0).permutation(there)[:count]
+
+
+def text_gallery(
+    texts: dict[str, list[str]],
+    few: list[int],
+    labels: list[int],
+    p: dict[str, np.ndarray],
+    class_names: Sequence[str] = (),
+) -> bytes:
+    """A page with a few of each kind of texts side by side below their class. few: which; labels, p: of these, the classes and what the
+    labeler says of each kind."""
+    name = partial(class_label, class_names=class_names, most=None)
+    groups = []
+    for place, (row, label) in enumerate(zip(few, labels, strict=True)):
+        seen = {kind: shares[place] for kind, shares in p.items()}
+        cells = [
+            f"{shown(rows[row])} [{name(int(seen[kind].argmax()))}: {100 * seen[kind].max():.0f} %]"
+            for kind, rows in texts.items()
+        ]
+        groups.append((name(label), [cells]))
+    facts = [
+        say_texts(texts["real"], texts[kind], what)
+        for kind, what in (("reconstructed", "reconstructions"), ("explored", "explored rows"))
+    ]
+    return page("Does the teacher fit?", facts, [f"{kind} [labeler]" for kind in texts], groups)
 
 
 def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray], class_names: Sequence[str] = ()) -> Figure:

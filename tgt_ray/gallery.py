@@ -7,19 +7,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tgt_ray.text_metrics import distinct_n, empty_rate, exact_copy_rate
+from tgt_ray.text_page import page
+from tgt_ray.texts import are_texts, shown, to_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tgt_ray.synthesis import Block
 
-#: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some.
-ROWS_FILE, PICTURE_FILE = "gallery.parquet", "gallery.png"
+#: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some or a page of texts.
+ROWS_FILE, PICTURE_FILE, PAGE_FILE = "gallery.parquet", "gallery.png", "gallery.html"
 #: Rows kept of each class that the teacher sees in them, rows kept in all, and classes in the picture.
 PER_CLASS, IN_ALL, SHOWN = 3, 300, 10
 #: Bytes that a gallery may take: of large images fewer rows are kept.
@@ -28,7 +32,7 @@ MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: the anchor's id, its reconstruction and the explored input (C, H, W), the teacher's logits (K,), the step at which the
+    """One row: the anchor's id, its reconstruction and the explored input (C, H, W) or (bytes,), the teacher's logits (K,), the step at which the
     student used it, and the step of the student that was looked at (-1: none)."""
 
     anchor: int
@@ -74,7 +78,8 @@ class Gallery:
 
 
 def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:
-    """What is said of each row; images as float32 in C, H, W order, with their shape beside them. anchor_labels_N: -1: none."""
+    """What is said of each row; images as float32 in C, H, W order, with their shape beside them; texts as such, the
+    sentences of a pair with `texts.SEPARATOR` between them. anchor_labels_N: -1: none."""
     teacher = softmax(np.stack([sample.teacher_logits for sample in samples]))
     student = softmax(student_scores_NK)
     return pa.table(
@@ -87,20 +92,33 @@ def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labe
             "student_p": student.max(axis=1),
             "step": [sample.step for sample in samples],
             "lag": [sample.step - sample.version if sample.version >= 0 else None for sample in samples],
-            "shape": [list(sample.explored.shape) for sample in samples],
-            "reconstructed": [sample.reconstructed.astype(np.float32).tobytes() for sample in samples],
-            "explored": [sample.explored.astype(np.float32).tobytes() for sample in samples],
+            **_inputs(samples),
         }
     )
+
+
+def _inputs(samples: list[Sample]) -> dict[str, list[Any]]:
+    kinds = {name: np.stack([getattr(sample, name) for sample in samples]) for name in ("reconstructed", "explored")}
+    if are_texts(kinds["explored"]):
+        return {name: to_texts(rows) for name, rows in kinds.items()}
+    flat = {name: [row.astype(np.float32).tobytes() for row in rows] for name, rows in kinds.items()}
+    return {"shape": [list(kinds["explored"].shape[1:])] * len(samples), **flat}
 
 
 def files(
     samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()
 ) -> dict[str, bytes]:
-    """The gallery's files. anchors: the real inputs (N, C, H, W) of the samples; class_names: where classes have any. The picture is left out where inputs are no images."""
+    """The gallery's files. anchors: the real inputs (N, C, H, W) or (N, bytes) of the samples; class_names: where classes have any.
+
+    Where inputs are texts there is a page instead of the picture; where they are neither images nor texts, only the table.
+    """
+    out = {}
+    if are_texts(anchors):
+        table = table.append_column("anchor_text", pa.array(to_texts(anchors)))
+        out[PAGE_FILE] = text_page(table, class_names)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    out = {ROWS_FILE: sink.getvalue()}
+    out[ROWS_FILE] = sink.getvalue()
     if anchors.ndim == 4 and anchors.shape[1] in (1, 3):
         picture = io.BytesIO()
         draw(samples, table, anchors, class_names).savefig(picture, format="png", dpi=110)
@@ -140,14 +158,45 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_name
     return figure
 
 
-def class_label(number: int | None, class_names: Sequence[str]) -> str:
-    """A class's name, cut to what fits above a picture, or its number; None: of a row without a label."""
+def text_page(table: pa.Table, class_names: Sequence[str] = ()) -> bytes:
+    """All rows of a gallery of texts, under the classes that the teacher sees in them."""
+    anchors, again, explored = (table[name].to_pylist() for name in ("anchor_text", "reconstructed", "explored"))
+    facts = [
+        f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows')}",
+        say_texts(anchors, again, "reconstructions"),
+    ]
+    name = partial(class_label, class_names=class_names, most=None)
+    groups: dict[int, list[list[str]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(row["teacher_class"], []).append(
+            [
+                f"{shown(row['anchor_text'])} [{name(row['anchor_class'])}]",
+                *(shown(row[each]) for each in ("reconstructed", "explored")),
+                *(f"{name(row[f'{who}_class'])}: {100 * row[f'{who}_p']:.0f} %" for who in ("teacher", "student")),
+                "" if row["lag"] is None else str(row["lag"]),
+            ]
+        )
+    columns = ("anchor [class]", "reconstruction", "explored", "teacher", "student", "lag")
+    found = [(f"teacher: {name(seen)}", rows) for seen, rows in sorted(groups.items())]
+    return page("Synthetic rows that the student was trained on", facts, columns, found)
+
+
+def say_texts(anchors: Sequence[str], texts: Sequence[str], what: str) -> str:
+    """What texts made from anchors are like, as a sentence."""
+    return (
+        f"Of the {what} {exact_copy_rate(anchors, texts):.1f} % are exact copies of their anchors and {empty_rate(texts):.1f} % are"
+        f" empty; distinct-1 {distinct_n(texts, 1):.3f}, distinct-2 {distinct_n(texts, 2):.3f}."
+    )
+
+
+def class_label(number: int | None, class_names: Sequence[str], most: int | None = 14) -> str:
+    """A class's name, cut to `most` characters that fit above a picture, or its number; None: of a row without a label."""
     if number is None:
         return "unlabelled"
     if not class_names:
         return str(number)
     name = class_names[number]
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    return name if most is None or len(name) <= most else f"{name[: most - 1]}…"
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:

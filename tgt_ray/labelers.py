@@ -34,7 +34,8 @@ class Pretrain(Config):
     split: Literal["full", "train"] = Field(
         "full",
         description="rows to train on: `full` is the train split before the long tail (the teacher has then seen rows and"
-        " labels that the student has not, which is the setting of a pretrained teacher), `train` the student's own rows",
+        " labels that the student has not, which is the setting of a pretrained teacher), `train` the student's own rows. Rows that"
+        " `task.labelled` leaves without a label are for generators alone",
     )
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)

@@ -23,6 +23,8 @@ from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData, inputs_of
+from tgt_ray.text_metrics import exact_copy_rate
+from tgt_ray.texts import to_texts
 
 log = logging.getLogger(__name__)
 
@@ -261,15 +263,19 @@ def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: st
 
 @torch.no_grad()
 def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str) -> dict[str, float]:
-    """On validation rows: how often the labeler says of reconstructions what it says of the row; of images also the squared error."""
+    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies, and how often the labeler says of
+    them what it says of the row."""
     teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
-    agree, error = 0, 0.0
+    agree, total, measured = 0, 0.0, "reconstruction_mse"
     for part in inputs.split(rows_at_once(data.input_shape)):
         latents, context = teacher.encode(part, rng)
         again = teacher.decode(latents, rng, context)
         if again.is_floating_point():
-            error += float((again - part).square().mean()) * len(part)
+            mean = float((again - part).square().mean())
+        else:
+            measured = "exact_copy_rate"
+            mean = exact_copy_rate(*(to_texts(rows.cpu().numpy()) for rows in (part, again)))
+        total += mean * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
-    agreement = {"labeler_agreement": 100 * agree / len(inputs)}
-    return {"reconstruction_mse": error / len(inputs), **agreement} if again.is_floating_point() else agreement
+    return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}

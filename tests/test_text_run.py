@@ -1,0 +1,225 @@
+"""A run on texts in one process, with small models of their own: few labels, unlabelled anchors, and what is shown of them."""
+
+import io
+import logging
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tgt_ray import fit_check, gallery, run
+from tgt_ray.config import validate
+from tgt_ray.experiment import Experiment
+from tgt_ray.gallery import Gallery
+from tgt_ray.generators import Generator
+from tgt_ray.labelers import Labeler
+from tgt_ray.loop import StudentRun
+from tgt_ray.models.conv import Classifier
+from tgt_ray.prepared import StudentData
+from tgt_ray.storage import Storage
+from tgt_ray.students import StudentBackbone
+from tgt_ray.teacher import prepare_teacher
+from tgt_ray.texts import SEPARATOR, to_bytes, to_texts
+
+WIDTH = 24
+NAMES = ("<b>up</b>", "down")
+
+
+class Letters(nn.Module):
+    """How often each byte occurs, embedded."""
+
+    dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(256, self.dim)
+
+    def forward(self, inputs):
+        assert inputs.dtype == torch.uint8
+        counts = F.one_hot(inputs.long(), 256).float()
+        return self.embed(counts.sum(dim=1) / 4)
+
+
+class LettersLabeler(Labeler):
+    modality = "text"
+    type: str = "test_text_run:LettersLabeler"
+
+    def build(self, input_shape, num_classes):
+        return Classifier(Letters(), num_classes)
+
+    def fit(self, model, inputs, labels):
+        assert (labels >= 0).all() and len(inputs) == len(labels) == 8, "only what is labelled"
+        optimizer = torch.optim.Adam(model.parameters(), 0.05)
+        for _ in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[:]).logits, labels).backward()
+            optimizer.step()
+
+
+class Spelling(nn.Module):
+    """Latents are bytes."""
+
+    def encode(self, inputs):
+        return inputs.float()
+
+    def decode(self, latents):
+        return latents.round().clamp(0, 255).to(torch.uint8)
+
+
+class SpellingGenerator(Generator):
+    modality = "text"
+    type: str = "test_text_run:SpellingGenerator"
+
+    def build(self, input_shape):
+        return Spelling()
+
+    def fit(self, model, inputs, labeler, agreement):
+        assert len(inputs) == 40, "what has no label is a text all the same"
+        return {}
+
+
+class LettersStudent(StudentBackbone):
+    modality = "text"
+    type: str = "test_text_run:LettersStudent"
+
+    def build(self, input_shape):
+        return Letters()
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("validation", 20), ("test", 20)):
+        words = ["".join(rng.choice(list("abc" if n % 2 else "xyz"), 9)) for n in range(count)]
+        labels = [n % 2 for n in range(count)]
+        pq.write_table(
+            pa.table({"text": words, "more": ["<i>", "&"] * (count // 2), "label": labels}), folder / f"{split}.parquet"
+        )
+    (folder / "labels.json").write_text('["<b>up</b>", "down"]')
+    return validate(
+        Experiment,
+        {
+            "task": {
+                "type": "text_classification",
+                "data": {"type": "parquet", "path": str(folder), "pair_column": "more"},
+                "max_bytes": WIDTH,
+                "labelled": {"rows": 8},
+            },
+            "teacher": {
+                "labeler": {"type": "test_text_run:LettersLabeler"},
+                "generator": {"type": "test_text_run:SpellingGenerator"},
+            },
+            "student": {"type": "test_text_run:LettersStudent"},
+            "explorer": {"type": "random", "sigma": 0.1, "anchors": "balanced"},
+            "train": {"steps": 40, "eval_every": 20, "batch_size": 16},
+            "pool": {"rows_per_request": 32},
+        },
+    )  # fmt: skip
+
+
+class Cells(HTMLParser):
+    """The text of a page's cells, and its tags."""
+
+    def __init__(self, content: bytes):
+        super().__init__()
+        self.cells, self.tags, self.inside = [], set(), False
+        self.feed(content.decode())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells[-1] += data
+
+
+SAFE = {"html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "th", "td"}
+
+
+def test_a_run_on_texts(experiment, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        result = run(experiment, storage=str(tmp_path / "results"), name="texts", local=True)
+    folder = Storage(tmp_path / "results").within("texts")
+    assert result.metrics.iloc[-1]["test_accuracy"] == 100, "the letters differ"
+    check = result.record["teacher"]["fit_check"]
+    assert check["exact_copy_reconstructed"] == check["agreement_reconstructed"] == 100
+    assert check["exact_copy_explored"] < 100 and 0 < check["distinct_2_explored"] <= 1
+    assert "reconstruction_mse" not in check and "exact copies 100.0 % of reconstructions" in caplog.text
+    quality = result.record["teacher"]["generator"]["quality"]["validation"]
+    assert quality == {"exact_copy_rate": 100, "labeler_agreement": 100}
+    assert {"train", "full", "validation", "test", "unlabelled"} == result.record["fingerprints"]["data"].keys()
+
+    rows = pd.read_parquet(io.BytesIO(folder.read(gallery.ROWS_FILE)))
+    assert not folder.exists(gallery.PICTURE_FILE) and "shape" not in rows
+    assert rows.anchor_text.str.fullmatch(f"[a-z]{{9}}{SEPARATOR}(<i>|&)").all()
+    assert (rows.reconstructed == rows.anchor_text).all() and (rows.explored != rows.anchor_text).any()
+    source = pq.read_table(tmp_path / "texts" / "train.parquet").to_pandas()
+    assert (rows.anchor_text.str.split(SEPARATOR).str[0] == source.text[rows.anchor].to_numpy()).all()
+
+    for name in (gallery.PAGE_FILE, fit_check.PAGE):
+        page = Cells(folder.read(name))
+        assert page.tags <= SAFE, "what texts and names hold is no markup"
+        assert any("<b>up</b>" in cell for cell in page.cells) and any(" / <i> [" in cell for cell in page.cells)
+    assert not folder.exists(fit_check.GALLERY)
+
+
+def test_the_gallery_finds_anchors_with_and_without_labels(experiment):
+    data = experiment.task.load()
+    logits = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(16, np.float32)), 2)
+    tables = {**data.tables, "train": data.tables["train"].append_column("logits", logits)}
+    student = StudentRun(experiment, StudentData(tables, (WIDTH,), 2, np.zeros(20), data.class_names))
+    ids = {split: data.tables[split]["id"].to_pylist() for split in ("train", "unlabelled")}
+    asked = np.array([ids["unlabelled"][3], ids["train"][5], ids["unlabelled"][0], ids["train"][5]])
+    inputs, labels = student.real_rows(asked)
+    full = data.tables["full"]
+    assert to_texts(inputs) == [full["text"][row].as_py() for row in asked.tolist()]
+    assert labels.tolist() == [-1, asked[1] % 2, -1, asked[1] % 2]
+    only, _ = student.real_rows(asked[[1]])
+    assert to_texts(only) == [full["text"][int(asked[1])].as_py()]
+
+
+def test_labels_that_are_not_to_be_used_are_not_what_the_teacher_learns(experiment, tmp_path):
+    data = experiment.task.load()
+    storage = Storage(tmp_path / "storage")
+    _, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)  # its `fit` looks at the labels
+    assert record["labeler"]["quality"]["validation"]["accuracy"] == 100
+
+
+def test_a_page_of_texts_says_what_is_in_the_rows():
+    texts = ["<script>a</script>", "same\x04text", f"one{SEPARATOR}two"]
+    inputs = to_bytes(texts, WIDTH)
+    block = {
+        "inputs": np.stack([inputs[0], inputs[1], to_bytes([""], WIDTH)[0]]),
+        "reconstructed": inputs,
+        "teacher_logits": np.array([[0, 3], [3, 0], [0, 3]], np.float32),
+        "anchor": np.arange(3),
+        "version": np.array([-1, 2, 2]),
+    }
+    kept = Gallery()
+    kept.look_at(block, step=5)
+    assert all(sample.explored.dtype == np.uint8 for sample in kept.samples)
+    order = [sample.anchor for sample in kept.samples]
+    table = gallery.rows_table(kept.samples, np.array([[9.0, 0], [9, 0], [0, 9]]), np.array([1, 0, -1])[order])
+    assert dict(zip(order, table["anchor_class"].to_pylist(), strict=True)) == {0: 1, 1: 0, 2: None}
+    files = gallery.files(kept.samples, table, inputs[order], NAMES)
+    assert files.keys() == {gallery.ROWS_FILE, gallery.PAGE_FILE}
+    page = Cells(files[gallery.PAGE_FILE])
+    assert page.tags <= SAFE and "teacher: <b>up</b>" in page.cells and "teacher: down" in page.cells
+    assert "<script>a</script> [down]" in page.cells and "one / two [unlabelled]" in page.cells
+    assert "same\ufffdtext" in page.cells
+    assert "66.7 % are exact copies" in files[gallery.PAGE_FILE].decode()
+    assert "33.3 % are empty" in files[gallery.PAGE_FILE].decode()
