@@ -287,8 +287,15 @@ def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> di
 
 
 def control(experiment: Experiment, name: str) -> Experiment:
-    """The same experiment without synthetic rows (`distillation`) and without the teacher as well (`one_hot`)."""
+    """The same experiment as plain distillation without synthetic rows, and without the teacher as well (`one_hot`)."""
     if name not in CONTROLS:
         raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
-    data = with_overrides(experiment.model_dump(mode="json"), list(CONTROLS[name].items()))
+    plain = experiment.model_dump(mode="json")
+    if experiment.objective.type != "distillation":
+        # What any other objective is compared with; what the two have in common stays.
+        shared = {
+            key: value for key, value in plain["objective"].items() if key in ("alpha", "temperature", "scale_by_t2")
+        }
+        plain["objective"] = {"type": "distillation", **shared}
+    data = with_overrides(plain, list(CONTROLS[name].items()))
     return Experiment.model_validate(data)

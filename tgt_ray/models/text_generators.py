@@ -94,13 +94,15 @@ class MaskingGenerator(TextGenerator):
 
     def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         logits, ids, masked = self._filled(latents, context)
-        return self.rows(self.tokens.texts(torch.where(masked, self._draw(logits, rng), ids)), latents.device)
+        filled = ids.masked_scatter(masked, self._draw(logits[masked], rng))
+        return self.rows(self.tokens.texts(filled), latents.device)
 
-    def _draw(self, logits: Tensor, rng: torch.Generator) -> Tensor:
+    def _draw(self, logits_MV: Tensor, rng: torch.Generator) -> Tensor:
+        """One token for each masked place, from the softmax of its logits: the largest with Gumbel noise."""
         if not self.temperature:
-            return logits.argmax(dim=2)
-        uniform = torch.rand(logits.shape, generator=rng).clamp_min(1e-20).to(logits.device)
-        return (logits / self.temperature - (-uniform.log()).log()).argmax(dim=2)
+            return logits_MV.argmax(dim=1)
+        uniform = torch.rand(logits_MV.shape, generator=rng).clamp_min(1e-20).to(logits_MV.device)
+        return (logits_MV / self.temperature - (-uniform.log()).log()).argmax(dim=1)
 
     def relaxed(self, latents: Tensor, context: Tensor) -> Tensor:
         """Shares of the vocabulary at masked places, the text's own tokens elsewhere. Differentiable to the latents."""
