@@ -72,6 +72,10 @@ def load_teacher(
     labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
     for role, model in (("labeler", labeler), ("generator", generator)):
         fingerprint, part = record[role]["fingerprint"], getattr(config, role)
+        if part.external and digest(part.facts(model)) != record[role]["facts"]:
+            raise ConfigError(
+                f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint})"
+            )
         if part.stored:
             load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
         elif digest(list(state_digests(model).values())) != record[role]["state"]:
@@ -165,8 +169,9 @@ def _ready(
         todo = source.get("head", "own")
         # A head that is still to be fitted follows from the rest.
         state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]
-        fingerprint = digest(role, {k: v for k, v in plain.items() if k != "pretrain"}, state, made_from)
-        source["state"] = digest(state)
+        source |= {"state": digest(state), "facts": digest(config.facts(model))}
+        settings = {k: v for k, v in plain.items() if k != "pretrain" and k not in config.places}
+        fingerprint = digest(role, settings, state, source["facts"], made_from)
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
@@ -175,7 +180,8 @@ def _ready(
             load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
         _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
-        return {**records.read_json(store, f"{name}.json"), "reused": True}
+        # What is there may have come from another place than what was asked for now.
+        return {**records.read_json(store, f"{name}.json"), "config": plain, **source, "reused": True}
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
