@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 
+from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import AutoencoderKLGenerator
 from tgt_ray.labelers import TimmLabeler, TransformersLabeler
 from tgt_ray.local import prepare_local
+from tgt_ray.models.pretrained import Preprocess
 from tgt_ray.storage import Storage
 from tgt_ray.students import TimmStudent
 from tgt_ray.teacher import load_teacher
@@ -67,6 +70,30 @@ def test_weights_with_the_task_s_classes_keep_their_head(tmp_path, digits):
     assert set(record["quality"]) == {"validation", "test"}
     again = prepare_local(experiment, digits, storage).teacher["labeler"]
     assert again["reused"] and again["fingerprint"] == record["fingerprint"]
+
+
+@pytest.mark.parametrize("head", ["own", "fit"])
+def test_batches_go_by_the_size_that_images_are_brought_to(head, tmp_path, digits, monkeypatch):
+    """What a model keeps of a row goes by its own pixels, not by the task's."""
+    rows, size = [], 160
+
+    def without_resizing(self, inputs):
+        rows.append(len(inputs))
+        return inputs.expand(-1, 3, -1, -1)
+
+    monkeypatch.setattr(Preprocess, "forward", without_resizing)
+    few = {name: table.slice(0, 200) for name, table in digits.tables.items()}
+    file, _ = timm_file(tmp_path, 10)
+    how = {"type": "timm", "name": NAME, "weights": str(file), "img_size": size, "head": head}
+    labeler(tmp_path / "s", replace(digits, tables=few), **how)
+    assert max(rows) == 2**22 // (3 * size**2) == 54
+
+
+def test_rows_at_once_go_by_the_largest_of_the_models():
+    large, small = (TimmLabeler(name=NAME, img_size=size).build((3, 32, 32), 2) for size in (224, 16))
+    assert rows_at_once((3, 32, 32)) == rows_at_once((3, 32, 32), small) == 512
+    assert rows_at_once((3, 32, 32), small, large) == 27
+    assert rows_at_once((3, 32, 32), large, most=5) == 5
 
 
 def test_a_model_of_other_classes_gets_a_head_fitted(tmp_path, digits):

@@ -84,8 +84,11 @@ def load_teacher(
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: Teacher, inputs: InputRows, batch_size: int) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, float32. The inputs are where the teacher is."""
+def teacher_outputs(
+    teacher: Teacher, inputs: InputRows, input_shape: tuple[int, ...], most: int = 512
+) -> dict[str, np.ndarray]:
+    """Logits (N, K) and latents (N, L) of N rows, float32. The inputs are where the teacher is. most: rows that it gets at once."""
+    batch_size = rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)
     logits, latents = [], []
     for there in inputs.split(batch_size):
         logits.append(teacher.labeler(there).logits.cpu())
@@ -221,7 +224,7 @@ def _freeze(model: nn.Module) -> nn.Module:
 def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
-    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape))])
+    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape, model))])
     return task.evaluate(logits.numpy(), data.labels(split), data.class_counts)
 
 
@@ -231,7 +234,7 @@ def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskDa
     generator.eval()
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, error = 0, 0.0
-    for part in inputs.split(rows_at_once(data.input_shape)):
+    for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
         again = generator.decode(generator.encode(part))  # type: ignore[operator]
         error += float((again - part).square().mean()) * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())

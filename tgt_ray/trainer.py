@@ -25,7 +25,6 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tgt_ray import cluster, fit_check
 from tgt_ray.allocator import keep_freed_memory
-from tgt_ray.batch import rows_at_once
 from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
@@ -166,7 +165,7 @@ class TeacherLabeler:
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
         inputs = inputs_of(self.task, rows, self.shape, self.device)
-        outputs = teacher_outputs(self.teacher, inputs, rows_at_once(self.shape))
+        outputs = teacher_outputs(self.teacher, inputs, self.shape)
         return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 

@@ -30,6 +30,10 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
+    @property
+    def resizes_to(self) -> tuple[int, ...] | None:
+        return None if self.size is None else (self.channels, *self.size)
+
     def forward(self, inputs: Tensor) -> Tensor:
         if self.size is not None and tuple(inputs.shape[2:]) != self.size:
             # On a CPU antialiasing is not there in bfloat16.
