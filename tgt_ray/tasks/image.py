@@ -73,8 +73,19 @@ class ImageClassification(Task):
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
-        counts = data.class_counts
-        there = metrics.by_shots(dict.fromkeys(np.unique(data.labels("validation")).tolist(), 0.0), counts)
+        return self._metrics(data.labels("validation"), data.class_counts)
+
+    def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:
+        labels = None if isinstance(scan, TaskData) else self.data.labels(scan)
+        if labels is None:
+            return super().metrics_of_scan(scan)
+        train, num_classes = labels["train"], len(scan.class_names)
+        if self.long_tail is not None:
+            train = train[self.long_tail.subsample(train, num_classes)]
+        return self._metrics(labels["validation"], np.bincount(train, minlength=num_classes))
+
+    def _metrics(self, labels_N: np.ndarray, class_counts_K: np.ndarray) -> tuple[str, ...]:
+        there = metrics.by_shots(dict.fromkeys(np.unique(labels_N).tolist(), 0.0), class_counts_K)
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
     def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
