@@ -96,6 +96,8 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
     # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
     special = needs_places(experiment)
+    if special:
+        cluster.check_teacher_fits(experiment)
     task = ray.remote(max_calls=1)(_prepare_teacher).options(
         **pool_resources(experiment) if special else {"num_cpus": 1}
     )
@@ -183,6 +185,8 @@ def label_rows(
     """
     import ray.data
 
+    if not beside_lanes:
+        cluster.check_teacher_fits(experiment)
     resources = {"num_cpus": 0} if beside_lanes else pool_resources(experiment)
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [
