@@ -257,6 +257,8 @@ class SyntheticStream:
                     continue
                 if error is not None:
                     raise GenerationFailed(error)
+                if request is None:
+                    raise RuntimeError("the place of a request that is used up came twice")
                 index = request // self.world_size
                 if index < expected or index in waiting:
                     raise RuntimeError(f"request index {index} came twice")
