@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tgt_ray import metrics
 from tgt_ray.api import run
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.data import (
@@ -147,6 +148,32 @@ def test_a_validation_split_is_held_out_where_there_is_none(folder, store):
     assert np.bincount(data.labels("validation")).tolist() == [2, 2, 2]
     ids = {split: set(data.tables[split]["id"].to_pylist()) for split in ("train", "validation")}
     assert not ids["train"] & ids["validation"] and len(ids["train"] | ids["validation"]) == 24
+
+
+def whole_train(folder):
+    """A list of all images as the train split, and no validation split."""
+    lists(folder)
+    lines = [(folder / f"{split}.txt").read_text() for split in ("train", "validation")]
+    (folder / "train.txt").write_text("".join(lines))
+    return ImageLists(path=folder, train="train.txt", test="test.txt")
+
+
+@pytest.mark.parametrize("kind", [*SOURCES, "held out"])
+@pytest.mark.parametrize("tail", [None, {"head": 7, "imbalance": 3}])
+def test_the_metrics_of_the_data_are_known_before_an_image_is_decoded(kind, tail, folder, store, monkeypatch):
+    # Groups of such few rows that the long tail makes a difference: 8 rows or 7, 4, 2 without it and with it.
+    monkeypatch.setattr(metrics, "SHOTS", {"many_shot": (8, None), "medium_shot": (5, 7), "few_shot": (0, 4)})
+    source = whole_train(folder) if kind == "held out" else SOURCES[kind](folder)
+    task = ImageClassification(data=source, long_tail=tail)
+    scan = task.scan()
+    known = task.metrics_of_scan(scan)
+    assert ("few_shot" in known) == (tail is not None) and ("many_shot" in known) == (tail is None)
+    assert known == task.metrics_of(task.read(scan, store, in_this_process))
+
+
+def test_where_rows_may_be_left_out_no_metric_is_ruled_out_before(folder):
+    task = ImageClassification(data=ImageFolder(path=folder, on_bad_rows="skip"))
+    assert task.metrics_of_scan(task.scan()) == task.metric_names
 
 
 def test_an_unreadable_image_stops_with_its_name_or_is_left_out(folder, store):

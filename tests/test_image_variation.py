@@ -179,6 +179,28 @@ def test_weights_that_changed_since_the_run_began_are_refused(folder, tmp_path):
         load_teacher(experiment.teacher, record, data.input_shape, data.num_classes, storage)
 
 
+def test_the_same_pipeline_in_another_folder_is_the_same_teacher_until_its_settings_change(folder, tmp_path):
+    moved, storage = tmp_path / "pipeline", Storage(tmp_path / "runs")
+    shutil.copytree(folder, moved)
+
+    def generator(place, **more):
+        experiment = experiment_of(place, **more)
+        return prepare_local(experiment, experiment.task.load(), storage).teacher["generator"]
+
+    before = generator(folder)
+    same = generator(moved)
+    assert same["fingerprint"] == before["fingerprint"] and same["reused"] and same["weights"] == str(moved)
+    assert generator(moved, steps=3)["fingerprint"] != before["fingerprint"]
+    for file, change in (
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}),
+        ("feature_extractor/preprocessor_config.json", {"image_mean": [0.1, 0.5, 0.6]}),
+    ):
+        kept = (moved / file).read_text()
+        (moved / file).write_text(json.dumps({**json.loads(kept), **change}))
+        assert generator(moved)["fingerprint"] != before["fingerprint"], file
+        (moved / file).write_text(kept)
+
+
 def test_other_weights_in_the_folder_are_another_teacher(folder, tmp_path):
     moved = tmp_path / "pipeline"
     shutil.copytree(folder, moved)

@@ -1,5 +1,9 @@
 """Models from elsewhere: small ones of each kind, saved here and loaded through the code that hub names take."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -8,13 +12,16 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 
+from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import AutoencoderKLGenerator
 from tgt_ray.labelers import TimmLabeler, TransformersLabeler
 from tgt_ray.local import prepare_local
+from tgt_ray.models.pretrained import Preprocess
 from tgt_ray.storage import Storage
 from tgt_ray.students import TimmStudent
+from tgt_ray.teacher import load_teacher
 
 NAME = "test_byobnet"  # timm's smallest, made for tests
 
@@ -63,6 +70,30 @@ def test_weights_with_the_task_s_classes_keep_their_head(tmp_path, digits):
     assert set(record["quality"]) == {"validation", "test"}
     again = prepare_local(experiment, digits, storage).teacher["labeler"]
     assert again["reused"] and again["fingerprint"] == record["fingerprint"]
+
+
+@pytest.mark.parametrize("head", ["own", "fit"])
+def test_batches_go_by_the_size_that_images_are_brought_to(head, tmp_path, digits, monkeypatch):
+    """What a model keeps of a row goes by its own pixels, not by the task's."""
+    rows, size = [], 160
+
+    def without_resizing(self, inputs):
+        rows.append(len(inputs))
+        return inputs.expand(-1, 3, -1, -1)
+
+    monkeypatch.setattr(Preprocess, "forward", without_resizing)
+    few = {name: table.slice(0, 200) for name, table in digits.tables.items()}
+    file, _ = timm_file(tmp_path, 10)
+    how = {"type": "timm", "name": NAME, "weights": str(file), "img_size": size, "head": head}
+    labeler(tmp_path / "s", replace(digits, tables=few), **how)
+    assert max(rows) == 2**22 // (3 * size**2) == 54
+
+
+def test_rows_at_once_go_by_the_largest_of_the_models():
+    large, small = (TimmLabeler(name=NAME, img_size=size).build((3, 32, 32), 2) for size in (224, 16))
+    assert rows_at_once((3, 32, 32)) == rows_at_once((3, 32, 32), small) == 512
+    assert rows_at_once((3, 32, 32), small, large) == 27
+    assert rows_at_once((3, 32, 32), large, most=5) == 5
 
 
 def test_a_model_of_other_classes_gets_a_head_fitted(tmp_path, digits):
@@ -199,6 +230,50 @@ def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_
     assert prepared.teacher["labeler"]["head"] == "fit"
 
 
+def test_the_same_classifier_in_another_folder_is_the_same_teacher(vit, tmp_path, digits):
+    """And its cached outputs are found again; the record says where it is now."""
+    folder, _ = vit(10)
+    shutil.copytree(folder, tmp_path / "moved")
+    before, after = (
+        labeler(tmp_path / "s", digits, type="transformers", path=str(place))[0]
+        for place in (folder, tmp_path / "moved")
+    )
+    assert after.fingerprints == before.fingerprints
+    record = after.teacher["labeler"]
+    assert record["reused"] and record["weights"] == record["config"]["path"] == str(tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.5, 0.6]}),
+        ("preprocessor_config.json", {"image_std": [0.1, 0.2, 0.3]}),
+        ("preprocessor_config.json", {"resample": 3}),
+        ("preprocessor_config.json", {"do_normalize": False}),
+        ("config.json", {"num_attention_heads": 4}),
+    ],
+)
+def test_what_a_folder_says_besides_its_weights_is_part_of_the_fingerprint(file, change, vit, tmp_path, digits):
+    folder, _ = vit(10)
+    before, storage, experiment = labeler(tmp_path / "s", digits, type="transformers", path=str(folder))
+    said = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**said, **change}))
+    with pytest.raises(ConfigError, match=r"teacher\.labeler: the settings in its folder here are not those"):
+        load_teacher(experiment.teacher, before.teacher, digits.input_shape, digits.num_classes, storage)
+    after = prepare_local(experiment, digits, storage)
+    assert after.fingerprints["labeler"] != before.fingerprints["labeler"]
+    assert after.teacher["labeler"]["state"] == before.teacher["labeler"]["state"], "the weights are the same"
+
+
+def test_an_image_size_of_one_s_own_is_part_of_the_fingerprint(tmp_path, digits):
+    file, _ = timm_file(tmp_path, 10)
+    sizes = [
+        labeler(tmp_path / "s", digits, type="timm", name=NAME, weights=str(file), img_size=size)[0]
+        for size in (16, 24)
+    ]
+    assert sizes[0].fingerprints["labeler"] != sizes[1].fingerprints["labeler"]
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path, digits):
     with pytest.raises(ConfigError, match=r"nothing: cannot be loaded"):
         labeler(tmp_path / "s", digits, type="transformers", path=str(tmp_path / "nothing"))
@@ -258,6 +333,22 @@ def test_sampled_encodings_differ_from_the_mean_and_repeat(kl_folder):
     with torch.no_grad():
         a, b, again = models[0].encode(images), models[1].encode(images), models[1].encode(images)
     assert torch.equal(b, again) and not torch.allclose(a, b)
+
+
+def test_the_same_autoencoder_in_another_folder_is_the_same_teacher(kl_folder, tmp_path, digits):
+    folder, _ = kl_folder
+    shutil.copytree(folder / "vae", tmp_path / "alone")
+
+    def prepared(**values):
+        experiment = config(teacher__generator={"type": "autoencoder_kl", **values})
+        return prepare_local(experiment, digits, Storage(tmp_path / "s")).fingerprints["generator"]
+
+    first = prepared(path=str(folder), subfolder="vae")
+    assert prepared(path=str(tmp_path / "alone")) == first
+    assert prepared(path=str(tmp_path / "alone"), sample=True) != first
+    file = tmp_path / "alone" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "act_fn": "relu"}))
+    assert prepared(path=str(tmp_path / "alone")) != first, "what computes is not in the weights"
 
 
 def test_gradients_flow_through_it(kl_folder):

@@ -267,6 +267,20 @@ def test_a_bad_sweep_is_refused(run, text, expected):
     assert not missing, message
 
 
+@pytest.mark.parametrize(("tail", "there"), [("null", "medium_shot"), ("{head: 12, imbalance: 4}", "few_shot")])
+def test_a_metric_of_classes_that_encoded_images_have_not_is_refused_before_one_is_decoded(run, tmp_path, tail, there):
+    other = {"medium_shot": "few_shot", "few_shot": "medium_shot"}[there]
+    for split in ("train", "test", "validation"):
+        for name in ("a", "b"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for number in range(20):
+                (tmp_path / "pictures" / split / name / f"{number}.png").write_bytes(b"is never looked at")
+    data = f"{{type: folder, path: {tmp_path / 'pictures'}}}"
+    task = f"experiment.task={{type: image_classification, data: {data}, long_tail: {tail}}}"
+    message = run("sweep", "--set", task, "--set", f"search.metric={other}")
+    assert message.startswith(f"search.metric: '{other}' needs classes that this data hasn't") and there in message
+
+
 # Files
 
 

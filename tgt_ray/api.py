@@ -22,7 +22,6 @@ from tgt_ray.leaderboard import render
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
-from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -201,23 +200,22 @@ def sweep(
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
         loaded.experiment.check_files()
         scan = loaded.experiment.task.scan()
-        if isinstance(scan, TaskData):
-            _check_metric(loaded, scan)
+        # Before images are decoded, where that can be told, and below in any case.
+        _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
         root, name = _open(storage, name, "sweep", resume)
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
         data = loaded.experiment.task.read(scan, root, trainer.run_on_ray)
-        _check_metric(loaded, data)
+        _check_metric(loaded, loaded.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
         table = tuning.start(loaded, data, root, name, resume)
     best = tuning.best_trial(loaded, table)
     return SweepResult(folder.root, loaded, table, best, records.read_json(folder, "record.json"))
 
 
-def _check_metric(config: SweepConfig, data: TaskData) -> None:
-    """ConfigError where the sweep goes by a metric that this data doesn't give."""
-    given = config.experiment.task.metrics_of(data)
+def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:
+    """ConfigError where the sweep goes by a metric that its data doesn't give."""
     if config.search.metric not in given:
         raise ConfigError(
             f"search.metric: '{config.search.metric}' needs classes that this data hasn't; it gives {', '.join(given)}"

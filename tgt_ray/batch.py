@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class InputRows(Protocol):
@@ -21,9 +21,13 @@ class InputRows(Protocol):
     def split(self, size: Any, /) -> Iterable[Tensor]: ...
 
 
-def rows_at_once(input_shape: Sequence[int], most: int = 512) -> int:
-    """How many rows a large model should be given at once: fewer of large inputs, for what its layers keep of each (our choice)."""
-    return max(1, min(most, 2**22 // math.prod(input_shape)))
+def rows_at_once(input_shape: Sequence[int], *models: nn.Module, most: int = 512) -> int:
+    """How many rows some models should be given at once: fewer of large inputs, for what their layers keep of each (our choice).
+
+    A module with the attribute `resizes_to` (C, H, W) works on inputs of that shape, whatever it is given; the largest counts.
+    """
+    inside = (getattr(module, "resizes_to", None) for model in models for module in model.modules())
+    return max(1, min(most, 2**22 // max(math.prod(shape) for shape in (input_shape, *filter(None, inside)))))
 
 
 @dataclass

@@ -137,6 +137,20 @@ def check_fits(experiment: Experiment) -> None:
     )
 
 
+def check_teacher_fits(experiment: Experiment) -> None:
+    """ConfigError where no node has what a generator asks for.
+
+    The teacher is made ready by a task in a generator's place, and looks at rows there, also in a sweep whose trials need no
+    generators or smaller ones: `check_fits` looks at those alone.
+    """
+    wanted, there = actor_resources(experiment), nodes()
+    if not any(_fits(wanted, node) for node in there):
+        raise ConfigError(
+            f"pool.gpus_per_actor, pool.actor_resources: the teacher is made ready where a generator would be, on a node with"
+            f" {_show(wanted)}; the cluster's {len(there)} node(s) have: {'; '.join(map(_show, there))}"
+        )
+
+
 def arithmetic(experiment: Experiment) -> str:
     """What a run asks for, and what the nodes have."""
     train, pool = experiment.train, experiment.pool

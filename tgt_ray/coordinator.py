@@ -2,6 +2,8 @@
 
 Request ids are handed out in order, and the answer to (slot, place in it) is remembered: Ray runs a killed task again from its
 start and drops as many blocks as had been delivered, so a task that gets the same answers again makes up exactly what was lost.
+What the worker has used up was delivered, and a slot's places are granted in order: of those a number for each slot is kept, and in
+their place a retried task makes nothing.
 
 A lane's worker gives its generators one job after another. Blocks carry the number of their job, so that what is left over of an
 earlier one can be told apart. A worker owns its coordinator; when either dies, both are replaced, and the run's checkpoint says
@@ -41,7 +43,7 @@ class Job:
 class Grant:
     """Leave to make one request, or the answer that there is nothing to make in its place.
 
-    request: None where a retried task asks for what an earlier job has used up, or where the stream has ended.
+    request: None where a retried task asks for what is used up or was an earlier job's, or where the stream has ended.
     job: of the request, where the generator doesn't have it. snapshot: holds a reference to the student's state, where a newer
     one is at hand.
     """
@@ -67,7 +69,10 @@ class Coordinator:
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        self.granted: dict[tuple[int, int], tuple[int, int]] = {}  # (slot, place) -> (job's number, index)
+        # Of the present job, in the order of its requests, and no more of them than the window holds: (slot, place) -> index.
+        self.granted: dict[tuple[int, int], int] = {}
+        # Of what was granted before: slot -> (its places below this one, the number of the last one's job).
+        self.used_up: dict[int, tuple[int, int]] = {}
         self.next_index = self.consumed_below = 0
         self.ended = False
         self.version, self.snapshot = -1, None
@@ -77,6 +82,7 @@ class Coordinator:
     async def begin(self, job: Job, snapshot: dict[str, np.ndarray] | None, version: int) -> None:
         """A new job takes the place of the one before. snapshot: of the student as it starts, where the explorer looks at it."""
         async with self.changed:
+            self._use_up(self.next_index)
             self.job, self.next_index, self.consumed_below = job, job.first, job.first
             self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
             self.busy_s = self.total_s = 0.0
@@ -88,24 +94,41 @@ class Coordinator:
         number, version: the job and the snapshot that the asking generator has.
         """
         async with self.changed:
-            await self.changed.wait_for(lambda: self.ended or (slot, place) in self.granted or self._may_go_on())
+            await self.changed.wait_for(
+                lambda: (
+                    self.ended or (slot, place) in self.granted or self._is_used_up(slot, place) or self._may_go_on()
+                )
+            )
             if self.job is not None and spent.number == self.job.number:
                 self.busy_s += spent.busy_s
                 self.total_s += spent.total_s
             if self.ended:
                 return Grant(number=-1)
+            if self._is_used_up(slot, place):
+                return Grant(self.used_up[slot][1])
             assert self.job is not None
             if (slot, place) not in self.granted:
-                self.granted[slot, place] = self.job.number, self.next_index
+                self.granted[slot, place] = self.next_index
                 self.next_index += 1
-            granted_for, index = self.granted[slot, place]
-            if granted_for != self.job.number:
-                return Grant(granted_for)
+            request = self.job.request(self.granted[slot, place])
             news = self.job if number != self.job.number else None
             if not self.job.experiment.explorer.on_policy:
-                return Grant(granted_for, self.job.request(index), news)
+                return Grant(self.job.number, request, news)
             snapshot = (self.snapshot,) if news is not None or version != self.version else ()
-            return Grant(granted_for, self.job.request(index), news, self.version, snapshot)
+            return Grant(self.job.number, request, news, self.version, snapshot)
+
+    def _is_used_up(self, slot: int, place: int) -> bool:
+        return slot in self.used_up and place < self.used_up[slot][0]
+
+    def _use_up(self, below: int) -> None:
+        """Of the present job's requests below this index it is enough to know that they were granted."""
+        while self.granted:
+            (slot, place), index = next(iter(self.granted.items()))
+            if index >= below:
+                return
+            assert self.job is not None
+            del self.granted[slot, place]
+            self.used_up[slot] = place + 1, self.job.number
 
     def _may_go_on(self) -> bool:
         if self.job is None:
@@ -117,6 +140,7 @@ class Coordinator:
         async with self.changed:
             if self.job is not None and number == self.job.number:
                 self.consumed_below = index
+                self._use_up(index)
                 self.changed.notify_all()
 
     async def publish(self, number: int, version: int, weights: dict[str, np.ndarray]) -> None:

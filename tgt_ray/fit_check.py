@@ -160,7 +160,8 @@ def measure(
     inputs = inputs_of(experiment.task, data.tables["validation"], data.input_shape, device)[torch.from_numpy(rows)]
     student = build_student(experiment, data).to(device).eval().requires_grad_(False)
     # Gradients keep what every layer makes of each row.
-    size = min(rows_at_once(data.input_shape, 64), getattr(teacher.generator, "rows_at_once", 64))
+    size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
+    size = min(size, getattr(teacher.generator, "rows_at_once", size))
     rng = torch.Generator().manual_seed(0)
     kinds: dict[str, list[Tensor]] = {"real": [], "reconstructed": [], "explored": []}
     logits: dict[str, list[Tensor]] = {name: [] for name in kinds}

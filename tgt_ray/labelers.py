@@ -67,6 +67,8 @@ class Labeler(Component):
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
+    # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
+    places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )
@@ -90,6 +92,10 @@ class Labeler(Component):
         where = f"teacher.labeler.weights: {self.weights}"
         load_strictly(model, read_safetensors(read_file(self.weights, "teacher.labeler.weights"), where), where)
         return {"weights": str(self.weights), "head": "own"}
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What the outputs of `build`'s model follow from beside its weights and this config, as plain data: what a folder says."""
+        return {}
 
     def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:
         """Pretrain `model` in place on N rows."""
@@ -223,6 +229,7 @@ class TimmLabeler(TimmModel, PretrainedLabeler):
     """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
 
     type: Literal["timm"] = "timm"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "pretrained"})
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from tgt_ray.models.conv import Classifier
@@ -233,11 +240,15 @@ class TimmLabeler(TimmModel, PretrainedLabeler):
         where, weight, bias = self.load_body(model.backbone, "teacher.labeler")
         return {"weights": where, "head": self._use_head(model, weight, bias, from_a_file=self.weights is not None)}
 
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.backbone.facts()
+
 
 class TransformersLabeler(PretrainedLabeler):
     """An image classifier of transformers, from a folder that all nodes see or from the hub."""
 
     type: Literal["transformers"] = "transformers"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote (with its image processor), or a name on the hub"
     )
@@ -265,6 +276,9 @@ class TransformersLabeler(PretrainedLabeler):
         body, weight, bias = transformers_weights(self.path, self.revision)
         load_strictly(model.backbone.body, body, f"teacher.labeler.path: {self.path}")
         return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=Path(self.path).is_dir())}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.backbone.facts()
 
 
 def corpus_of(input_shape: tuple[int, ...]) -> str:
@@ -377,6 +391,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
 
     modality: ClassVar[str] = "text"
     type: Literal["text_encoder"] = "text_encoder"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     weights: None = Field(None, description="not used: the folder has them")
     finetune: FineTune | None = Field(
         None, description="where a head has to be fitted, train all weights with it; absent: the head alone (`probe`)"
@@ -401,6 +416,9 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         weight, bias = self.load_body(model.backbone, "teacher.labeler")
         in_a_folder = Path(place(self.path)).is_dir()
         return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=in_a_folder)}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.backbone.facts()
 
     def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
         if self.finetune is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tgt_ray.loop import StudentRun, SyntheticReader
     from tgt_ray.prepared import Prepared
     from tgt_ray.stream import SyntheticStream
+    from tgt_ray.synthesis import Block
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +41,45 @@ class LaneSetup:
 
 def lane_worker(config: dict[str, LaneSetup]) -> None:
     """Do what the board has for this lane until it has no more."""
-    from tgt_ray.stream import SyntheticStream
-
-    setup = config["setup"]
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    stream = SyntheticStream(setup.plan.pool, setup.storage_root, rank, world_size) if setup.plan.streams else None
+    worker = LaneWorker(config["setup"], context.get_world_rank(), context.get_world_size())
     try:
-        worker = LaneWorker(setup, stream, rank, world_size)
+        worker.get_ready()
         while (run := worker.take()) is not None:
             worker.work(run)
     finally:
-        if stream is not None:
-            stream.close()
+        worker.close()
 
 
 class LaneWorker:
     """One worker of a lane. What it keeps from run to run are processes, modules and the trials' shared data; no state of training."""
 
-    def __init__(self, setup: LaneSetup, stream: SyntheticStream | None, rank: int, world_size: int):
+    def __init__(self, setup: LaneSetup, rank: int, world_size: int):
+        self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
+        self.prepared: tuple[str, Prepared] | None = None
+        self.ended: float | None = None  # when the run before was over
+        # Last, and before torch is imported: from here on the pool starts beside this process.
+        self.stream = self._open_stream() if setup.plan.streams else None
+
+    def _open_stream(self) -> SyntheticStream:
+        from tgt_ray.stream import SyntheticStream
+
+        return SyntheticStream(self.setup.plan.pool, self.setup.storage_root, self.rank, self.world_size)
+
+    def get_ready(self) -> None:
+        """What any run needs, before the first one comes."""
         import torch
 
-        # What any run needs, before the first one comes.
         import tgt_ray.loop  # noqa: F401
 
-        self.setup, self.board, self.stream, self.rank, self.world_size = setup, setup.board, stream, rank, world_size
-        train = setup.plan.train
+        train = self.setup.plan.train
         keep_freed_memory()
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
-        self.prepared: tuple[str, Prepared] | None = None
-        self.ended: float | None = None  # when the run before was over
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
 
     def take(self) -> Run | None:
         """The same for all workers of the lane."""
@@ -147,11 +157,7 @@ class LaneWorker:
 
         experiment, reader = item.experiment, None
         if experiment.streams:
-            assert self.stream is not None, "the board gives a run only to a lane that serves it"
-            first, used = run.position
-            snapshot = run.snapshot() if experiment.explorer.on_policy else None
-            blocks = self.stream.begin(experiment, item.prepared, first, snapshot, run.step)
-            reader = SyntheticReader(blocks, skip_rows=used)
+            reader = SyntheticReader(self._begin(item, run), skip_rows=run.position[1])
         times = {"lane": self.setup.name, "idle_s": self.idle_s, "setup_s": time.perf_counter() - self.taken}
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
@@ -159,6 +165,21 @@ class LaneWorker:
         if run.history and self.rank == 0:
             hooks.send(run.history[-1])  # resumed: it may have been lost with the process that gave it
         train_student(run, reader, hooks, is_main=self.rank == 0)
+
+    def _begin(self, item: Run, run: StudentRun) -> Iterator[Block]:
+        """The run's blocks. That the stream has ended while the lane had nothing to do is no failure of the run: another one is opened."""
+        from tgt_ray.stream import StreamLost
+
+        assert self.stream is not None, "the board gives a run only to a lane that serves it"
+        snapshot = run.snapshot() if item.experiment.explorer.on_policy else None
+        what = item.experiment, item.prepared, run.position[0], snapshot, run.step
+        try:
+            return self.stream.begin(*what)
+        except StreamLost as err:
+            log.warning("%s opens another stream before run %s: %s", self.setup.name, item.id, err)
+        self.stream.close()
+        self.stream = self._open_stream()
+        return self.stream.begin(*what)
 
 
 class LaneHooks:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from tgt_ray import fit_check
-from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
@@ -32,7 +31,7 @@ def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> P
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
         rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
         embedding = experiment.objective.needs_embedding
-        return [teacher_outputs(teacher, each, rows_at_once(data.input_shape), embedding) for each in rows]
+        return [teacher_outputs(teacher, each, data.input_shape, embedding) for each in rows]
 
     return prepare(data, record, teacher_pass, storage, [experiment.objective])
 

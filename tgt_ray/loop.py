@@ -301,7 +301,7 @@ class StudentRun:
         with autocast(self.device, self.experiment.train.precision):
             parts = [
                 self.student.scores(part.to(self.device)).float().cpu()
-                for part in inputs.split(rows_at_once(self.data.input_shape, 1024))
+                for part in inputs.split(rows_at_once(self.data.input_shape, self.student, most=1024))
             ]
         scores = torch.cat(parts)
         self.student.train()
@@ -345,7 +345,7 @@ class StudentRun:
             with torch.no_grad(), autocast(self.device, self.experiment.train.precision):
                 parts = [
                     self.student.scores(part.to(self.device)).float().cpu()
-                    for part in explored.split(rows_at_once(self.data.input_shape, 64))
+                    for part in explored.split(rows_at_once(self.data.input_shape, self.student, most=64))
                 ]
             scores = torch.cat(parts).numpy()
             self.student.train()

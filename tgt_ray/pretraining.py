@@ -43,7 +43,7 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
     plus l2 / 2 times the squared weights, by L-BFGS.
     """
     model.eval()
-    rows = rows_at_once(inputs[torch.tensor([0])].shape[1:])
+    rows = rows_at_once(inputs[torch.tensor([0])].shape[1:], model)
     with torch.no_grad():
         embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(rows)])  # type: ignore[operator]
     mean_D, std_D = embedding_ND.mean(dim=0), embedding_ND.std(dim=0).clamp(min=1e-6)

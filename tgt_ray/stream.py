@@ -225,6 +225,7 @@ class SyntheticStream:
         setup = PoolSetup(pool, storage_root, self.coordinator)
         self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
+        self.lost: BaseException | None = None  # why the pass has ended by itself
         self.feeder = threading.Thread(target=self._feed, args=(setup, generator, slots), daemon=True)
         self.feeder.start()
 
@@ -239,8 +240,11 @@ class SyntheticStream:
         """Let generators work for an experiment from request index `first` on; the job before is over.
 
         snapshot, version: of the student as it starts, where the explorer looks at it. Gives the job's blocks in request order.
-        Raises RuntimeError where one is missing or comes twice, GenerationFailed, StreamLost.
+        Raises RuntimeError where one is missing or comes twice, GenerationFailed, StreamLost; StreamLost at once where the stream has
+        ended while there was nothing to do.
         """
+        if self.lost is not None:
+            raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
         self.dropped = 0
         count = num_requests(experiment, self.world_size)
@@ -261,6 +265,8 @@ class SyntheticStream:
                     continue
                 if error is not None:
                     raise GenerationFailed(error)
+                if request is None:
+                    raise RuntimeError("the place of a request that is used up came twice")
                 index = request // self.world_size
                 if index < expected or index in waiting:
                     raise RuntimeError(f"request index {index} came twice")
@@ -308,6 +314,7 @@ class SyntheticStream:
                         return
                     self.blocks.put(row)
         except BaseException as err:  # handed to the thread that can do something about it
+            self.lost = err  # first: rows that nobody takes may be in the way of the other
             self.blocks.put(err)
 
     def _drain(self) -> None:

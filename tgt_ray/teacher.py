@@ -92,6 +92,10 @@ def load_teacher(
     labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
     for role, model in (("labeler", labeler), ("generator", generator)):
         fingerprint, part = record[role]["fingerprint"], getattr(config, role)
+        if part.external and digest(part.facts(model)) != record[role]["facts"]:
+            raise ConfigError(
+                f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint})"
+            )
         if part.stored:
             load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
         elif digest(list(state_digests(model).values())) != record[role]["state"]:
@@ -101,10 +105,11 @@ def load_teacher(
 
 @torch.no_grad()
 def teacher_outputs(
-    teacher: Teacher, inputs: InputRows, batch_size: int, embedding: bool = False
+    teacher: Teacher, inputs: InputRows, input_shape: tuple[int, ...], embedding: bool = False, most: int = 512
 ) -> dict[str, np.ndarray]:
     """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32; no latents where the
-    generator is contextual. The inputs are where the teacher is."""
+    generator is contextual. The inputs are where the teacher is. most: rows that it gets at once."""
+    batch_size = rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)
     found: dict[str, list[Tensor]] = {}
     for there in inputs.split(batch_size):
         said = teacher.labeler(there)
@@ -197,8 +202,9 @@ def _ready(
         todo = source.get("head", "own")
         # A head that is still to be fitted follows from the rest.
         state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]
-        fingerprint = digest(role, {k: v for k, v in plain.items() if k != "pretrain"}, state, made_from)
-        source["state"] = digest(state)
+        source |= {"state": digest(state), "facts": digest(config.facts(model))}
+        settings = {k: v for k, v in plain.items() if k != "pretrain" and k not in config.places}
+        fingerprint = digest(role, settings, state, source["facts"], made_from)
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
@@ -207,7 +213,8 @@ def _ready(
             load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
         _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
-        return {**records.read_json(store, f"{name}.json"), "reused": True}
+        # What is there may have come from another place than what was asked for now.
+        return {**records.read_json(store, f"{name}.json"), "config": plain, **source, "reused": True}
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
@@ -257,7 +264,7 @@ def _freeze(model: nn.Module) -> nn.Module:
 def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
-    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape))])
+    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape, model))])
     return task.evaluate(logits.numpy(), data.labels(split), data.class_counts)
 
 
@@ -268,7 +275,7 @@ def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskDa
     teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, total, measured = 0, 0.0, "reconstruction_mse"
-    for part in inputs.split(rows_at_once(data.input_shape)):
+    for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
         latents, context = teacher.encode(part, rng)
         again = teacher.decode(latents, rng, context)
         if again.is_floating_point():

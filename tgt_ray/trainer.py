@@ -25,7 +25,6 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tgt_ray import cluster, fit_check
 from tgt_ray.allocator import keep_freed_memory
-from tgt_ray.batch import rows_at_once
 from tgt_ray.board import start_board
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
@@ -106,6 +105,8 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
     # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
     special = needs_places(experiment)
+    if special:
+        cluster.check_teacher_fits(experiment)
     task = ray.remote(max_calls=1)(_prepare_teacher).options(
         **pool_resources(experiment) if special else {"num_cpus": 1}
     )
@@ -176,7 +177,7 @@ class TeacherLabeler:
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
         inputs = inputs_of(self.task, rows, self.shape, self.device)
-        outputs = teacher_outputs(self.teacher, inputs, rows_at_once(self.shape), self.embedding)
+        outputs = teacher_outputs(self.teacher, inputs, self.shape, self.embedding)
         return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 
@@ -195,6 +196,8 @@ def label_rows(
     """
     import ray.data
 
+    if not beside_lanes:
+        cluster.check_teacher_fits(experiment)
     resources = {"num_cpus": 0} if beside_lanes else pool_resources(experiment)
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [

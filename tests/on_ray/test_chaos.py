@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 import yaml
 
-from tgt_ray import api
+from tgt_ray import api, trainer
+from tgt_ray.board import Answer, Run
 from tgt_ray.experiment import Experiment, with_overrides
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
@@ -45,6 +47,30 @@ def test_kill_9_of_a_part_of_a_lane_resumes_the_run(title, ray_cluster, prepared
     calm = api.run(config, storage=storage.root, name=f"calm-{name}", local=True)
     last = [r.metrics.iloc[-1] for r in (run, calm)]
     assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("title", [b"ray::Coordinator", b"ray::SplitCoordinator"])
+def test_kill_9_of_a_part_of_an_idle_lane_costs_its_next_run_nothing(title, ray_cluster, prepared, storage, processes):
+    values = [("explorer.type", "random"), ("train.steps", 100), ("train.eval_every", 50), ("train.max_failures", 0)]
+    config = Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), values))
+    name, reference = "idle-" + title.decode().partition("::")[2], (ray.put(prepared.prepared),)
+    before = processes(title)
+    with trainer.open_lanes(f"test of {name}", config, 1, storage) as board:
+
+        def train(number: int) -> Answer:
+            run = Run(f"run {number}", config, reference, storage.within(name, str(number)).root)
+            ray.get(board.submit.remote(run))
+            return ray.get(board.next_report.remote(run.id, 2))  # after the two reports that it gives: how it ended
+
+        assert train(0).reason is None
+        killed = processes(title) - before
+        assert killed, "nothing is killed, so nothing is tested"
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(5)  # for the lane to hear of it
+        answer = train(1)
+    assert answer.reason is None
+    assert [report["step"] for report in answer.history] == [50, 100]
 
 
 @pytest.fixture

@@ -104,6 +104,38 @@ def test_lanes_are_counted_for_the_most_demanding_trial_of_the_space():
     assert demanding.train.workers == 4 and demanding.streams
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"pool__actor_resources": {"generator": 0.5}}, "on a node with 0.4 CPU, 0.5 generator; "),
+        ({"pool__gpus_per_actor": 1}, "on a node with 0.4 CPU, 1 GPU; "),
+    ],
+)
+def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, says, monkeypatch, digits, tmp_path):
+    """Trials that make no rows have no generators, but the sweep's teacher is made ready where one would be."""
+    from tgt_ray import trainer
+    from tgt_ray.config import ConfigError
+    from tgt_ray.search import SweepConfig
+    from tgt_ray.storage import Storage
+    from tgt_ray.tuning import check_concurrency
+
+    def never(*args, **more):
+        raise AssertionError("Ray was asked for what no node has, and would wait for ever")
+
+    base = experiment(explorer__type="random", **asked)
+    sweep = SweepConfig.model_validate(
+        {"experiment": base.model_dump(mode="json"), "space": {"explorer.type": {"choice": ["none"]}}}
+    )
+    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(trainer.ray, "remote", never)
+    assert check_concurrency(sweep) == 3, "the trials fit"
+    with pytest.raises(ConfigError, match=rf"{says}the cluster's 1 node\(s\) have: 2 CPU"):
+        trainer.teacher_on_ray(sweep.experiment, digits, Storage(tmp_path))
+    record = {role: {"fingerprint": role} for role in ("labeler", "generator")}
+    with pytest.raises(ConfigError, match=says):
+        trainer.prepare_on_ray(sweep.experiment, record, digits, Storage(tmp_path), beside_lanes=False)
+
+
 def test_controls_neither_stop_nor_stop_others():
     from types import SimpleNamespace
 

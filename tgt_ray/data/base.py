@@ -110,6 +110,10 @@ class ImageSource(Component):
         splits: Splits[Any] = scan
         return splits
 
+    def labels(self, scan: Any) -> dict[str, np.ndarray] | None:
+        """(N,) labels of each split, as `read` will give them; None where they are known only then."""
+        return None
+
     def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits[Any]:
         """`scan` and `read`."""
         return self.read(self.scan(), storage, run)

@@ -109,6 +109,19 @@ class EncodedImages(ImageSource):
     def part_of(self, places: Any, first: int, last: int) -> Any:
         """The places of the images first..last-1: what travels to the process that decodes them."""
 
+    def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
+        if self.on_bad_rows == "skip":
+            return None  # who knows which rows will be left
+        labels = dict(scan.labels)
+        if "validation" not in labels:
+            kept, held = self._holdout(labels["train"])
+            labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
+        return labels
+
+    def _holdout(self, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the train split of the rows that stay in it, and of those that are for validation."""
+        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
+
     def read(self, scan: Scan, storage: Storage | None, run: Run) -> Splits:
         if storage is None:
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
@@ -123,9 +136,7 @@ class EncodedImages(ImageSource):
             for name, about in record["splits"].items()
         }
         if "validation" not in splits:
-            kept, held = stratified_holdout(
-                splits["train"].labels, self.validation_fraction, self.seed, "the train split"
-            )
+            kept, held = self._holdout(splits["train"].labels)
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
         return Splits(
             splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)

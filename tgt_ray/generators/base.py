@@ -66,6 +66,8 @@ class Generator(Component):
     only_samples: ClassVar[bool] = False
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
+    # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
+    places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
         None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
     )
@@ -88,6 +90,10 @@ class Generator(Component):
         where = f"teacher.generator.weights: {self.weights}"
         load_strictly(model, read_safetensors(read_file(self.weights, "teacher.generator.weights"), where), where)
         return {"weights": str(self.weights)}
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What the outputs of `build`'s model follow from beside its weights and this config, as plain data: what a folder says."""
+        return {}
 
     @abstractmethod
     def fit(

@@ -20,6 +20,7 @@ class AutoencoderKLGenerator(Generator):
     """diffusers' AutoencoderKL, the autoencoder of latent diffusion models. Needs the extra `huggingface`."""
 
     differentiable: ClassVar[bool] = True
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "subfolder", "revision"})
     type: Literal["autoencoder_kl"] = "autoencoder_kl"
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub"
@@ -47,6 +48,9 @@ class AutoencoderKLGenerator(Generator):
         )
         return {"weights": self.path}
 
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.facts()
+
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
     ) -> dict[str, Any]:
@@ -61,6 +65,7 @@ class ImageVariationGenerator(Generator):
 
     # Gigabytes, which every process loads from where they are.
     stored: ClassVar[bool] = False
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     type: Literal["image_variation"] = "image_variation"
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub, such as"
@@ -87,6 +92,9 @@ class ImageVariationGenerator(Generator):
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         return {"weights": self.path}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.facts()
 
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]

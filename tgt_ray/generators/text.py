@@ -39,6 +39,7 @@ class TextGenerator(Generator):
     modality: ClassVar[str] = "text"
     # Which tokens are masked is drawn anew each time, so it starts from texts and not from stored latents.
     contextual: ClassVar[bool] = True
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName | None = Field(
         None,
         description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub; absent: a small"
@@ -74,6 +75,9 @@ class TextGenerator(Generator):
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         return {"weights": self.path}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.facts()
 
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]

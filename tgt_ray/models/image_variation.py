@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
-from tgt_ray.models.pretrained import Preprocess
+from tgt_ray.models.pretrained import Preprocess, settings_of
 
 
 class Variation(nn.Module):
@@ -49,6 +49,16 @@ class Variation(nn.Module):
     def decode(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
         parts = [self._draw(part, rng) for part in latents_BL.split(self.rows_at_once)]
         return torch.cat(parts)
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data: of the models, of the schedulers, and what the prompt is to them."""
+        parts = {name: part for name, part in self.pipeline.components.items() if hasattr(part, "config")}
+        return {
+            "preprocess": self.preprocess.facts(),
+            "pixels": self.pixels,
+            "prompt": self.pipeline.tokenizer("", padding="max_length")["input_ids"],
+            "parts": {name: [type(part).__name__, settings_of(part.config)] for name, part in parts.items()},
+        }
 
     def _draw(self, latents_BL: Tensor, rng: torch.Generator) -> Tensor:
         images = self.pipeline(

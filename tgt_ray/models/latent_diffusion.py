@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.config import ConfigError
+from tgt_ray.models.pretrained import settings_of
 
 
 class KLAutoencoder(nn.Module):
@@ -40,6 +41,10 @@ class KLAutoencoder(nn.Module):
         images = (self.body.decode(latents_BL.unflatten(1, self.maps)).sample + 1) / 2
         images = images.mean(dim=1, keepdim=True) if self.channels == 1 else images
         return images.clamp(0, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return settings_of(self.body.config)
 
 
 def load_config(path: str, subfolder: str | None, revision: str | None) -> Any:

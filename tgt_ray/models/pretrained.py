@@ -30,6 +30,10 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
+    @property
+    def resizes_to(self) -> tuple[int, ...] | None:
+        return None if self.size is None else (self.channels, *self.size)
+
     def forward(self, inputs: Tensor) -> Tensor:
         if self.size is not None and tuple(inputs.shape[2:]) != self.size:
             # On a CPU antialiasing is not there in bfloat16.
@@ -38,13 +42,26 @@ class Preprocess(nn.Module):
             inputs = inputs.expand(-1, self.channels, -1, -1)
         return (inputs - self.mean) / self.std
 
+    def facts(self) -> dict[str, Any]:
+        """All that it does, as plain data."""
+        return {
+            "channels": self.channels,
+            "size": self.size,
+            "mode": self.mode,
+            **{name: getattr(self, name).flatten().tolist() for name in ("mean", "std")},
+        }
+
 
 class PretrainedBackbone(nn.Module):
-    """Preprocessing and a body that gives embeddings (B, dim)."""
+    """Preprocessing and a body that gives embeddings (B, dim). settings: of the body, that its weights don't show."""
 
-    def __init__(self, preprocess: Preprocess, body: nn.Module, dim: int):
+    def __init__(self, preprocess: Preprocess, body: nn.Module, dim: int, settings: Mapping[str, Any] | None = None):
         super().__init__()
-        self.preprocess, self.body, self.dim = preprocess, body, dim
+        self.preprocess, self.body, self.dim, self.settings = preprocess, body, dim, settings or {}
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return {"preprocess": self.preprocess.facts(), "settings": dict(self.settings)}
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.body(self.preprocess(inputs))
@@ -143,7 +160,8 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     std = processor.image_std if normalises else [1.0] * channels
     pixels = (size, size) if size is not None else _own_size(processor, config)
     mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
-    return PretrainedBackbone(Preprocess(channels, mean, std, pixels, mode), LogitsOf(model), head.in_features)
+    preprocess = Preprocess(channels, mean, std, pixels, mode)
+    return PretrainedBackbone(preprocess, LogitsOf(model), head.in_features, settings_of(config))
 
 
 def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
@@ -165,6 +183,16 @@ def linear_head(model: nn.Module, path: str) -> tuple[str, nn.Linear]:
     if not layers:
         raise ConfigError(f"{path}: an image classifier without a linear head cannot be a labeler")
     return layers[-1]
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config of transformers or diffusers as plain data, without what says where it was found, and which version wrote it."""
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {
+        name: settings_of(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if not str(name).startswith("_") and name != "transformers_version"
+    }
 
 
 def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tgt_ray.config import ConfigError
+from tgt_ray.config import ConfigError, digest
 from tgt_ray.hub import from_hub, place
-from tgt_ray.models.pretrained import linear_head
+from tgt_ray.models.pretrained import linear_head, settings_of
 from tgt_ray.texts import SEPARATOR, sentences, to_texts
 from tgt_ray.vocabulary import SPECIAL
 
@@ -69,8 +69,12 @@ class Tokens:
             out.append(SEPARATOR.join(said[:2]))
         return out
 
-    def vocabulary(self) -> dict[str, int]:
-        return dict(self.tokenizer.get_vocab())
+    def facts(self) -> dict[str, Any]:
+        """What ids follow from, as plain data."""
+        whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # How the last batch was padded and cut is no part of the vocabulary.
+        rest = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
+        return {"tokenizer": digest(rest), "max_tokens": self.max_tokens}
 
 
 def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
@@ -124,6 +128,10 @@ class TextBackbone(nn.Module):
             )
         # BERT tells the second sentence of a pair by its token type.
         self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return {"tokens": self.tokens.facts(), "pooling": self.pooling, "settings": settings_of(self.body.config)}
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Rows of bytes -> ids."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
+from tgt_ray.models.pretrained import settings_of
 from tgt_ray.models.text import Tokens
 from tgt_ray.texts import sentences, to_bytes, to_texts
 
@@ -33,6 +34,10 @@ class TextGenerator(nn.Module):
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__()
         self.body, self.tokens, self.width = body, tokens, width
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return {"tokens": self.tokens.facts(), "settings": settings_of(self.body.config)}
 
     def rows(self, texts: list[str], device: torch.device) -> Tensor:
         return torch.from_numpy(to_bytes(texts, self.width)).to(device)

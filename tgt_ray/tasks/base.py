@@ -79,6 +79,10 @@ class Task(Component):
         """What `evaluate` gives on this data: some metrics may need rows that it hasn't."""
         return self.metric_names
 
+    def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:
+        """The same before the data is read, as far as it can be known: what is not among these, `evaluate` won't give."""
+        return self.metrics_of(scan) if isinstance(scan, TaskData) else self.metric_names
+
     def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table | None:
         """The same class by class, where that makes sense."""
         return None

@@ -43,8 +43,11 @@ class Classification(Task):
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
-        counts = data.class_counts
-        there = metrics.by_shots(dict.fromkeys(np.unique(data.labels("validation")).tolist(), 0.0), counts)
+        return self.metrics_from(data.labels("validation"), data.class_counts)
+
+    def metrics_from(self, labels_N: np.ndarray, class_counts_K: np.ndarray) -> tuple[str, ...]:
+        """What there is to measure on rows with these labels."""
+        there = metrics.by_shots(dict.fromkeys(np.unique(labels_N).tolist(), 0.0), class_counts_K)
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
     def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:

@@ -54,3 +54,12 @@ class ImageClassification(Classification):
         images = ImageRows.from_table(table, (channels, height, width)).images
         # The copy is float anyway, so Arrow's read-only memory is never written to.
         return torch.from_numpy(images.astype(np.float32)).div_(255)
+
+    def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:
+        labels = None if isinstance(scan, TaskData) else self.data.labels(scan)
+        if labels is None:
+            return super().metrics_of_scan(scan)
+        train, num_classes = labels["train"], len(scan.class_names)
+        if self.long_tail is not None:
+            train = train[self.long_tail.subsample(train, num_classes)]
+        return self.metrics_from(labels["validation"], np.bincount(train, minlength=num_classes))
