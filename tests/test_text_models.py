@@ -109,6 +109,13 @@ def test_a_backbone_gives_the_same_for_bytes_ids_and_soft_tokens(shape, layers):
     torch.testing.assert_close(backbone(inputs[1:2]), expected[1:2])
 
 
+def test_a_large_batch_gives_what_each_text_gives_alone(shape):
+    backbone = seeded(TextTransformerStudent(layers=1, width=16, heads=2, max_tokens=32).build, shape)
+    inputs = rows(*(text[: 4 + 7 * number % 40] for number, text in enumerate(TEXTS * 2)))
+    alone = torch.cat([backbone(inputs[number : number + 1]) for number in range(len(inputs))])
+    torch.testing.assert_close(backbone(inputs), alone)
+
+
 def test_the_order_of_words_counts_in_a_transformer(shape):
     backbone = seeded(TextTransformerStudent(layers=1, width=16, heads=2).build, shape)
     one, other = backbone(rows("a car has a house", "a house has a car"))

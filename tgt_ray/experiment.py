@@ -246,7 +246,7 @@ class Experiment(Config):
         weights = getattr(self.student, "weights", None)
         if weights is not None and not weights.is_file():
             raise ConfigError(f"student.weights: no file at {weights}")
-        if self.streams and self.explorer.needs_differentiable and self.task.modality == "text":
+        if self.streams and self.explorer.needs_differentiable and self.teacher.generator.contextual:
             self._check_vocabularies()
 
     def _check_vocabularies(self) -> None:

@@ -109,6 +109,10 @@ def tokens_of(tokenizer: Any, max_tokens: int, where: str) -> Tokens:
     return Tokens(tokenizer, max_tokens, where)
 
 
+#: Texts of about the same length that are embedded together.
+ALIKE = 32
+
+
 class TextBackbone(nn.Module):
     """Texts -> embeddings (B, dim).
 
@@ -138,16 +142,24 @@ class TextBackbone(nn.Module):
         return self.tokens(inputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        given: dict[str, Tensor]
         if inputs.is_floating_point():
-            ids = inputs.argmax(dim=2)
             embeddings = self.body.get_input_embeddings().weight
-            given = {"inputs_embeds": inputs[:, :, : len(embeddings)] @ embeddings}
-        else:
-            ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
-            # What no text of the batch reaches costs nothing.
-            ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
-            given = {"input_ids": ids}
+            return self._embed(inputs.argmax(dim=2), {"inputs_embeds": inputs[:, :, : len(embeddings)] @ embeddings})
+        ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
+        lengths = (ids != self.tokens.pad).sum(dim=1)
+        if self.training or len(ids) <= ALIKE:
+            return self._of_ids(ids, lengths)
+        # Short texts beside short ones: padding to the longest of a large batch would be most of the work.
+        order = lengths.argsort(stable=True)
+        parts = [self._of_ids(ids[rows], lengths[rows]) for rows in order.split(ALIKE)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _of_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        # What no text of the batch reaches costs nothing.
+        ids = ids[:, : max(1, int(lengths.max()))]
+        return self._embed(ids, {"input_ids": ids})
+
+    def _embed(self, ids: Tensor, given: dict[str, Tensor]) -> Tensor:
         mask = ids != self.tokens.pad
         if self.typed:
             ended = (ids == self.tokens.end).long()
