@@ -25,10 +25,10 @@ def base_experiment(data: str) -> dict[str, Any]:
         # In full, so that --set finds every block with its type.
         return Experiment().model_dump(mode="json")
     folder = Path(data).expanduser().resolve()
-    file = HERE / f"{folder.name}_lt.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(each.stem.removesuffix("_lt") for each in HERE.glob("*_lt.yaml")))
-        raise ConfigError(f"--data {data}: there is no {file.name}; the folder must be called one of: {known}")
+    files = {each.stem.removesuffix("_lt"): each for each in HERE.glob("*.yaml")}
+    if folder.name not in files:
+        raise ConfigError(f"--data {data}: the folder must be called one of: {', '.join(sorted(files))}")
+    file = files[folder.name]
     return override(load_yaml(file), "task.data.path", str(folder))
 
 
@@ -84,6 +84,12 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
     else:
         student += f" the same {rows['train']} rows"
     parts = {role: experiment["teacher"][role] for role in ("labeler", "generator")}
+    if experiment["task"].get("labelled"):
+        texts = "labelled rows, which a fitted head has seen as well" + (
+            "" if experiment["task"]["unlabelled"] == "ignore" else "; the other train rows are anchors without labels"
+        )
+        own = [f"the {role} is {config['path']}" for role, config in parts.items() if config.get("path")]
+        return f"Of {rows['full']} train rows the student has {rows['train']} {texts}; {', '.join(own) or 'no model was given'}."
     given = [role for role, config in parts.items() if config["weights"]]
     if given:
         return f"The weights of {' and '.join(given)} were given by the user; {student}."
@@ -105,7 +111,7 @@ def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
     """Options of the scripts that train students over seeds. picture: what --plot draws."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--data", metavar="digits|FOLDER", help="digits, or a folder that one of the *_lt.yaml is named after"
+        "--data", metavar="digits|FOLDER", help="digits, or a folder that one of the YAML files here is named after"
     )
     what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
     parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")

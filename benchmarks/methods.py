@@ -46,6 +46,8 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "random-matched": RandomMatched,
     "gradient": Gradient,
     "interpolation": Interpolation,
+    # Of a generator of texts: what it fills into masked places, with no noise on what it reads.
+    "masking": Random,
 }
 #: Long-tail baselines: what each changes in an experiment.
 BASELINES: dict[str, dict[str, Any]] = {
@@ -69,6 +71,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
     ),
+    # `distillation + lelp` is LELP alone.
+    "text": ("one_hot", "distillation", "distillation + lelp", "masking", "random", "random + lelp"),
     # `a x N` is method a with N times the steps: what cheaper methods reach in the time that gradient exploration takes.
     "compute": (
         "one_hot",
@@ -99,11 +103,15 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         longer = {key: getattr(plain.train, key) * int(times) for key in ("steps", "eval_every")}
         return plain.model_copy(update={"train": plain.train.model_copy(update=longer)})
     method, plus, baseline = method.partition(" + ")
-    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in BASELINES):
+    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, "lelp")):
         raise ConfigError(
             f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each perhaps followed by"
-            f" ' + ' and one of {', '.join(BASELINES)}, and by ' x ' and how many times the steps"
+            f" ' + ' and one of {', '.join((*BASELINES, 'lelp'))}, and by ' x ' and how many times the steps"
         )
+    if baseline == "lelp":
+        data = method_experiment(base, method).model_dump(mode="json")
+        shared = {key: data["objective"][key] for key in ("alpha", "temperature", "scale_by_t2")}
+        return Experiment.model_validate({**data, "objective": {"type": "lelp", **shared}})
     if baseline:
         plain = method_experiment(base, method)
         changes = dict(BASELINES[baseline])
@@ -115,7 +123,9 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     cls = EXPLORERS[method]
     kept = {k: v for k, v in base.explorer.model_dump(mode="json").items() if k in cls.model_fields and k != "type"}
     data = base.model_dump(mode="json")
-    return Experiment.model_validate({**data, "explorer": {"type": method, **kept}})
+    if method == "masking":
+        kept["sigma"] = 0.0
+    return Experiment.model_validate({**data, "explorer": {"type": cls.model_fields["type"].default, **kept}})
 
 
 def with_seed(experiment: Experiment, seed: int) -> Experiment:
@@ -258,7 +268,7 @@ def render(record: dict[str, Any]) -> str:
     head = [
         f"{record['data']}, long tail {tail['head']} down to {tail['head'] / tail['imbalance']:g} a class"
         if tail
-        else f"{record['data']}, all rows",
+        else f"{record['data']}, {record['rows']['train']} labelled rows",
         f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g}"
         f" where rows are made; seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
         record["teacher_has_seen"],
@@ -296,7 +306,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = base.task.load(storage)
     environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
-    prepared = prepare_local(base, data, storage)
+    prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args.jobs)
     config, rows = base.model_dump(mode="json"), row_counts(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tgt_ray import fit_check
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
+from tgt_ray.objectives import Objective
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
 from tgt_ray.storage import Storage
 from tgt_ray.synthesis import Synthesizer, anchor_inputs, inline_blocks
@@ -21,19 +22,22 @@ from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outp
 Report = Callable[[dict[str, Any]], None]
 
 
-def prepare_local(experiment: Experiment, data: TaskData, storage: Storage) -> Prepared:
-    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet."""
-    device = devices(experiment)[1]
+def prepare_local(
+    experiment: Experiment, data: TaskData, storage: Storage, objectives: Sequence[Objective] = ()
+) -> Prepared:
+    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet. objectives: those of other runs that are
+    to share it."""
+    device, wanted = devices(experiment)[1], [experiment.objective, *objectives]
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
     record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage, device)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
         rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
-        embedding = experiment.objective.needs_embedding
+        embedding = any(objective.needs_embedding for objective in wanted)
         return [teacher_outputs(teacher, each, data.input_shape, embedding) for each in rows]
 
-    return prepare(data, record, teacher_pass, storage, [experiment.objective])
+    return prepare(data, record, teacher_pass, storage, wanted)
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
