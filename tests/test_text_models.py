@@ -92,7 +92,7 @@ def test_tokens_take_any_text_apart_without_loss(shape):
 
 def test_long_texts_are_counted(shape):
     tokens = corpus_tokens(shape.tokenizer, 6, "test")
-    assert tokens.count_cut(rows("a", TEXTS[0], TEXTS[5])) == (2, TEXTS[0])
+    assert tokens.count_cut(["a", TEXTS[0], TEXTS[5]]) == (2, TEXTS[0])
     assert tokens(rows(TEXTS[0])).shape == (1, 6)
 
 

@@ -22,6 +22,7 @@ from tgt_ray.leaderboard import render
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
+from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     from tgt_ray.loop import Diverged
 
     devices(config)
-    prepared = prepare_local(config, config.task.read(scan, root, in_this_process), root)
+    data = config.task.read(scan, root, in_this_process)
+    _say_what_is_cut(config, data)
+    prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
         student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
@@ -146,6 +149,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         cluster.check_fits(config)
         cluster.check_shared(root)
         data = config.task.read(scan, root, trainer.run_on_ray)
+        _say_what_is_cut(config, data)
         board_name = tuning.board_name(folder)
         with trainer.open_prepared_lanes(board_name, config, data, config, 1, root) as (board, prepared):
             tuning.log_teacher(prepared)
@@ -166,6 +170,24 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(folder)
     return answer.history, prepared
+
+
+def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
+    """One line for each model of texts that doesn't see all of them."""
+    for key, part in (
+        ("teacher.labeler", config.teacher.labeler),
+        ("teacher.generator", config.teacher.generator),
+        ("student", config.student),
+    ):
+        if not hasattr(part, "tokens"):
+            continue
+        tokens = part.tokens(data.input_shape, key)
+        count, first = tokens.count_cut(data.tables["train"]["text"].to_pylist())
+        if count:
+            log.warning(
+                "%s: cuts %d of %d train texts to its %d tokens; the first begins %r",
+                *(key, count, len(data.tables["train"]), tokens.max_tokens, first[:60]),
+            )
 
 
 def _keep_files(folder: Storage) -> None:
@@ -207,6 +229,7 @@ def sweep(
     with cluster.connect():
         cluster.check_shared(root)
         data = loaded.experiment.task.read(scan, root, trainer.run_on_ray)
+        _say_what_is_cut(loaded.experiment, data)
         _check_metric(loaded, loaded.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
         table = tuning.start(loaded, data, root, name, resume)

@@ -323,11 +323,16 @@ class TransformerSize(Config):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text import corpus_tokens
+
+        return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+
     def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
         from tgt_ray.models.text import scratch_backbone
 
-        size = self.model_dump(include={"layers", "width", "heads", "max_tokens", "dropout"})
-        return scratch_backbone(corpus_of(input_shape), where=key, **size)
+        size = self.model_dump(include={"layers", "width", "heads", "dropout"})
+        return scratch_backbone(self.tokens(input_shape, key), **size)
 
 
 class TextEncoder(Config):
@@ -352,11 +357,16 @@ class TextEncoder(Config):
         """Where its tokens come from."""
         return self.path
 
-    def backbone(self, key: str) -> Any:
+    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text import own_tokens
+
+        return own_tokens(self.path, self.revision, self.max_tokens, key)
+
+    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
         """The architecture without its head, with fresh weights."""
         from tgt_ray.models.text import transformers_backbone
 
-        return transformers_backbone(self.path, self.revision, self.max_tokens, self.pooling, key)
+        return transformers_backbone(self.path, self.revision, self.tokens(input_shape, key), self.pooling)
 
     def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
         """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""
@@ -408,7 +418,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from tgt_ray.models.conv import Classifier
 
-        return Classifier(self.backbone("teacher.labeler"), num_classes)
+        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         from tgt_ray.hub import place

@@ -78,7 +78,7 @@ class TextEncoderStudent(TextEncoder, StudentBackbone):
     type: Literal["text_encoder"] = "text_encoder"
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        backbone: nn.Module = self.backbone("student")
+        backbone: nn.Module = self.backbone(input_shape, "student")
         return backbone
 
     def load_weights(self, backbone: nn.Module) -> None:

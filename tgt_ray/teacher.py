@@ -89,7 +89,9 @@ def load_teacher(
 ) -> Teacher:
     """A teacher that `prepare_teacher` has made ready, without its data."""
     store = storage.within("teachers")
-    labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
+    # The weights that they begin with are drawn from torch's own generator, which the student's dropout draws from as well.
+    with torch.random.fork_rng(devices=[]):
+        labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
     for role, model in (("labeler", labeler), ("generator", generator)):
         fingerprint, part = record[role]["fingerprint"], getattr(config, role)
         if part.external and digest(part.facts(model)) != record[role]["facts"]:

@@ -86,13 +86,12 @@ class TextGenerator(Generator):
 
         return fit_denoiser(model, inputs, agreement, self.pretrain)
 
-    def _tokens(self, input_shape: tuple[int, ...]) -> Any:
+    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
         from tgt_ray.models.text import corpus_tokens, own_tokens
 
-        where = "teacher.generator"
         if self.path is None:
-            return corpus_tokens(corpus_of(input_shape), self.max_tokens, where)
-        return own_tokens(self.path, self.revision, self.max_tokens, where)
+            return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+        return own_tokens(self.path, self.revision, self.max_tokens, key)
 
     def _load(self, auto: Any) -> Any:
         import torch
@@ -144,7 +143,7 @@ class Seq2SeqGenerator(Masking):
 
         from tgt_ray.models.text_generators import Seq2Seq, scratch_bart
 
-        tokens = self._tokens(input_shape)
+        tokens = self.tokens(input_shape)
         body = (
             scratch_bart(tokens, self.layers, self.width, self.heads)
             if self.path is None
@@ -169,7 +168,7 @@ class MaskedLMGenerator(Masking):
 
         from tgt_ray.models.text_generators import MaskedLanguageModel, scratch_bert
 
-        tokens = self._tokens(input_shape)
+        tokens = self.tokens(input_shape)
         body = (
             scratch_bert(tokens, self.layers, self.width, self.heads)
             if self.path is None

@@ -48,12 +48,14 @@ class Tokens:
             )["input_ids"]
         return torch.from_numpy(out).to(rows.device)
 
-    def count_cut(self, rows: Tensor) -> tuple[int, str]:
+    def count_cut(self, texts: list[str]) -> tuple[int, str]:
         """How many of the texts are longer than `max_tokens`, and the first of them."""
-        texts = to_texts(rows.cpu().numpy())
-        lengths = [len(self.tokenizer(*sentences(text))["input_ids"]) for text in texts]
-        cut = [number for number, length in enumerate(lengths) if length > self.max_tokens]
-        return len(cut), texts[cut[0]] if cut else ""
+        cut = [
+            text
+            for text in texts
+            if len(self.tokenizer(*sentences(text), verbose=False)["input_ids"]) > self.max_tokens
+        ]
+        return len(cut), cut[0] if cut else ""
 
     def texts(self, ids: Tensor) -> list[str]:
         """What ids say, without special tokens. The sentences of a pair are found by the end token between them."""
@@ -96,11 +98,12 @@ def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
     return Tokens(fast, max_tokens, where)
 
 
-def own_tokens(path: str, revision: str | None, max_tokens: int, where: str) -> Tokens:
-    """The tokens of a model's folder or hub name."""
-    from transformers import AutoTokenizer
+def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: str) -> Tokens:
+    """The tokens of a model's folder or hub name. max_tokens: None takes the model's own limit."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    return tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), max_tokens, where)
+    longest = max_tokens or _own_length(path, from_hub(AutoConfig.from_pretrained, path, revision))
+    return tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), longest, where)
 
 
 def tokens_of(tokenizer: Any, max_tokens: int, where: str) -> Tokens:
@@ -174,20 +177,17 @@ class TextBackbone(nn.Module):
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def scratch_backbone(
-    tokenizer_json: str, layers: int, width: int, heads: int, max_tokens: int, dropout: float, where: str
-) -> TextBackbone:
+def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> TextBackbone:
     """A BERT of any size with fresh weights and the task's vocabulary; 0 layers: the mean of word embeddings."""
     from transformers import BertConfig, BertModel
 
-    tokens = corpus_tokens(tokenizer_json, max_tokens, where)
     config = BertConfig(
         vocab_size=len(tokens),
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * width,
-        max_position_embeddings=max_tokens,
+        max_position_embeddings=tokens.max_tokens,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         type_vocab_size=2,
@@ -196,16 +196,12 @@ def scratch_backbone(
     return TextBackbone(BertModel(config, add_pooling_layer=False), tokens, "mean", width)
 
 
-def transformers_backbone(
-    path: str, revision: str | None, max_tokens: int | None, pooling: str, where: str
-) -> TextBackbone:
-    """An encoder or classifier of transformers with fresh weights and without its head. max_tokens: None takes the model's own."""
+def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooling: str) -> TextBackbone:
+    """An encoder or classifier of transformers with fresh weights and without its head."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
     pooling = _pooling(path, config) if pooling == "auto" else pooling
-    longest = max_tokens or _own_length(path, config)
-    tokens = own_tokens(path, revision, longest, where)
     if pooling == "model":
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         name, head = linear_head(model, path)
