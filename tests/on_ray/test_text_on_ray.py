@@ -1,0 +1,20 @@
+"""Texts on Ray: rows of bytes through the pool, and the same training as in one process."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_text_training import experiment, folder  # noqa: F401
+
+from tgt_ray import api
+
+pytestmark = pytest.mark.ray
+
+
+def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tmp_path):  # noqa: F811
+    config = experiment(folder, task={"labelled": {"rows": 60}})
+    local = api.run(config, storage=str(tmp_path), name="local", local=True)
+    on_ray = api.run(config, storage=str(tmp_path), name="ray")
+    for column in ("train_loss", "train_kl_real", "train_kl_synthetic"):
+        np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
+    shown = [pd.read_parquet(f"{done.folder}/gallery.parquet") for done in (local, on_ray)]
+    assert shown[0].explored.tolist() == shown[1].explored.tolist()
