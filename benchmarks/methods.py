@@ -38,6 +38,7 @@ from tgt_ray import records
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.objectives import LELP, Consistency, Objective
 from tgt_ray.prepared import Prepared
 from tgt_ray.storage import Storage
 
@@ -60,6 +61,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mixup": {"train.augment": {"mixup": 0.2}},
     "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
 }
+#: Other objectives than distillation, after a `+` as well: `distillation + lelp` is LELP without synthetic rows.
+OBJECTIVES: dict[str, type[Objective]] = {"lelp": LELP, "consistency": Consistency}
 SUITES: dict[str, tuple[str, ...]] = {
     "explorers": (*CONTROLS, *EXPLORERS),
     # Baselines stand on one-hot training; `a + b` is method a with baseline b.
@@ -71,8 +74,15 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
     ),
-    # `distillation + lelp` is LELP alone.
-    "text": ("one_hot", "distillation", "distillation + lelp", "masking", "random", "random + lelp"),
+    "text": (
+        "one_hot",
+        "masking + consistency",
+        "distillation",
+        "distillation + lelp",
+        "masking",
+        "random",
+        "random + lelp",
+    ),
     # `a x N` is method a with N times the steps: what cheaper methods reach in the time that gradient exploration takes.
     "compute": (
         "one_hot",
@@ -103,15 +113,15 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         longer = {key: getattr(plain.train, key) * int(times) for key in ("steps", "eval_every")}
         return plain.model_copy(update={"train": plain.train.model_copy(update=longer)})
     method, plus, baseline = method.partition(" + ")
-    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, "lelp")):
+    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, *OBJECTIVES)):
         raise ConfigError(
             f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each perhaps followed by"
-            f" ' + ' and one of {', '.join((*BASELINES, 'lelp'))}, and by ' x ' and how many times the steps"
+            f" ' + ' and one of {', '.join((*BASELINES, *OBJECTIVES))}, and by ' x ' and how many times the steps"
         )
-    if baseline == "lelp":
+    if baseline in OBJECTIVES:
         data = method_experiment(base, method).model_dump(mode="json")
-        shared = {key: data["objective"][key] for key in ("alpha", "temperature", "scale_by_t2")}
-        return Experiment.model_validate({**data, "objective": {"type": "lelp", **shared}})
+        shared = {key: value for key, value in data["objective"].items() if key in OBJECTIVES[baseline].model_fields}
+        return Experiment.model_validate({**data, "objective": {**shared, "type": baseline}})
     if baseline:
         plain = method_experiment(base, method)
         changes = dict(BASELINES[baseline])

@@ -91,6 +91,17 @@ def test_a_student_learns_from_subclasses_of_texts(folder, storage):
     assert done.metrics.iloc[-1].test_balanced_accuracy > 60
 
 
+def test_a_student_learns_to_be_consistent(folder, storage):
+    train = {"steps": 80, "batch_size": 16, "learning_rate": 5e-3, "eval_every": 40}
+    explorer, task = {"type": "random", "sigma": 0}, {"labelled": {"rows": 40}}
+    config = experiment(
+        folder, objective={"type": "consistency", "threshold": 0.5}, task=task, explorer=explorer, train=train
+    )
+    last = run(config, storage=storage, local=True).metrics.iloc[-1]
+    assert 0 < last.train_sure <= 1
+    assert last.test_balanced_accuracy > 60
+
+
 def test_pairs_stay_pairs(folder, storage):
     done = run(experiment(folder, data={"pair_column": "hypothesis"}), storage=storage, local=True)
     rows = pd.read_parquet(f"{done.folder}/gallery.parquet")

@@ -105,7 +105,8 @@ def train_local(
             teacher_device,
             pool.precision,
             experiment.objective.needs_embedding,
-            anchor_inputs(experiment.task, data, teacher),
+            anchor_inputs(experiment, data, teacher),
+            experiment.objective.needs_anchors,
         )
         first, used = run.position
         blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)

@@ -111,12 +111,14 @@ class SyntheticReader:
         self.gallery = Gallery()
 
     def take(self, count: int, step: int) -> tuple[Tensor, ...]:
-        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, where the blocks have it."""
+        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding and anchor_inputs, where the blocks have
+        them."""
         parts = []
         while count:
             block = self._block(step)
             part = slice(self.offset, self.offset + count)
-            names = ("inputs", "teacher_logits", *(["teacher_embedding"] if "teacher_embedding" in block else []))
+            more = (name for name in ("teacher_embedding", "anchor_inputs") if name in block)
+            names = ("inputs", "teacher_logits", *more)
             parts.append([torch.from_numpy(block[name][part]) for name in names])
             versions = block["version"][part]
             self.lags.update((step - versions[versions >= 0]).tolist())
@@ -249,6 +251,8 @@ class StudentRun:
         if synthetic:
             assert reader is not None
             more_inputs, *more = reader.take(synthetic, self.step)
+            if self.experiment.objective.needs_anchors:
+                more_inputs = torch.cat([more_inputs, more.pop()])
             if self.prepare is not None:
                 more_inputs = self.prepare(more_inputs)
             inputs = torch.cat([inputs, more_inputs])

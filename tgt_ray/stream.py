@@ -54,7 +54,7 @@ ROW = pa.schema(
 
 #: A block's arrays that are different from row to row; and those of them that it may have.
 PACKED = ("inputs", "teacher_logits", "anchor", "reconstructed")
-PACKED_WHERE_THERE = ("teacher_embedding",)
+PACKED_WHERE_THERE = ("teacher_embedding", "anchor_inputs")
 
 
 class GenerationFailed(RuntimeError):
@@ -174,14 +174,15 @@ class TeacherGenerator:
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
             "synthesizer",
-            (made_from, *how),
+            (made_from, *how, experiment.objective.needs_anchors),
             lambda: Synthesizer(
                 teacher,
                 prepared.anchors,
                 how[0],
                 self.device,
                 *how[1:],
-                anchor_inputs(experiment.task, prepared.student, teacher),
+                anchor_inputs(experiment, prepared.student, teacher),
+                experiment.objective.needs_anchors,
             ),
         )
         # Its weights come with each job's snapshots.

@@ -17,12 +17,13 @@ from tgt_ray.explorers import Explorer, Neighbourhood
 from tgt_ray.models.criteria import kl_rows
 from tgt_ray.prepared import Anchors, StudentData
 from tgt_ray.student import Student, autocast
-from tgt_ray.tasks import Task, inputs_of
+from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher import Teacher
 
 #: One request's rows. inputs (R, ...) float32 or, of texts, uint8; teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
-#: teacher_embedding (R, E) float32: the labeler's, only where the objective needs it.
+#: teacher_embedding (R, E) float32: the labeler's, and anchor_inputs (R, ...): what each row was made from; only where the objective
+#: needs them.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
 
@@ -34,7 +35,8 @@ SHOWN_EVERY, SHOWN_ROWS = 16, 16
 class Synthesizer:
     """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
 
-    embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them (`Teacher.contextual`).
+    embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them
+    (`Teacher.contextual`), and for rows that carry their anchor's (with_anchors).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Synthesizer:
         precision: Precision = "float32",
         embedding: bool = False,
         inputs: InputRows | None = None,
+        with_anchors: bool = False,
     ):
         self.teacher = teacher
         self.anchors = anchors
@@ -53,7 +56,7 @@ class Synthesizer:
         self.device, self.precision, self.embedding = device, precision, embedding
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
-        self.inputs = inputs
+        self.inputs, self.with_anchors = inputs, with_anchors
         if not teacher.contextual:
             self.scale_L = self.latents_NL.std(dim=0)
             return
@@ -88,6 +91,11 @@ class Synthesizer:
             "inputs": to_array(inputs),
             "teacher_logits": to_array(said.logits),
             **({"teacher_embedding": to_array(said.embedding)} if self.embedding else {}),
+            **(
+                {"anchor_inputs": to_array(self.inputs[chosen])}
+                if self.with_anchors and self.inputs is not None
+                else {}
+            ),
             "reconstructed": to_array(again),
             "anchor": self.anchors.ids[chosen.numpy()],
             "request": np.full(size, request),
@@ -142,10 +150,11 @@ def to_array(values: Tensor) -> np.ndarray:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
-def anchor_inputs(task: Task, data: StudentData, teacher: Teacher) -> InputRows | None:
-    """The inputs of all anchors, where the generator starts from them."""
-    if not teacher.contextual:
+def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
+    """The inputs of all anchors, where the generator starts from them or the objective looks at them."""
+    if not (teacher.contextual or experiment.objective.needs_anchors):
         return None
+    task = experiment.task
     tables = [data.tables[split] for split in ("train", "unlabelled") if split in data.tables]
     if len(tables) == 1:
         return inputs_of(task, tables[0], data.input_shape)
@@ -154,7 +163,7 @@ def anchor_inputs(task: Task, data: StudentData, teacher: Teacher) -> InputRows 
 
 def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
-    for column in ("inputs", "teacher_logits", "teacher_embedding"):
+    for column in ("inputs", "teacher_logits", "teacher_embedding", "anchor_inputs"):
         if column in block and not np.isfinite(block[column]).all():
             raise ValueError(
                 f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"

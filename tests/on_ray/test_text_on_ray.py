@@ -18,3 +18,11 @@ def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tm
         np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
     shown = [pd.read_parquet(f"{done.folder}/gallery.parquet") for done in (local, on_ray)]
     assert shown[0].explored.tolist() == shown[1].explored.tolist()
+
+
+def test_rows_bring_their_anchors_where_the_objective_looks_at_them(ray_cluster, folder, tmp_path):  # noqa: F811
+    config = experiment(folder, objective={"type": "consistency", "threshold": 0.5})
+    local = api.run(config, storage=str(tmp_path), name="local", local=True)
+    on_ray = api.run(config, storage=str(tmp_path), name="ray")
+    for column in ("train_loss", "train_sure"):
+        np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from tgt_ray.config import OneOf
 from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.consistency import Consistency
 from tgt_ray.objectives.distillation import Distillation
 from tgt_ray.objectives.lelp import LELP
 
-AnyObjective = Annotated[Objective, OneOf(Distillation, LELP)]
+AnyObjective = Annotated[Objective, OneOf(Distillation, LELP, Consistency)]
 
-__all__ = ["LELP", "AnyObjective", "Distillation", "Facts", "Objective"]
+__all__ = ["LELP", "AnyObjective", "Consistency", "Distillation", "Facts", "Objective"]

@@ -37,7 +37,7 @@ class Objective(Component):
 
     forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic. labels are
     classes (N,), or shares of classes (N, K) where rows are mixed. Where `needs_embedding`, a fourth argument is the labeler's
-    embedding of each row, (B, E).
+    embedding of each row, (B, E). Where `needs_anchors`, embedding_BD has further rows: the student's of each synthetic row's anchor.
     scores(embedding_BD) -> class scores (B, K).
 
     It may have advance(done), called before each step with the share of the steps that are over, and an attribute `head`, a linear
@@ -45,6 +45,7 @@ class Objective(Component):
     """
 
     needs_embedding: ClassVar[bool] = False
+    needs_anchors: ClassVar[bool] = False
 
     def check(self, facts: Facts) -> None:
         """ConfigError where this doesn't fit the task and its teacher; asked before training starts."""
