@@ -65,12 +65,12 @@ def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage)
 
 def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) -> Callable[[int], Any]:
     from tgt_ray.student import build_student
-    from tgt_ray.synthesis import Synthesizer
+    from tgt_ray.synthesis import synthesizer_of
     from tgt_ray.teacher import load_teacher
 
     shape, classes = prepared.student.input_shape, prepared.student.num_classes
     teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
-    synthesizer = Synthesizer(teacher, prepared.anchors, experiment.pool.rows_per_request)
+    synthesizer = synthesizer_of(experiment, prepared, teacher)
     student = build_student(experiment, prepared.student).eval().requires_grad_(False)
     return lambda request: synthesizer(request, experiment.train.seed, experiment.explorer, student, 0)
 

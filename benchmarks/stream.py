@@ -1,4 +1,4 @@
-"""What the stream costs: the student's and the generator's images per second, streamed against in memory, and a trial's start-up.
+"""What the stream costs: the student's and the generator's rows per second, streamed against in memory, and a trial's start-up.
 
 (a) The student fed by the stream against the same loop on blocks in memory, generation switched to blocks made beforehand.
 (b) One generator actor that makes blocks for a consumer that does nothing, against the same generator in a plain loop.
@@ -36,7 +36,8 @@ from tgt_ray.prepared import Prepared
 from tgt_ray.storage import Storage
 from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Block, Synthesizer
+from tgt_ray.synthesis import Block, Synthesizer, synthesizer_of
+from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher import load_teacher
 
 
@@ -143,7 +144,7 @@ class Measure:
         teacher = load_teacher(
             self.experiment.teacher, self.prepared.teacher, data.input_shape, data.num_classes, Storage(self.root)
         )
-        return Synthesizer(teacher, self.prepared.anchors, self.experiment.pool.rows_per_request)
+        return synthesizer_of(self.experiment, self.prepared, teacher)
 
 
 def in_turns(measure: Callable[[str], dict[str, float]], segments: int) -> list[dict[str, float]]:
@@ -179,7 +180,9 @@ def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, rep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="digits, or a folder with Fashion-MNIST's Parquet files")
+    parser.add_argument(
+        "--data", default="digits", help="digits, or a folder that one of the YAML files here is named after"
+    )
     parser.add_argument(
         "--segments", type=at_least_one, default=15, help="pairs of measurements of student and generator"
     )
@@ -208,6 +211,7 @@ def main() -> None:
             "data": data_name(args.data),
             "experiment": experiment.model_dump(mode="json"),
             "fingerprints": prepared.fingerprints,
+            "tokens_per_row": tokens_per_row(experiment, prepared),
             "student": ray.get(measure.student.remote(args.segments, args.steps)),
             "generator": ray.get(measure.generator.remote(args.segments, args.blocks)),
         }
@@ -219,13 +223,25 @@ def main() -> None:
     write_record(record, record_path(args.out, args.storage, f"stream-{record['data']}"))
 
 
+def tokens_per_row(experiment: Experiment, prepared: Prepared) -> float | None:
+    """The student's tokens of a train text, on average; None where rows are no texts."""
+    backbone = build_student(experiment, prepared.student).backbone
+    if not hasattr(backbone, "tokens"):
+        return None
+    table = prepared.student.tables["train"]
+    ids = backbone.prepare(inputs_of(experiment.task, table, prepared.student.input_shape)[:])
+    return float((ids != backbone.tokens.pad).sum(dim=1).float().mean())
+
+
 def show(record: dict[str, Any]) -> None:
     for name in ("student", "generator"):
         pairs = record[name]
         ratios = sorted(pair["ratio"] for pair in pairs)
         middle = {side: median(pair[side] for pair in pairs) for side in ("streamed", "in_memory")}
+        each = record.get("tokens_per_row")
+        tokens = f" ({each * middle['streamed']:,.0f} tokens/s)" if each else ""
         print(
-            f"{name}: {middle['streamed']:,.0f} images/s streamed, {middle['in_memory']:,.0f} in memory;"
+            f"{name}: {middle['streamed']:,.0f} rows/s streamed{tokens}, {middle['in_memory']:,.0f} in memory;"
             f" ratio of a pair: median {median(ratios):.3f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} over {len(pairs)}"
         )
     waits = [pair["wait_share_streamed"] for pair in record["student"]]

@@ -15,7 +15,7 @@ from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.objectives import Objective
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
 from tgt_ray.storage import Storage
-from tgt_ray.synthesis import Synthesizer, anchor_inputs, inline_blocks
+from tgt_ray.synthesis import inline_blocks, synthesizer_of
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outputs
 
@@ -97,17 +97,7 @@ def train_local(
         teacher = teacher or load_teacher(
             experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage
         )
-        pool = experiment.pool
-        synthesizer = Synthesizer(
-            teacher.to(teacher_device),
-            prepared.anchors,
-            pool.rows_per_request,
-            teacher_device,
-            pool.precision,
-            experiment.objective.needs_embedding,
-            anchor_inputs(experiment, data, teacher),
-            experiment.objective.needs_anchors,
-        )
+        synthesizer = synthesizer_of(experiment, prepared, teacher.to(teacher_device), teacher_device)
         first, used = run.position
         blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
         reader = SyntheticReader(blocks, skip_rows=used)

@@ -158,7 +158,7 @@ class TeacherGenerator:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.storage import Storage
         from tgt_ray.student import build_student
-        from tgt_ray.synthesis import Synthesizer, anchor_inputs
+        from tgt_ray.synthesis import synthesizer_of
         from tgt_ray.teacher import load_teacher
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
@@ -169,21 +169,13 @@ class TeacherGenerator:
             storage = Storage(self.setup.storage_root)
             return load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage).to(self.device)
 
-        how = experiment.pool.rows_per_request, experiment.pool.precision, experiment.objective.needs_embedding
+        pool, objective = experiment.pool, experiment.objective
         made_from = prepared.fingerprints["teacher_cache"]
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
             "synthesizer",
-            (made_from, *how, experiment.objective.needs_anchors),
-            lambda: Synthesizer(
-                teacher,
-                prepared.anchors,
-                how[0],
-                self.device,
-                *how[1:],
-                anchor_inputs(experiment, prepared.student, teacher),
-                experiment.objective.needs_anchors,
-            ),
+            (made_from, pool.rows_per_request, pool.precision, objective.needs_embedding, objective.needs_anchors),
+            lambda: synthesizer_of(experiment, prepared, teacher, self.device),
         )
         # Its weights come with each job's snapshots.
         self.student = self._once(

@@ -15,7 +15,7 @@ from tgt_ray.config import digest
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.explorers import Explorer, Neighbourhood
 from tgt_ray.models.criteria import kl_rows
-from tgt_ray.prepared import Anchors, StudentData
+from tgt_ray.prepared import Anchors, Prepared, StudentData
 from tgt_ray.student import Student, autocast
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher import Teacher
@@ -148,6 +148,22 @@ def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
 def to_array(values: Tensor) -> np.ndarray:
     """float32, or whole numbers as they are."""
     return (values.float() if values.is_floating_point() else values).cpu().numpy()
+
+
+def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:
+    """What makes an experiment's rows. device: where the teacher is."""
+    pool, objective = experiment.pool, experiment.objective
+    inputs = anchor_inputs(experiment, prepared.student, teacher)
+    return Synthesizer(
+        teacher,
+        prepared.anchors,
+        pool.rows_per_request,
+        device,
+        pool.precision,
+        objective.needs_embedding,
+        inputs,
+        objective.needs_anchors,
+    )
 
 
 def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
