@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
 from tgt_ray import run
 from tgt_ray.config import ConfigError, validate
@@ -81,6 +82,8 @@ def test_each_explorer_trains_a_student(folder, storage, generator, explorer):
     assert ("lag_max" in done.metrics) == (explorer == "gradient")
     rows = pd.read_parquet(f"{done.folder}/gallery.parquet")
     assert (rows.anchor_text != rows.explored).any()
+    tokenizer = Tokenizer.from_file(f"{done.folder}/tokenizer.json")
+    assert tokenizer.decode(tokenizer.encode("the film was joy").ids).strip() == "the film was joy"
     assert "<table" in Storage(done.folder).read("gallery.html").decode()
 
 

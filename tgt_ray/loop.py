@@ -24,7 +24,7 @@ from tgt_ray.batch import Batch, InputRows, rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
-from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, WEIGHTS_FILE, StudentData, to_matrix
+from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, autocast, build_student
 from tgt_ray.synthesis import Block
@@ -334,6 +334,8 @@ class StudentRun:
     def last_files(self) -> dict[str, bytes]:
         """What is to be looked at once the test split has been measured."""
         out: dict[str, bytes] = {}
+        if self.per_class is not None and hasattr(self.student.backbone, "tokens"):
+            out[TOKENIZER_FILE] = self.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()  # type: ignore[union-attr]
         if self.per_class is not None:
             table = self.per_class
             if self.data.class_names:
