@@ -363,6 +363,11 @@ def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path):
         TextEncoderLabeler(path=str(path)).build(shape, 2)
 
 
+def test_more_tokens_than_a_model_has_positions_are_refused(folders, shape):
+    with pytest.raises(ConfigError, match="max_tokens: 64, but the model has positions for 32 tokens"):
+        TextEncoderLabeler(path=str(folders / "encoder"), max_tokens=64).build(shape, 2)
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         TextEncoderLabeler(path=str(tmp_path)).build(shape, 2)

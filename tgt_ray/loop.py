@@ -335,7 +335,7 @@ class StudentRun:
         """What is to be looked at once the test split has been measured."""
         out: dict[str, bytes] = {}
         if self.per_class is not None and hasattr(self.student.backbone, "tokens"):
-            out[TOKENIZER_FILE] = self.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()  # type: ignore[union-attr]
+            out[TOKENIZER_FILE] = self.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()  # type: ignore[union-attr, operator]
         if self.per_class is not None:
             table = self.per_class
             if self.data.class_names:

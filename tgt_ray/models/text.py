@@ -133,6 +133,7 @@ class TextBackbone(nn.Module):
             raise ConfigError(
                 f"the tokenizer has {len(tokens)} tokens, its model room for {room}: they don't belong together"
             )
+        check_positions(config, tokens)
         # BERT tells the second sentence of a pair by its token type.
         self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
@@ -250,9 +251,26 @@ def _pooling(path: str, config: Any) -> str:
 
 
 def _own_length(path: str, config: Any) -> int:
+    """As sentence-transformers wrote it beside the model, or as many tokens as it has positions."""
     said = Path(place(path)) / "sentence_bert_config.json"
     if said.is_file():
         return int(json.loads(said.read_text(encoding="utf-8"))["max_seq_length"])
-    longest = int(getattr(config, "max_position_embeddings", 512))
+    return _positions(config) or 512
+
+
+def _positions(config: Any) -> int | None:
+    """Tokens at the most; None where positions are relative."""
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is None:
+        return None
     # RoBERTa's positions begin after the padding token's.
-    return longest - 2 if config.model_type in ("roberta", "xlm-roberta") else longest
+    return int(longest) - 2 if config.model_type in ("roberta", "xlm-roberta") else int(longest)
+
+
+def check_positions(config: Any, tokens: Tokens, key: str = "") -> None:
+    """ConfigError where texts may have more tokens than a model has positions."""
+    most = _positions(config)
+    if most is not None and tokens.max_tokens > most:
+        raise ConfigError(
+            f"{key}max_tokens: {tokens.max_tokens}, but the model has positions for {most} tokens at the most"
+        )

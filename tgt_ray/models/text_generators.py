@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
-from tgt_ray.models.text import Tokens
+from tgt_ray.models.text import Tokens, check_positions
 from tgt_ray.texts import sentences, to_bytes, to_texts
 
 
@@ -51,6 +51,7 @@ class MaskingGenerator(TextGenerator):
 
     def __init__(self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, where: str):
         super().__init__(body, tokens, width)
+        check_positions(body.config, tokens, f"{where}.")
         if tokens.mask is None and mask_rate:
             raise ConfigError(f"{where}: its tokenizer has no mask token, which mask_rate {mask_rate:g} needs")
         self.mask_rate, self.temperature = mask_rate, temperature
