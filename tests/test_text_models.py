@@ -364,7 +364,9 @@ def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path):
 
 
 def test_more_tokens_than_a_model_has_positions_are_refused(folders, shape):
-    with pytest.raises(ConfigError, match="max_tokens: 64, but the model has positions for 32 tokens"):
+    with pytest.raises(
+        ConfigError, match=r"teacher\.labeler\.max_tokens: 64, but the model has positions for 32 tokens"
+    ):
         TextEncoderLabeler(path=str(folders / "encoder"), max_tokens=64).build(shape, 2)
 
 

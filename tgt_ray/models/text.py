@@ -18,10 +18,10 @@ from tgt_ray.vocabulary import SPECIAL
 
 
 class Tokens:
-    """Texts <-> token ids (N, T) int64, padded; longer texts are cut."""
+    """Texts <-> token ids (N, T) int64, padded; longer texts are cut. where: the config's key, for messages."""
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
         # BERT and its kind call the end of a text its separator.
         ends = [each for each in (tokenizer.sep_token_id, tokenizer.eos_token_id) if each is not None]
         if tokenizer.pad_token_id is None or not ends:
@@ -131,7 +131,7 @@ class TextBackbone(nn.Module):
         room = int(body.get_input_embeddings().num_embeddings)
         if len(tokens) > room:
             raise ConfigError(
-                f"the tokenizer has {len(tokens)} tokens, its model room for {room}: they don't belong together"
+                f"{tokens.where}: the tokenizer has {len(tokens)} tokens, its model room for {room}: they don't belong together"
             )
         check_positions(config, tokens)
         # BERT tells the second sentence of a pair by its token type.
@@ -267,10 +267,10 @@ def _positions(config: Any) -> int | None:
     return int(longest) - 2 if config.model_type in ("roberta", "xlm-roberta") else int(longest)
 
 
-def check_positions(config: Any, tokens: Tokens, key: str = "") -> None:
+def check_positions(config: Any, tokens: Tokens) -> None:
     """ConfigError where texts may have more tokens than a model has positions."""
     most = _positions(config)
     if most is not None and tokens.max_tokens > most:
         raise ConfigError(
-            f"{key}max_tokens: {tokens.max_tokens}, but the model has positions for {most} tokens at the most"
+            f"{tokens.where}.max_tokens: {tokens.max_tokens}, but the model has positions for {most} tokens at the most"
         )

@@ -51,7 +51,7 @@ class MaskingGenerator(TextGenerator):
 
     def __init__(self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, where: str):
         super().__init__(body, tokens, width)
-        check_positions(body.config, tokens, f"{where}.")
+        check_positions(body.config, tokens)
         if tokens.mask is None and mask_rate:
             raise ConfigError(f"{where}: its tokenizer has no mask token, which mask_rate {mask_rate:g} needs")
         self.mask_rate, self.temperature = mask_rate, temperature
