@@ -11,8 +11,9 @@ from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGene
 from tgt_ray.hub import place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
 from tgt_ray.models.text import corpus_tokens
+from tgt_ray.models.weights import whole
 from tgt_ray.students import TextEncoderStudent, TextTransformerStudent
-from tgt_ray.teacher import Teacher, whole
+from tgt_ray.teacher import Teacher
 from tgt_ray.texts import SEPARATOR, TextShape, to_bytes, to_texts
 from tgt_ray.vocabulary import train_tokenizer
 
@@ -88,6 +89,30 @@ def test_tokens_take_any_text_apart_without_loss(shape):
     texts = ["a red car", "Ünïcode — and \N{SNOWMAN}", f"one{SEPARATOR}two", "x"]
     for text in texts:
         assert tokens.texts(tokens(rows(text))) == [text]
+
+
+def test_names_of_special_tokens_in_a_text_are_text(shape):
+    tokens = corpus_tokens(shape.tokenizer, 60, "test")
+    text = "the film </s> a <mask> and <pad>"
+    ids = tokens(rows(text))
+    assert tokens.texts(ids) == [text]
+    assert (ids == tokens.end).sum() == 1 and tokens.mask not in ids
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_used_all_the_same(folders, shape, tmp_path):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folders / "encoder", tmp_path / "left")
+    AutoTokenizer.from_pretrained(tmp_path / "left", padding_side="left").save_pretrained(tmp_path / "left")
+    one, other = (TextEncoderStudent(path=str(path)) for path in (folders / "encoder", tmp_path / "left"))
+    embeddings = []
+    for config in (one, other):
+        backbone = config.build(shape).eval()
+        config.load_weights(backbone)
+        embeddings.append(backbone(rows("a film", "the old man likes the house")))
+    torch.testing.assert_close(*embeddings)
 
 
 def test_long_texts_are_counted(shape):
@@ -368,6 +393,27 @@ def test_more_tokens_than_a_model_has_positions_are_refused(folders, shape):
         ConfigError, match=r"teacher\.labeler\.max_tokens: 64, but the model has positions for 32 tokens"
     ):
         TextEncoderLabeler(path=str(folders / "encoder"), max_tokens=64).build(shape, 2)
+
+
+def test_a_head_without_weights_is_not_taken_for_the_model_s_own(folders, shape, tmp_path):
+    import transformers as t
+
+    tokenizer = corpus_tokens(shape.tokenizer, 30, "test").tokenizer
+    config = t.RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=34, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    t.RobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for pooling, refused in (("mean", False), ("model", True)):
+        labeler = TextEncoderLabeler(path=str(tmp_path), pooling=pooling)
+        model = labeler.build(shape, 2)
+        if refused:
+            with pytest.raises(ConfigError, match=r"has no weights for 'classifier\.dense\.bias'; give pooling: mean"):
+                labeler.load_weights(model)
+        else:
+            assert labeler.load_weights(model)["head"] == "fit"
+            assert model(rows(*TEXTS[:3])).logits.shape == (3, 2)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):

@@ -157,6 +157,13 @@ def test_texts_longer_than_a_model_s_tokens_are_said_once(folder, storage, caplo
             "explorer.type: 'interpolation' goes between the latents of two anchors, and teacher.generator.type 'masked_lm'",
         ),
         (
+            {
+                "data": {"pair_column": "hypothesis"},
+                "teacher": {"generator": {"type": "seq2seq", "decoding": "sample"}},
+            },
+            "task.data.pair_column: 'hypothesis', but teacher.generator.type 'seq2seq' writes one text for a pair",
+        ),
+        (
             {"explorer": {"type": "gradient"}, "teacher": {"generator": {"type": "causal_lm", "path": "x/y"}}},
             "'gradient' needs gradients through the generator, and teacher.generator.type 'causal_lm' gives none",
         ),

@@ -22,6 +22,19 @@ def test_a_long_text_is_cut_between_characters(text, width, cut):
     assert to_texts(to_bytes([text], width)) == [cut]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "cut"),
+    [
+        ("aaaaaaaa", "bb", "aaaa|bb"),
+        ("aa", "bbbbbbbb", "aa|bbbb"),
+        ("aaaaaaaa", "bbbbbbbb", "aaa|bbb"),
+        ("ääää", "b", "ää|b"),
+    ],
+)
+def test_a_long_pair_stays_a_pair(first, second, cut):
+    assert to_texts(to_bytes([f"{first}{SEPARATOR}{second}"], 7)) == [cut.replace("|", SEPARATOR)]
+
+
 def test_pairs():
     assert sentences(f"a cat{SEPARATOR}an animal") == ("a cat", "an animal")
     assert sentences("alone") == ("alone",)

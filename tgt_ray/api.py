@@ -179,7 +179,9 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
         ("teacher.generator", config.teacher.generator),
         ("student", config.student),
     ):
-        if not hasattr(part, "tokens"):
+        unused = part is config.teacher.generator and not config.streams
+        # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
+        if not hasattr(part, "tokens") or unused or getattr(part, "only_samples", False):
             continue
         tokens = part.tokens(data.input_shape, key)
         count, first = tokens.count_cut(data.tables["train"]["text"].to_pylist())

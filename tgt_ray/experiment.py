@@ -189,6 +189,12 @@ class Experiment(Config):
                 f"explorer.type: '{explorer.type}' goes between the latents of two anchors, and teacher.generator.type"
                 f" '{generator.type}' makes a text's latents anew each time; use random or random-matched"
             )
+        pairs = getattr(getattr(self.task, "data", None), "pair_column", None)
+        if pairs is not None and not generator.keeps_pairs and self.streams:
+            raise ValueError(
+                f"task.data.pair_column: '{pairs}', but teacher.generator.type '{generator.type}' writes one text for a pair; use masked_lm,"
+                " or seq2seq with decoding: parallel"
+            )
         if generator.only_samples and explorer.synthesizes and explorer.type != "random":
             raise ValueError(
                 f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none; use random"

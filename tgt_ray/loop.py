@@ -24,6 +24,7 @@ from tgt_ray.batch import Batch, InputRows, rows_at_once
 from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
+from tgt_ray.models.weights import whole
 from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, autocast, build_student
@@ -320,6 +321,8 @@ class StudentRun:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "rng": torch.get_rng_state(),
+                # Dropout on a GPU draws from a generator of its own.
+                "cuda_rng": torch.cuda.get_rng_state() if self.device.startswith("cuda") else None,
                 "step": self.step,
                 "position": self.position,
                 "workers": self.plan.world_size,
@@ -377,7 +380,7 @@ class StudentRun:
         return np.concatenate(inputs)[back], np.concatenate(labels)[back]
 
     def weights(self) -> bytes:
-        return safetensors.torch.save({k: v.contiguous().cpu() for k, v in self.student.state_dict().items()})
+        return safetensors.torch.save(whole(self.student.state_dict()))
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """What generators need of the student. Arrays: Ray ships them as they are, in a fraction of the time of a file."""
@@ -402,6 +405,8 @@ class StudentRun:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         self.step, self.history, self.train_s = state["step"], state["history"], state["train_s"]
         assert tuple(state["position"]) == self.position, "the request offset follows from the step"
 

@@ -19,7 +19,7 @@ from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler, PretrainedLabeler
-from tgt_ray.models.weights import load_strictly, read_safetensors
+from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData, inputs_of
@@ -233,17 +233,6 @@ def _ready(
     # The record is written last: where it is, the weights are whole.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}
-
-
-def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for a file, on the CPU. Tied ones (of language models) are written under each of their names."""
-    out: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in state.items():
-        there = value.contiguous().cpu()
-        out[name] = there.clone() if there.data_ptr() in seen else there
-        seen.add(there.data_ptr())
-    return out
 
 
 def state_digests(model: nn.Module) -> dict[str, str]:

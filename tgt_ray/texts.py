@@ -19,12 +19,17 @@ def clean(text: str) -> str:
 
 
 def to_bytes(texts: Sequence[str], width: int) -> np.ndarray:
-    """(N, width) uint8. A longer text is cut, between two characters."""
+    """(N, width) uint8. A longer text is cut, between two characters; of a pair the longer sentence first."""
     rows = np.zeros((len(texts), width), np.uint8)
     for row, text in zip(rows, texts, strict=True):
         content = text.encode()
         if len(content) > width:
-            content = content[:width].decode(errors="ignore").encode()
+            first, separator, second = content.partition(SEPARATOR.encode())
+            room = width - len(separator)
+            kept = max(room - len(second), room // 2) if separator else room
+            first = first[:kept].decode(errors="ignore").encode()
+            second = second[: max(0, room - len(first))].decode(errors="ignore").encode()
+            content = first + separator + second
         row[: len(content)] = np.frombuffer(content, np.uint8)
     return rows
 

@@ -62,6 +62,8 @@ class Generator(Component):
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
     # Starts from inputs and not from stored latents.
     contextual: ClassVar[bool] = False
+    # What it makes of a pair of sentences is a pair.
+    keeps_pairs: ClassVar[bool] = True
     # Has no latents that could be moved: for random exploration alone.
     only_samples: ClassVar[bool] = False
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.

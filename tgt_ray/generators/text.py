@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import FolderOrName
+from tgt_ray.config import ConfigError, FolderOrName
 from tgt_ray.generators.base import Generator
 from tgt_ray.labelers import Pretrain, corpus_of
 
@@ -130,6 +130,10 @@ class Seq2SeqGenerator(Masking):
         """Through soft tokens."""
         return self.decoding == "parallel"
 
+    @property
+    def keeps_pairs(self) -> bool:  # type: ignore[override]
+        return self.decoding == "parallel"
+
     @model_validator(mode="after")
     def _fills_something(self) -> Seq2SeqGenerator:
         if self.decoding == "parallel" and not self.mask_rate:
@@ -183,6 +187,7 @@ class CausalLMGenerator(TextGenerator):
 
     type: Literal["causal_lm"] = "causal_lm"
     only_samples: ClassVar[bool] = True
+    keeps_pairs: ClassVar[bool] = False
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub"
     )
@@ -195,20 +200,34 @@ class CausalLMGenerator(TextGenerator):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(0.95, gt=0, le=1)
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
+        from transformers import AutoTokenizer
 
         from tgt_ray.hub import from_hub
         from tgt_ray.models.text import tokens_of
+
+        quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}
+        return tokens_of(
+            from_hub(AutoTokenizer.from_pretrained, self.path, self.revision, **quantised), self.max_tokens, key
+        )
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from tgt_ray.hub import from_hub
         from tgt_ray.models.text_generators import CausalLanguageModel
 
         quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}
-        tokenizer = from_hub(AutoTokenizer.from_pretrained, self.path, self.revision, **quantised)
         body = from_hub(
             AutoModelForCausalLM.from_pretrained, self.path, self.revision, dtype=torch.float32, **quantised
         )
-        tokens = tokens_of(tokenizer, self.max_tokens, "teacher.generator")
+        tokens, most = self.tokens(input_shape), getattr(body.config, "max_position_embeddings", None)
+        if most and self.max_tokens + self.max_new_tokens > most:
+            raise ConfigError(
+                f"teacher.generator.max_tokens: {self.max_tokens} and max_new_tokens {self.max_new_tokens} are more than the model's"
+                f" {most} positions"
+            )
         return CausalLanguageModel(
             body, tokens, input_shape[0], self.shots, self.max_new_tokens, self.temperature, self.top_p
         )

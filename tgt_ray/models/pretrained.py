@@ -181,7 +181,7 @@ def linear_head(model: nn.Module, path: str) -> tuple[str, nn.Linear]:
     """Name and module of the last linear layer, from embeddings to classes."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ConfigError(f"{path}: an image classifier without a linear head cannot be a labeler")
+        raise ConfigError(f"{path}: a classifier without a linear head is of no use here")
     return layers[-1]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.hub import from_hub, place
 from tgt_ray.models.pretrained import linear_head, settings_of
-from tgt_ray.texts import SEPARATOR, sentences, to_texts
+from tgt_ray.texts import SEPARATOR, clean, sentences, to_texts
 from tgt_ray.vocabulary import SPECIAL
 
 
@@ -22,6 +22,11 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
         self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise ConfigError(f"{where}: its tokenizer is not one of the library tokenizers (a fast one)")
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        # A text that has the name of a special token in it has no special token.
+        tokenizer.backend_tokenizer.encode_special_tokens = True
         # BERT and its kind call the end of a text its separator.
         ends = [each for each in (tokenizer.sep_token_id, tokenizer.eos_token_id) if each is not None]
         if tokenizer.pad_token_id is None or not ends:
@@ -68,7 +73,7 @@ class Tokens:
                 elif token not in self.special:
                     parts[-1].append(token)
             said = [self.tokenizer.decode(part).strip() for part in parts if part]
-            out.append(SEPARATOR.join(said[:2]))
+            out.append(SEPARATOR.join(map(clean, said[:2])))
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -147,8 +152,11 @@ class TextBackbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
-            embeddings = self.body.get_input_embeddings().weight
-            return self._embed(inputs.argmax(dim=2), {"inputs_embeds": inputs[:, :, : len(embeddings)] @ embeddings})
+            inputs, embeddings = inputs[:, : self.tokens.max_tokens], self.body.get_input_embeddings().weight
+            # Either model may have room for more tokens than there are.
+            shared = min(inputs.shape[2], len(embeddings))
+            soft = inputs[:, :, :shared] @ embeddings[:shared]
+            return self._embed(inputs.argmax(dim=2), {"inputs_embeds": soft})
         ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
         lengths = (ids != self.tokens.pad).sum(dim=1)
         if self.training or len(ids) <= ALIKE:
@@ -204,40 +212,51 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     config = from_hub(AutoConfig.from_pretrained, path, revision)
     pooling = _pooling(path, config) if pooling == "auto" else pooling
     if pooling == "model":
+        if config.pad_token_id is None:
+            config.pad_token_id = tokens.pad  # by which a causal model's classifier finds a text's end
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         name, head = linear_head(model, path)
         model.set_submodule(name, nn.Identity())
         return TextBackbone(model, tokens, pooling, head.in_features)
+    if config.is_encoder_decoder:
+        raise ConfigError(f"{tokens.where}.path: {path} has a decoder; an encoder or a sequence classifier is needed")
     try:
-        body = AutoModel.from_config(config, dtype=torch.float32, **_no_pooler(config))
+        body = AutoModel.from_config(config, dtype=torch.float32)
     except ValueError as err:
-        raise ConfigError(f"{path}: not a text encoder ({' '.join(str(err).split())[:200]})") from err
-    return TextBackbone(body, tokens, pooling, int(config.hidden_size))
+        raise ConfigError(
+            f"{tokens.where}.path: {path} is not a text encoder ({' '.join(str(err).split())[:200]})"
+        ) from err
+    return TextBackbone(without_pooler(body), tokens, pooling, int(config.hidden_size))
 
 
 def transformers_weights(
     path: str, revision: str | None, backbone: TextBackbone
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-    """Weights of the body, and weight (K, D) and bias (K,) of its own head, None where it has none."""
+    """Weights of the body, and weight (K, D) and bias (K,) of its own head, None where it has none. ConfigError where some of the body's
+    aren't there: the library would draw them at random."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    if backbone.pooling != "model":
-        body = from_hub(
-            AutoModel.from_pretrained, path, revision, dtype=torch.float32, **_no_pooler(backbone.body.config)
-        )
-        return body.state_dict(), None, None
-    load = AutoModelForSequenceClassification.from_pretrained
+    classifies = backbone.pooling == "model"
+    load = (AutoModelForSequenceClassification if classifies else AutoModel).from_pretrained
     model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
-    name, head = linear_head(model, path)
+    name, head = linear_head(model, path) if classifies else ("pooler", None)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{name}."))
+    if missing:
+        hint = "; give pooling: mean" if classifies else ""
+        raise ConfigError(f"{backbone.tokens.where}.path: {path} has no weights for '{missing[0]}'{hint}")
+    if head is None:
+        return without_pooler(model).state_dict(), None, None
     rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
     if f"{name}.weight" in info["missing_keys"]:
         return rest, None, None
     return rest, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 
 
-def _no_pooler(config: Any) -> dict[str, bool]:
-    """Its weights would be random where a checkpoint hasn't them, and it is not used."""
-    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "mobilebert", "xlm-roberta") else {}
+def without_pooler(body: Any) -> Any:
+    """A layer behind the tokens' states that is not used here, and that many checkpoints lack."""
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None
+    return body
 
 
 def _pooling(path: str, config: Any) -> str:
@@ -254,17 +273,20 @@ def _own_length(path: str, config: Any) -> int:
     """As sentence-transformers wrote it beside the model, or as many tokens as it has positions."""
     said = Path(place(path)) / "sentence_bert_config.json"
     if said.is_file():
-        return int(json.loads(said.read_text(encoding="utf-8"))["max_seq_length"])
+        return int(json.loads(said.read_text(encoding="utf-8")).get("max_seq_length") or _positions(config) or 512)
     return _positions(config) or 512
+
+
+AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
 
 def _positions(config: Any) -> int | None:
     """Tokens at the most; None where positions are relative."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is None:
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    if longest <= 0:
         return None
-    # RoBERTa's positions begin after the padding token's.
-    return int(longest) - 2 if config.model_type in ("roberta", "xlm-roberta") else int(longest)
+    # The positions of RoBERTa and its kind begin after the padding token's.
+    return int(longest) - 2 if config.model_type in AFTER_PADDING else int(longest)
 
 
 def check_positions(config: Any, tokens: Tokens) -> None:

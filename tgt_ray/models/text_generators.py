@@ -24,7 +24,10 @@ from torch.nn import functional as F
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
 from tgt_ray.models.text import Tokens, check_positions
-from tgt_ray.texts import sentences, to_bytes, to_texts
+from tgt_ray.texts import clean, sentences, to_bytes, to_texts
+
+#: Texts that are decoded together.
+AT_ONCE = 32
 
 
 class TextGenerator(nn.Module):
@@ -99,6 +102,11 @@ class MaskingGenerator(TextGenerator):
         return logits + never, ids, masked
 
     def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        # A few at a time: each token has a number for each word of the vocabulary.
+        parts = zip(latents.split(AT_ONCE), context.split(AT_ONCE), strict=True)
+        return torch.cat([self._decode(some, rng, theirs) for some, theirs in parts])
+
+    def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         logits, ids, masked = self._filled(latents, context)
         filled = ids.masked_scatter(masked, self._draw(logits[masked], rng))
         return self.rows(self.tokens.texts(filled), latents.device)
@@ -146,6 +154,8 @@ class Seq2Seq(MaskingGenerator):
     ):
         super().__init__(body, tokens, width, mask_rate, temperature, where)
         self.decoding = decoding
+        if body.config.decoder_start_token_id is None:
+            raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
 
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_encoder()(input_ids=ids, attention_mask=(ids != self.tokens.pad).long()).last_hidden_state
@@ -158,9 +168,9 @@ class Seq2Seq(MaskingGenerator):
             decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
         ).logits
 
-    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         if self.decoding == "parallel":
-            return super().decode(latents, rng, context)
+            return super()._decode(latents, rng, context)
         from transformers.modeling_outputs import BaseModelOutput
 
         ids = context[:, 0]
@@ -211,6 +221,9 @@ class CausalLanguageModel(TextGenerator):
         return torch.zeros(0, device=inputs.device)
 
     def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        return torch.cat([self._written(prompts, rng) for prompts in context.split(AT_ONCE)])
+
+    def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
         tokenizer = self.tokens.tokenizer
         with seeded(rng):
             out = self.body.generate(
@@ -225,7 +238,7 @@ class CausalLanguageModel(TextGenerator):
                 stop_strings=["\n"],
             )
         written = tokenizer.batch_decode(out[:, context.shape[2] :], skip_special_tokens=True)
-        return self.rows([text.strip().partition("\n")[0].strip() for text in written], context.device)
+        return self.rows([clean(text.strip().partition("\n")[0]) for text in written], context.device)
 
 
 @contextmanager

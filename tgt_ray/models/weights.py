@@ -27,3 +27,14 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
                 f"{where}: weights of another architecture; first difference at '{key}': {have}, expected {want}"
             )
     model.load_state_dict(state)
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for a file, on the CPU. Tied ones (of language models) are written under each of their names."""
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        there = value.contiguous().cpu()
+        out[name] = there.clone() if there.data_ptr() in seen else there
+        seen.add(there.data_ptr())
+    return out

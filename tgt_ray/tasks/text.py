@@ -84,7 +84,10 @@ class TextClassification(Classification):
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
-        return replace(scan, input_shape=TextShape(scan.input_shape, self._tokenizer(scan, storage)))
+        tokenizer = self._tokenizer(scan, storage)
+        # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.
+        fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
+        return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
 
     def _tokenizer(self, data: TaskData, storage: Storage | None) -> str:
         """JSON of the vocabulary, learnt once for each storage."""
