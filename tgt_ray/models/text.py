@@ -26,7 +26,7 @@ class Tokens:
             raise ConfigError(f"{where}: its tokenizer is not one of the library tokenizers (a fast one)")
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         # A text that has the name of a special token in it has no special token.
-        tokenizer.backend_tokenizer.encode_special_tokens = True
+        tokenizer.split_special_tokens = True
         # BERT and its kind call the end of a text its separator.
         ends = [each for each in (tokenizer.sep_token_id, tokenizer.eos_token_id) if each is not None]
         if tokenizer.pad_token_id is None or not ends:
