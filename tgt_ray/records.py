@@ -18,7 +18,21 @@ from tgt_ray.storage import Storage
 if TYPE_CHECKING:
     import pandas as pd
 
-PACKAGES = ("tgt-ray", "ray", "torch", "optuna", "numpy", "pyarrow", "pandas", "scikit-learn", "timm")
+PACKAGES = (
+    "tgt-ray",
+    "ray",
+    "torch",
+    "optuna",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "scikit-learn",
+    "timm",
+    "transformers",
+    "tokenizers",
+    "diffusers",
+    "datasets",
+)
 
 
 def environment() -> dict[str, Any]:

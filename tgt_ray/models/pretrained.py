@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
+from tgt_ray.hub import from_hub
 
 
 class Preprocess(nn.Module):
@@ -147,8 +148,8 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     """An image classifier of transformers with fresh weights and without its head. size: None takes the model's own."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    config = _from_hub(AutoConfig.from_pretrained, path, revision)
-    processor = _from_hub(AutoImageProcessor.from_pretrained, path, revision)
+    config = from_hub(AutoConfig.from_pretrained, path, revision)
+    processor = from_hub(AutoImageProcessor.from_pretrained, path, revision)
     model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     name, head = linear_head(model, path)
     model.set_submodule(name, nn.Identity())
@@ -169,7 +170,7 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     from transformers import AutoModelForImageClassification
 
     load = AutoModelForImageClassification.from_pretrained
-    model, info = _from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
     if f"{name}.weight" in info["missing_keys"]:
@@ -202,10 +203,3 @@ def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:
             return int(height), int(sizes.get("width") or height)
     side = getattr(config, "image_size", None)
     return (int(side), int(side)) if side else None
-
-
-def _from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
-    try:
-        return load(path, revision=revision, **options)
-    except Exception as err:  # folders, names, network and files alike
-        raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err

@@ -188,9 +188,16 @@ class TextBackbone(nn.Module):
 
 def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> TextBackbone:
     """A BERT of any size with fresh weights and the task's vocabulary; 0 layers: the mean of word embeddings."""
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
-    config = BertConfig(
+    body = BertModel(bert_config(tokens, layers, width, heads, dropout), add_pooling_layer=False)
+    return TextBackbone(body, tokens, "mean", width)
+
+
+def bert_config(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> Any:
+    from transformers import BertConfig
+
+    return BertConfig(
         vocab_size=len(tokens),
         hidden_size=width,
         num_hidden_layers=layers,
@@ -202,7 +209,6 @@ def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropou
         type_vocab_size=2,
         pad_token_id=tokens.pad,
     )
-    return TextBackbone(BertModel(config, add_pooling_layer=False), tokens, "mean", width)
 
 
 def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooling: str) -> TextBackbone:

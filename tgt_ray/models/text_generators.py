@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
-from tgt_ray.models.text import Tokens, check_positions
+from tgt_ray.models.text import Tokens, bert_config, check_positions
 from tgt_ray.texts import clean, sentences, to_bytes, to_texts
 
 #: Texts that are decoded together.
@@ -275,17 +275,6 @@ def scratch_bart(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
 
 
 def scratch_bert(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertForMaskedLM
 
-    config = BertConfig(
-        vocab_size=len(tokens),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=tokens.max_tokens,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=tokens.pad,
-    )
-    return BertForMaskedLM(config)
+    return BertForMaskedLM(bert_config(tokens, layers, width, heads, dropout=0.0))
