@@ -61,13 +61,14 @@ def write_record(record: dict[str, Any], path: Path) -> None:
 
 
 def _portable(value: Any) -> Any:
-    """Plain data in which an absolute path is its last part: a record is read on other machines."""
+    """Plain data in which each absolute path is its last part: a record is read on other machines."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(item) for item in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
+    if isinstance(value, str):
+        # Within a sentence as well.
+        return re.sub(r"(?<!\S)/(\S*/)?(?=\S)", "", value)
     return value
 
 
