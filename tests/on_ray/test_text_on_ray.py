@@ -20,6 +20,7 @@ def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tm
     assert shown[0].explored.tolist() == shown[1].explored.tolist()
 
 
+@pytest.mark.slow
 def test_rows_bring_their_anchors_where_the_objective_looks_at_them(ray_cluster, folder, tmp_path):  # noqa: F811
     config = experiment(folder, objective={"type": "consistency", "threshold": 0.5})
     local = api.run(config, storage=str(tmp_path), name="local", local=True)
