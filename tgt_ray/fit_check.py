@@ -104,8 +104,8 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     seen = {
         "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and 3 points at 91 %; train"
         " the generator longer or with more teacher.generator.pretrain.consistency, make it larger, or lower the minimum",
-        "text": "the student then learns from texts that mean something else; on BANKING77 it gained from them at 70 % all the same,"
-        " where the other training rows served as anchors without labels; lower mask_rate, train the generator longer, or lower"
+        "text": "the student then learns from texts that mean something else; on BANKING77 it gained 4 to 5 points"
+        " over plain distillation at 70 % all the same; lower mask_rate, train the generator longer, or lower"
         " the minimum",
     }
     message = (
