@@ -56,6 +56,7 @@ def test_what_does_not_fit_is_refused_before_training_and_in_a_sweep_fails_its_t
     assert "objective.subclasses: 50, but at most" in trials.reason[50]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_objectives_has_what_each_of_them_needs(ray_cluster, prepared, storage):
     sweep = SweepConfig.model_validate(
         {
