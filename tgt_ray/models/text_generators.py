@@ -81,15 +81,17 @@ class MaskingGenerator(TextGenerator):
         least = draw.min(dim=1, keepdim=True).values
         return ((draw < self.mask_rate) | (draw == least)) & ~special
 
+    def hide(self, ids: Tensor, masked: Tensor) -> Tensor:
+        """ids with mask tokens in the masked places; without a mask token nothing is masked."""
+        return ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
+
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         ids, masked = self.hidden(inputs, rng)
-        seen = ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
-        return self.states(seen).flatten(1), torch.stack([ids, masked.long()], dim=1)
+        return self.states(self.hide(ids, masked)).flatten(1), torch.stack([ids, masked.long()], dim=1)
 
     def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         ids, masked = self.hidden(inputs, rng)
-        seen = ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
-        return self.states(seen)[ids != self.tokens.pad].std(dim=0)
+        return self.states(self.hide(ids, masked))[ids != self.tokens.pad].std(dim=0)
 
     def _filled(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits in which special tokens can't be drawn, ids, and what is masked."""
@@ -127,8 +129,7 @@ class MaskingGenerator(TextGenerator):
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of masked places."""
         masked = self.drawn_mask(ids, rng)
-        assert self.tokens.mask is not None
-        logits = self.logits(self.states(ids.masked_fill(masked, self.tokens.mask)), ids)
+        logits = self.logits(self.states(self.hide(ids, masked)), ids)
         return F.cross_entropy(logits[masked], ids[masked])
 
 
@@ -188,8 +189,7 @@ class Seq2Seq(MaskingGenerator):
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of all tokens: the decoder must be able to copy as well."""
         masked = self.drawn_mask(ids, rng)
-        assert self.tokens.mask is not None
-        logits = self.logits(self.states(ids.masked_fill(masked, self.tokens.mask)), ids)
+        logits = self.logits(self.states(self.hide(ids, masked)), ids)
         return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=self.tokens.pad)
 
 
