@@ -64,8 +64,8 @@ class MaskingGenerator(TextGenerator):
         """What is moved: ids (B, t) -> (B, t, H)."""
 
     @abstractmethod
-    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Of each place's token: states (B, t, H) and the text's own ids (B, t) -> (B, t, V)."""
+    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+        """Of the tokens at `places` (B, t), M of them: states (B, t, H) and the text's own ids (B, t) -> (M, V)."""
 
     def hidden(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """ids (B, t) of texts, and which of them are masked (B, t)."""
@@ -94,10 +94,10 @@ class MaskingGenerator(TextGenerator):
         return self.states(self.hide(ids, masked))[ids != self.tokens.pad].std(dim=0)
 
     def _filled(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits in which special tokens can't be drawn, ids, and what is masked."""
+        """Logits (M, V) of masked places, in which special tokens can't be drawn; ids, and what is masked."""
         ids, masked = context[:, 0], context[:, 1].bool()
-        logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids).float()
-        never = torch.zeros(logits.shape[2], device=logits.device)
+        logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids, masked).float()
+        never = torch.zeros(logits.shape[1], device=logits.device)
         never[[each for each in self.tokens.special if each < len(never)]] = -torch.inf
         # A model may have room for more tokens than its tokenizer has.
         never[len(self.tokens) :] = -torch.inf
@@ -110,7 +110,7 @@ class MaskingGenerator(TextGenerator):
 
     def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         logits, ids, masked = self._filled(latents, context)
-        filled = ids.masked_scatter(masked, self._draw(logits[masked], rng))
+        filled = ids.masked_scatter(masked, self._draw(logits, rng))
         return self.rows(self.tokens.texts(filled), latents.device)
 
     def _draw(self, logits_MV: Tensor, rng: torch.Generator) -> Tensor:
@@ -123,14 +123,14 @@ class MaskingGenerator(TextGenerator):
     def relaxed(self, latents: Tensor, context: Tensor) -> Tensor:
         """Shares of the vocabulary at masked places, the text's own tokens elsewhere. Differentiable to the latents."""
         logits, ids, masked = self._filled(latents, context)
-        own = F.one_hot(ids, logits.shape[2]).to(logits.dtype)
-        return torch.where(masked[:, :, None], logits.softmax(dim=2), own)
+        soft = F.one_hot(ids, logits.shape[1]).to(logits.dtype)
+        soft[masked] = logits.softmax(dim=1)
+        return soft
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of masked places."""
         masked = self.drawn_mask(ids, rng)
-        logits = self.logits(self.states(self.hide(ids, masked)), ids)
-        return F.cross_entropy(logits[masked], ids[masked])
+        return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, masked), ids[masked])
 
 
 class MaskedLanguageModel(MaskingGenerator):
@@ -139,8 +139,9 @@ class MaskedLanguageModel(MaskingGenerator):
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_input_embeddings()(ids)
 
-    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
-        return self.body(inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long()).logits
+    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+        with head_at(self.body, places):
+            return self.body(inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long()).logits
 
 
 class Seq2Seq(MaskingGenerator):
@@ -161,13 +162,14 @@ class Seq2Seq(MaskingGenerator):
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_encoder()(input_ids=ids, attention_mask=(ids != self.tokens.pad).long()).last_hidden_state
 
-    def logits(self, states: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
         start = torch.full_like(ids[:, :1], self.body.config.decoder_start_token_id)
-        return self.body(
-            encoder_outputs=(states,),
-            attention_mask=(ids != self.tokens.pad).long(),
-            decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
-        ).logits
+        with head_at(self.body, places):
+            return self.body(
+                encoder_outputs=(states,),
+                attention_mask=(ids != self.tokens.pad).long(),
+                decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+            ).logits
 
     def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         if self.decoding == "parallel":
@@ -188,9 +190,8 @@ class Seq2Seq(MaskingGenerator):
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of all tokens: the decoder must be able to copy as well."""
-        masked = self.drawn_mask(ids, rng)
-        logits = self.logits(self.states(self.hide(ids, masked)), ids)
-        return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=self.tokens.pad)
+        said, masked = ids != self.tokens.pad, self.drawn_mask(ids, rng)
+        return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, said), ids[said])
 
 
 class CausalLanguageModel(TextGenerator):
@@ -239,6 +240,16 @@ class CausalLanguageModel(TextGenerator):
             )
         written = tokenizer.batch_decode(out[:, context.shape[2] :], skip_special_tokens=True)
         return self.rows([clean(text.strip().partition("\n")[0]) for text in written], context.device)
+
+
+@contextmanager
+def head_at(body: Any, places: Tensor) -> Iterator[None]:
+    """The layer that has an output for each word of the vocabulary sees the states of `places` (B, t) alone: it is most of the work."""
+    hook = body.get_output_embeddings().register_forward_pre_hook(lambda _layer, given: (given[0][places],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager
