@@ -8,6 +8,7 @@ import os
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from tgt_ray import fit_check, records
 from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
-from tgt_ray.data import in_this_process
+from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
@@ -129,7 +130,13 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
-        student = train_local(config, prepared, root, folder.within("checkpoint"), report=_log_report)
+        student = train_local(
+            config,
+            prepared,
+            root,
+            folder.within("checkpoint"),
+            report=partial(_log_report, config.task.metric_names[0]),
+        )
     except Diverged as err:
         raise RunFailed(str(err)) from err
     folder.write(student.weights(), WEIGHTS_FILE)
@@ -161,7 +168,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
                     answer = ray.get(board.next_report.remote(run.id, seen))
                     if answer.metrics is None:
                         break
-                    _log_report(answer.metrics)
+                    _log_report(config.task.metric_names[0], answer.metrics)
             except RayActorError as err:
                 raise RunFailed(
                     "the actor between this process and the run's workers was lost; --resume goes on"
@@ -184,7 +191,11 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
         if not hasattr(part, "tokens") or unused or getattr(part, "only_samples", False):
             continue
         tokens = part.tokens(data.input_shape, key)
-        count, first = tokens.count_cut(data.tables["train"]["text"].to_pylist())
+        # A user's own task may call its texts otherwise.
+        train = data.tables["train"]
+        if isinstance(train, StoredTable) or "text" not in train.column_names:
+            continue
+        count, first = tokens.count_cut(train["text"].to_pylist())
         if count:
             log.warning(
                 "%s: cuts %d of %d train texts to its %d tokens; the first begins %r",
@@ -199,8 +210,11 @@ def _keep_files(folder: Storage) -> None:
             folder.write(folder.read("checkpoint", name), name)
 
 
-def _log_report(metrics: dict[str, Any]) -> None:
-    shown = {k: v for k, v in metrics.items() if "loss" in k or "balanced_accuracy" in k or k == "wait_share"}
+def _log_report(headline: str, metrics: dict[str, Any]) -> None:
+    """headline: the task's first metric."""
+    shown = {
+        k: v for k, v in metrics.items() if "loss" in k or k.removeprefix("test_") == headline or k == "wait_share"
+    }
     log.info("step %d: %s", metrics["step"], ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
 
 

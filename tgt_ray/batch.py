@@ -24,9 +24,9 @@ class InputRows(Protocol):
 def rows_at_once(input_shape: Sequence[int], *models: nn.Module, most: int = 512) -> int:
     """How many rows some models should be given at once: fewer of large inputs, for what their layers keep of each (our choice).
 
-    A module with the attribute `resizes_to` (C, H, W) works on inputs of that shape, whatever it is given; the largest counts.
+    A module with the attribute `largest_shape` makes of each row something of that shape, whatever it is given; the largest counts.
     """
-    inside = (getattr(module, "resizes_to", None) for model in models for module in model.modules())
+    inside = (getattr(module, "largest_shape", None) for model in models for module in model.modules())
     return max(1, min(most, 2**22 // max(math.prod(shape) for shape in (input_shape, *filter(None, inside)))))
 
 
@@ -43,13 +43,14 @@ class Batch:
     """One training batch: the first `num_real` rows are real, the rest synthetic.
 
     inputs (B, ...); labels (num_real,), since no ground truth is claimed for a synthetic row; teacher_logits (B, K);
-    teacher_embedding (B, E) where the objective needs it.
+    more: what the objective takes beside them, in its order: the labeler's embeddings (B, E) where it needs them, and each row's document
+    (B,), its label or that of its anchor, where a task's answers are documents.
     """
 
     inputs: Tensor
     labels: Tensor
     teacher_logits: Tensor
-    teacher_embedding: Tensor | None = None
+    more: tuple[Tensor, ...] = ()
 
     @property
     def num_real(self) -> int:

@@ -24,16 +24,35 @@ class Principal:
 
 
 @dataclass(frozen=True)
-class EmbeddingStatistics:
-    """Of N train rows, K classes and embeddings of D numbers. A row's class here is the labeler's first one.
+class TeacherEmbeddings:
+    """Of N train rows, K classes and embeddings of D numbers.
 
-    head_KD: the weight W of the labeler's head, whose input the embeddings are. embedding_ND float32 and class_N: of each row, in
-    the train table's order. count_K: rows of each class. mean_KD: their mean embedding, 0 where there are none.
-    everywhere: of the embeddings as they are; in_null_space: of their parts that W doesn't see.
+    head_KD: the weight W of the labeler's head, whose input the embeddings are; where classes are documents, their embeddings.
+    embedding_ND float32: of each row, in the train table's order.
     """
 
     head_KD: np.ndarray
     embedding_ND: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        return safetensors.numpy.save({"head_KD": self.head_KD, "embedding_ND": self.embedding_ND})
+
+    @staticmethod
+    def from_bytes(content: bytes) -> TeacherEmbeddings:
+        """What any `to_bytes` here has made."""
+        arrays = safetensors.numpy.load(content)
+        return TeacherEmbeddings(**arrays) if len(arrays) == 2 else EmbeddingStatistics.from_arrays(arrays)
+
+
+@dataclass(frozen=True)
+class EmbeddingStatistics(TeacherEmbeddings):
+    """Statistics by class. A row's class here is the labeler's first one.
+
+    class_N: of each row, in the train table's order. count_K: rows of each class. mean_KD: their mean embedding, 0 where there are none.
+    everywhere: of the embeddings as they are; in_null_space: of their parts that W doesn't see.
+    """
+
     class_N: np.ndarray
     count_K: np.ndarray
     mean_KD: np.ndarray
@@ -41,15 +60,13 @@ class EmbeddingStatistics:
     in_null_space: Principal
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         for name in ("everywhere", "in_null_space"):
             arrays |= {f"{name}.{part}": value for part, value in vars(getattr(self, name)).items()}
         return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> EmbeddingStatistics:
-        arrays = safetensors.numpy.load(content)
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> EmbeddingStatistics:
         everywhere, without_head = (
             Principal(arrays.pop(f"{name}.rank_K"), arrays.pop(f"{name}.directions_KRD"))
             for name in ("everywhere", "in_null_space")

@@ -11,7 +11,7 @@ from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
 from tgt_ray.labelers import AnyLabeler, ConvLabeler, Labeler
-from tgt_ray.objectives import AnyObjective, Distillation
+from tgt_ray.objectives import AnyObjective, Distillation, Objective
 from tgt_ray.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.tasks import AnyTask, ImageClassification
 from tgt_ray.vocabulary import same_vocabulary
@@ -171,6 +171,7 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         self._check_modality()
+        self._check_answers()
         if self.explorer.needs_differentiable and not self.teacher.generator.differentiable:
             raise ValueError(
                 f"explorer.type: '{self.explorer.type}' needs gradients through the generator, and teacher.generator.type"
@@ -180,6 +181,29 @@ class Experiment(Config):
         if self.objective.needs_embedding:
             self._can_give_embeddings()
         return self
+
+    def _check_answers(self) -> None:
+        """ValueError where labeler or objective are for classes and the task has documents, or the other way."""
+        parts: list[tuple[str, Labeler | Objective, Any]] = [
+            ("teacher.labeler", self.teacher.labeler, AnyLabeler),
+            ("objective", self.objective, AnyObjective),
+        ]
+        for key, part, family in parts:
+            if part.answers != self.task.answers:
+                legal = [name for name, cls in builtin_types(family).items() if cls.answers == self.task.answers]
+                raise ValueError(
+                    f"{key}.type: '{part.type}' is for tasks whose answers are {part.answers}, and those of task.type '{self.task.type}'"
+                    f" are {self.task.answers}; legal: {', '.join([*legal, 'package.module:Class for your own'])}"
+                )
+        if self.task.answers == "documents" and self.train.sampling != "natural":
+            raise ValueError(
+                f"train.sampling: '{self.train.sampling}' is for classes, and task.type '{self.task.type}' has none"
+            )
+        if self.teacher.generator.starts_from_documents and self.task.answers != "documents":
+            raise ValueError(
+                f"teacher.generator.type: '{self.teacher.generator.type}' makes queries from documents, and task.type"
+                f" '{self.task.type}' has none; use masked_lm or seq2seq"
+            )
 
     def _check_moves(self) -> None:
         """ValueError where the explorer asks of the generator what it hasn't."""
@@ -297,11 +321,6 @@ def control(experiment: Experiment, name: str) -> Experiment:
     if name not in CONTROLS:
         raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
     plain = experiment.model_dump(mode="json")
-    if experiment.objective.type != "distillation":
-        # What any other objective is compared with; what the two have in common stays.
-        shared = {
-            key: value for key, value in plain["objective"].items() if key in ("alpha", "temperature", "scale_by_t2")
-        }
-        plain["objective"] = {"type": "distillation", **shared}
+    plain["objective"] = experiment.objective.plain()
     data = with_overrides(plain, list(CONTROLS[name].items()))
     return Experiment.model_validate(data)

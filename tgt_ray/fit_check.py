@@ -10,6 +10,7 @@ import io
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ import numpy as np
 from tgt_ray import records
 from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, digest
+from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import class_label, say_texts
+from tgt_ray.objectives import Facts
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 from tgt_ray.text_metrics import distinct_n, exact_copy_rate
@@ -161,10 +164,16 @@ def measure(
     from tgt_ray.synthesis import Disagreement, along, latent_std
     from tgt_ray.tasks import inputs_of
 
-    rows = held_out_rows(len(data.labels("validation")), experiment.fit_check.rows)
-    labels = torch.from_numpy(data.labels("validation")[rows])
-    inputs = inputs_of(experiment.task, data.tables["validation"], data.input_shape, device)[torch.from_numpy(rows)]
-    student = build_student(experiment, data).to(device).eval().requires_grad_(False)
+    # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
+    start = "documents" if experiment.teacher.generator.starts_from_documents else "validation"
+    rows = held_out_rows(len(data.labels(start)), experiment.fit_check.rows)
+    labels = torch.from_numpy(data.labels(start)[rows])
+    inputs = inputs_of(experiment.task, data.tables[start], data.input_shape, device)[torch.from_numpy(rows)]
+    facts = Facts(data.num_classes, data.class_counts)
+    if experiment.task.answers == "documents":
+        head = teacher.labeler.get_parameter("head.weight").numpy(force=True)
+        facts = replace(facts, embedding_statistics=TeacherEmbeddings(head, head[:0]))
+    student = build_student(experiment, data, facts=facts).to(device).eval().requires_grad_(False)
     # Gradients keep what every layer makes of each row.
     size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
     size = min(size, getattr(teacher.generator, "rows_at_once", size))

@@ -32,13 +32,14 @@ MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: the anchor's id, its reconstruction and the explored input (C, H, W) or (bytes,), the teacher's logits (K,), the step at which the
-    student used it, and the step of the student that was looked at (-1: none)."""
+    """One row: the anchor's id, its reconstruction and the explored input (C, H, W) or (bytes,), the class that the teacher sees in it and its share, the step at which
+    the student used it, and the step of the student that was looked at (-1: none)."""
 
     anchor: int
     reconstructed: np.ndarray
     explored: np.ndarray
-    teacher_logits: np.ndarray
+    teacher_class: int
+    teacher_p: float
     step: int
     version: int
 
@@ -51,8 +52,8 @@ class Gallery:
 
     def look_at(self, block: Block, step: int) -> None:
         for row, reconstructed in enumerate(block["reconstructed"]):
-            logits, anchor = block["teacher_logits"][row], int(block["anchor"][row])
-            most, seen = min(IN_ALL, MOST_BYTES // (2 * reconstructed.nbytes)), int(logits.argmax())
+            (seen, p), anchor = first_class(block, row), int(block["anchor"][row])
+            most = min(IN_ALL, MOST_BYTES // (2 * reconstructed.nbytes))
             if seen not in self.by_class and len(self) >= most:
                 continue
             kept = self.by_class.setdefault(seen, OrderedDict())
@@ -61,7 +62,8 @@ class Gallery:
                 anchor,
                 reconstructed.copy(),
                 block["inputs"][row].copy(),
-                logits.copy(),
+                seen,
+                p,
                 step,
                 int(block["version"][row]),
             )
@@ -77,17 +79,24 @@ class Gallery:
         return [sample for _, kept in sorted(self.by_class.items()) for sample in reversed(kept.values())]
 
 
+def first_class(block: Block, row: int) -> tuple[int, float]:
+    """The class that the teacher sees in a row, and its share."""
+    if "teacher_class" in block:
+        return int(block["teacher_class"][row]), float(block["teacher_p"][row])
+    p = softmax(block["teacher_logits"][row][None])[0]
+    return int(p.argmax()), float(p.max())
+
+
 def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:
     """What is said of each row; images as float32 in C, H, W order, with their shape beside them; texts as such, the
     sentences of a pair with `texts.SEPARATOR` between them. anchor_labels_N: -1: none."""
-    teacher = softmax(np.stack([sample.teacher_logits for sample in samples]))
     student = softmax(student_scores_NK)
     return pa.table(
         {
             "anchor": [sample.anchor for sample in samples],
             "anchor_class": pa.array(anchor_labels_N, mask=anchor_labels_N < 0),
-            "teacher_class": teacher.argmax(axis=1),
-            "teacher_p": teacher.max(axis=1),
+            "teacher_class": [sample.teacher_class for sample in samples],
+            "teacher_p": [sample.teacher_p for sample in samples],
             "student_class": student.argmax(axis=1),
             "student_p": student.max(axis=1),
             "step": [sample.step for sample in samples],

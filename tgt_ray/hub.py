@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ def place(path: str) -> str:
     if ".." in Path(folder).parts or not found.is_dir():
         raise ConfigError(f"{path}: the package '{name}' has no folder '{folder}'")
     return str(found)
+
+
+def own_file(path: str, revision: str | None, name: str) -> Any:
+    """What a JSON file beside a model says; None where there is no such file."""
+    from transformers.utils import cached_file
+
+    absent = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    file = cached_file(place(path), name, revision=revision, **absent)
+    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:

@@ -65,6 +65,7 @@ class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
+    answers: ClassVar[str] = "classes"  # or "documents": what it scores
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
     # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
@@ -77,6 +78,15 @@ class Labeler(Component):
     @abstractmethod
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The module with fresh weights."""
+
+    @property
+    def head_split(self) -> str:
+        """The rows that a head is fitted on, where `load_weights` says that it has to be."""
+        return self.pretrain.split
+
+    def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        """Fit `model.head` in place on N rows. Returns what the record should say of it."""
+        raise NotImplementedError
 
     @property
     def external(self) -> bool:
@@ -147,12 +157,10 @@ class PretrainedLabeler(Labeler):
     probe: Probe = Field(default_factory=Probe)
 
     @property
-    def head_split(self) -> Literal["full", "train"]:
-        """The labelled rows that a head is fitted on."""
+    def head_split(self) -> str:
         return self.probe.split
 
     def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
-        """Fit `model.head` in place on N rows. Returns what the record should say of it."""
         from tgt_ray.pretraining import fit_linear_head
 
         return {
@@ -412,7 +420,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         return True
 
     @property
-    def head_split(self) -> Literal["full", "train"]:
+    def head_split(self) -> str:
         return self.finetune.split if self.finetune is not None else self.probe.split
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -439,6 +447,89 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}
 
 
+class DualEncoderLabeler(TextEncoder, Labeler):
+    """The teacher of a retrieval task: a sentence encoder for queries, and its embeddings of all documents as head.
+
+    Pooling, normalisation and what is put before texts are as sentence-transformers wrote them beside the model, where nothing else is
+    said. Documents are embedded once, and stored with the teacher.
+    """
+
+    modality: ClassVar[str] = "text"
+    answers: ClassVar[str] = "documents"
+    type: Literal["dual_encoder"] = "dual_encoder"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path"})
+    weights: None = Field(None, description="not used: the folder has them")
+    document_path: FolderOrName | None = Field(
+        None, description="a second model for documents, as `path`; absent: the same one embeds queries and documents"
+    )
+    document_tokens: int | None = Field(None, ge=4, description="as max_tokens, of a document")
+    normalize: bool | None = Field(
+        None,
+        description="embeddings of length 1, so that scores are cosines; absent: as the model's own files say, or true",
+    )
+    query_prefix: str | None = Field(None, description="put before queries; absent: as the model's own files say")
+    document_prefix: str | None = Field(None, description="put before documents; absent: as the model's own files say")
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        description="a document's share is the softmax of scores / temperature (our choice); rankings don't depend on it",
+    )
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    @property
+    def head_split(self) -> str:
+        return "documents"
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.dual_encoder import DualEncoder
+        from tgt_ray.models.text import sentence_settings
+
+        normalize, prompts = sentence_settings(self.path, self.revision)
+        made_for_sentences = bool(prompts) or normalize
+        backbone = self.backbone(input_shape, "teacher.labeler")
+        backbone.tokens.prefix = self.query_prefix if self.query_prefix is not None else prompts.get("query", "")
+        wanted = self.normalize if self.normalize is not None else normalize or not made_for_sentences
+        return DualEncoder(backbone, num_classes, wanted, self.temperature)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        self.load_body(model.backbone, "teacher.labeler")
+        self.documents_encoder(model)  # before anything is embedded: do they belong together?
+        return {"weights": self.path, "head": "fit"}
+
+    def documents_encoder(self, model: Any) -> Any:
+        """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
+        from tgt_ray.models.text import own_tokens, sentence_settings, transformers_backbone
+
+        path = self.document_path or self.path
+        revision = self.revision if self.document_path is None else None
+        longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
+        tokens = own_tokens(path, revision, longest, "teacher.labeler")
+        _, prompts = sentence_settings(path, revision)
+        known = next((prompts[name] for name in ("document", "passage") if name in prompts), "")
+        tokens.prefix = self.document_prefix if self.document_prefix is not None else known
+        tower = transformers_backbone(path, revision, tokens, self.pooling)
+        if tower.dim != model.backbone.dim:
+            raise ConfigError(
+                f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path} of"
+                f" {model.backbone.dim}; the two must belong together"
+            )
+        if self.document_path is None:
+            tower.body = model.backbone.body
+        else:
+            TextEncoder(path=path, pooling=self.pooling).load_body(tower, "teacher.labeler")
+        return tower
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return {**model.backbone.facts(), "normalize": model.normalize}
+
+    def fit_head(self, model: Any, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        """Embed the documents, in their order."""
+        return {"documents": model.embed_documents(self.documents_encoder(model), inputs)}
+
+
 def read_file(path: Path, key: str) -> bytes:
     try:
         return path.read_bytes()
@@ -448,5 +539,13 @@ def read_file(path: Path, key: str) -> bytes:
 
 AnyLabeler = Annotated[
     Labeler,
-    OneOf(ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler, TextEncoderLabeler, TextTransformerLabeler),
+    OneOf(
+        ConvLabeler,
+        ResidualLabeler,
+        TimmLabeler,
+        TransformersLabeler,
+        TextEncoderLabeler,
+        TextTransformerLabeler,
+        DualEncoderLabeler,
+    ),
 ]

@@ -35,9 +35,10 @@ def prepare_local(
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
         rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
         embedding = any(objective.needs_embedding for objective in wanted)
-        return [teacher_outputs(teacher, each, data.input_shape, embedding) for each in rows]
+        logits = experiment.task.answers == "classes"
+        return [teacher_outputs(teacher, each, data.input_shape, embedding, logits=logits) for each in rows]
 
-    return prepare(data, record, teacher_pass, storage, wanted)
+    return prepare(data, record, teacher_pass, storage, wanted, experiment.teacher.generator.starts_from_documents)
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:

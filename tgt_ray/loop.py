@@ -112,13 +112,13 @@ class SyntheticReader:
         self.gallery = Gallery()
 
     def take(self, count: int, step: int) -> tuple[Tensor, ...]:
-        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding and anchor_inputs, where the blocks have
-        them."""
+        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, document and anchor_inputs, where the
+        blocks have them."""
         parts = []
         while count:
             block = self._block(step)
             part = slice(self.offset, self.offset + count)
-            more = (name for name in ("teacher_embedding", "anchor_inputs") if name in block)
+            more = (name for name in ("teacher_embedding", "document", "anchor_inputs") if name in block)
             names = ("inputs", "teacher_logits", *more)
             parts.append([torch.from_numpy(block[name][part]) for name in names])
             versions = block["version"][part]
@@ -173,7 +173,11 @@ class StudentRun:
         self.prepare = getattr(self.student.backbone, "prepare", None)
         self._prepared: dict[str, Tensor] = {}
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
-        self.teacher_logits = torch.from_numpy(to_matrix(table["logits"]))
+        self.teacher_logits = (
+            torch.from_numpy(to_matrix(table["logits"]))
+            if self.task.answers == "classes"
+            else torch.empty(len(table), 0)
+        )
         self.teacher_embeddings: np.ndarray | None = None
         if experiment.objective.needs_embedding:
             assert data.embedding_statistics is not None, "prepared for objectives that need no embeddings"
@@ -218,8 +222,7 @@ class StudentRun:
             self.advance(self.step / train.steps)
         batch = self._batch(reader)
         with autocast(self.device, train.precision):
-            more = () if batch.teacher_embedding is None else (batch.teacher_embedding,)
-            loss = self.model(batch.inputs, batch.labels, batch.teacher_logits, *more)
+            loss = self.model(batch.inputs, batch.labels, batch.teacher_logits, *batch.more)
         self.optimizer.zero_grad()
         loss.value.backward()
         self.optimizer.step()
@@ -248,6 +251,8 @@ class StudentRun:
         if self.teacher_embeddings is not None:
             # Of the row as it is, like its logits.
             teacher.append(torch.from_numpy(self.teacher_embeddings[indices]))
+        if self.task.answers == "documents":
+            teacher.append(labels)
         synthetic = self.plan.synthetic_count(self.step)
         if synthetic:
             assert reader is not None
@@ -258,7 +263,8 @@ class StudentRun:
                 more_inputs = self.prepare(more_inputs)
             inputs = torch.cat([inputs, more_inputs])
             teacher = [torch.cat(parts) for parts in zip(teacher, more, strict=True)]
-        return Batch(inputs.to(self.device), labels.to(self.device), *(each.to(self.device) for each in teacher))
+        inputs, labels, logits, *more = (each.to(self.device) for each in (inputs, labels, *teacher))
+        return Batch(inputs, labels, logits, tuple(more))
 
     def _student_inputs(self, split: str) -> InputRows:
         """The inputs of a split, as the student takes them."""
@@ -294,18 +300,19 @@ class StudentRun:
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """The task's metrics of the student on a split; those of test also class by class, for the checkpoint."""
-        scores, labels = self.scores(split), self.data.tables[split]["label"].to_numpy()
+        scores, table = self.scores(split), self.data.tables[split]
         if split == "test":
-            self.per_class = self.task.per_class(scores, labels, self.data.class_counts)
-        return self.task.evaluate(scores, labels, self.data.class_counts)
+            self.per_class = self.task.per_class(scores, table, self.data.class_counts)
+        return self.task.evaluate(scores, table, self.data.class_counts)
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:
+        """The student's scores of a split's rows, as the task's `evaluate` takes them."""
         self.student.eval()
         inputs = self._student_inputs(split)
         with autocast(self.device, self.experiment.train.precision):
             parts = [
-                self.student.scores(part.to(self.device)).float().cpu()
+                self.task.reduce(self.student.scores(part.to(self.device))).cpu()
                 for part in inputs.split(rows_at_once(self.data.input_shape, self.student, most=1024))
             ]
         scores = torch.cat(parts)
@@ -337,7 +344,7 @@ class StudentRun:
     def last_files(self) -> dict[str, bytes]:
         """What is to be looked at once the test split has been measured."""
         out: dict[str, bytes] = {}
-        if self.per_class is not None and hasattr(self.student.backbone, "tokens"):
+        if self.step == self.experiment.train.steps and hasattr(self.student.backbone, "tokens"):
             out[TOKENIZER_FILE] = self.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()  # type: ignore[union-attr, operator]
         if self.per_class is not None:
             table = self.per_class
@@ -365,9 +372,7 @@ class StudentRun:
     def real_rows(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (N, ...) and labels (N,) of anchors by their ids; the label is -1 where an anchor has none."""
         places, inputs, labels = [], [], []
-        for split in ("train", "unlabelled"):
-            if split not in self.data.tables:
-                continue
+        for split in self.data.anchor_tables:
             table = self.data.tables[split]
             there = table["id"].to_numpy()
             order = np.argsort(there)

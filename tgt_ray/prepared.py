@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from tgt_ray import embeddings, records
 from tgt_ray.config import ConfigError, digest
-from tgt_ray.embeddings import EmbeddingStatistics
+from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
@@ -33,7 +33,8 @@ TOKENIZER_FILE = "tokenizer.json"
 KEPT_FILES = (WEIGHTS_FILE, TOKENIZER_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png", "gallery.html")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
-#: the generator is contextual; and "embedding": (N, E), the labeler's, where an objective needs it.
+#: the generator is contextual; the first class "first": (N,) in place of logits where a task's answers are documents; and
+#: "embedding": (N, E), the labeler's, where an objective needs it.
 TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
 
 
@@ -42,7 +43,8 @@ class StudentData:
     """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test, and
     where the task has them the unlabelled rows, of which only the gallery shows some.
 
-    calibration: 1 - p(true class) of each validation row by the labeler. embedding_statistics: where an objective needs them.
+    calibration: 1 - p(true class) of each validation row by the labeler; empty where its scores aren't kept. embedding_statistics: where
+    an objective needs them. anchor_tables: of which explorers start from.
     """
 
     tables: dict[str, Table]
@@ -50,7 +52,8 @@ class StudentData:
     num_classes: int
     calibration: np.ndarray
     class_names: tuple[str, ...] = ()
-    embedding_statistics: EmbeddingStatistics | None = None
+    embedding_statistics: TeacherEmbeddings | None = None
+    anchor_tables: tuple[str, ...] = ("train",)
 
     @property
     def facts(self) -> Facts:
@@ -111,10 +114,11 @@ def prepare(
     teacher_pass: TeacherPass,
     storage: Storage,
     objectives: Sequence[Objective] = (),
+    from_documents: bool = False,
 ) -> Prepared:
     """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
 
-    objectives: those that runs on this may have. ConfigError where of one type none fits the task and its teacher.
+    objectives: those that runs on this may have. from_documents: explorers start from the documents. ConfigError where of one type none fits the task and its teacher.
     """
     train = data.tables["train"]
     fingerprints = {
@@ -138,29 +142,47 @@ def prepare(
     said = dict(zip(asked, teacher_pass([data.tables[split] for split in asked]) if asked else [], strict=True))
     for split in missing:
         table = data.tables[split]
-        columns = {name: _lists(values) for name, values in said[split].items() if name != "embedding"}
+        columns = {
+            name: _lists(values) if values.ndim == 2 else values
+            for name, values in said[split].items()
+            if name != "embedding"
+        }
         buffer = io.BytesIO()
         pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
         cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
     cached, held_out, *more = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
+    scored = "logits" in cached.column_names
     tables = {
-        "train": train.append_column("logits", cached["logits"]),
-        "validation": data.tables["validation"],
-        "test": data.tables["test"],
-        **{split: data.tables[split] for split in splits if split == "unlabelled"},
+        "train": train.append_column("logits", cached["logits"]) if scored else train,
+        **{name: table for name, table in data.tables.items() if name not in ("train", "full")},
     }
     statistics = None
     if needs_embedding:
         if not cache.exists(embedding_file):
-            fitted = fit_embeddings(said["train"]["embedding"], to_matrix(cached["logits"]), teacher, storage)
+            embedding_ND, head_KD = said["train"]["embedding"], labeler_head(teacher, storage)
+            shape = (data.num_classes, embedding_ND.shape[1])
+            check_head(head_KD, shape, teacher)
+            fitted = (
+                embeddings.fit(embedding_ND, to_matrix(cached["logits"]).argmax(axis=1), head_KD)
+                if scored
+                else TeacherEmbeddings(head_KD, embedding_ND)
+            )
             cache.write(fitted.to_bytes(), embedding_file)
-        statistics = EmbeddingStatistics.from_bytes(cache.read(embedding_file))
-    calibration = 1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
+        statistics = TeacherEmbeddings.from_bytes(cache.read(embedding_file))
+    calibration = (
+        1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
+        if scored
+        else np.empty(0, np.float32)
+    )
     # A generator that starts from the inputs themselves has no latents to keep.
     parts = [
         (train["id"], data.labels("train"), cached),
-        *((table["id"], to_matrix(table["logits"]).argmax(axis=1), table) for table in more),
+        *((table["id"], first_classes(table), table) for table in more),
     ]
+    anchor_tables = ("train", "unlabelled") if more else ("train",)
+    if from_documents:
+        documents = data.tables["documents"]
+        parts, anchor_tables = [(documents["id"], data.labels("documents"), documents)], ("documents",)
     anchors = Anchors(
         np.concatenate([ids.to_numpy() for ids, _, _ in parts]),
         np.concatenate([labels for _, labels, _ in parts]),
@@ -171,7 +193,9 @@ def prepare(
             ]
         ),
     )
-    student = StudentData(tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics)
+    student = StudentData(
+        tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics, anchor_tables
+    )
     check_objectives(objectives, student.facts)
     return Prepared(
         student,
@@ -181,24 +205,33 @@ def prepare(
     )
 
 
-def fit_embeddings(
-    embedding_ND: np.ndarray, logits_NK: np.ndarray, teacher: dict[str, Any], storage: Storage
-) -> EmbeddingStatistics:
-    """Statistics of the labeler's embeddings of the train rows. ConfigError where they aren't what a linear head of it sees."""
+def labeler_head(teacher: dict[str, Any], storage: Storage) -> np.ndarray:
+    """The weight (K, D) of the labeler's linear head, as it is stored. ConfigError where it has none."""
     record = teacher["labeler"]
     weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
-    where = f"teacher.labeler.type: {record['config']['type']}"
-    head, wanted = weights.get("head.weight"), (logits_NK.shape[1], embedding_ND.shape[1])
-    if head is None:
+    if "head.weight" not in weights:
         raise ConfigError(
-            f"{where}: it has no linear layer `head`, whose null space the objective needs; use another labeler or objective"
+            f"teacher.labeler.type: {record['config']['type']}: it has no linear layer `head`, which the objective needs; use another"
+            " labeler or objective"
         )
-    if head.shape != wanted:
+    head: np.ndarray = weights["head.weight"]
+    return head
+
+
+def check_head(head_KD: np.ndarray, wanted: tuple[int, int], teacher: dict[str, Any]) -> None:
+    """ConfigError where embeddings aren't what the labeler's head sees. wanted: classes, numbers of an embedding."""
+    if head_KD.shape != wanted:
         raise ConfigError(
-            f"{where}: the weight of its `head` is {list(head.shape)}, but it gives {wanted[0]} logits and embeddings of {wanted[1]}"
-            " numbers; the objective needs the embedding that its head sees"
+            f"teacher.labeler.type: {teacher['labeler']['config']['type']}: the weight of its `head` is {list(head_KD.shape)}, but it"
+            f" gives {wanted[0]} logits and embeddings of {wanted[1]} numbers; the objective needs the embedding that its head sees"
         )
-    return embeddings.fit(embedding_ND, logits_NK.argmax(axis=1), head)
+
+
+def first_classes(table: pa.Table) -> np.ndarray:
+    """(N,) the labeler's first class of rows in the teacher cache."""
+    if "first" in table.column_names:
+        return table["first"].to_numpy()
+    return to_matrix(table["logits"]).argmax(axis=1)
 
 
 def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:

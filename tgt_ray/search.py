@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tgt_ray.config import Config, ConfigError, nearest, validate
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
@@ -92,7 +92,7 @@ class SearchConfig(Config):
     grace_evaluations: int = Field(2, ge=1, description="evaluations before asha may stop a trial")
     reduction_factor: float = Field(3, gt=1, description="asha lets one trial in this many go on at each rung")
     startup_trials: int = Field(5, ge=1, description="random trials before TPE's model takes over")
-    metric: str = Field("balanced_accuracy", description="on the validation split")
+    metric: str = Field("auto", description="on the validation split; auto: the first that the task gives")
     mode: Literal["max", "min"] = "max"
     seed: int = Field(0, ge=0)
     controls: list[str] = Field(
@@ -123,6 +123,13 @@ class SweepConfig(Config):
         min_length=1,
     )
     search: SearchConfig = Field(default_factory=SearchConfig)
+
+    @field_validator("search", mode="after")
+    @classmethod
+    def _task_s_metric(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
+        if search.metric != "auto" or "experiment" not in info.data:
+            return search
+        return search.model_copy(update={"metric": info.data["experiment"].task.metric_names[0]})
 
     @model_validator(mode="after")
     def _space_is_legal(self) -> SweepConfig:

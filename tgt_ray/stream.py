@@ -54,7 +54,7 @@ ROW = pa.schema(
 
 #: A block's arrays that are different from row to row; and those of them that it may have.
 PACKED = ("inputs", "teacher_logits", "anchor", "reconstructed")
-PACKED_WHERE_THERE = ("teacher_embedding", "anchor_inputs")
+PACKED_WHERE_THERE = ("teacher_embedding", "anchor_inputs", "teacher_class", "teacher_p", "document")
 
 
 class GenerationFailed(RuntimeError):

@@ -16,7 +16,7 @@ from tgt_ray.tasks import TaskData
 
 
 class Student(nn.Module):
-    """forward(inputs, labels, teacher_logits, teacher_embedding where the criterion takes it) -> Loss; scores(inputs) -> (B, K)."""
+    """forward(inputs, labels, teacher_logits, and what else the criterion takes) -> Loss; scores(inputs) -> (B, K)."""
 
     def __init__(self, backbone: nn.Module, criterion: nn.Module):
         super().__init__()
@@ -25,12 +25,9 @@ class Student(nn.Module):
         self.frozen_backbone = False
         self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
-    def forward(
-        self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_embedding: Tensor | None = None
-    ) -> Loss:
+    def forward(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, *more: Tensor) -> Loss:
         for norm in self.source_norms:
             norm.num_real = len(labels)
-        more = () if teacher_embedding is None else (teacher_embedding,)
         return self.criterion(self.backbone(inputs), labels, teacher_logits, *more)
 
     def scores(self, inputs: Tensor) -> Tensor:
@@ -61,15 +58,18 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def build_student(experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True) -> Student:
+def build_student(
+    experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True, facts: Facts | None = None
+) -> Student:
     """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them. first_weights: False where
-    others are put into it anyway, so that those from elsewhere are not loaded."""
+    others are put into it anyway, so that those from elsewhere are not loaded. facts: where the data doesn't know them yet."""
     torch.manual_seed(experiment.train.seed)
     backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
     if first_weights:
         experiment.student.load_weights(backbone)
     # Before the labeler was asked, all that a student is asked for is its scores.
-    facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
+    if facts is None:
+        facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
     criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
     if experiment.train.batch_norm == "per_source":
         split_norms(backbone)

@@ -14,7 +14,7 @@ from tgt_ray.batch import InputRows
 from tgt_ray.config import digest
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.explorers import Explorer, Neighbourhood
-from tgt_ray.models.criteria import kl_rows
+from tgt_ray.models.criteria import at_least_float32, kl_rows
 from tgt_ray.prepared import Anchors, Prepared, StudentData
 from tgt_ray.student import Student, autocast
 from tgt_ray.tasks import inputs_of
@@ -24,6 +24,8 @@ from tgt_ray.teacher import Teacher
 #: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
 #: teacher_embedding (R, E) float32: the labeler's, and anchor_inputs (R, ...): what each row was made from; only where the objective
 #: needs them.
+#: Where a task's answers are documents, teacher_logits is (R, 0), and there are teacher_class (R,), teacher_p (R,): the labeler's first one
+#: and its share; and document (R,): that of the anchor.
 #: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
 Block = dict[str, np.ndarray]
 
@@ -36,7 +38,7 @@ class Synthesizer:
     """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
 
     embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them
-    (`Teacher.contextual`), and for rows that carry their anchor's (with_anchors).
+    (`Teacher.contextual`), and for rows that carry their anchor's (with_anchors). documents: whether the task's answers are documents.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Synthesizer:
         embedding: bool = False,
         inputs: InputRows | None = None,
         with_anchors: bool = False,
+        documents: bool = False,
     ):
         self.teacher = teacher
         self.anchors = anchors
@@ -56,7 +59,7 @@ class Synthesizer:
         self.device, self.precision, self.embedding = device, precision, embedding
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
-        self.inputs, self.with_anchors = inputs, with_anchors
+        self.inputs, self.with_anchors, self.documents = inputs, with_anchors, documents
         if not teacher.contextual:
             self.scale_L = self.latents_NL.std(dim=0)
             return
@@ -89,7 +92,7 @@ class Synthesizer:
         size = self.rows_per_request
         return {
             "inputs": to_array(inputs),
-            "teacher_logits": to_array(said.logits),
+            **self._what_is_said(said.logits, chosen),
             **({"teacher_embedding": to_array(said.embedding)} if self.embedding else {}),
             **(
                 {"anchor_inputs": to_array(self.inputs[chosen])}
@@ -101,6 +104,17 @@ class Synthesizer:
             "request": np.full(size, request),
             "version": np.full(size, version),
             "explorer": np.full(size, explorer.type),
+        }
+
+    def _what_is_said(self, logits_BK: Tensor, chosen: Tensor) -> dict[str, np.ndarray]:
+        if not self.documents:
+            return {"teacher_logits": to_array(logits_BK)}
+        p, first = at_least_float32(logits_BK).softmax(dim=1).max(dim=1)
+        return {
+            "teacher_logits": to_array(logits_BK[:, :0]),
+            "teacher_class": to_array(first),
+            "teacher_p": to_array(p),
+            "document": self.anchors.labels[chosen.numpy()],
         }
 
     def _start(self, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -163,6 +177,7 @@ def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher,
         objective.needs_embedding,
         inputs,
         objective.needs_anchors,
+        experiment.task.answers == "documents",
     )
 
 
@@ -171,7 +186,7 @@ def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -
     if not (teacher.contextual or experiment.objective.needs_anchors):
         return None
     task = experiment.task
-    tables = [data.tables[split] for split in ("train", "unlabelled") if split in data.tables]
+    tables = [data.tables[name] for name in data.anchor_tables]
     if len(tables) == 1:
         return inputs_of(task, tables[0], data.input_shape)
     return torch.cat([part for table in tables for part in inputs_of(task, table, data.input_shape).split(1024)])

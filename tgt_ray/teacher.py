@@ -18,7 +18,7 @@ from tgt_ray.batch import InputRows, rows_at_once
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler, PretrainedLabeler
+from tgt_ray.labelers import Labeler
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.storage import Storage
@@ -107,15 +107,21 @@ def load_teacher(
 
 @torch.no_grad()
 def teacher_outputs(
-    teacher: Teacher, inputs: InputRows, input_shape: tuple[int, ...], embedding: bool = False, most: int = 512
+    teacher: Teacher,
+    inputs: InputRows,
+    input_shape: tuple[int, ...],
+    embedding: bool = False,
+    most: int = 512,
+    logits: bool = True,
 ) -> dict[str, np.ndarray]:
     """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32; no latents where the
-    generator is contextual. The inputs are where the teacher is. most: rows that it gets at once."""
+    generator is contextual. The inputs are where the teacher is. most: rows that it gets at once. logits: False gives the first class
+    alone, "first" (N,)."""
     batch_size = rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)
     found: dict[str, list[Tensor]] = {}
     for there in inputs.split(batch_size):
         said = teacher.labeler(there)
-        parts = {"logits": said.logits}
+        parts = {"logits": said.logits} if logits else {"first": said.logits.argmax(dim=1)}
         if not teacher.contextual:
             parts["latent"] = teacher.generator.encode(there)  # type: ignore[operator]
         if embedding:
@@ -143,13 +149,12 @@ def _labeler(
         return quality()
 
     def fit_head() -> dict[str, Any]:
-        assert isinstance(config, PretrainedLabeler)
         return {**config.fit_head(model, *rows(config.head_split)), **quality()}
 
     def quality() -> dict[str, Any]:
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
-    split = config.head_split if isinstance(config, PretrainedLabeler) and config.external else config.pretrain.split
+    split = config.head_split if config.external else config.pretrain.split
     made_from = [data.fingerprints[split]]
     finish = {"all": fit, "fit": fit_head, "own": quality}
     return model, _ready(model, "labeler", config, made_from, finish, store, device)
@@ -255,8 +260,9 @@ def _freeze(model: nn.Module) -> nn.Module:
 def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
-    logits = torch.cat([model(part).logits.cpu() for part in inputs.split(rows_at_once(data.input_shape, model))])
-    return task.evaluate(logits.numpy(), data.labels(split), data.class_counts)
+    parts = inputs.split(rows_at_once(data.input_shape, model))
+    scores = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
+    return task.evaluate(scores.numpy(), data.tables[split], data.class_counts)
 
 
 @torch.no_grad()

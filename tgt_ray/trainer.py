@@ -76,7 +76,8 @@ def prepare_on_ray(
     def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
         return label_rows(experiment, teacher, data, tables, storage, beside_lanes, embedding)
 
-    return prepare(data, teacher, teacher_pass, storage, objectives)
+    from_documents = experiment.teacher.generator.starts_from_documents
+    return prepare(data, teacher, teacher_pass, storage, objectives, from_documents)
 
 
 def needs_places(experiment: Experiment) -> bool:
@@ -177,7 +178,8 @@ class TeacherLabeler:
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
         inputs = inputs_of(self.task, rows, self.shape, self.device)
-        outputs = teacher_outputs(self.teacher, inputs, self.shape, self.embedding)
+        logits = self.task.answers == "classes"
+        outputs = teacher_outputs(self.teacher, inputs, self.shape, self.embedding, logits=logits)
         return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
 
 

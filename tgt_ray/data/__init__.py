@@ -13,17 +13,21 @@ from tgt_ray.data.huggingface import HuggingFaceImages, HuggingFaceTexts
 from tgt_ray.data.labelled import Labelled
 from tgt_ray.data.long_tail import LongTail
 from tgt_ray.data.parquet import EncodedParquet, ParquetImages
+from tgt_ray.data.retrieval import BeirFolder, LabelledQueries
 from tgt_ray.data.stored import StoredTable
 from tgt_ray.data.text import CsvTexts, JsonTexts, ParquetTexts, TextRows, TextSource
 
 AnySource = Annotated[
     ImageSource, OneOf(Digits, ParquetImages, EncodedParquet, ImageFolder, ImageLists, HuggingFaceImages)
 ]
+AnyRetrievalSource = Annotated[BeirFolder, OneOf(BeirFolder)]
 AnyTextSource = Annotated[TextSource, OneOf(ParquetTexts, CsvTexts, JsonTexts, HuggingFaceTexts)]
 
 __all__ = [
+    "AnyRetrievalSource",
     "AnySource",
     "AnyTextSource",
+    "BeirFolder",
     "CsvTexts",
     "Digits",
     "EncodedImages",
@@ -36,6 +40,7 @@ __all__ = [
     "ImageSource",
     "JsonTexts",
     "Labelled",
+    "LabelledQueries",
     "LongTail",
     "ParquetImages",
     "ParquetTexts",

@@ -130,7 +130,7 @@ class TextSource(Component):
         table = raw.read(list(columns.values()))
         if table.num_rows == 0:
             raise ConfigError(f"{raw.where}: holds no rows")
-        label = _plain(table[self.label_column])
+        label = plain(table[self.label_column])
         if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
             label = pc.utf8_trim_whitespace(label)
             label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
@@ -140,14 +140,14 @@ class TextSource(Component):
                 f"{raw.where}: column '{self.label_column}' (task.data.label_column) has {label.null_count} null values, the first in"
                 f" row {row}; every row needs a label"
             )
-        out = {key: _valid(_plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
+        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         return pa.table({**out, "label": pc.cast(label, pa.large_string())})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
         """ConfigError where a column is missing, there twice, or of a type that can't be what it should."""
         found, at = raw.schema.names, f"task.data.{key}_column"
         if name not in found:
-            texts = [each.name for each in raw.schema if _is_text(each.type) and each.name != self.label_column]
+            texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
             if key == "text" and self.pair_column is None and len(texts) == 2:
                 raise ConfigError(
                     f"{at}: {raw.where} has no column '{name}' but two columns of texts; for pairs give text_column and pair_column,"
@@ -157,10 +157,10 @@ class TextSource(Component):
         if found.count(name) > 1:
             raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
         kind = raw.schema.field(name).type
-        if key != "label" and not _is_text(kind):
+        if key != "label" and not is_text(kind):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if key == "label" and not (_is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
+        if key == "label" and not (is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes")
 
     def _class_numbers(
@@ -280,10 +280,10 @@ class ParquetTexts(TextFiles):
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         def read(columns: list[str]) -> pa.Table:
-            with _readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
+            with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
                 return parquet.read(columns=columns)
 
-        with _readable(file, "Parquet"):
+        with readable(file, "Parquet"):
             return pq.read_schema(file), read
 
 
@@ -298,7 +298,7 @@ class CsvTexts(TextFiles):
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if file.suffix == ".tsv" else ",")
-        with _readable(file, "CSV"):
+        with readable(file, "CSV"):
             table = pa.csv.read_csv(
                 file,
                 # In one thread, so that an error names its row.
@@ -317,7 +317,7 @@ class JsonTexts(TextFiles):
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         options = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        with _readable(file, "JSON lines", _bad_line):
+        with readable(file, "JSON lines", bad_line):
             table = pa.json.read_json(file, options)
             dates = {name: kind for name, kind in self._as_texts.items() if name in table.column_names}
             dates = {name: kind for name, kind in dates.items() if pa.types.is_temporal(table.schema.field(name).type)}
@@ -328,7 +328,7 @@ class JsonTexts(TextFiles):
 
 
 @contextmanager
-def _readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file: "") -> Iterator[None]:
+def readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file: "") -> Iterator[None]:
     """ConfigError for what pyarrow can't read. explain: says what is wrong where it can, otherwise pyarrow does."""
     try:
         yield
@@ -337,7 +337,7 @@ def _readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda fil
         raise ConfigError(f"{file}: not a readable {kind} file ({why})") from err
 
 
-def _bad_line(file: Path) -> str:
+def bad_line(file: Path) -> str:
     """The first line of a file that is no JSON object. pyarrow counts the rows of each block anew."""
     try:
         with open(file, encoding="utf-8") as lines:
@@ -353,20 +353,20 @@ def _bad_line(file: Path) -> str:
     return ""
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return is_text(kind.value_type)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Without a dictionary, and strings as large ones, whose sum may exceed 2 GB."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    return column.cast(pa.large_string()) if _is_text(column.type) else column
+    return column.cast(pa.large_string()) if is_text(column.type) else column
 
 
-def _valid(column: pa.ChunkedArray, where: str, name: str) -> pa.ChunkedArray:
+def valid(column: pa.ChunkedArray, where: str, name: str) -> pa.ChunkedArray:
     try:
         column.validate(full=True)
     except pa.ArrowException as err:

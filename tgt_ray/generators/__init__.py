@@ -12,6 +12,7 @@ from tgt_ray.generators.autoencoder import (
 )
 from tgt_ray.generators.base import Generator
 from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
+from tgt_ray.generators.spans import SpanGenerator
 from tgt_ray.generators.text import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 
 AnyGenerator = Annotated[
@@ -25,6 +26,7 @@ AnyGenerator = Annotated[
         Seq2SeqGenerator,
         MaskedLMGenerator,
         CausalLMGenerator,
+        SpanGenerator,
     ),
 ]
 
@@ -38,5 +40,6 @@ __all__ = [
     "MLPAutoencoderGenerator",
     "MaskedLMGenerator",
     "Seq2SeqGenerator",
+    "SpanGenerator",
     "SpatialAutoencoderGenerator",
 ]

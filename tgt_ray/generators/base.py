@@ -62,6 +62,8 @@ class Generator(Component):
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
     # Starts from inputs and not from stored latents.
     contextual: ClassVar[bool] = False
+    # Starts from the documents of a retrieval task instead of its queries.
+    starts_from_documents: ClassVar[bool] = False
     # What it makes of a pair of sentences is a pair.
     keeps_pairs: ClassVar[bool] = True
     # Has no latents that could be moved: for random exploration alone.

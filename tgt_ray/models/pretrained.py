@@ -32,7 +32,7 @@ class Preprocess(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @property
-    def resizes_to(self) -> tuple[int, ...] | None:
+    def largest_shape(self) -> tuple[int, ...] | None:
         return None if self.size is None else (self.channels, *self.size)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.config import ConfigError, digest
-from tgt_ray.hub import from_hub, place
+from tgt_ray.hub import from_hub, own_file
 from tgt_ray.models.pretrained import linear_head, settings_of
 from tgt_ray.texts import SEPARATOR, clean, sentences, to_texts
 from tgt_ray.vocabulary import SPECIAL
@@ -22,6 +21,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
         self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
+        self.prefix = ""  # what is put before each text
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ConfigError(f"{where}: its tokenizer is not one of the library tokenizers (a fast one)")
         tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -39,7 +39,7 @@ class Tokens:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of bytes (N, width) uint8 -> ids (N, T)."""
-        texts = [sentences(text) for text in to_texts(rows.cpu().numpy())]
+        texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
         out = np.empty((len(texts), self.max_tokens), np.int64)
         # The library takes a batch of single sentences, or one of pairs.
         for size in {len(text) for text in texts}:
@@ -81,7 +81,11 @@ class Tokens:
         whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
         # How the last batch was padded and cut is no part of the vocabulary.
         rest = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
-        return {"tokenizer": digest(rest), "max_tokens": self.max_tokens}
+        return {
+            "tokenizer": digest(rest),
+            "max_tokens": self.max_tokens,
+            **({"prefix": self.prefix} if self.prefix else {}),
+        }
 
 
 def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
@@ -107,7 +111,7 @@ def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: s
     """The tokens of a model's folder or hub name. max_tokens: None takes the model's own limit."""
     from transformers import AutoConfig, AutoTokenizer
 
-    longest = max_tokens or _own_length(path, from_hub(AutoConfig.from_pretrained, path, revision))
+    longest = max_tokens or _own_length(path, revision, from_hub(AutoConfig.from_pretrained, path, revision))
     return tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), longest, where)
 
 
@@ -216,7 +220,7 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
-    pooling = _pooling(path, config) if pooling == "auto" else pooling
+    pooling = _pooling(path, revision, config) if pooling == "auto" else pooling
     if pooling == "model":
         if config.pad_token_id is None:
             config.pad_token_id = tokens.pad  # by which a causal model's classifier finds a text's end
@@ -265,22 +269,26 @@ def without_pooler(body: Any) -> Any:
     return body
 
 
-def _pooling(path: str, config: Any) -> str:
+def _pooling(path: str, revision: str | None, config: Any) -> str:
     """A classifier's own; as sentence-transformers wrote it; otherwise the mean."""
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "model"
-    said = Path(place(path)) / "1_Pooling" / "config.json"
-    if said.is_file() and json.loads(said.read_text(encoding="utf-8")).get("pooling_mode_cls_token"):
-        return "cls"
-    return "mean"
+    said = own_file(path, revision, "1_Pooling/config.json") or {}
+    return "cls" if said.get("pooling_mode_cls_token") else "mean"
 
 
-def _own_length(path: str, config: Any) -> int:
+def _own_length(path: str, revision: str | None, config: Any) -> int:
     """As sentence-transformers wrote it beside the model, or as many tokens as it has positions."""
-    said = Path(place(path)) / "sentence_bert_config.json"
-    if said.is_file():
-        return int(json.loads(said.read_text(encoding="utf-8")).get("max_seq_length") or _positions(config) or 512)
-    return _positions(config) or 512
+    said = own_file(path, revision, "sentence_bert_config.json") or {}
+    return int(said.get("max_seq_length") or _positions(config) or 512)
+
+
+def sentence_settings(path: str, revision: str | None) -> tuple[bool, dict[str, str]]:
+    """As sentence-transformers wrote it beside the model: whether embeddings are made of length 1, and what is put before texts of each
+    kind."""
+    modules = own_file(path, revision, "modules.json") or []
+    prompts = (own_file(path, revision, "config_sentence_transformers.json") or {}).get("prompts") or {}
+    return any(str(each.get("type", "")).endswith("Normalize") for each in modules), prompts
 
 
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")

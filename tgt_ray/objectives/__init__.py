@@ -8,8 +8,9 @@ from tgt_ray.config import OneOf
 from tgt_ray.objectives.base import Facts, Objective
 from tgt_ray.objectives.consistency import Consistency
 from tgt_ray.objectives.distillation import Distillation
+from tgt_ray.objectives.embed_distill import EmbedDistill
 from tgt_ray.objectives.lelp import LELP
 
-AnyObjective = Annotated[Objective, OneOf(Distillation, LELP, Consistency)]
+AnyObjective = Annotated[Objective, OneOf(Distillation, LELP, Consistency, EmbedDistill)]
 
-__all__ = ["LELP", "AnyObjective", "Consistency", "Distillation", "Facts", "Objective"]
+__all__ = ["LELP", "AnyObjective", "Consistency", "Distillation", "EmbedDistill", "Facts", "Objective"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tgt_ray.config import Component
-from tgt_ray.embeddings import EmbeddingStatistics
+from tgt_ray.embeddings import TeacherEmbeddings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Facts:
     num_classes: int
     class_counts_K: np.ndarray
     calibration_M: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    embedding_statistics: EmbeddingStatistics | None = None
+    embedding_statistics: TeacherEmbeddings | None = None
     class_names: tuple[str, ...] = ()
 
 
@@ -37,15 +37,26 @@ class Objective(Component):
 
     forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic. labels are
     classes (N,), or shares of classes (N, K) where rows are mixed. Where `needs_embedding`, a fourth argument is the labeler's
-    embedding of each row, (B, E). Where `needs_anchors`, embedding_BD has further rows: the student's of each synthetic row's anchor.
+    embedding of each row, (B, E). Where it `answers` documents, a fifth is each row's document (B,): its label, or that of its anchor.
+    Where `needs_anchors`, embedding_BD has further rows: the student's of each synthetic row's anchor.
     scores(embedding_BD) -> class scores (B, K).
 
     It may have advance(done), called before each step with the share of the steps that are over, and an attribute `head`, a linear
     layer, for second phases of long-tailed training.
     """
 
+    answers: ClassVar[str] = "classes"  # or "documents": what a task must have
     needs_embedding: ClassVar[bool] = False
     needs_anchors: ClassVar[bool] = False
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data of the objective that this one is compared with: distillation, with what the two have in common."""
+        shared = {
+            key: value
+            for key, value in self.model_dump(mode="json").items()
+            if key in ("alpha", "temperature", "scale_by_t2")
+        }
+        return {"type": "distillation", **shared}
 
     def check(self, facts: Facts) -> None:
         """ConfigError where this doesn't fit the task and its teacher; asked before training starts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -59,6 +59,9 @@ class Distillation(Objective):
     conformal: ConformalWeights | None = Field(
         None, description="weigh the teacher's term of each row by how certain the teacher is; absent: all rows alike"
     )
+
+    def plain(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
 
     def build(self, dim: int, facts: Facts) -> nn.Module:
         from torch import nn

@@ -67,7 +67,9 @@ class LELP(Objective):
     def check(self, facts: Facts) -> None:
         """S must fit every class, also where directions are random: a control takes what it is compared with takes (our choice)."""
         statistics = facts.embedding_statistics
-        assert statistics is not None, "an objective that needs the labeler's embeddings says so with needs_embedding"
+        assert isinstance(statistics, EmbeddingStatistics), (
+            "an objective that needs the labeler's embeddings says so with needs_embedding"
+        )
         rank_K = (statistics.in_null_space if self.null_space else statistics.everywhere).rank_K
         scarcest = int(rank_K.argmin())
         most = int(rank_K[scarcest])
@@ -91,7 +93,7 @@ class LELP(Objective):
         from tgt_ray.models.subclasses import SubclassCriterion, Subclasses
 
         targets = None
-        if facts.embedding_statistics is not None:
+        if isinstance(facts.embedding_statistics, EmbeddingStatistics):
             self.check(facts)
             directions_KSD = self.directions_of(facts.embedding_statistics)
             unit = self.beta * deviation(facts.embedding_statistics, directions_KSD)

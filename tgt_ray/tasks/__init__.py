@@ -7,14 +7,16 @@ from typing import Annotated
 from tgt_ray.config import OneOf
 from tgt_ray.tasks.base import LazyInputs, Table, Task, TaskData, inputs_of
 from tgt_ray.tasks.image import ImageClassification
+from tgt_ray.tasks.retrieval import Retrieval
 from tgt_ray.tasks.text import TextClassification
 
-AnyTask = Annotated[Task, OneOf(ImageClassification, TextClassification)]
+AnyTask = Annotated[Task, OneOf(ImageClassification, TextClassification, Retrieval)]
 
 __all__ = [
     "AnyTask",
     "ImageClassification",
     "LazyInputs",
+    "Retrieval",
     "Table",
     "Task",
     "TaskData",

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from tgt_ray.batch import InputRows
-from tgt_ray.config import Component
+from tgt_ray.config import Component, digest
 from tgt_ray.data import Run, StoredTable, in_this_process
+from tgt_ray.vocabulary import train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,8 @@ class Task(Component):
 
     metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` may give, in percent or counts
     modality: ClassVar[str] = "image"  # of its inputs: "image", "text" or "any"
+    # "classes", or "documents": these are classes too, but so many that of a row's scores only the first class and its share are kept.
+    answers: ClassVar[str] = "classes"
 
     @abstractmethod
     def scan(self) -> Any:
@@ -71,9 +74,14 @@ class Task(Component):
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         """The models' inputs (N, ...) of all rows of a table in memory."""
 
+    def reduce(self, scores_BK: Tensor) -> Tensor:
+        """Of some rows' scores what `evaluate` and `per_class` take of them, (B, ...): where there are many classes not all of them."""
+        return scores_BK.float()
+
     @abstractmethod
-    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, Any]:
-        """Metrics of a student's scores, by name. class_counts_K: rows of each class in the student's train split."""
+    def evaluate(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> dict[str, Any]:
+        """Metrics of a model's scores of a table's rows, `reduce`d, by name. class_counts_K: rows of each class in the student's train
+        split."""
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
         """What `evaluate` gives on this data: some metrics may need rows that it hasn't."""
@@ -83,9 +91,21 @@ class Task(Component):
         """The same before the data is read, as far as it can be known: what is not among these, `evaluate` won't give."""
         return self.metrics_of(scan) if isinstance(scan, TaskData) else self.metric_names
 
-    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table | None:
+    def per_class(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> pa.Table | None:
         """The same class by class, where that makes sense."""
         return None
+
+
+def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage: Storage | None) -> str:
+    """JSON of a vocabulary, learnt once for each storage. made_from: fingerprints of the texts."""
+    name = f"{digest('bpe', *made_from, size)}.json"
+    kept = storage.within("vocabularies") if storage is not None else None
+    if kept is not None and kept.exists(name):
+        return kept.read(name).decode()
+    made = train_tokenizer(texts, size)
+    if kept is not None:
+        kept.write(made.encode(), name)
+    return made
 
 
 class LazyInputs:

@@ -11,7 +11,7 @@ from pydantic import Field
 from tgt_ray import metrics
 from tgt_ray.config import ConfigError
 from tgt_ray.data import LongTail, Splits
-from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.tasks.base import Table, Task, TaskData
 
 if TYPE_CHECKING:
     from tgt_ray.data.base import R
@@ -38,7 +38,8 @@ class Classification(Task):
             raise ConfigError(f"task.data: class {empty[0]} has no row in the train split")
         return train
 
-    def evaluate(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> dict[str, float]:
+    def evaluate(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> dict[str, float]:
+        scores_NK, labels_N = reduced_N, table["label"].to_numpy()
         recalls = metrics.per_class_recall(scores_NK, labels_N)
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
 
@@ -50,8 +51,9 @@ class Classification(Task):
         there = metrics.by_shots(dict.fromkeys(np.unique(labels_N).tolist(), 0.0), class_counts_K)
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
-    def per_class(self, scores_NK: np.ndarray, labels_N: np.ndarray, class_counts_K: np.ndarray) -> pa.Table:
-        recalls = metrics.per_class_recall(scores_NK, labels_N)
+    def per_class(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> pa.Table:
+        labels_N = table["label"].to_numpy()
+        recalls = metrics.per_class_recall(reduced_N, labels_N)
         classes = list(recalls)
         return pa.table(
             {

@@ -13,10 +13,9 @@ from pydantic import Field, model_validator
 
 from tgt_ray.config import digest
 from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows
-from tgt_ray.tasks.base import TaskData
+from tgt_ray.tasks.base import TaskData, corpus_vocabulary
 from tgt_ray.tasks.classification import Classification
 from tgt_ray.texts import TextShape, shown, to_bytes
-from tgt_ray.vocabulary import train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,21 +83,11 @@ class TextClassification(Classification):
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
-        tokenizer = self._tokenizer(scan, storage)
+        texts = scan.tables["full"]["text"].to_pylist()
+        tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
         # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.
         fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
         return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
-
-    def _tokenizer(self, data: TaskData, storage: Storage | None) -> str:
-        """JSON of the vocabulary, learnt once for each storage."""
-        name = f"{digest('bpe', data.fingerprints['full'], self.vocabulary)}.json"
-        kept = storage.within("vocabularies") if storage is not None else None
-        if kept is not None and kept.exists(name):
-            return kept.read(name).decode()
-        made = train_tokenizer(data.tables["full"]["text"].to_pylist(), self.vocabulary)
-        if kept is not None:
-            kept.write(made.encode(), name)
-        return made
 
     def _report_cuts(self, splits: Splits[TextRows]) -> None:
         """One line in the log where texts are longer than a row."""

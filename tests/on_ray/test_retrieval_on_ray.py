@@ -1,0 +1,35 @@
+"""Retrieval on Ray: documents and queries through the pool, and the same training as in one process."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_retrieval import beir, encoder, experiment  # noqa: F401
+
+from tgt_ray import api
+
+pytestmark = pytest.mark.ray
+
+
+def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+    config = experiment(beir, encoder, task={"labelled": {"rows": 20}})
+    local = api.run(config, storage=str(tmp_path), name="local", local=True)
+    on_ray = api.run(config, storage=str(tmp_path), name="ray")
+    for column in ("train_loss", "train_distance_real", "train_kl_synthetic"):
+        np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
+    shown = [pd.read_parquet(f"{done.folder}/gallery.parquet") for done in (local, on_ray)]
+    assert shown[0].explored.tolist() == shown[1].explored.tolist()
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+    config = experiment(beir, encoder).model_dump(mode="json")
+    space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}, "objective.embedding_weight": {"choice": [0.0, 1.0]}}
+    found = api.sweep(
+        {"experiment": config, "space": space, "search": {"trials": 2, "concurrent": 1}},
+        storage=str(tmp_path),
+        name="sweep",
+    )
+    assert found.config.search.metric == "ndcg_at_10"
+    assert set(found.trials.status) <= {"finished", "stopped early"}
+    assert set(found.trials.control.dropna()) == {"one_hot", "distillation"}
+    assert found.best is not None

@@ -1,0 +1,493 @@
+"""Retrieval: data in BEIR's layout, rankings against an independent library, teacher, students, and whole runs in one process."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from tgt_ray import api, ranking
+from tgt_ray.config import ConfigError, validate
+from tgt_ray.data import BeirFolder
+from tgt_ray.experiment import Experiment, control
+from tgt_ray.generators import SpanGenerator
+from tgt_ray.labelers import DualEncoderLabeler
+from tgt_ray.models.retrieval import EmbedDistillCriterion
+from tgt_ray.models.text import corpus_tokens
+from tgt_ray.tasks import Retrieval
+from tgt_ray.texts import TextShape, to_bytes, to_texts
+from tgt_ray.vocabulary import train_tokenizer
+
+COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey")
+THINGS = ("car", "house", "lamp", "boat", "chair", "shirt")
+PLACES = ("garden", "harbour", "kitchen", "street")
+
+
+def corpus():
+    return [
+        {
+            "_id": f"d{c}{t}",
+            "title": f"{colour} {thing}",
+            "text": f"A {colour} {thing} in the {PLACES[(c + t) % 4]}. Old {colour}.",
+        }
+        for c, colour in enumerate(COLOURS)
+        for t, thing in enumerate(THINGS)
+    ]
+
+
+def queries():
+    return [
+        {"_id": f"q{n}{c}{t}", "text": text.format(colour=colour, thing=thing)}
+        for n, text in enumerate(("{colour} {thing} ?", "a {thing} that is {colour} ?"))
+        for c, colour in enumerate(COLOURS)
+        for t, thing in enumerate(THINGS)
+    ]
+
+
+def judged(split):
+    """The second half of the second kind of question is for validation and test."""
+    return [
+        {"query-id": query["_id"], "corpus-id": f"d{query['_id'][2:]}", "score": 1}
+        for query in queries()
+        if {"0": "train", "1": "validation" if int(query["_id"][2]) % 2 else "test"}[query["_id"][1]] == split
+    ]
+
+
+def write(root, **other):
+    """A folder of Parquet files; other: rows in place of a file's own, under its name without the slash."""
+    (root / "qrels").mkdir(parents=True)
+    files = {"corpus": corpus(), "queries": queries()} | {
+        f"qrels/{s}": judged(s) for s in ("train", "validation", "test")
+    }
+    for name, rows in files.items():
+        table = pd.DataFrame(other.get(name.replace("qrels/", ""), rows))
+        table.to_parquet(root / f"{name}.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("beir") / "things")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Random word embeddings: their mean says which words a text has, so that it finds documents with a query's words."""
+    import transformers as t
+
+    texts = [f"{each.get('title', '')} {each['text']}" for each in (*corpus(), *queries())]
+    tokenizer = corpus_tokens(train_tokenizer(texts, 400), 32, "test").tokenizer
+    config = t.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=0,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+    )
+    torch.manual_seed(0)
+    model = t.BertModel(config)
+    model.embeddings.position_embeddings.weight.data.zero_()
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def experiment(beir, encoder, **changes):
+    config = {
+        "task": {
+            "type": "retrieval",
+            "data": {"type": "beir", "path": str(beir)},
+            "max_bytes": 64,
+            "document_bytes": 96,
+            "vocabulary": 400,
+        },
+        "teacher": {
+            "labeler": {"type": "dual_encoder", "path": str(encoder), "max_tokens": 24},
+            "generator": {
+                "type": "masked_lm",
+                "layers": 1,
+                "width": 16,
+                "heads": 2,
+                "max_tokens": 20,
+                "mask_rate": 0.2,
+                "pretrain": {"steps": 30},
+            },
+        },
+        "student": {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 20},
+        "explorer": {"type": "random", "sigma": 0.5},
+        "objective": {"type": "embed_distill"},
+        "train": {"steps": 60, "batch_size": 16, "learning_rate": 0.02, "eval_every": 30},
+        "pool": {"rows_per_request": 16, "window": 2},
+        "fit_check": {"rows": 16},
+    }
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if "type" not in value else value
+    return validate(Experiment, config)
+
+
+def test_rankings_are_measured_as_trec_eval_does():
+    import ir_measures
+    from ir_measures import RR, R, nDCG
+
+    rng = np.random.default_rng(0)
+    documents, size = 300, 40
+    ranked = np.stack([rng.permutation(documents)[:100] for _ in range(size)])
+    relevant = [rng.choice(documents, rng.integers(1, 15), replace=False) for _ in range(size)]
+    grades = [rng.integers(1, 4, len(each)).astype(float) for each in relevant]
+    found = ranking.measure(ranked, pa.chunked_array([relevant]), pa.chunked_array([grades]))
+    qrels = [
+        ir_measures.Qrel(str(q), str(d), int(g))
+        for q in range(size)
+        for d, g in zip(relevant[q], grades[q], strict=True)
+    ]
+    run = [ir_measures.ScoredDoc(str(q), str(d), -float(r)) for q in range(size) for r, d in enumerate(ranked[q])]
+    wanted = {"ndcg_at_10": nDCG @ 10, "mrr_at_10": RR @ 10, **{f"recall_at_{k}": R @ k for k in (1, 5, 20, 100)}}
+    oracle = ir_measures.calc_aggregate(list(wanted.values()), qrels, run)
+    assert set(found) == set(ranking.NAMES) == set(wanted)
+    for name, measure in wanted.items():
+        assert found[name] == pytest.approx(100 * oracle[measure], abs=1e-6), name
+
+
+def test_a_perfect_ranking_of_few_documents_is_perfect():
+    found = ranking.measure(np.array([[2, 0, 1]]), pa.chunked_array([[[2]]]), pa.chunked_array([[[1.0]]]))
+    assert found == dict.fromkeys(ranking.NAMES, 100.0)
+
+
+def test_the_layouts_of_beir_give_the_same(beir, tmp_path):
+    other = tmp_path / "lines"
+    (other / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", corpus()), ("queries", queries())):
+        lines = [json.dumps({**row, "metadata": {"any": 1}}) for row in rows]
+        (other / f"{name}.jsonl").write_text("\n".join(lines))
+    for split, file in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        pd.DataFrame(judged(split)).to_csv(other / "qrels" / f"{file}.tsv", sep="\t", index=False)
+    first, second = (BeirFolder(path=str(path)).scan() for path in (beir, other))
+    assert first.documents.to_pylist() == second.documents.to_pylist()
+    assert first.names == second.names
+    for split in ("train", "validation", "test"):
+        assert getattr(first, split).fingerprint() == getattr(second, split).fingerprint(), split
+
+
+def test_a_query_has_all_its_answers_best_first(tmp_path):
+    answers = [
+        *judged("train"),
+        {"query-id": "q000", "corpus-id": "d11", "score": 2},
+        {"query-id": "q000", "corpus-id": "d12", "score": 0},
+    ]
+    train = BeirFolder(path=str(write(tmp_path / "x", train=answers))).scan().train
+    ids = [row["_id"] for row in corpus()]
+    assert train.relevant[0].as_py() == [ids.index("d11"), ids.index("d00")]
+    assert train.grades[0].as_py() == [2, 1]
+    assert train.labels[0] == ids.index("d11")
+    assert train.without_labels(np.array([0])).labels[:2].tolist() == [-1, ids.index("d01")]
+
+
+def test_queries_without_an_answer_are_left_out_and_counted(tmp_path, caplog):
+    answers = [{**row, "score": 0} if row["query-id"] == "q000" else row for row in judged("train")]
+    train = BeirFolder(path=str(write(tmp_path / "x", train=answers))).scan().train
+    assert len(train) == len(judged("train")) - 1
+    assert "1 queries have no answer" in caplog.text
+
+
+def test_validation_is_held_out_where_there_is_none(beir, tmp_path):
+    root = write(tmp_path / "x")
+    (root / "qrels/validation.parquet").unlink()
+    splits = BeirFolder(path=str(root), validation_fraction=0.25).scan()
+    assert len(splits.validation) == 12
+    assert len(splits.train) == 36
+    assert not set(splits.validation.ids) & set(splits.train.ids)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"corpus": [*corpus(), corpus()[3]]}, "corpus.parquet: 1 ids come more than once in column '_id', the first: 'd03'"),
+        ({"queries": [*queries(), queries()[0]]}, "queries.parquet: 1 ids come more than once"),
+        ({"train": [*judged("train"), {"query-id": "q000", "corpus-id": "x1", "score": 1}, {"query-id": "q000", "corpus-id": "x2", "score": 1}]}, "train.parquet: names 2 documents that the corpus hasn't, the first: 'x1', 'x2'"),
+        ({"test": [{"query-id": "nobody", "corpus-id": "d00", "score": 1}]}, "test.parquet: names 1 queries that the queries file hasn't, the first: 'nobody'"),
+        ({"test": [{"query-id": "q000", "corpus-id": "d00", "score": 1}]}, "1 queries are in train and in test, the first is 'q000'"),
+        ({"corpus": [{"_id": "d00", "body": "x"}]}, "corpus.parquet: has no column 'text'"),
+        ({"queries": [{"_id": "q000", "text": " "}, *queries()[1:]]}, "has 1 empty queries, the first is 'q000'"),
+        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": 0}]}, "has no score above 0"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit_together_is_refused(other, says, tmp_path):
+    with pytest.raises(ConfigError) as err:
+        BeirFolder(path=str(write(tmp_path / "x", **other))).scan()
+    assert says in str(err.value)
+
+
+def test_an_empty_corpus_and_missing_files_are_refused(tmp_path):
+    root = write(tmp_path / "x")
+    pd.DataFrame(
+        {"_id": pa.array([], pa.string()).to_pandas(), "text": pa.array([], pa.string()).to_pandas()}
+    ).to_parquet(root / "corpus.parquet")
+    with pytest.raises(ConfigError, match=r"corpus\.parquet: holds no documents"):
+        BeirFolder(path=str(root)).scan()
+    (root / "corpus.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"no file corpus \(.parquet or .jsonl\)"):
+        BeirFolder(path=str(root)).scan()
+
+
+def test_some_queries_keep_their_answers(beir):
+    data = {"type": "beir", "path": str(beir)}
+    whole = Retrieval(data=data).load()
+    few = Retrieval(data=data, labelled={"rows": 10}).load()
+    assert len(few.tables["train"]) == 10
+    assert len(few.tables["unlabelled"]) == 38
+    assert set(few.labels("unlabelled")) == {-1}
+    assert (few.labels("train") >= 0).all()
+    assert few.num_classes == whole.num_classes == len(corpus())
+    assert few.fingerprints["documents"] == whole.fingerprints["documents"]
+    alone = Retrieval(data=data, labelled={"rows": 10}, unlabelled="ignore").load()
+    assert "unlabelled" not in alone.tables
+    with pytest.raises(ConfigError, match=r"task\.labelled\.rows: 49 is more than the 48 queries"):
+        Retrieval(data=data, labelled={"rows": 49}).load()
+
+
+def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
+    data = Retrieval(data={"type": "beir", "path": str(beir)}, max_bytes=64, document_bytes=96).load()
+    config = DualEncoderLabeler(path=str(encoder), document_prefix="find: ", query_prefix="ask: ")
+    model = config.build(data.input_shape, data.num_classes)
+    assert config.load_weights(model)["head"] == "fit"
+    inputs = Retrieval(data={"type": "beir", "path": str(beir)}, document_bytes=96).inputs(
+        data.tables["documents"], data.input_shape
+    )
+    assert config.fit_head(model, inputs, torch.arange(48))["documents"]["count"] == 48
+    from transformers import AutoModel, AutoTokenizer
+
+    body, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
+
+    def embed(text):
+        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=40)["input_ids"]
+        with torch.no_grad():
+            return torch.nn.functional.normalize(body(ids).last_hidden_state.mean(dim=1), dim=1)[0]
+
+    texts = [text.as_py() for text in data.tables["documents"]["document"]]
+    wanted = torch.stack([embed(f"find: {text}") for text in texts])
+    torch.testing.assert_close(model.head.weight.detach(), wanted, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        said = model.eval()(torch.from_numpy(to_bytes(["red car ?"], 64)))
+    query = embed("ask: red car ?")
+    torch.testing.assert_close(said.embedding[0], query, atol=1e-5, rtol=0)
+    torch.testing.assert_close(said.logits[0], wanted @ query / 0.05, atol=1e-4, rtol=0)
+
+
+def test_what_sentence_transformers_wrote_is_used(encoder, tmp_path, beir):
+    import shutil
+
+    folder = tmp_path / "sentences"
+    shutil.copytree(encoder, folder)
+    (folder / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Transformer"}]))
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": {"query": "q: ", "passage": "p: "}})
+    )
+    shape = TextShape((64,))
+    model = DualEncoderLabeler(path=str(folder)).build(shape, 3)
+    assert model.backbone.tokens.prefix == "q: "
+    assert not model.normalize
+    assert DualEncoderLabeler(path=str(folder)).documents_encoder(model).tokens.prefix == "p: "
+    assert DualEncoderLabeler(path=str(folder), normalize=True).build(shape, 3).normalize
+    assert DualEncoderLabeler(path=str(encoder)).build(shape, 3).normalize
+
+
+def test_towers_of_different_sizes_are_refused(encoder, tmp_path):
+    import transformers as t
+
+    t.BertModel(
+        t.BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=0, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
+    t.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    config = DualEncoderLabeler(path=str(encoder), document_path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"document_path: .* gives embeddings of 16 numbers, and path .* of 32"):
+        config.load_weights(config.build(TextShape((64,)), 3))
+
+
+def test_a_second_tower_embeds_documents(encoder, tmp_path):
+    import transformers as t
+
+    torch.manual_seed(1)
+    tokenizer = t.AutoTokenizer.from_pretrained(encoder)
+    config = t.BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=0, num_attention_heads=2)
+    t.BertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    heads = []
+    for path in (None, str(tmp_path)):
+        labeler = DualEncoderLabeler(path=str(encoder), document_path=path)
+        model = labeler.build(TextShape((64,)), 2)
+        labeler.load_weights(model)
+        labeler.fit_head(model, torch.from_numpy(to_bytes(["a red car", "a blue lamp"], 64)), torch.arange(2))
+        heads.append(model.head.weight.detach())
+    assert not torch.allclose(*heads)
+
+
+def test_the_criterion_is_its_formula():
+    """Against plain numpy, with rows of both kinds and a document that comes twice."""
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((20, 6)).astype(np.float32)
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    torch.manual_seed(0)
+    criterion = EmbedDistillCriterion(4, documents, 0.3, 0.1, 0.2, 0.7, 1.3)
+    embedding, teacher = rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((5, 6)).astype(np.float32)
+    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
+    of_rows = np.array([3, 7, 3, 11, 7])
+    got = criterion(
+        *map(torch.from_numpy, (embedding, of_rows[:3])), torch.empty(5, 0), *map(torch.from_numpy, (teacher, of_rows))
+    )
+    student = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
+    student /= np.linalg.norm(student, axis=1, keepdims=True)
+    candidates = [3, 7, 11]
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+    own, its = student @ documents[candidates].T, teacher @ documents[candidates].T
+    log_p, log_q = log_softmax(its / 0.1), log_softmax(own / 0.1)
+    taught = 0.7 * np.linalg.norm(teacher - student, axis=1) + 1.3 * (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    ce = -log_softmax(own / 0.2)[np.arange(3), [0, 1, 0]]
+    wanted = (0.7 * ce.sum() + 0.3 * taught[:3].sum() + taught[3:].sum()) / 5
+    assert float(got.value.detach()) == pytest.approx(wanted, rel=1e-5)
+    scores = criterion.scores(torch.from_numpy(embedding)).detach().numpy()
+    np.testing.assert_allclose(scores, student @ documents.T / 0.1, rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn():
+    documents = torch.nn.functional.normalize(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    criterion = EmbedDistillCriterion(5, documents.numpy(), 1.0, 0.05, 0.05, 1.0, 1.0)
+    with torch.no_grad():
+        criterion.head.weight.copy_(torch.eye(5))
+        criterion.head.bias.zero_()
+    rows = documents[:4] + 0.0
+    assert float(criterion(rows, torch.arange(4), torch.empty(4, 0), rows, torch.arange(4)).value) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_spans_are_words_of_their_documents_and_follow_from_the_generator():
+    text = "The red car stands in the old garden near the harbour. It is old."
+    model = SpanGenerator(least_words=3, most_words=5).build((64,))
+    rows = torch.from_numpy(to_bytes([text] * 40, 96))
+    latents, context = model.encode(rows, torch.Generator().manual_seed(0))
+    first, again = (
+        to_texts(model.decode(latents, torch.Generator().manual_seed(1), context).numpy()) for _ in range(2)
+    )
+    assert first == again
+    assert len(set(first)) > 5
+    for span in first:
+        assert span in text
+        assert 3 <= len(span.split()) <= 5
+    short = torch.from_numpy(to_bytes(["two words"], 96))
+    assert to_texts(model.decode(latents[:1], torch.Generator().manual_seed(1), short).numpy()) == ["two words"]
+    with pytest.raises(ConfigError, match="least_words 9 is more than most_words 4"):
+        validate(SpanGenerator, {"least_words": 9, "most_words": 4})
+
+
+@pytest.fixture(scope="module")
+def done(beir, encoder, tmp_path_factory):
+    storage = str(tmp_path_factory.mktemp("runs"))
+    return api.run(
+        experiment(beir, encoder, train={"steps": 200, "eval_every": 100}), storage=storage, name="run", local=True
+    )
+
+
+def test_a_run_learns_to_rank_and_leaves_what_it_should(done):
+    from pathlib import Path
+
+    last = done.metrics.iloc[-1]
+    ceiling = done.record["teacher"]["labeler"]["quality"]["test"]
+    assert set(ranking.NAMES) <= set(ceiling)
+    # By chance 20 of 48 documents are 42 %.
+    assert last.test_recall_at_20 > 60
+    assert last.test_ndcg_at_10 > 0.7 * ceiling["ndcg_at_10"]
+    assert 0 < last.train_distance_synthetic < 1.5
+    folder = Path(done.folder)
+    assert {"student.safetensors", "tokenizer.json", "gallery.html", "gallery.parquet", "fit_check.html"} <= {
+        each.name for each in folder.iterdir()
+    }
+    shown = pd.read_parquet(folder / "gallery.parquet")
+    assert ((shown.teacher_p > 0) & (shown.teacher_p <= 1)).all()
+    assert "red car" in (folder / "gallery.html").read_text()
+
+
+def test_the_teacher_cache_has_no_scores_of_all_documents(done):
+    from pathlib import Path
+
+    import safetensors.numpy
+
+    cache = Path(done.folder).parent / "teacher_cache"
+    for file in cache.glob("*.parquet"):
+        assert set(pd.read_parquet(file).columns) == {"id", "label", "first"}
+    (file,) = cache.glob("*.safetensors")
+    kept = safetensors.numpy.load(file.read_bytes())
+    assert kept["head_KD"].shape == (48, 32)
+    assert kept["embedding_ND"].shape == (48, 32)
+
+
+@pytest.mark.parametrize("name", ["one_hot", "distillation"])
+def test_controls_are_of_retrieval(beir, encoder, name, tmp_path):
+    plain = control(experiment(beir, encoder), name)
+    assert plain.objective.type == "embed_distill"
+    assert plain.objective.embedding_weight == 0
+    assert plain.objective.alpha == (0 if name == "one_hot" else 1)
+    assert not plain.streams
+
+
+def test_queries_are_made_from_documents(beir, encoder, tmp_path):
+    config = experiment(
+        beir, encoder, task={"labelled": {"rows": 8}}, teacher={"generator": {"type": "spans", "most_words": 6}}
+    )
+    found = api.run(config, storage=str(tmp_path), name="spans", local=True)
+    shown = pd.read_parquet(tmp_path / "spans/gallery.parquet")
+    assert all(row.explored in row.anchor_text for row in shown.itertuples())
+    assert (shown.anchor_class == shown.anchor).all()
+    assert found.record["teacher"]["fit_check"]["agreement_explored"] > 20
+
+
+def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encoder, tmp_path):
+    from tgt_ray.local import prepare_local
+    from tgt_ray.storage import Storage
+
+    config = experiment(beir, encoder, task={"labelled": {"rows": 8}})
+    data = config.task.load()
+    prepared = prepare_local(config, data, Storage(str(tmp_path)))
+    assert len(prepared.anchors.ids) == 48
+    assert (prepared.anchors.labels[:8] == data.labels("train")).all()
+    # The teacher finds most of them.
+    texts = data.tables["unlabelled"]["text"].to_pylist()
+    documents = data.tables["documents"]["document"].to_pylist()
+    right = [
+        documents[label].split(".")[0] in text for label, text in zip(prepared.anchors.labels[8:], texts, strict=True)
+    ]
+    assert np.mean(right) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"objective": {"type": "distillation"}}, "objective.type: 'distillation' is for tasks whose answers are classes, and those of task.type 'retrieval' are documents; legal: embed_distill"),
+        ({"teacher": {"labeler": {"type": "text_transformer"}}}, "teacher.labeler.type: 'text_transformer' is for tasks whose answers are classes"),
+        ({"train": {"sampling": "balanced"}}, "train.sampling: 'balanced' is for classes"),
+        ({"explorer": {"type": "interpolation"}}, "explorer.type: 'interpolation' goes between"),
+        ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "the teacher has no say"),
+    ],
+)  # fmt: skip
+def test_what_is_not_for_retrieval_is_refused(beir, encoder, changes, says):
+    with pytest.raises(ConfigError) as err:
+        experiment(beir, encoder, **changes)
+    assert says in str(err.value)
+
+
+def test_gradients_need_one_vocabulary(beir, encoder):
+    config = experiment(beir, encoder, explorer={"type": "gradient"})
+    with pytest.raises(ConfigError, match="needs generator, labeler and student with one vocabulary"):
+        config.check_files()
+
+
+def test_long_documents_are_counted(beir, caplog):
+    with caplog.at_level(logging.WARNING):
+        Retrieval(data={"type": "beir", "path": str(beir)}, document_bytes=40).load()
+    assert "48 of 48 documents are longer than task.document_bytes 40 and are cut" in caplog.text

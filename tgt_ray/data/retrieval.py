@@ -1,0 +1,283 @@
+"""Documents, queries and which answer which, in the layout of BEIR (Thakur et al. 2021, arXiv 2104.08663)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from tgt_ray.config import Component, Config, ConfigError, FilePath, digest, nearest
+from tgt_ray.data.text import BLOCK_BYTES, bad_line, is_text, plain, readable, valid
+from tgt_ray.texts import clean
+
+log = logging.getLogger(__name__)
+
+#: Names that a message shows of what is wrong.
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Queries:
+    """N queries: ids (N,) int64, texts (N,) Arrow strings, and lists of the documents that answer each, best first, with their grades.
+
+    A query whose answers are not to be used has empty lists.
+    """
+
+    ids: np.ndarray
+    texts: pa.Array
+    relevant: pa.Array
+    grades: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> Queries:
+        return Queries(self.ids[indices], *(each.take(pa.array(indices)) for each in self._columns))
+
+    def without_labels(self, indices: np.ndarray) -> Queries:
+        """The same queries, those at `indices` without their answers."""
+        hidden = np.zeros(len(self), bool)
+        hidden[indices] = True
+        empty = [pa.scalar([], each.type) for each in (self.relevant, self.grades)]
+        return Queries(
+            self.ids,
+            self.texts,
+            *(pc.if_else(pa.array(hidden), none, each) for none, each in zip(empty, self._columns[1:], strict=True)),
+        )
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64: the first document that answers each, or -1."""
+        return pc.fill_null(
+            pc.list_element(
+                pc.if_else(pc.equal(self._counts, 0), pa.scalar([-1], self.relevant.type), self.relevant), 0
+            ),
+            -1,
+        ).to_numpy()
+
+    @property
+    def _counts(self) -> pa.Array:
+        return pc.list_value_length(self.relevant)
+
+    @property
+    def _columns(self) -> tuple[pa.Array, pa.Array, pa.Array]:
+        return self.texts, self.relevant, self.grades
+
+    def fingerprint(self) -> str:
+        lists = [each.flatten().to_numpy().tobytes() for each in (self.relevant, self.grades)]
+        texts = "\0".join(self.texts.to_pylist()).encode()
+        return digest(self.ids.tobytes(), texts, self._counts.to_numpy().tobytes(), *lists)
+
+    def to_table(self) -> pa.Table:
+        return pa.table(
+            {"id": self.ids, "text": self.texts, "label": self.labels, "relevant": self.relevant, "grade": self.grades}
+        )
+
+
+@dataclass(frozen=True)
+class RetrievalSplits:
+    """names: of documents, for people; documents: their texts, the title first."""
+
+    names: tuple[str, ...]
+    documents: pa.Array
+    train: Queries
+    validation: Queries
+    test: Queries
+
+
+class LabelledQueries(Config):
+    """Which training queries keep their answers."""
+
+    rows: int = Field(200, ge=1, description="queries that keep their answers")
+    seed: int = Field(0, ge=0, description="which these are")
+
+    def choose(self, there: int) -> np.ndarray:
+        """Sorted indices. ConfigError where there are too few queries."""
+        if self.rows > there:
+            raise ConfigError(f"task.labelled.rows: {self.rows} is more than the {there} queries of the train split")
+        return np.sort(np.random.default_rng(self.seed).permutation(there)[: self.rows])
+
+
+class BeirFolder(Component):
+    """A folder with corpus, queries and qrels/train, qrels/test and perhaps qrels/validation (or qrels/dev).
+
+    Each as .parquet, or as BEIR has them: .jsonl, and .tsv for qrels. Columns: _id, title (may be missing) and text of documents; _id
+    and text of queries; query-id, corpus-id and score of qrels, where a score of 0 says that the document is no answer.
+    """
+
+    type: Literal["beir"] = "beir"
+    path: FilePath = Field(description="the folder")
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=1, description="of train's queries, where there are no qrels for validation"
+    )
+    seed: int = Field(0, ge=0, description="of the held-out validation queries")
+
+    def scan(self) -> RetrievalSplits:
+        """All of it. ConfigError for data that is missing, damaged or doesn't fit together."""
+        if not self.path.is_dir():
+            raise ConfigError(f"task.data.path: no folder at {self.path}")
+        file, corpus = self._read("corpus", ("_id", "text"), ("title",))
+        document_ids = _ids(file, corpus["_id"])
+        documents = _documents(corpus)
+        queries_file, queries = self._read("queries", ("_id", "text"))
+        query_ids = _ids(queries_file, queries["_id"])
+        texts = pa.array([clean(text) for text in queries["text"].to_pylist()], pa.large_string())
+        empty = np.flatnonzero(pc.equal(texts, "").to_numpy(zero_copy_only=False))
+        if len(empty):
+            raise ConfigError(
+                f"{queries_file}: has {len(empty)} empty queries, the first is '{query_ids[int(empty[0])]}'; mend them or leave them out"
+            )
+        splits: dict[str, Queries] = {}
+        taken: dict[int, str] = {}
+        for split, files in (("train", ("train",)), ("test", ("test",)), ("validation", ("validation", "dev"))):
+            found = self._answers(split, files, query_ids, document_ids, texts)
+            if found is None:
+                continue
+            both = [number for number in found.ids.tolist() if number in taken]
+            if both:
+                raise ConfigError(
+                    f"{self.path / 'qrels'}: {len(both)} queries are in {taken[both[0]]} and in {split}, the first is"
+                    f" '{query_ids[both[0]]}'; a query belongs to one of them"
+                )
+            taken |= dict.fromkeys(found.ids.tolist(), split)
+            splits[split] = found
+        if "validation" not in splits:
+            splits |= self._hold_out(splits["train"])
+        names = tuple(_name(text) for text in documents.to_pylist())
+        return RetrievalSplits(names, documents, splits["train"], splits["validation"], splits["test"])
+
+    def _hold_out(self, train: Queries) -> dict[str, Queries]:
+        held = round(self.validation_fraction * len(train))
+        if not 0 < held < len(train):
+            raise ConfigError(f"{self.path / 'qrels'}: train has {len(train)} queries, too few to hold some out")
+        order = np.random.default_rng(self.seed).permutation(len(train))
+        return {"validation": train.take(np.sort(order[:held])), "train": train.take(np.sort(order[held:]))}
+
+    def _answers(
+        self, split: str, files: tuple[str, ...], query_ids: list[str], document_ids: list[str], texts: pa.Array
+    ) -> Queries | None:
+        """The queries of one split with their answers; None where it has no file and needs none."""
+        there = [name for name in files if self._file(f"qrels/{name}") is not None]
+        if not there and split == "validation":
+            return None
+        file, table = self._read(f"qrels/{there[0] if there else files[0]}", ("query-id", "corpus-id", "score"))
+        try:
+            scores = pc.cast(pc.utf8_trim_whitespace(table["score"]), pa.float64()).to_numpy()
+        except pa.ArrowException as err:
+            raise ConfigError(f"{file}: column 'score' has values that are no numbers ({err})") from err
+        columns = []
+        for column, ids, what in (
+            ("query-id", query_ids, "queries that the queries file hasn't"),
+            ("corpus-id", document_ids, "documents that the corpus hasn't"),
+        ):
+            places = pc.index_in(table[column], value_set=pa.array(ids, pa.large_string()))
+            if places.null_count:
+                unknown = list(dict.fromkeys(table[column].filter(places.is_null()).to_pylist()))
+                first = ", ".join(f"'{each}'" for each in unknown[:SHOWN])
+                raise ConfigError(f"{file}: names {len(unknown)} {what}, the first: {first}")
+            columns.append(places.to_numpy().astype(np.int64))
+        right = scores > 0
+        query, document, score = columns[0][right], columns[1][right], scores[right]
+        if not len(query):
+            raise ConfigError(f"{file}: has no score above 0, so no query has an answer")
+        # By query, best first; a pair that comes twice counts once.
+        order = np.lexsort((document, -score, query))
+        query, document, score = query[order], document[order], score[order]
+        _, once = np.unique(query * len(document_ids) + document, return_index=True)
+        once = np.sort(once)
+        query, document, score = query[once], document[once], score[once]
+        asked, counts = np.unique(query, return_counts=True)
+        lost = len(np.unique(columns[0])) - len(asked)
+        if lost:
+            log.warning("%s: %d queries have no answer with a score above 0; left out", file, lost)
+        ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
+        return Queries(
+            asked,
+            texts.take(pa.array(asked)),
+            pa.LargeListArray.from_arrays(ends, pa.array(document)),
+            pa.LargeListArray.from_arrays(ends, pa.array(score)),
+        )
+
+    def _file(self, name: str) -> Path | None:
+        suffixes = (".parquet", ".tsv") if name.startswith("qrels/") else (".parquet", ".jsonl")
+        files = [self.path / f"{name}{suffix}" for suffix in suffixes if (self.path / f"{name}{suffix}").exists()]
+        if len(files) > 1:
+            raise ConfigError(f"task.data.path: {self.path} has both {files[0].name} and {files[1].name}; keep one")
+        return files[0] if files else None
+
+    def _read(self, name: str, columns: tuple[str, ...], more: tuple[str, ...] = ()) -> tuple[Path, pa.Table]:
+        """Columns of a file as strings without nulls; those of `more` where they are there."""
+        file = self._file(name)
+        if file is None:
+            kinds = ".parquet or .tsv" if name.startswith("qrels/") else ".parquet or .jsonl"
+            raise ConfigError(f"task.data.path: no file {name} ({kinds}) in {self.path}")
+        table = _table(file)
+        for column in columns:
+            if column not in table.column_names:
+                raise ConfigError(f"{file}: has no column '{column}'; {nearest(column, table.column_names)}")
+        if table.num_rows == 0:
+            what = "documents" if name == "corpus" else "rows"
+            raise ConfigError(f"{file}: holds no {what}")
+        out = {}
+        for column in (*columns, *(each for each in more if each in table.column_names)):
+            values = plain(table[column])
+            values = valid(values, str(file), column) if is_text(values.type) else values.cast(pa.large_string())
+            if values.null_count and column not in more:
+                row = pc.index(values.is_null(), True).as_py()
+                raise ConfigError(
+                    f"{file}: column '{column}' has {values.null_count} null values, the first in row {row}"
+                )
+            out[column] = pc.fill_null(values, "")
+        return file, pa.table(out)
+
+
+def _table(file: Path) -> pa.Table:
+    if file.suffix == ".parquet":
+        with readable(file, "Parquet"):
+            return pq.read_table(file)
+    if file.suffix == ".jsonl":
+        # Of the columns that matter, and none of the `metadata` that many have.
+        wanted = pa.schema({name: pa.string() for name in ("_id", "title", "text")})
+        how = pa.json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
+        with readable(file, "JSON lines", bad_line):
+            return pa.json.read_json(file, pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES), how)
+    with readable(file, "TSV"):
+        return pa.csv.read_csv(
+            file,
+            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            pa.csv.ConvertOptions(column_types={name: pa.string() for name in ("query-id", "corpus-id", "score")}),
+        )
+
+
+def _ids(file: Path, column: pa.ChunkedArray) -> list[str]:
+    ids: list[str] = column.to_pylist()
+    if len(set(ids)) < len(ids):
+        counts = pc.value_counts(column)
+        twice = [each["values"] for each in counts.to_pylist() if each["counts"] > 1]
+        first = ", ".join(f"'{each}'" for each in twice[:SHOWN])
+        raise ConfigError(f"{file}: {len(twice)} ids come more than once in column '_id', the first: {first}")
+    return ids
+
+
+def _documents(corpus: pa.Table) -> pa.Array:
+    """Each document's title, where it has one, and text."""
+    texts = corpus["text"].to_pylist()
+    titles = corpus["title"].to_pylist() if "title" in corpus.column_names else [""] * len(texts)
+    joined = [clean(f"{title}. {text}" if title.strip() else text) for title, text in zip(titles, texts, strict=True)]
+    return pa.array(joined, pa.large_string())
+
+
+def _name(text: str, most: int = 60) -> str:
+    """What people see of a document."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

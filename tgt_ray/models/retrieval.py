@@ -1,0 +1,65 @@
+"""The criterion of `tgt_ray.objectives.embed_distill`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.batch import Loss
+from tgt_ray.models.criteria import at_least_float32, kl_rows
+
+
+class EmbedDistillCriterion(nn.Module):
+    """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents."""
+
+    documents: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        documents_KE: np.ndarray,
+        alpha: float,
+        temperature: float,
+        student_temperature: float,
+        embedding_weight: float,
+        score_weight: float,
+    ):
+        super().__init__()
+        self.head = nn.Linear(dim, documents_KE.shape[1])
+        # They are the teacher's, so that checkpoints and snapshots go without them.
+        self.register_buffer("documents", torch.from_numpy(documents_KE.copy()), persistent=False)
+        self.unit = bool(np.allclose(np.linalg.norm(documents_KE[:100], axis=1), 1, atol=1e-3))
+        self.alpha, self.temperature, self.student_temperature = alpha, temperature, student_temperature
+        self.embedding_weight, self.score_weight = embedding_weight, score_weight
+        #: Fewer rows at once where each has many scores.
+        self.largest_shape = (len(documents_KE),)
+
+    def embed(self, embedding_BD: Tensor) -> Tensor:
+        """In the teacher's space, (B, E)."""
+        out = at_least_float32(self.head(embedding_BD))
+        return F.normalize(out, dim=1) if self.unit else out
+
+    def scores(self, embedding_BD: Tensor) -> Tensor:
+        """Of all documents (B, K)."""
+        return self.embed(embedding_BD) @ self.documents.T / self.temperature
+
+    def forward(
+        self, embedding_BD: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_BE: Tensor, documents_B: Tensor
+    ) -> Loss:
+        student_BE, real = self.embed(embedding_BD), len(labels)
+        candidates, place = documents_B.unique(return_inverse=True)
+        documents_CE = self.documents[candidates]
+        student_BC = student_BE @ documents_CE.T
+        distance = torch.linalg.vector_norm(teacher_BE - student_BE, dim=1)
+        kl = kl_rows(teacher_BE @ documents_CE.T, student_BC, self.temperature)
+        # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
+        ce_sum = F.cross_entropy(student_BC[:real] / self.student_temperature, place[:real], reduction="none").sum()
+        taught = self.embedding_weight * distance + self.score_weight * kl
+        value = ((1 - self.alpha) * ce_sum + self.alpha * taught[:real].sum() + taught[real:].sum()) / len(taught)
+        parts = {"ce": ce_sum.detach() / max(real, 1)}
+        for name, rows in (("distance", distance.detach()), ("kl", kl.detach())):
+            parts[f"{name}_real"] = rows[:real].sum() / max(real, 1)
+            parts[f"{name}_synthetic"] = rows[real:].sum() / max(len(rows) - real, 1)
+        return Loss(value, parts)

@@ -1,0 +1,68 @@
+"""Distillation of a dual encoder into a smaller query encoder (EmbedDistill, Kim et al. 2023, arXiv 2301.12005)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tgt_ray.objectives.base import Facts, Objective
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class EmbedDistill(Objective):
+    """The student's query encoder with a projection into the teacher's space, where the teacher's frozen embeddings of documents are (the
+    asymmetric student of EmbedDistill). Of a query x with its document y, teacher and student say t and s of it, both of length 1
+    where the teacher's are; the candidates C are the documents of all queries of the batch, synthetic ones with their anchor's.
+
+    Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D; synthetic rows: D alone; each kind of row counts by
+    its share of the batch.
+    D = embedding_weight ||t - s||_2 + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)).
+
+    alpha 0 is training on labels with in-batch negatives; embedding_weight 0 is plain distillation of scores. The two terms of D are the
+    paper's; our choices: candidates without mined negatives, weights and temperatures, and that the norm is not squared.
+    """
+
+    type: Literal["embed_distill"] = "embed_distill"
+    answers: ClassVar[str] = "documents"
+    needs_embedding: ClassVar[bool] = True
+
+    alpha: float = Field(
+        1.0, ge=0, le=1, description="share of the teacher's terms on real rows; 0 is training on labels alone"
+    )
+    temperature: float = Field(
+        0.05, gt=0, description="of both sides' scores in the teacher's term; scores may be cosines"
+    )
+    student_temperature: float = Field(0.05, gt=0, description="of scores in the labels' term")
+    embedding_weight: float = Field(1.0, ge=0, description="of the distance between embeddings; 0: scores alone")
+    score_weight: float = Field(1.0, ge=0, description="of the divergence between scores of documents")
+
+    @model_validator(mode="after")
+    def _something(self) -> EmbedDistill:
+        if self.alpha > 0 and not (self.embedding_weight or self.score_weight):
+            raise ValueError(
+                "embedding_weight and score_weight are both 0, so the teacher has no say; give one of them"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Distillation of scores alone."""
+        return {**self.model_dump(mode="json"), "embedding_weight": 0.0, "score_weight": self.score_weight or 1.0}
+
+    def build(self, dim: int, facts: Facts) -> nn.Module:
+        from tgt_ray.models.retrieval import EmbedDistillCriterion
+
+        assert facts.embedding_statistics is not None, (
+            "an objective that needs the labeler's embeddings says so with needs_embedding"
+        )
+        return EmbedDistillCriterion(
+            dim,
+            facts.embedding_statistics.head_KD,
+            self.alpha,
+            self.temperature,
+            self.student_temperature,
+            self.embedding_weight,
+            self.score_weight,
+        )

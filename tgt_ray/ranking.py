@@ -1,0 +1,46 @@
+"""Floor 1: metrics of rankings as pure functions of numpy arrays; as trec_eval has them, in percent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+#: Ranks below this are never looked at.
+DEEPEST = 100
+RECALL_AT = (1, 5, 20, 100)
+#: Of the reciprocal rank and of the normalised discounted cumulative gain.
+FIRST = 10
+NAMES = (f"ndcg_at_{FIRST}", f"mrr_at_{FIRST}", *(f"recall_at_{k}" for k in RECALL_AT))
+
+
+def measure(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, float]:
+    """Mean over N queries, in percent.
+
+    ranked_NR: documents of each query, best first, R >= DEEPEST or all there are. relevant: lists of a query's relevant documents, at
+    least one; grades: above 0, of each of them. A gain is the grade itself, discounted by log2(1 + rank).
+    """
+    size = len(ranked_NR)
+    documents, gains = (column.combine_chunks() for column in (relevant, grades))
+    counts = documents.value_lengths().to_numpy()
+    row = np.repeat(np.arange(size), counts)
+    document, gain = documents.flatten().to_numpy(), gains.flatten().to_numpy().astype(float)
+    most = int(max(document.max(), ranked_NR.max())) + 1
+    # Queries and documents as one number, which is looked up in a sorted list.
+    keys = row * most + document
+    order = np.argsort(keys)
+    asked = np.arange(size)[:, None] * most + ranked_NR
+    at = np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)
+    gain_NR = np.where(keys[order][at] == asked, gain[order][at], 0.0)
+    hit_NR = gain_NR > 0
+    first = hit_NR[:, :FIRST]
+    reciprocal = np.where(first.any(axis=1), 1 / (1 + first.argmax(axis=1)), 0.0)
+    discount = 1 / np.log2(2 + np.arange(FIRST))
+    ideal = np.zeros((size, FIRST))
+    best = np.lexsort((-gain, row))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = place < FIRST
+    ideal[row[best][kept], place[kept]] = gain[best][kept]
+    ndcg = (gain_NR[:, :FIRST] @ discount[: first.shape[1]]) / (ideal @ discount)
+    values = {f"ndcg_at_{FIRST}": ndcg, f"mrr_at_{FIRST}": reciprocal}
+    values |= {f"recall_at_{k}": hit_NR[:, :k].sum(axis=1) / counts for k in RECALL_AT}
+    return {name: 100 * float(of_query.mean()) for name, of_query in values.items()}

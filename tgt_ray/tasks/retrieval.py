@@ -1,0 +1,119 @@
+"""Dense retrieval: which document answers a query."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from tgt_ray import ranking
+from tgt_ray.config import digest
+from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run
+from tgt_ray.data.retrieval import Queries
+from tgt_ray.tasks.base import Task, TaskData, corpus_vocabulary
+from tgt_ray.texts import TextShape, to_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tgt_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+class Retrieval(Task):
+    """Queries and the documents of a corpus. Each document is a class, and a query's label the best document that answers it; the
+    teacher's head is the matrix of its documents' embeddings. Model inputs are uint8 (N, max_bytes), of documents (N, document_bytes),
+    as `texts.to_bytes` makes them.
+
+    The table `documents` beside the splits has the corpus in the classes' order.
+    """
+
+    modality: ClassVar[str] = "text"
+    metric_names: ClassVar[tuple[str, ...]] = ranking.NAMES
+    answers: ClassVar[str] = "documents"
+    type: Literal["retrieval"] = "retrieval"
+    data: AnyRetrievalSource
+    max_bytes: int = Field(256, ge=8, description="bytes of UTF-8 of a query; longer ones are cut")
+    document_bytes: int = Field(
+        1024, ge=8, description="bytes of UTF-8 of a document, its title first; longer ones are cut"
+    )
+    vocabulary: int = Field(
+        8000,
+        ge=300,
+        description="tokens at the most, of models that are trained from nothing: learnt from the documents and the queries of the train split",
+    )
+    labelled: LabelledQueries | None = Field(
+        None, description="only some queries of the train split have answers; absent: all have"
+    )
+    unlabelled: Literal["ignore", "anchors"] | None = Field(
+        None,
+        description="what the queries are that `labelled` leaves over: anchors of explorers beside the others, or nothing; absent: anchors",
+    )
+
+    @model_validator(mode="after")
+    def _needs_labelled(self) -> Retrieval:
+        if self.labelled is None and self.unlabelled is not None:
+            raise ValueError(f"unlabelled: '{self.unlabelled}' needs labelled; without it all queries have answers")
+        return self
+
+    def scan(self) -> TaskData:
+        splits = self.data.scan()
+        rows: dict[str, Queries] = {
+            "train": splits.train,
+            "full": splits.train,
+            "validation": splits.validation,
+            "test": splits.test,
+        }
+        if self.labelled is not None:
+            chosen = self.labelled.choose(len(splits.train))
+            rest = np.setdiff1d(np.arange(len(splits.train)), chosen)
+            rows["train"], rows["full"] = splits.train.take(chosen), splits.train.without_labels(rest)
+            if self.unlabelled != "ignore" and len(rest):
+                rows["unlabelled"] = rows["full"].take(rest)
+        numbers = np.arange(len(splits.documents))
+        documents = pa.table({"id": numbers, "document": splits.documents, "label": numbers})
+        fingerprints = {
+            name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
+        }
+        fingerprints["documents"] = digest("\0".join(splits.documents.to_pylist()).encode(), self.document_bytes)
+        for what, texts, most, key in (
+            ("queries", [t for each in rows.values() for t in each.texts.to_pylist()], self.max_bytes, "max_bytes"),
+            ("documents", splits.documents.to_pylist(), self.document_bytes, "document_bytes"),
+        ):
+            cut = sum(len(text.encode()) > most for text in texts)
+            if cut:
+                log.warning("%d of %d %s are longer than task.%s %d and are cut", cut, len(texts), what, key, most)
+        return TaskData(
+            tables={**{name: each.to_table() for name, each in rows.items()}, "documents": documents},
+            num_classes=len(splits.documents),
+            input_shape=(self.max_bytes,),
+            fingerprints=fingerprints,
+            class_names=splits.names,
+        )
+
+    def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
+        texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
+        made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
+        tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
+        # Models with this vocabulary see of a text what all of them have made of it.
+        fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
+        return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
+
+    def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        if "document" in table.column_names:
+            return torch.from_numpy(to_bytes(table["document"].to_pylist(), self.document_bytes))
+        return torch.from_numpy(to_bytes(table["text"].to_pylist(), input_shape[0]))
+
+    def reduce(self, scores_BK: Tensor) -> Tensor:
+        """The documents of the highest scores (B, R), best first: all that a ranking is measured by."""
+        return scores_BK.topk(min(ranking.DEEPEST, scores_BK.shape[1]), dim=1).indices
+
+    def evaluate(self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray) -> dict[str, float]:
+        return ranking.measure(reduced_NR, table["relevant"], table["grade"])
