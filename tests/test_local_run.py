@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch
     whole = run(short, storage=storage.root, name="uninterrupted", local=True)
     with monkeypatch.context() as patch:
 
-        def killed(metrics):
+        def killed(headline, metrics):
             raise KeyboardInterrupt
 
         patch.setattr("tgt_ray.api._log_report", killed)
@@ -75,7 +75,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch
             run(short, storage=storage.root, name="stopped", local=True)
     assert not storage.exists("stopped", "record.json")
     reported = []
-    monkeypatch.setattr("tgt_ray.api._log_report", lambda metrics: reported.append(metrics["step"]))
+    monkeypatch.setattr("tgt_ray.api._log_report", lambda headline, metrics: reported.append(metrics["step"]))
     resumed = run(short, storage=storage.root, name="stopped", local=True, resume=True)
     assert reported == [12]
     assert resumed.metrics.step.tolist() == [6, 12]

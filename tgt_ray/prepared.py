@@ -44,7 +44,7 @@ class StudentData:
     where the task has them the unlabelled rows, of which only the gallery shows some.
 
     calibration: 1 - p(true class) of each validation row by the labeler; empty where its scores aren't kept. embedding_statistics: where
-    an objective needs them. anchor_tables: of which explorers start from.
+    an objective needs them. from_documents: whether explorers start from documents.
     """
 
     tables: dict[str, Table]
@@ -53,7 +53,15 @@ class StudentData:
     calibration: np.ndarray
     class_names: tuple[str, ...] = ()
     embedding_statistics: TeacherEmbeddings | None = None
-    anchor_tables: tuple[str, ...] = ("train",)
+    from_documents: bool = False
+
+    @property
+    def anchor_tables(self) -> tuple[str, ...]:
+        return (
+            ("documents",)
+            if self.from_documents
+            else tuple(name for name in ("train", "unlabelled") if name in self.tables)
+        )
 
     @property
     def facts(self) -> Facts:
@@ -179,10 +187,9 @@ def prepare(
         (train["id"], data.labels("train"), cached),
         *((table["id"], first_classes(table), table) for table in more),
     ]
-    anchor_tables = ("train", "unlabelled") if more else ("train",)
     if from_documents:
         documents = data.tables["documents"]
-        parts, anchor_tables = [(documents["id"], data.labels("documents"), documents)], ("documents",)
+        parts = [(documents["id"], data.labels("documents"), documents)]
     anchors = Anchors(
         np.concatenate([ids.to_numpy() for ids, _, _ in parts]),
         np.concatenate([labels for _, labels, _ in parts]),
@@ -194,7 +201,7 @@ def prepare(
         ),
     )
     student = StudentData(
-        tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics, anchor_tables
+        tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics, from_documents
     )
     check_objectives(objectives, student.facts)
     return Prepared(
