@@ -179,8 +179,9 @@ def run_all(
     prepared: Prepared,
     storage: Storage,
     jobs: int,
+    metric: str = METRIC,
 ) -> list[dict[str, Any]]:
-    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds."""
+    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds. metric: what is shown meanwhile."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, start_worker, (base, prepared, storage)) as pool:
         # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
@@ -192,13 +193,13 @@ def run_all(
         results = []
         for future in as_completed(futures):
             results.append(future.result())
-            print(_progress(results[-1], len(results), len(futures)), flush=True)
+            print(_progress(results[-1], len(results), len(futures), metric), flush=True)
     order = list(experiments)
     return sorted(results, key=lambda result: (order.index(result["method"]), result["seed"]))
 
 
-def _progress(result: dict[str, Any], done: int, total: int) -> str:
-    score = result["metrics"][f"test_{METRIC}"]
+def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str:
+    score = result["metrics"][f"test_{metric}"]
     return f"{done}/{total}  {result['method']}, seed {result['seed']}: test {score:.2f} in {result['wall_s']:.1f} s"
 
 
