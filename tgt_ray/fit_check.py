@@ -179,7 +179,8 @@ def measure(
     size = min(size, getattr(teacher.generator, "rows_at_once", size))
     rng = torch.Generator().manual_seed(0)
     kinds: dict[str, list[Tensor]] = {"real": [], "reconstructed": [], "explored": []}
-    logits: dict[str, list[Tensor]] = {name: [] for name in kinds}
+    # Of each row the labeler's first class and its share: of all classes there may be too many.
+    first: dict[str, list[Tensor]] = {name: [] for name in kinds}
     timed: list[tuple[float, int]] = []
     until = time.perf_counter() + experiment.fit_check.seconds
     with torch.no_grad():
@@ -205,19 +206,20 @@ def measure(
                 rng,
             )
             explored = teacher.decode(experiment.explorer.explore(latents, near), rng, context)
-            of_explored = teacher.labeler(explored).logits.cpu()
+            of_explored = teacher.labeler(explored).logits.softmax(dim=1).cpu()
             timed.append((time.perf_counter() - started, len(part)))
             for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):
                 kinds[name].append(images.cpu())
-                logits[name].append(
-                    of_explored if name == "explored" else teacher.labeler(images.to(device)).logits.cpu()
-                )
+                p = of_explored
+                if name != "explored":
+                    p = teacher.labeler(images.to(device)).logits.softmax(dim=1).cpu()
+                first[name].append(torch.stack(p.max(dim=1), dim=1))
             if time.perf_counter() > until:
                 break
     images = {name: torch.cat(parts) for name, parts in kinds.items()}
-    p = {name: torch.cat(parts).softmax(dim=1) for name, parts in logits.items()}
     labels = labels[: len(images["real"])]
-    says = {name: values.argmax(dim=1) for name, values in p.items()}
+    seen = {name: torch.cat(parts).double() for name, parts in first.items()}
+    says = {name: pairs[:, 1].long() for name, pairs in seen.items()}
 
     usual = timed[1:] or timed  # the first batch warms up
 
@@ -236,12 +238,12 @@ def measure(
         result[f"agreement_{name}"] = share(says[name] == says["real"])
         result[f"accuracy_{name}"] = share(says[name] == labels)
     few = [int((labels == c).nonzero()[0]) for c in labels.unique()[:SHOWN]]
-    few_p = {name: values[few].numpy() for name, values in p.items()}
+    few_seen = {name: [(int(c), float(p)) for p, c in pairs[few].tolist()] for name, pairs in seen.items()}
     if are_texts(images["real"].numpy()):
         texts = {name: to_texts(values.numpy()) for name, values in images.items()}
-        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_p, data.class_names)}
+        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_seen, data.class_names)}
     few_images = {name: values[few].numpy() for name, values in images.items()}
-    return result, {GALLERY: _png(gallery(few_images, few_p, data.class_names))}
+    return result, {GALLERY: _png(gallery(few_images, few_seen, data.class_names))}
 
 
 def _compare(rows: dict[str, np.ndarray]) -> dict[str, float]:
@@ -267,18 +269,17 @@ def text_gallery(
     texts: dict[str, list[str]],
     few: list[int],
     labels: list[int],
-    p: dict[str, np.ndarray],
+    seen: dict[str, list[tuple[int, float]]],
     class_names: Sequence[str] = (),
 ) -> bytes:
-    """A page with a few of each kind of texts side by side below their class. few: which; labels, p: of these, the classes and what the
-    labeler says of each kind."""
+    """A page with a few of each kind of texts side by side below their class. few: which; labels, seen: of these, the classes, and the
+    labeler's first one of each kind with its share."""
     name = partial(class_label, class_names=class_names, most=None)
     groups = []
     for place, (row, label) in enumerate(zip(few, labels, strict=True)):
-        seen = {kind: shares[place] for kind, shares in p.items()}
+        said = {kind: pairs[place] for kind, pairs in seen.items()}
         cells = [
-            f"{shown(rows[row])} [{name(int(seen[kind].argmax()))}: {100 * seen[kind].max():.0f} %]"
-            for kind, rows in texts.items()
+            f"{shown(rows[row])} [{name(said[kind][0])}: {100 * said[kind][1]:.0f} %]" for kind, rows in texts.items()
         ]
         groups.append((name(label), [cells]))
     facts = [
@@ -288,17 +289,19 @@ def text_gallery(
     return page("Does the teacher fit?", facts, [f"{kind} [labeler]" for kind in texts], groups)
 
 
-def gallery(images: dict[str, np.ndarray], p: dict[str, np.ndarray], class_names: Sequence[str] = ()) -> Figure:
-    """A line for each kind of row, (N, C, H, W) in [0, 1], with the labeler's first class and how sure it is."""
+def gallery(
+    images: dict[str, np.ndarray], seen: dict[str, list[tuple[int, float]]], class_names: Sequence[str] = ()
+) -> Figure:
+    """A line for each kind of row, (N, C, H, W) in [0, 1], with the labeler's first class and its share."""
     from matplotlib.figure import Figure
 
     columns = len(next(iter(images.values())))
     figure = Figure(figsize=(1.3 * columns + 1, 1.6 * len(images) + 0.3), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
     for line, (name, rows) in zip(axes, images.items(), strict=True):
-        for place, image, shares in zip(line, rows, p[name], strict=True):
+        for place, image, (number, share) in zip(line, rows, seen[name], strict=True):
             place.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            place.set_title(f"{class_label(int(shares.argmax()), class_names)}: {100 * shares.max():.0f} %", fontsize=8)
+            place.set_title(f"{class_label(number, class_names)}: {100 * share:.0f} %", fontsize=8)
             place.set_xticks([])
             place.set_yticks([])
         line[0].set_ylabel(name, fontsize=9)
