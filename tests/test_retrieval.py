@@ -355,6 +355,49 @@ def test_the_criterion_is_its_formula():
     np.testing.assert_allclose(scores, student @ documents.T / 0.1, rtol=1e-4, atol=1e-4)
 
 
+def test_a_student_that_embeds_documents_is_taught_them_too():
+    """Against plain numpy; a batch's documents come after its rows."""
+    rng = np.random.default_rng(1)
+    documents = rng.standard_normal((20, 6)).astype(np.float32)
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    torch.manual_seed(0)
+    criterion = EmbedDistillCriterion(4, documents, 0.25, 0.1, 0.2, 0.7, 1.3, own_documents=True)
+    embedding, teacher = rng.standard_normal((4 + 3, 4)).astype(np.float32), documents[[5, 6, 7, 8]]
+    of_rows, candidates = np.array([9, 2, 9, 4]), [2, 4, 9]
+    got = criterion(
+        *map(torch.from_numpy, (embedding, of_rows[:2])), torch.empty(4, 0), *map(torch.from_numpy, (teacher, of_rows))
+    )
+    out = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    student, own = out[:4], out[4:]
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+    log_p, log_q = log_softmax(teacher @ documents[candidates].T / 0.1), log_softmax(student @ own.T / 0.1)
+    taught = 0.7 * np.linalg.norm(teacher - student, axis=1) + 1.3 * (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    ce = -log_softmax(student @ own.T / 0.2)[np.arange(2), [2, 0]]
+    apart = np.linalg.norm(documents[candidates] - own, axis=1).mean()
+    wanted = (0.75 * ce.sum() + 0.25 * taught[:2].sum() + taught[2:].sum()) / 4 + 0.7 * apart * (0.25 * 2 + 2) / 4
+    assert float(got.value.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert float(got.parts["distance_documents"]) == pytest.approx(apart, rel=1e-5)
+
+
+def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path):
+    student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30}
+    objective = {"type": "embed_distill", "document_encoder": "student"}
+    config = experiment(beir, encoder, student=student, objective=objective, train={"steps": 200, "eval_every": 100})
+    found = api.run(config, storage=str(tmp_path), name="both", local=True)
+    last = found.metrics.iloc[-1]
+    assert last.test_recall_at_20 > 60
+    assert last.train_distance_documents < found.metrics.iloc[0].train_distance_documents
+    import safetensors.numpy
+
+    # The weights are the student's alone: documents are embedded by them.
+    weights = safetensors.numpy.load((tmp_path / "both/student.safetensors").read_bytes())
+    assert not any("documents" in name for name in weights)
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_learn():
     documents = torch.nn.functional.normalize(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     criterion = EmbedDistillCriterion(5, documents.numpy(), 1.0, 0.05, 0.05, 1.0, 1.0)
@@ -362,9 +405,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn():
         criterion.head.weight.copy_(torch.eye(5))
         criterion.head.bias.zero_()
     rows = documents[:4] + 0.0
-    assert float(criterion(rows, torch.arange(4), torch.empty(4, 0), rows, torch.arange(4)).value) == pytest.approx(
-        0, abs=1e-6
-    )
+    loss = criterion(rows, torch.arange(4), torch.empty(4, 0), rows, torch.arange(4))
+    assert float(loss.value.detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_spans_are_words_of_their_documents_and_follow_from_the_generator():
@@ -479,6 +521,16 @@ def test_what_is_not_for_retrieval_is_refused(beir, encoder, changes, says):
     with pytest.raises(ConfigError) as err:
         experiment(beir, encoder, **changes)
     assert says in str(err.value)
+
+
+def test_a_dual_encoder_s_documents_are_unknown_to_generators(beir, encoder):
+    with pytest.raises(ConfigError, match=r"objective\.document_encoder: student, but explorer\.type 'gradient' looks"):
+        experiment(
+            beir,
+            encoder,
+            objective={"type": "embed_distill", "document_encoder": "student"},
+            explorer={"type": "gradient"},
+        )
 
 
 def test_gradients_need_one_vocabulary(beir, encoder):

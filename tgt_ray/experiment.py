@@ -199,6 +199,11 @@ class Experiment(Config):
             raise ValueError(
                 f"train.sampling: '{self.train.sampling}' is for classes, and task.type '{self.task.type}' has none"
             )
+        if self.objective.needs_documents and self.explorer.on_policy:
+            raise ValueError(
+                f"objective.document_encoder: student, but explorer.type '{self.explorer.type}' looks at what the student says of documents"
+                " that generators haven't; use random, or document_encoder: teacher"
+            )
         if self.teacher.generator.starts_from_documents and self.task.answers != "documents":
             raise ValueError(
                 f"teacher.generator.type: '{self.teacher.generator.type}' makes queries from documents, and task.type"

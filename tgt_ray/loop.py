@@ -263,6 +263,8 @@ class StudentRun:
                 more_inputs = self.prepare(more_inputs)
             inputs = torch.cat([inputs, more_inputs])
             teacher = [torch.cat(parts) for parts in zip(teacher, more, strict=True)]
+        if self.experiment.objective.needs_documents:
+            inputs = torch.cat([inputs, self._student_inputs("documents")[teacher[-1].unique()]])
         inputs, labels, logits, *more = (each.to(self.device) for each in (inputs, labels, *teacher))
         return Batch(inputs, labels, logits, tuple(more))
 
@@ -309,6 +311,8 @@ class StudentRun:
     def scores(self, split: str) -> np.ndarray:
         """The student's scores of a split's rows, as the task's `evaluate` takes them."""
         self.student.eval()
+        if self.experiment.objective.needs_documents:
+            self._embed_documents()
         inputs = self._student_inputs(split)
         with autocast(self.device, self.experiment.train.precision):
             parts = [
@@ -318,6 +322,13 @@ class StudentRun:
         scores = torch.cat(parts)
         self.student.train()
         return scores.numpy()
+
+    def _embed_documents(self) -> None:
+        """The student's documents, as it is now."""
+        student, parts = self.student, self._student_inputs("documents").split(256)
+        with autocast(self.device, self.experiment.train.precision):
+            embedded = [student.criterion.embed(student.backbone(part.to(self.device))) for part in parts]  # type: ignore[operator]
+        student.criterion.documents = torch.cat(embedded)
 
     def state(self) -> dict[str, bytes]:
         """The checkpoint's files, in the order to write them: the state is enough to resume. It loads with weights_only=True."""

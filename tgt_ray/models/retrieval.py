@@ -15,6 +15,7 @@ class EmbedDistillCriterion(nn.Module):
     """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents."""
 
     documents: Tensor
+    teacher_documents: Tensor
 
     def __init__(
         self,
@@ -25,11 +26,15 @@ class EmbedDistillCriterion(nn.Module):
         student_temperature: float,
         embedding_weight: float,
         score_weight: float,
+        own_documents: bool = False,
     ):
         super().__init__()
         self.head = nn.Linear(dim, documents_KE.shape[1])
         # They are the teacher's, so that checkpoints and snapshots go without them.
-        self.register_buffer("documents", torch.from_numpy(documents_KE.copy()), persistent=False)
+        self.register_buffer("teacher_documents", torch.from_numpy(documents_KE.copy()), persistent=False)
+        # What is ranked.
+        self.register_buffer("documents", self.teacher_documents, persistent=False)
+        self.own_documents = own_documents
         self.unit = bool(np.allclose(np.linalg.norm(documents_KE[:100], axis=1), 1, atol=1e-3))
         self.alpha, self.temperature, self.student_temperature = alpha, temperature, student_temperature
         self.embedding_weight, self.score_weight = embedding_weight, score_weight
@@ -48,10 +53,12 @@ class EmbedDistillCriterion(nn.Module):
     def forward(
         self, embedding_BD: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_BE: Tensor, documents_B: Tensor
     ) -> Loss:
-        student_BE, real = self.embed(embedding_BD), len(labels)
+        real = len(labels)
         candidates, place = documents_B.unique(return_inverse=True)
-        documents_CE = self.documents[candidates]
-        student_BC = student_BE @ documents_CE.T
+        documents_CE = self.teacher_documents[candidates]
+        # The student's own documents come after the rows.
+        student_BE, own_CE = self.embed(embedding_BD).tensor_split([len(teacher_BE)])
+        student_BC = student_BE @ (own_CE if self.own_documents else documents_CE).T
         distance = torch.linalg.vector_norm(teacher_BE - student_BE, dim=1)
         kl = kl_rows(teacher_BE @ documents_CE.T, student_BC, self.temperature)
         # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
@@ -62,4 +69,9 @@ class EmbedDistillCriterion(nn.Module):
         for name, rows in (("distance", distance.detach()), ("kl", kl.detach())):
             parts[f"{name}_real"] = rows[:real].sum() / max(real, 1)
             parts[f"{name}_synthetic"] = rows[real:].sum() / max(len(rows) - real, 1)
+        if self.own_documents:
+            apart = torch.linalg.vector_norm(documents_CE - own_CE, dim=1).mean()
+            taught_share = (self.alpha * real + len(taught) - real) / len(taught)
+            value = value + taught_share * self.embedding_weight * apart
+            parts["distance_documents"] = apart.detach()
         return Loss(value, parts)

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 
 class EmbedDistill(Objective):
-    """The student's query encoder with a projection into the teacher's space, where the teacher's frozen embeddings of documents are (the
-    asymmetric student of EmbedDistill). Of a query x with its document y, teacher and student say t and s of it, both of length 1
+    """The student's encoder with a projection into the teacher's space. `document_encoder: teacher` ranks the teacher's frozen embeddings of
+    documents d (the asymmetric student of EmbedDistill); `student` embeds documents as it does queries. Of a query x with its document y, teacher and student say t and s of it, both of length 1
     where the teacher's are; the candidates C are the documents of all queries of the batch, synthetic ones with their anchor's.
 
     Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D; synthetic rows: D alone; each kind of row counts by
     its share of the batch.
-    D = embedding_weight ||t - s||_2 + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)).
+    D = embedding_weight ||t - s||_2 + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)), where the student's
+    scores are of its own documents if it embeds them. Then embedding_weight times the mean of ||d_t - d_s||_2 over C counts beside it, by
+    the share of the batch that learns from the teacher.
 
     alpha 0 is training on labels with in-batch negatives; embedding_weight 0 is plain distillation of scores. The two terms of D are the
     paper's; our choices: candidates without mined negatives, weights and temperatures, and that the norm is not squared.
@@ -38,6 +40,16 @@ class EmbedDistill(Objective):
     student_temperature: float = Field(0.05, gt=0, description="of scores in the labels' term")
     embedding_weight: float = Field(1.0, ge=0, description="of the distance between embeddings; 0: scores alone")
     score_weight: float = Field(1.0, ge=0, description="of the divergence between scores of documents")
+
+    document_encoder: Literal["teacher", "student"] = Field(
+        "teacher",
+        description="what embeds documents: the teacher, once and for all, or the student itself, whose max_tokens must then have room for"
+        " them",
+    )
+
+    @property
+    def needs_documents(self) -> bool:
+        return self.document_encoder == "student"
 
     @model_validator(mode="after")
     def _something(self) -> EmbedDistill:
@@ -65,4 +77,5 @@ class EmbedDistill(Objective):
             self.student_temperature,
             self.embedding_weight,
             self.score_weight,
+            self.needs_documents,
         )
