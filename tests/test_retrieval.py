@@ -257,7 +257,10 @@ def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
     inputs = Retrieval(data={"type": "beir", "path": str(beir)}, document_bytes=96).inputs(
         data.tables["documents"], data.input_shape
     )
-    assert config.fit_head(model, inputs, torch.arange(48))["documents"]["count"] == 48
+    embeddings, full = config.embed_documents(model, inputs)
+    assert not full.any()
+    with torch.no_grad():
+        model.head.weight.copy_(embeddings)
     from transformers import AutoModel, AutoTokenizer
 
     body, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
@@ -269,7 +272,7 @@ def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
 
     texts = [text.as_py() for text in data.tables["documents"]["document"]]
     wanted = torch.stack([embed(f"find: {text}") for text in texts])
-    torch.testing.assert_close(model.head.weight.detach(), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeddings, wanted, atol=1e-5, rtol=0)
     with torch.no_grad():
         said = model.eval()(torch.from_numpy(to_bytes(["red car ?"], 64)))
     query = embed("ask: red car ?")
@@ -320,8 +323,7 @@ def test_a_second_tower_embeds_documents(encoder, tmp_path):
         labeler = DualEncoderLabeler(path=str(encoder), document_path=path)
         model = labeler.build(TextShape((64,)), 2)
         labeler.load_weights(model)
-        labeler.fit_head(model, torch.from_numpy(to_bytes(["a red car", "a blue lamp"], 64)), torch.arange(2))
-        heads.append(model.head.weight.detach())
+        heads.append(labeler.embed_documents(model, torch.from_numpy(to_bytes(["a red car", "a blue lamp"], 64)))[0])
     assert not torch.allclose(*heads)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, nearest
+from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, digest, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,6 +88,11 @@ class Labeler(Component):
         """Fit `model.head` in place on N rows. Returns what the record should say of it."""
         raise NotImplementedError
 
+    def embed_documents(self, model: nn.Module, inputs: InputRows) -> tuple[Tensor, Tensor]:
+        """Where it `answers` documents: the rows of `model.head`'s weight for N documents, and which of these are cut (N,); after
+        `load_weights`."""
+        raise NotImplementedError
+
     @property
     def external(self) -> bool:
         """Whether weights come from elsewhere, and not from `fit`."""
@@ -95,7 +100,8 @@ class Labeler(Component):
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         """Put weights that come from elsewhere into `model`. Returns where from, and `head`: "own", or "fit" where it has still to
-        be fitted. ConfigError where they don't fit."""
+        be fitted; `fitted_by`, where that depends on more than rows, weights and settings: a digest of it. ConfigError where they don't
+        fit."""
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         assert self.weights is not None
@@ -496,8 +502,10 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")
-        self.documents_encoder(model)  # before anything is embedded: do they belong together?
-        return {"weights": self.path, "head": "fit"}
+        tower = self.documents_encoder(model)
+        model.tower[:] = [tower]
+        weights = [value.numpy().tobytes() for value in tower.state_dict().values()] if self.document_path else []
+        return {"weights": self.path, "head": "fit", "fitted_by": digest(tower.facts(), *weights)}
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
@@ -525,9 +533,9 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def facts(self, model: Any) -> dict[str, Any]:
         return {**model.backbone.facts(), "normalize": model.normalize}
 
-    def fit_head(self, model: Any, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
-        """Embed the documents, in their order."""
-        return {"documents": model.embed_documents(self.documents_encoder(model), inputs)}
+    def embed_documents(self, model: Any, inputs: InputRows) -> tuple[Tensor, Tensor]:
+        embeddings, full = model.embed_documents(inputs)
+        return embeddings, full
 
 
 def read_file(path: Path, key: str) -> bytes:

@@ -68,12 +68,28 @@ class Teacher:
         return Teacher(self.labeler.to(device), self.generator.to(device))
 
 
+class DocumentsWanted(Exception):
+    """A labeler's head is to have the documents' embeddings, which are not in the storage yet. args: the labeler's fingerprint."""
+
+
+def documents_file(fingerprint: str) -> tuple[str, str, str]:
+    """In the storage, until the labeler is stored with them: the documents' embeddings (N, D) and which are cut (N,)."""
+    return "teachers", f"documents-{fingerprint}", "embeddings.safetensors"
+
+
 def prepare_teacher(
-    config: TeacherConfig, task: Task, data: TaskData, storage: Storage, device: str = "cpu"
+    config: TeacherConfig,
+    task: Task,
+    data: TaskData,
+    storage: Storage,
+    device: str = "cpu",
+    embed_here: bool = True,
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
+    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet.
+
+    embed_here: False raises DocumentsWanted where documents are to be embedded."""
     store = storage.within("teachers")
-    labeler, labeler_record = _labeler(config.labeler, task, data, store, device)
+    labeler, labeler_record = _labeler(config.labeler, task, data, storage, device, embed_here)
     generator, generator_record = _generator(
         config.generator, labeler, labeler_record["fingerprint"], task, data, store, device
     )
@@ -132,7 +148,7 @@ def teacher_outputs(
 
 
 def _labeler(
-    config: Labeler, task: Task, data: TaskData, store: Storage, device: str
+    config: Labeler, task: Task, data: TaskData, storage: Storage, device: str, embed_here: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape, data.num_classes)
@@ -144,20 +160,43 @@ def _labeler(
             table, labels = table.take(known), labels[known]
         return inputs_of(task, table, data.input_shape, device), torch.from_numpy(labels.copy())
 
-    def fit() -> dict[str, Any]:
+    def fit(fingerprint: str) -> dict[str, Any]:
         config.fit(model, *rows(config.pretrain.split))
-        return quality()
+        return quality(fingerprint)
 
-    def fit_head() -> dict[str, Any]:
-        return {**config.fit_head(model, *rows(config.head_split)), **quality()}
+    def fit_head(fingerprint: str) -> dict[str, Any]:
+        said = (
+            documents(fingerprint) if task.answers == "documents" else config.fit_head(model, *rows(config.head_split))
+        )
+        return {**said, **quality(fingerprint)}
 
-    def quality() -> dict[str, Any]:
+    def documents(fingerprint: str) -> dict[str, Any]:
+        file = documents_file(fingerprint)
+        if storage.exists(*file):
+            there = read_safetensors(storage.read(*file), "/".join(file))
+            embedding, full = there["embedding"], there["full"]
+        elif embed_here:
+            embedding, full = config.embed_documents(model, rows("documents")[0])
+        else:
+            raise DocumentsWanted(fingerprint)
+        with torch.no_grad():
+            model.get_parameter("head.weight").copy_(embedding)
+        cut = int(full.sum())
+        if cut:
+            log.warning("teacher.labeler: %d of %d documents are cut at its tokens", cut, len(full))
+        return {"documents": {"count": len(full), "cut": cut}}
+
+    def quality(fingerprint: str) -> dict[str, Any]:
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
     split = config.head_split if config.external else config.pretrain.split
     made_from = [data.fingerprints[split]]
-    finish = {"all": fit, "fit": fit_head, "own": quality}
-    return model, _ready(model, "labeler", config, made_from, finish, store, device)
+    finish: dict[str, Callable[[str], dict[str, Any]]] = {"all": fit, "fit": fit_head, "own": quality}
+    record = _ready(model, "labeler", config, made_from, finish, storage.within("teachers"), device)
+    used_up = documents_file(record["fingerprint"])[:-1]
+    if storage.exists(*used_up):
+        storage.delete(*used_up)  # they are in the labeler's own file now
+    return model, record
 
 
 def _generator(
@@ -172,14 +211,14 @@ def _generator(
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape)
 
-    def fit() -> dict[str, Any]:
+    def fit(fingerprint: str) -> dict[str, Any]:
         inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape, device)
-        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality()}
+        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality(fingerprint)}
 
     def fidelity() -> dict[str, float]:
         return _fidelity(model, labeler, task, data, device)
 
-    def quality() -> dict[str, Any]:
+    def quality(fingerprint: str) -> dict[str, Any]:
         # Where each row takes seconds, the fit check's few rows have to do.
         slow = getattr(model, "samples", False) and config.external
         return {} if slow else {"validation": fidelity()}
@@ -193,13 +232,13 @@ def _ready(
     role: str,
     config: Labeler | Generator,
     made_from: list[str],
-    finish: dict[str, Callable[[], dict[str, Any]]],
+    finish: dict[str, Callable[[str], dict[str, Any]]],
     store: Storage,
     device: str,
 ) -> dict[str, Any]:
     """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
 
-    finish: what is still to be done, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
+    finish: what is still to be done, given the fingerprint, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
     weights are whole ("own").
     """
     plain = config.model_dump(mode="json", exclude={"weights"})
@@ -211,7 +250,8 @@ def _ready(
         state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]
         source |= {"state": digest(state), "facts": digest(config.facts(model))}
         settings = {k: v for k, v in plain.items() if k != "pretrain" and k not in config.places}
-        fingerprint = digest(role, settings, state, source["facts"], made_from)
+        fitted_by = [source["fitted_by"]] if "fitted_by" in source else []
+        fingerprint = digest(role, settings, state, source["facts"], made_from, *fitted_by)
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
@@ -228,7 +268,7 @@ def _ready(
         log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
     started = time.perf_counter()
     model.requires_grad_(True).to(device)
-    source["quality"] = finish[todo]()
+    source["quality"] = finish[todo](fingerprint)
     source["seconds"] = round(time.perf_counter() - started, 2)
     log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 HEALTH_CHECK_INTERVAL_S = 0.5
 #: Of the teacher pass: rows that one of its actors takes at a time.
 ROWS_PER_BLOCK = 4096
+#: Documents that an actor embeds at a time.
+DOCUMENTS_PER_BLOCK = 1024
 #: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: How long lanes may take to end.
@@ -113,8 +115,13 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     )
     threads = max(1, int(cluster.largest_node_cpus()))
     log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
+    reference = ray.put(data)
     try:
-        return ray.get(task.remote(experiment, ray.put(data), storage, threads))
+        record = ray.get(task.remote(experiment, reference, storage, threads))
+        if "documents_wanted" in record:
+            embed_documents(experiment, data, record["documents_wanted"], storage)
+            record = ray.get(task.remote(experiment, reference, storage, threads))
+        return record
     except ray.exceptions.RayTaskError as err:
         if isinstance(err.cause, ConfigError):
             raise err.cause from None
@@ -126,13 +133,16 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
 
     import torch
 
-    from tgt_ray.teacher import prepare_teacher
+    from tgt_ray.teacher import DocumentsWanted, prepare_teacher
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
     device = device_of(experiment)
-    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
+    try:
+        teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, embed_here=False)
+    except DocumentsWanted as wanted:
+        return {"documents_wanted": wanted.args[0]}
     return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
 
 
@@ -151,6 +161,61 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     done.context.enable_progress_bars = False
     results = {row["number"]: row["result"] for row in done.iter_rows()}
     return [json.loads(results[number]) for number in range(len(parts))]
+
+
+class DocumentEmbedder:
+    """An actor that embeds documents: the place of a block in their table -> its embeddings."""
+
+    def __init__(self, experiment: Experiment, shape: tuple[int, ...], classes: int, tables: tuple[Any, ...]):
+        import torch
+
+        torch.set_num_threads(1)
+        self.task, self.shape, self.labeler, self.table = (
+            experiment.task,
+            shape,
+            experiment.teacher.labeler,
+            ray.get(tables[0]),
+        )
+        model = self.labeler.build(shape, classes)
+        self.labeler.load_weights(model)
+        self.model = model.to(device_of(experiment)).eval()
+
+    def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (first,) = places["first"]
+        inputs = inputs_of(self.task, self.table.slice(first, DOCUMENTS_PER_BLOCK), self.shape)
+        embedding, full = (each.numpy(force=True) for each in self.labeler.embed_documents(self.model, inputs))
+        return {"row": np.arange(first, first + len(full)), "embedding": embedding, "full": full}
+
+
+def embed_documents(experiment: Experiment, data: TaskData, fingerprint: str, storage: Storage) -> None:
+    """The documents' embeddings, for the labeler of this fingerprint, by a Ray Data actor pool into the storage.
+
+    Where generators are placed by more than CPUs there are as many actors as of them; otherwise one of a thread for each CPU.
+    """
+    import ray.data
+    import safetensors.numpy
+
+    from tgt_ray.teacher import documents_file
+
+    table = data.tables["documents"]
+    places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
+    special = needs_places(experiment)
+    actors = experiment.pool.actors if special else int(sum(node.get("CPU", 0) for node in cluster.nodes()))
+    actors = max(1, min(actors, len(places)))
+    log.info("teacher: %d documents are embedded by %d actors, once", len(table), actors)
+    embedded = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
+        DocumentEmbedder,
+        batch_size=1,
+        fn_constructor_args=(experiment, data.input_shape, data.num_classes, (ray.put(table),)),
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        **pool_resources(experiment) if special else {"num_cpus": 1},
+    )
+    embedded.context.enable_progress_bars = False
+    parts = list(embedded.iter_batches(batch_size=None))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(columns.pop("row"))
+    arrays = {name: np.ascontiguousarray(values[order]) for name, values in columns.items()}
+    storage.write(safetensors.numpy.save(arrays), *documents_file(fingerprint))
 
 
 class TeacherLabeler:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 from test_retrieval import beir, encoder, experiment  # noqa: F401
 
 from tgt_ray import api
@@ -12,8 +13,16 @@ pytestmark = pytest.mark.ray
 
 def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
     config = experiment(beir, encoder, task={"labelled": {"rows": 20}})
-    local = api.run(config, storage=str(tmp_path), name="local", local=True)
-    on_ray = api.run(config, storage=str(tmp_path), name="ray")
+    local = api.run(config, storage=str(tmp_path / "one"), name="local", local=True)
+    on_ray = api.run(config, storage=str(tmp_path / "two"), name="ray")
+    # Embedded by a pool there, and in the teacher's own file at the end.
+    assert on_ray.record["teacher"]["labeler"]["quality"]["documents"] == {"count": 48, "cut": 0}
+    assert not list((tmp_path / "two/teachers").glob("documents-*"))
+    heads = [
+        safetensors.numpy.load(next(done.glob("teachers/labeler-*.safetensors")).read_bytes())["head.weight"]
+        for done in (tmp_path / "one", tmp_path / "two")
+    ]
+    np.testing.assert_allclose(*heads, atol=1e-6)
     for column in ("train_loss", "train_distance_real", "train_kl_synthetic"):
         np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
     shown = [pd.read_parquet(f"{done.folder}/gallery.parquet") for done in (local, on_ray)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from tgt_ray.models.text import TextBackbone
 
 log = logging.getLogger(__name__)
 
-#: Documents that are embedded before the log says how far it is.
-SAID_EVERY = 4096
+#: Parts of documents that are embedded before the log says how far it is.
+SAID_EVERY = 8
 
 
 class DualEncoder(nn.Module):
@@ -27,6 +26,8 @@ class DualEncoder(nn.Module):
         self.head = nn.Linear(backbone.dim, num_documents, bias=False)
         #: Fewer rows at once where each has many scores.
         self.largest_shape = (num_documents,)
+        #: What embeds documents, while they are still to be embedded: in a list, since it is no part of this model.
+        self.tower: list[TextBackbone] = []
 
     def forward(self, inputs: Tensor) -> Outputs:
         embedding = self._unit(self.backbone(inputs))
@@ -36,21 +37,16 @@ class DualEncoder(nn.Module):
         return F.normalize(embedding, dim=1) if self.normalize else embedding
 
     @torch.no_grad()
-    def embed_documents(self, tower: TextBackbone, documents: InputRows) -> dict[str, Any]:
-        """Write the documents' embeddings, in their order, into the head. Returns what is to be recorded of it."""
+    def embed_documents(self, documents: InputRows) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D), and which documents fill the tower's tokens (N,) and are cut where they are longer."""
+        (tower,) = self.tower
         device = self.head.weight.device
         tower.to(device).eval()
-        done, cut = 0, 0
+        embeddings, full = [], []
         for part in documents.split(512):
             ids = tower.prepare(part.to(device))
-            cut += int((ids != tower.tokens.pad).all(dim=1).sum())
-            self.head.weight[done : done + len(part)] = self._unit(tower(ids)).to(self.head.weight.dtype)
-            done += len(part)
-            if done % SAID_EVERY == 0:
-                log.info("labeler: %d of %d documents are embedded", done, len(documents))
-        if cut:
-            log.warning(
-                "teacher.labeler: %d of %d documents fill its %d tokens, and are cut where they are longer",
-                *(cut, done, tower.tokens.max_tokens),
-            )
-        return {"count": done, "full": cut, "max_tokens": tower.tokens.max_tokens}
+            full.append((ids != tower.tokens.pad).all(dim=1))
+            embeddings.append(self._unit(tower(ids)))
+            if len(embeddings) % SAID_EVERY == 0:
+                log.info("labeler: %d of %d documents are embedded", 512 * len(embeddings), len(documents))
+        return torch.cat(embeddings), torch.cat(full)
