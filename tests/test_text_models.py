@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
-from tgt_ray.hub import place
+from tgt_ray.hub import own_file, place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
 from tgt_ray.models.text import corpus_tokens
 from tgt_ray.models.text_generators import head_at
@@ -451,6 +451,20 @@ def test_a_head_without_weights_is_not_taken_for_the_model_s_own(folders, shape,
 def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         TextEncoderLabeler(path=str(tmp_path)).build(shape, 2)
+
+
+def test_a_file_that_cannot_be_asked_for_is_not_taken_for_one_that_is_not_there(folders, monkeypatch, tmp_path):
+    assert own_file(str(folders / "encoder"), None, "modules.json") is None
+    (tmp_path / "modules.json").write_text("[1")
+    with pytest.raises(ConfigError, match=r"its file modules\.json can't be read"):
+        own_file(str(tmp_path), None, "modules.json")
+
+    def no_network(*args, **more):
+        raise OSError("no connection")
+
+    monkeypatch.setattr("transformers.utils.cached_file", no_network)
+    with pytest.raises(ConfigError, match=r"some/model: its file modules\.json can't be read \(no connection\)"):
+        own_file("some/model", None, "modules.json")
 
 
 def test_models_in_packages_are_found():

@@ -28,12 +28,17 @@ def place(path: str) -> str:
 
 
 def own_file(path: str, revision: str | None, name: str) -> Any:
-    """What a JSON file beside a model says; None where there is no such file."""
+    """What a JSON file beside a model says; None where the model has no such file."""
     from transformers.utils import cached_file
 
-    absent = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    file = cached_file(place(path), name, revision=revision, **absent)
-    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        file = cached_file(place(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        # Not taken for a model without the file: its embeddings would be others.
+        raise ConfigError(
+            f"{path}: its file {name} can't be read ({' '.join(str(err).split())[:200]}); without a network download the whole model first"
+        ) from err
 
 
 def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
