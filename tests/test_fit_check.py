@@ -92,6 +92,15 @@ def test_a_blind_generator_agrees_by_chance(experiment, labeler, digits):
     assert result["agreement_reconstructed"] < 30 and result["reconstruction_mse"] > 0.05
 
 
+@pytest.mark.parametrize(("per_second", "warned"), [(3.0, False), (1.5, True)])
+def test_a_call_that_takes_long_is_warned_of(experiment, caplog, per_second, warned):
+    result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)
+    fit_check.judge(
+        experiment, {**result, "rows": 8, "explorer": "random", "rows_per_second": per_second, "device": "1 thread(s)"}
+    )
+    assert ("pool.rows_per_request: a call of 16 rows takes about 11 seconds at this speed" in caplog.text) == warned
+
+
 def test_low_agreement_warns_or_refuses_as_asked(experiment, digits, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "tgt_ray"):
         run(blind(experiment), storage=str(tmp_path), name="warned", local=True)

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Where checks lie in the storage, and under which name the gallery of one lies in a run's folder: a picture, or a page of texts.
 FOLDER, GALLERY, PAGE = "fit_checks", "fit_check.png", "fit_check.html"
+#: Calls of a generator that are longer than this are worth a warning.
+LONG_CALL_S = 10
 #: Rows of the gallery: one of each class, at the most these.
 SHOWN = 10
 
@@ -100,6 +102,7 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
         rows,
         duration(rows / result["rows_per_second"]),
     )
+    _say_if_calls_are_long(experiment.pool.rows_per_request, result["rows_per_second"])
     least = experiment.fit_check.minimum
     if result["agreement_reconstructed"] >= least:
         return
@@ -118,6 +121,16 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     if experiment.fit_check.on_low == "fail":
         raise ConfigError(message)
     log.warning("warning: %s", message)
+
+
+def _say_if_calls_are_long(rows: int, per_second: float) -> None:
+    """Warn where a generator's call takes so long that a student waits for its first rows, and looks old when they come."""
+    if rows > LONG_CALL_S * per_second:
+        log.warning(
+            "pool.rows_per_request: a call of %d rows takes about %s at this speed, and should take tenths of a second; %d would take about"
+            " one second",
+            *(rows, duration(rows / per_second), max(1, round(per_second))),
+        )
 
 
 def _likeness(result: dict[str, Any]) -> str:
