@@ -123,12 +123,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 teacher_of = base if not spans else first
                 prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
                 results += run_all(teacher_of, mine, seeds, prepared, storage, args.jobs, SHOWN[0])
-                found = found or (base, prepared)
+                found = found or (teacher_of, prepared)
         parts.append(
             {"labelled": labelled, "rows": row_counts(data), "results": results, "summary": summarise(results)}
         )
     assert found is not None
-    base, prepared = found
+    base, prepared = found  # of the first number of labelled queries
     return {
         "kind": "benchmark retrieval",
         "command": command("retrieval.py"),

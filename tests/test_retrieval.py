@@ -213,12 +213,46 @@ def test_validation_is_held_out_where_there_is_none(beir, tmp_path):
         ({"corpus": [{"_id": "d00", "body": "x"}]}, "corpus.parquet: has no column 'text'"),
         ({"queries": [{"_id": "q000", "text": " "}, *queries()[1:]]}, "has 1 empty queries, the first is 'q000'"),
         ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": 0}]}, "has no score above 0"),
+        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": float("inf")}]}, "column 'score' has inf in row 0"),
+        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": "good"}]}, "column 'score' has values that are no numbers"),
+        ({"corpus": [{"_id": "d00", "text": ["a", "list"]}]}, "column 'text' is list<element: string>, expected texts"),
+        ({"corpus": [{"_id": "d00", "text": None}]}, "corpus.parquet: column 'text' has 1 null values"),
     ],
 )  # fmt: skip
 def test_data_that_does_not_fit_together_is_refused(other, says, tmp_path):
     with pytest.raises(ConfigError) as err:
         BeirFolder(path=str(write(tmp_path / "x", **other))).scan()
     assert says in str(err.value)
+
+
+def test_json_lines_may_have_numbers_as_ids_and_must_have_some(tmp_path):
+    root = write(tmp_path / "x")
+    (root / "corpus.parquet").unlink()
+    lines = [json.dumps({"_id": number, "text": row["text"]}) for number, row in enumerate(corpus())]
+    (root / "corpus.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"names 48 documents that the corpus hasn't, the first: 'd00'"):
+        BeirFolder(path=str(root)).scan()
+    (root / "corpus.jsonl").write_text("\n".join(json.dumps({"text": row["text"]}) for row in corpus()))
+    with pytest.raises(ConfigError, match=r"corpus\.jsonl: has no column '_id'"):
+        BeirFolder(path=str(root)).scan()
+    (root / "corpus.jsonl").write_text('{"_id": "a"')
+    with pytest.raises(ConfigError, match="line 1 is no JSON object"):
+        BeirFolder(path=str(root)).scan()
+
+
+def test_a_split_that_is_there_twice_is_refused(tmp_path):
+    root = write(tmp_path / "x")
+    (root / "qrels/dev.parquet").write_bytes((root / "qrels/validation.parquet").read_bytes())
+    with pytest.raises(ConfigError, match="has both validation and dev; keep one"):
+        BeirFolder(path=str(root)).scan()
+    (root / "qrels/dev.parquet").unlink()
+    pd.DataFrame(judged("test")).to_csv(root / "qrels/test.tsv", sep="\t", index=False)
+    with pytest.raises(ConfigError, match=r"has both test\.parquet and test\.tsv; keep one"):
+        BeirFolder(path=str(root)).scan()
+    (root / "qrels/test.parquet").unlink()
+    (root / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\tscore\nq100\td00\t1\t1\n")
+    with pytest.raises(ConfigError, match=r"test\.tsv: has 2 columns 'score'"):
+        BeirFolder(path=str(root)).scan()
 
 
 def test_an_empty_corpus_and_missing_files_are_refused(tmp_path):
@@ -293,6 +327,19 @@ def test_what_sentence_transformers_wrote_is_used(encoder, tmp_path, beir):
     model = DualEncoderLabeler(path=str(folder)).build(shape, 3)
     assert model.backbone.tokens.prefix == "q: "
     assert not model.normalize
+    (folder / "modules.json").write_text(json.dumps([{"type": "x.Transformer"}, {"type": "x.Dense"}]))
+    with pytest.raises(ConfigError, match="come from a layer 'Dense'"):
+        DualEncoderLabeler(path=str(folder)).build(shape, 3)
+    (folder / "modules.json").write_text(json.dumps([{"type": "x.Transformer"}, {"type": "x.Normalize"}]))
+    assert DualEncoderLabeler(path=str(folder)).build(shape, 3).normalize
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    with pytest.raises(ConfigError, match="its embeddings are pooled by lasttoken"):
+        DualEncoderLabeler(path=str(folder)).build(shape, 3)
+    (folder / "1_Pooling/config.json").write_text(
+        json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    )
+    assert DualEncoderLabeler(path=str(folder)).build(shape, 3).backbone.pooling == "cls"
     assert DualEncoderLabeler(path=str(folder)).documents_encoder(model).tokens.prefix == "p: "
     assert DualEncoderLabeler(path=str(folder), normalize=True).build(shape, 3).normalize
     assert DualEncoderLabeler(path=str(encoder)).build(shape, 3).normalize
@@ -400,6 +447,26 @@ def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path):
     assert not any("documents" in name for name in weights)
 
 
+def test_half_precision_ranks_as_full_does():
+    documents = torch.nn.functional.normalize(torch.randn(2000, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    torch.manual_seed(0)
+    criterion = EmbedDistillCriterion(5, documents.numpy(), 1.0, 0.05, 0.05, 1.0, 1.0)
+    rows = torch.randn(3, 5)
+    with torch.no_grad():
+        wanted = criterion.scores(rows)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = criterion.scores(rows)
+            loss = criterion(rows, torch.arange(3), torch.empty(3, 0), documents[:3], torch.arange(3)).value
+    assert got.dtype == loss.dtype == torch.float32
+    assert torch.equal(got, wanted)
+
+
+def test_documents_are_not_sent_around_and_move_with_the_module():
+    criterion = EmbedDistillCriterion(5, np.eye(4, dtype=np.float32), 1.0, 0.05, 0.05, 1.0, 1.0)
+    assert not list(criterion.buffers())
+    assert criterion.to(torch.float64).documents.dtype == torch.float64
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_learn():
     documents = torch.nn.functional.normalize(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     criterion = EmbedDistillCriterion(5, documents.numpy(), 1.0, 0.05, 0.05, 1.0, 1.0)
@@ -471,6 +538,33 @@ def test_the_teacher_cache_has_no_scores_of_all_documents(done):
     assert kept["embedding_ND"].shape == (48, 32)
 
 
+def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder, tmp_path):
+    from tgt_ray.storage import Storage
+    from tgt_ray.teacher import prepare_teacher
+
+    def prepared(**changes):
+        config = experiment(beir, encoder, **changes)
+        data = config.task.load()
+        return prepare_teacher(config.teacher, config.task, data, Storage(str(tmp_path)))[1]["labeler"]
+
+    def files():
+        return {each.name for each in (tmp_path / "documents").iterdir()}
+
+    first, there = prepared(), files()
+    assert len(there) == 1
+    # Queries that are cut elsewhere are others for the teacher's quality, and documents stay as they are.
+    cut = prepared(task={"max_bytes": 8, "vocabulary": 350})
+    assert cut["fingerprint"] != first["fingerprint"]
+    assert cut["quality"]["test"] != first["quality"]["test"]
+    assert files() == there
+    labeler = {"type": "dual_encoder", "path": str(encoder), "max_tokens": 24}
+    prepared(teacher={"labeler": {**labeler, "temperature": 0.1, "query_prefix": "ask: "}})
+    assert files() == there
+    prepared(teacher={"labeler": {**labeler, "document_prefix": "find: "}})
+    prepared(teacher={"labeler": {**labeler, "normalize": False}})
+    assert len(files()) == 3
+
+
 @pytest.mark.parametrize("name", ["one_hot", "distillation"])
 def test_controls_are_of_retrieval(beir, encoder, name, tmp_path):
     plain = control(experiment(beir, encoder), name)
@@ -515,6 +609,9 @@ def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encode
         ({"objective": {"type": "distillation"}}, "objective.type: 'distillation' is for tasks whose answers are classes, and those of task.type 'retrieval' are documents; legal: embed_distill"),
         ({"teacher": {"labeler": {"type": "text_transformer"}}}, "teacher.labeler.type: 'text_transformer' is for tasks whose answers are classes"),
         ({"train": {"sampling": "balanced"}}, "train.sampling: 'balanced' is for classes"),
+        ({"train": {"second_phase": {"type": "crt"}}}, "train.second_phase: 'crt' is for classes"),
+        ({"explorer": {"anchors": "balanced"}}, "explorer.anchors: 'balanced' is for classes"),
+        ({"objective": {"type": "embed_distill", "alpha": 0, "embedding_weight": 0, "score_weight": 0}}, "synthetic rows teach nothing"),
         ({"explorer": {"type": "interpolation"}}, "explorer.type: 'interpolation' goes between"),
         ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "the teacher has no say"),
     ],
@@ -538,6 +635,10 @@ def test_a_dual_encoder_s_documents_are_unknown_to_generators(beir, encoder):
 def test_gradients_need_one_vocabulary(beir, encoder):
     config = experiment(beir, encoder, explorer={"type": "gradient"})
     with pytest.raises(ConfigError, match="needs generator, labeler and student with one vocabulary"):
+        config.check_files()
+    labeler = {"type": "dual_encoder", "path": str(encoder), "query_prefix": "ask: "}
+    config = experiment(beir, encoder, explorer={"type": "gradient"}, teacher={"labeler": labeler})
+    with pytest.raises(ConfigError, match=r"which teacher\.labeler\.query_prefix can't be put before"):
         config.check_files()
 
 

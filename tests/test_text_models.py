@@ -456,15 +456,24 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):
 def test_a_file_that_cannot_be_asked_for_is_not_taken_for_one_that_is_not_there(folders, monkeypatch, tmp_path):
     assert own_file(str(folders / "encoder"), None, "modules.json") is None
     (tmp_path / "modules.json").write_text("[1")
-    with pytest.raises(ConfigError, match=r"its file modules\.json can't be read"):
+    with pytest.raises(
+        ConfigError, match=r"whether it has a file modules\.json, and what that says, can't be found out"
+    ):
         own_file(str(tmp_path), None, "modules.json")
 
-    def no_network(*args, **more):
-        raise OSError("no connection")
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    monkeypatch.setattr("transformers.utils.cached_file", no_network)
-    with pytest.raises(ConfigError, match=r"some/model: its file modules\.json can't be read \(no connection\)"):
-        own_file("some/model", None, "modules.json")
+    def asked(error):
+        def download(*args, **more):
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+        return own_file("some/model", None, "modules.json")
+
+    assert asked(EntryNotFoundError("404")) is None
+    for error in (LocalEntryNotFoundError("offline"), OSError("no connection")):
+        with pytest.raises(ConfigError, match=r"some/model: whether it has a file modules\.json"):
+            asked(error)
 
 
 def test_models_in_packages_are_found():

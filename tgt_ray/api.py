@@ -201,6 +201,14 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
                 "%s: cuts %d of %d train texts to its %d tokens; the first begins %r",
                 *(key, count, len(data.tables["train"]), tokens.max_tokens, first[:60]),
             )
+        if part is config.student and config.objective.needs_documents:
+            documents = data.tables["documents"]["document"].to_pylist()
+            count, first = tokens.count_cut(documents)
+            if count:
+                log.warning(
+                    "student: cuts %d of %d documents to its %d tokens, since objective.document_encoder is student; the first begins %r",
+                    *(count, len(documents), tokens.max_tokens, first[:60]),
+                )
 
 
 def _keep_files(folder: Storage) -> None:

@@ -195,10 +195,8 @@ class Experiment(Config):
                     f"{key}.type: '{part.type}' is for tasks whose answers are {part.answers}, and those of task.type '{self.task.type}'"
                     f" are {self.task.answers}; legal: {', '.join([*legal, 'package.module:Class for your own'])}"
                 )
-        if self.task.answers == "documents" and self.train.sampling != "natural":
-            raise ValueError(
-                f"train.sampling: '{self.train.sampling}' is for classes, and task.type '{self.task.type}' has none"
-            )
+        if self.task.answers == "documents":
+            self._check_no_classes()
         if self.objective.needs_documents and self.explorer.on_policy:
             raise ValueError(
                 f"objective.document_encoder: student, but explorer.type '{self.explorer.type}' looks at what the student says of documents"
@@ -208,6 +206,25 @@ class Experiment(Config):
             raise ValueError(
                 f"teacher.generator.type: '{self.teacher.generator.type}' makes queries from documents, and task.type"
                 f" '{self.task.type}' has none; use masked_lm or seq2seq"
+            )
+
+    def _check_no_classes(self) -> None:
+        """ValueError for what is for classes, where the task has documents."""
+        asked = {
+            "train.sampling": self.train.sampling != "natural" and self.train.sampling,
+            "train.second_phase": self.train.second_phase is not None and self.train.second_phase.type,
+            "explorer.anchors": getattr(self.explorer, "anchors", "natural") != "natural" and self.explorer.anchors,
+        }
+        for key, value in asked.items():
+            if value:
+                raise ValueError(
+                    f"{key}: '{value}' is for classes, and task.type '{self.task.type}' has none; leave it out"
+                )
+        weights = [getattr(self.objective, f"{name}_weight", 1.0) for name in ("embedding", "score")]
+        if self.streams and not any(weights):
+            raise ValueError(
+                "objective: embedding_weight and score_weight are both 0, so synthetic rows teach nothing; give one of them, or"
+                " explorer.type none"
             )
 
     def _check_moves(self) -> None:
@@ -287,6 +304,11 @@ class Experiment(Config):
     def _check_vocabularies(self) -> None:
         """ConfigError where soft tokens of the generator can't be read by labeler and student."""
         generator = self.teacher.generator
+        if getattr(self.teacher.labeler, "query_prefix", None):
+            raise ConfigError(
+                f"explorer.type: '{self.explorer.type}' moves through soft tokens, which teacher.labeler.query_prefix can't be put before; use"
+                " random or random-matched"
+            )
         for key, part in (("teacher.labeler", self.teacher.labeler), ("student", self.student)):
             for each, name in ((generator, "teacher.generator"), (part, key)):
                 if not hasattr(each, "vocabulary"):

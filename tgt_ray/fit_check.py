@@ -55,6 +55,8 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.fit_check.rows,
         experiment.fit_check.seconds,
         bool(experiment.pool.gpus_per_actor),
+        # A student of documents has its temperature from there.
+        *([experiment.objective.model_dump(mode="json")] if experiment.task.answers == "documents" else []),
     )
 
 
@@ -113,10 +115,15 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
         "text": "the student then learns from texts that mean something else; on BANKING77 it gained 4 to 5 points"
         " over plain distillation at 70 % all the same; lower mask_rate, train the generator longer, or lower"
         " the minimum",
+        "documents": "the teacher does not find the documents that the queries are made from; longer spans are easier to find, or lower"
+        " the minimum",
     }
+    kind = "text" if experiment.task.modality == "text" else "image"
+    if experiment.teacher.generator.starts_from_documents:
+        kind = "documents"
     message = (
         f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's reconstructions, less than"
-        f" fit_check.minimum {least:g}: {seen['text' if experiment.task.modality == 'text' else 'image']}"
+        f" fit_check.minimum {least:g}: {seen[kind]}"
     )
     if experiment.fit_check.on_low == "fail":
         raise ConfigError(message)

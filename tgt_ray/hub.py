@@ -29,15 +29,22 @@ def place(path: str) -> str:
 
 def own_file(path: str, revision: str | None, name: str) -> Any:
     """What a JSON file beside a model says; None where the model has no such file."""
-    from transformers.utils import cached_file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    folder = Path(place(path))
     try:
-        file = cached_file(place(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+        if folder.is_dir():
+            file = folder / name
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return json.loads(Path(hf_hub_download(path, name, revision=revision)).read_text(encoding="utf-8"))
+    except Exception as err:  # names, network and files alike
+        if isinstance(err, EntryNotFoundError) and not isinstance(err, LocalEntryNotFoundError):
+            return None
         # Not taken for a model without the file: its embeddings would be others.
         raise ConfigError(
-            f"{path}: its file {name} can't be read ({' '.join(str(err).split())[:200]}); without a network download the whole model first"
+            f"{path}: whether it has a file {name}, and what that says, can't be found out ({' '.join(str(err).split())[:200]}); without a"
+            " network give the folder of a downloaded model"
         ) from err
 
 

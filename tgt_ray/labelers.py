@@ -494,18 +494,17 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         from tgt_ray.models.text import sentence_settings
 
         normalize, prompts = sentence_settings(self.path, self.revision)
-        made_for_sentences = bool(prompts) or normalize
         backbone = self.backbone(input_shape, "teacher.labeler")
         backbone.tokens.prefix = self.query_prefix if self.query_prefix is not None else prompts.get("query", "")
-        wanted = self.normalize if self.normalize is not None else normalize or not made_for_sentences
-        return DualEncoder(backbone, num_classes, wanted, self.temperature)
+        wanted = self.normalize if self.normalize is not None else normalize
+        return DualEncoder(backbone, num_classes, wanted if wanted is not None else True, self.temperature)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")
         tower = self.documents_encoder(model)
         model.tower[:] = [tower]
-        weights = [value.numpy().tobytes() for value in tower.state_dict().values()] if self.document_path else []
-        return {"weights": self.path, "head": "fit", "fitted_by": digest(tower.facts(), *weights)}
+        weights = [value.numpy().tobytes() for value in tower.state_dict().values()]
+        return {"weights": self.path, "head": "fit", "fitted_by": digest(tower.facts(), model.normalize, *weights)}
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""

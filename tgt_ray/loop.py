@@ -172,6 +172,11 @@ class StudentRun:
         # What a student of texts makes of them before its weights come in: once for each row, and not at each step.
         self.prepare = getattr(self.student.backbone, "prepare", None)
         self._prepared: dict[str, Tensor] = {}
+        if experiment.objective.needs_documents and self.prepare is None:
+            raise ConfigError(
+                f"objective.document_encoder: student, but student.type '{experiment.student.type}' has no `prepare`, which makes queries and"
+                " documents of one size"
+            )
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
         self.teacher_logits = (
             torch.from_numpy(to_matrix(table["logits"]))

@@ -134,7 +134,8 @@ def prepare(
         "labeler": teacher["labeler"]["fingerprint"],
         "generator": teacher["generator"]["fingerprint"],
     }
-    splits = ["train", "validation", *(["unlabelled"] if "unlabelled" in data.tables else [])]
+    more_anchors = "unlabelled" in data.tables and not from_documents
+    splits = ["train", "validation", *(["unlabelled"] if more_anchors else [])]
     # Of each split its own file: what depends on fewer things is reused more often.
     keys = {
         split: digest(data.fingerprints[split], fingerprints["labeler"], fingerprints["generator"]) for split in splits

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgt_ray.batch import InputRows
+from tgt_ray.batch import InputRows, rows_at_once
 from tgt_ray.config import digest
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.explorers import Explorer, Neighbourhood
@@ -84,7 +84,7 @@ class Synthesizer:
             )
             latents = explorer.explore(start, near)
             inputs = self.teacher.decode(latents, rng, context)
-            said = self.teacher.labeler(inputs)
+            labelled = self._labelled(inputs)
             again = inputs[:0]
             if request % SHOWN_EVERY == 0:
                 few = context[:SHOWN_ROWS] if context is not None else None
@@ -92,8 +92,8 @@ class Synthesizer:
         size = self.rows_per_request
         return {
             "inputs": to_array(inputs),
-            **self._what_is_said(said.logits, chosen),
-            **({"teacher_embedding": to_array(said.embedding)} if self.embedding else {}),
+            **labelled,
+            **({"document": self.anchors.labels[chosen.numpy()]} if self.documents else {}),
             **(
                 {"anchor_inputs": to_array(self.inputs[chosen])}
                 if self.with_anchors and self.inputs is not None
@@ -106,16 +106,18 @@ class Synthesizer:
             "explorer": np.full(size, explorer.type),
         }
 
-    def _what_is_said(self, logits_BK: Tensor, chosen: Tensor) -> dict[str, np.ndarray]:
-        if not self.documents:
-            return {"teacher_logits": to_array(logits_BK)}
-        p, first = at_least_float32(logits_BK).softmax(dim=1).max(dim=1)
-        return {
-            "teacher_logits": to_array(logits_BK[:, :0]),
-            "teacher_class": to_array(first),
-            "teacher_p": to_array(p),
-            "document": self.anchors.labels[chosen.numpy()],
-        }
+    def _labelled(self, inputs: Tensor) -> dict[str, np.ndarray]:
+        """What the labeler says of rows. Scores of all documents are looked at a few rows at a time."""
+        labeler, parts = self.teacher.labeler, []
+        size = rows_at_once(inputs.shape[1:], labeler) if self.documents else len(inputs)
+        for some in inputs.split(size):
+            said = labeler(some)
+            part = {"teacher_logits": said.logits}
+            if self.documents:
+                p, first = at_least_float32(said.logits).softmax(dim=1).max(dim=1)
+                part = {"teacher_logits": said.logits[:, :0], "teacher_class": first, "teacher_p": p}
+            parts.append(part | ({"teacher_embedding": said.embedding} if self.embedding else {}))
+        return {name: to_array(torch.cat([part[name] for part in parts])) for name in parts[0]}
 
     def _start(self, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Latents of the chosen anchors, and what decoding needs beside them."""

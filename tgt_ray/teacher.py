@@ -68,13 +68,16 @@ class Teacher:
         return Teacher(self.labeler.to(device), self.generator.to(device))
 
 
+#: Makes a model whole, given the record so far; gives its quality.
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 class DocumentsWanted(Exception):
-    """A labeler's head is to have the documents' embeddings, which are not in the storage yet. args: the labeler's fingerprint."""
+    """A labeler's head is to have the documents' embeddings, which are not in the storage yet. args: the name of their file."""
 
 
-def documents_file(fingerprint: str) -> tuple[str, str, str]:
-    """In the storage, until the labeler is stored with them: the documents' embeddings (N, D) and which are cut (N,)."""
-    return "teachers", f"documents-{fingerprint}", "embeddings.safetensors"
+#: The folder of the storage with embeddings of documents (N, D), and which of them are cut (N,).
+DOCUMENTS = "documents"
 
 
 def prepare_teacher(
@@ -160,25 +163,26 @@ def _labeler(
             table, labels = table.take(known), labels[known]
         return inputs_of(task, table, data.input_shape, device), torch.from_numpy(labels.copy())
 
-    def fit(fingerprint: str) -> dict[str, Any]:
+    def fit(source: dict[str, Any]) -> dict[str, Any]:
         config.fit(model, *rows(config.pretrain.split))
-        return quality(fingerprint)
+        return quality(source)
 
-    def fit_head(fingerprint: str) -> dict[str, Any]:
-        said = (
-            documents(fingerprint) if task.answers == "documents" else config.fit_head(model, *rows(config.head_split))
-        )
-        return {**said, **quality(fingerprint)}
+    def fit_head(source: dict[str, Any]) -> dict[str, Any]:
+        said = documents(source) if task.answers == "documents" else config.fit_head(model, *rows(config.head_split))
+        return {**said, **quality(source)}
 
-    def documents(fingerprint: str) -> dict[str, Any]:
-        file = documents_file(fingerprint)
-        if storage.exists(*file):
-            there = read_safetensors(storage.read(*file), "/".join(file))
+    def documents(source: dict[str, Any]) -> dict[str, Any]:
+        # Queries, and how they are embedded, have no part in it.
+        file = f"{digest(source['fitted_by'], data.fingerprints['documents'])}.safetensors"
+        if storage.exists(DOCUMENTS, file):
+            there = read_safetensors(storage.read(DOCUMENTS, file), f"{DOCUMENTS}/{file} in {storage.root}")
             embedding, full = there["embedding"], there["full"]
         elif embed_here:
             embedding, full = config.embed_documents(model, rows("documents")[0])
+            made = {"embedding": embedding.cpu().contiguous(), "full": full.cpu()}
+            storage.write(safetensors.torch.save(made), DOCUMENTS, file)
         else:
-            raise DocumentsWanted(fingerprint)
+            raise DocumentsWanted(file)
         with torch.no_grad():
             model.get_parameter("head.weight").copy_(embedding)
         cut = int(full.sum())
@@ -186,17 +190,15 @@ def _labeler(
             log.warning("teacher.labeler: %d of %d documents are cut at its tokens", cut, len(full))
         return {"documents": {"count": len(full), "cut": cut}}
 
-    def quality(fingerprint: str) -> dict[str, Any]:
+    def quality(source: dict[str, Any]) -> dict[str, Any]:
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
     split = config.head_split if config.external else config.pretrain.split
-    made_from = [data.fingerprints[split]]
-    finish: dict[str, Callable[[str], dict[str, Any]]] = {"all": fit, "fit": fit_head, "own": quality}
-    record = _ready(model, "labeler", config, made_from, finish, storage.within("teachers"), device)
-    used_up = documents_file(record["fingerprint"])[:-1]
-    if storage.exists(*used_up):
-        storage.delete(*used_up)  # they are in the labeler's own file now
-    return model, record
+    # What is known of a teacher of documents is how well it finds these for these queries.
+    measured_on = ("validation", "test") if task.answers == "documents" else ()
+    made_from = [data.fingerprints[each] for each in (split, *measured_on)]
+    finish: dict[str, Finish] = {"all": fit, "fit": fit_head, "own": quality}
+    return model, _ready(model, "labeler", config, made_from, finish, storage.within("teachers"), device)
 
 
 def _generator(
@@ -211,14 +213,14 @@ def _generator(
     torch.manual_seed(config.pretrain.seed)
     model = config.build(data.input_shape)
 
-    def fit(fingerprint: str) -> dict[str, Any]:
+    def fit(source: dict[str, Any]) -> dict[str, Any]:
         inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape, device)
-        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality(fingerprint)}
+        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality(source)}
 
     def fidelity() -> dict[str, float]:
         return _fidelity(model, labeler, task, data, device)
 
-    def quality(fingerprint: str) -> dict[str, Any]:
+    def quality(source: dict[str, Any]) -> dict[str, Any]:
         # Where each row takes seconds, the fit check's few rows have to do.
         slow = getattr(model, "samples", False) and config.external
         return {} if slow else {"validation": fidelity()}
@@ -232,13 +234,13 @@ def _ready(
     role: str,
     config: Labeler | Generator,
     made_from: list[str],
-    finish: dict[str, Callable[[str], dict[str, Any]]],
+    finish: dict[str, Finish],
     store: Storage,
     device: str,
 ) -> dict[str, Any]:
     """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
 
-    finish: what is still to be done, given the fingerprint, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
+    finish: what is still to be done, given what is known of the weights so far, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
     weights are whole ("own").
     """
     plain = config.model_dump(mode="json", exclude={"weights"})
@@ -268,7 +270,7 @@ def _ready(
         log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
     started = time.perf_counter()
     model.requires_grad_(True).to(device)
-    source["quality"] = finish[todo](fingerprint)
+    source["quality"] = finish[todo](source)
     source["seconds"] = round(time.perf_counter() - started, 2)
     log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)

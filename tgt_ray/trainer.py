@@ -166,17 +166,17 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 class DocumentEmbedder:
     """An actor that embeds documents: the place of a block in their table -> its embeddings."""
 
-    def __init__(self, experiment: Experiment, shape: tuple[int, ...], classes: int, tables: tuple[Any, ...]):
+    def __init__(self, experiment: Experiment, shape: tuple[int, ...], threads: int, tables: tuple[Any, ...]):
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         self.task, self.shape, self.labeler, self.table = (
             experiment.task,
             shape,
             experiment.teacher.labeler,
             ray.get(tables[0]),
         )
-        model = self.labeler.build(shape, classes)
+        model = self.labeler.build(shape, 1)  # its head isn't looked at
         self.labeler.load_weights(model)
         self.model = model.to(device_of(experiment)).eval()
 
@@ -187,35 +187,37 @@ class DocumentEmbedder:
         return {"row": np.arange(first, first + len(full)), "embedding": embedding, "full": full}
 
 
-def embed_documents(experiment: Experiment, data: TaskData, fingerprint: str, storage: Storage) -> None:
-    """The documents' embeddings, for the labeler of this fingerprint, by a Ray Data actor pool into the storage.
+def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: Storage) -> None:
+    """The documents' embeddings, by a Ray Data actor pool into a file of the storage.
 
-    Where generators are placed by more than CPUs there are as many actors as of them; otherwise one of a thread for each CPU.
+    Where generators are placed by more than CPUs there are as many actors as of them; otherwise one for each four CPUs.
     """
     import ray.data
     import safetensors.numpy
 
-    from tgt_ray.teacher import documents_file
+    from tgt_ray.teacher import DOCUMENTS
 
     table = data.tables["documents"]
     places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
     special = needs_places(experiment)
-    actors = experiment.pool.actors if special else int(sum(node.get("CPU", 0) for node in cluster.nodes()))
-    actors = max(1, min(actors, len(places)))
+    # A few threads each: every actor holds the encoder's weights.
+    threads = 1 if special else max(1, min(4, int(cluster.largest_node_cpus())))
+    room = experiment.pool.actors if special else sum(int(node.get("CPU", 0) // threads) for node in cluster.nodes())
+    actors = max(1, min(room, len(places)))
     log.info("teacher: %d documents are embedded by %d actors, once", len(table), actors)
     embedded = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         DocumentEmbedder,
         batch_size=1,
-        fn_constructor_args=(experiment, data.input_shape, data.num_classes, (ray.put(table),)),
+        fn_constructor_args=(experiment, data.input_shape, threads, (ray.put(table),)),
         compute=ray.data.ActorPoolStrategy(size=actors),
-        **pool_resources(experiment) if special else {"num_cpus": 1},
+        **pool_resources(experiment) if special else {"num_cpus": min(threads, cluster.largest_node_cpus())},
     )
     embedded.context.enable_progress_bars = False
     parts = list(embedded.iter_batches(batch_size=None))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(columns.pop("row"))
     arrays = {name: np.ascontiguousarray(values[order]) for name, values in columns.items()}
-    storage.write(safetensors.numpy.save(arrays), *documents_file(fingerprint))
+    storage.write(safetensors.numpy.save(arrays), DOCUMENTS, file)
 
 
 class TeacherLabeler:

@@ -15,9 +15,9 @@ def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir,
     config = experiment(beir, encoder, task={"labelled": {"rows": 20}})
     local = api.run(config, storage=str(tmp_path / "one"), name="local", local=True)
     on_ray = api.run(config, storage=str(tmp_path / "two"), name="ray")
-    # Embedded by a pool there, and in the teacher's own file at the end.
+    # Embedded by a pool there.
     assert on_ray.record["teacher"]["labeler"]["quality"]["documents"] == {"count": 48, "cut": 0}
-    assert not list((tmp_path / "two/teachers").glob("documents-*/*"))
+    assert len(list((tmp_path / "two/documents").iterdir())) == 1
     heads = [
         safetensors.numpy.load(next(done.glob("teachers/labeler-*.safetensors")).read_bytes())["head.weight"]
         for done in (tmp_path / "one", tmp_path / "two")
@@ -42,3 +42,20 @@ def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder
     assert set(found.trials.status) <= {"finished", "stopped early"}
     assert set(found.trials.control.dropna()) == {"one_hot", "distillation"}
     assert found.best is not None
+
+
+@pytest.mark.slow
+def test_two_workers_train_a_student_that_embeds_documents(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+    student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30}
+    config = experiment(
+        beir,
+        encoder,
+        student=student,
+        objective={"type": "embed_distill", "document_encoder": "student"},
+        train={"workers": 2, "cpus_per_worker": 0.3},
+        pool={"cpus_per_actor": 0.2},
+    )
+    done = api.run(config, storage=str(tmp_path), name="two")
+    # Two reports: the second worker goes on after the first one has ranked documents.
+    assert done.metrics.step.tolist() == [30, 60]
+    assert done.metrics.train_distance_documents.is_monotonic_decreasing

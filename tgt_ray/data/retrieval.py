@@ -128,6 +128,9 @@ class BeirFolder(Component):
         file, corpus = self._read("corpus", ("_id", "text"), ("title",))
         document_ids = _ids(file, corpus["_id"])
         documents = _documents(corpus)
+        nothing = sum(not text for text in documents.to_pylist())
+        if nothing:
+            log.warning("%s: %d documents are empty", file, nothing)
         queries_file, queries = self._read("queries", ("_id", "text"))
         query_ids = _ids(queries_file, queries["_id"])
         texts = pa.array([clean(text) for text in queries["text"].to_pylist()], pa.large_string())
@@ -167,6 +170,8 @@ class BeirFolder(Component):
     ) -> Queries | None:
         """The queries of one split with their answers; None where it has no file and needs none."""
         there = [name for name in files if self._file(f"qrels/{name}") is not None]
+        if len(there) > 1:
+            raise ConfigError(f"task.data.path: {self.path / 'qrels'} has both {' and '.join(there)}; keep one")
         if not there and split == "validation":
             return None
         file, table = self._read(f"qrels/{there[0] if there else files[0]}", ("query-id", "corpus-id", "score"))
@@ -174,6 +179,9 @@ class BeirFolder(Component):
             scores = pc.cast(pc.utf8_trim_whitespace(table["score"]), pa.float64()).to_numpy()
         except pa.ArrowException as err:
             raise ConfigError(f"{file}: column 'score' has values that are no numbers ({err})") from err
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise ConfigError(f"{file}: column 'score' has {scores[row]} in row {row}; grades are numbers from 0 on")
         columns = []
         for column, ids, what in (
             ("query-id", query_ids, "queries that the queries file hasn't"),
@@ -224,13 +232,22 @@ class BeirFolder(Component):
         for column in columns:
             if column not in table.column_names:
                 raise ConfigError(f"{file}: has no column '{column}'; {nearest(column, table.column_names)}")
+        for column in (*columns, *more):
+            if table.column_names.count(column) > 1:
+                raise ConfigError(f"{file}: has {table.column_names.count(column)} columns '{column}'; one is needed")
         if table.num_rows == 0:
             what = "documents" if name == "corpus" else "rows"
             raise ConfigError(f"{file}: holds no {what}")
         out = {}
         for column in (*columns, *(each for each in more if each in table.column_names)):
             values = plain(table[column])
-            values = valid(values, str(file), column) if is_text(values.type) else values.cast(pa.large_string())
+            kind = values.type
+            numbers = pa.types.is_integer(kind) or (column == "score" and pa.types.is_floating(kind))
+            if not (is_text(kind) or pa.types.is_null(kind) or (numbers and column not in ("text", "title"))):
+                raise ConfigError(
+                    f"{file}: column '{column}' is {kind}, expected {'numbers' if column == 'score' else 'texts'}"
+                )
+            values = valid(values, str(file), column) if is_text(kind) else values.cast(pa.large_string())
             if values.null_count and column not in more:
                 row = pc.index(values.is_null(), True).as_py()
                 raise ConfigError(
@@ -245,11 +262,7 @@ def _table(file: Path) -> pa.Table:
         with readable(file, "Parquet"):
             return pq.read_table(file)
     if file.suffix == ".jsonl":
-        # Of the columns that matter, and none of the `metadata` that many have.
-        wanted = pa.schema({name: pa.string() for name in ("_id", "title", "text")})
-        how = pa.json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
-        with readable(file, "JSON lines", bad_line):
-            return pa.json.read_json(file, pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES), how)
+        return _json_lines(file)
     with readable(file, "TSV"):
         return pa.csv.read_csv(
             file,
@@ -257,6 +270,23 @@ def _table(file: Path) -> pa.Table:
             pa.csv.ParseOptions(delimiter="\t", quote_char=False),
             pa.csv.ConvertOptions(column_types={name: pa.string() for name in ("query-id", "corpus-id", "score")}),
         )
+
+
+def _json_lines(file: Path) -> pa.Table:
+    """The columns that matter, and none of the `metadata` that many have. Ids may be numbers."""
+    options = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+    with readable(file, "JSON lines", bad_line):
+        for kind in (pa.string(), pa.int64()):
+            wanted = pa.schema({"_id": kind, "title": pa.string(), "text": pa.string()})
+            how = pa.json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
+            try:
+                table = pa.json.read_json(file, options, how)
+                break
+            except pa.ArrowInvalid as err:
+                if kind == pa.int64() or "/_id" not in str(err):
+                    raise
+    # A column that no line has comes as nulls alone.
+    return table.select([name for name in table.column_names if table[name].null_count < len(table) or not len(table)])
 
 
 def _ids(file: Path, column: pa.ChunkedArray) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.batch import InputRows, Outputs
+from tgt_ray.models.criteria import at_least_float32
 from tgt_ray.models.text import TextBackbone
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,11 @@ class DualEncoder(nn.Module):
         self.tower: list[TextBackbone] = []
 
     def forward(self, inputs: Tensor) -> Outputs:
-        embedding = self._unit(self.backbone(inputs))
-        return Outputs(self.head(embedding) / self.temperature, embedding)
+        embedding = self.backbone(inputs)
+        # Half precision can't tell the scores of many documents apart.
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = self._unit(at_least_float32(embedding))
+            return Outputs(self.head(embedding) / self.temperature, embedding)
 
     def _unit(self, embedding: Tensor) -> Tensor:
         return F.normalize(embedding, dim=1) if self.normalize else embedding

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,10 @@ from tgt_ray.models.criteria import at_least_float32, kl_rows
 
 
 class EmbedDistillCriterion(nn.Module):
-    """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents."""
+    """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents.
 
-    documents: Tensor
-    teacher_documents: Tensor
+    All in float32: half precision can't tell the scores of many documents apart.
+    """
 
     def __init__(
         self,
@@ -30,10 +32,9 @@ class EmbedDistillCriterion(nn.Module):
     ):
         super().__init__()
         self.head = nn.Linear(dim, documents_KE.shape[1])
-        # They are the teacher's, so that checkpoints and snapshots go without them.
-        self.register_buffer("teacher_documents", torch.from_numpy(documents_KE.copy()), persistent=False)
-        # What is ranked.
-        self.register_buffer("documents", self.teacher_documents, persistent=False)
+        # Not buffers: checkpoints and snapshots go without them, and so does what data parallelism sends around at each step.
+        self.teacher_documents = torch.from_numpy(documents_KE.copy())
+        self.documents = self.teacher_documents  # what is ranked
         self.own_documents = own_documents
         self.unit = bool(np.allclose(np.linalg.norm(documents_KE[:100], axis=1), 1, atol=1e-3))
         self.alpha, self.temperature, self.student_temperature = alpha, temperature, student_temperature
@@ -41,18 +42,29 @@ class EmbedDistillCriterion(nn.Module):
         #: Fewer rows at once where each has many scores.
         self.largest_shape = (len(documents_KE),)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmbedDistillCriterion:
+        super()._apply(fn, recurse)
+        self.teacher_documents, self.documents = fn(self.teacher_documents), fn(self.documents)
+        return self
+
     def embed(self, embedding_BD: Tensor) -> Tensor:
         """In the teacher's space, (B, E)."""
-        out = at_least_float32(self.head(embedding_BD))
-        return F.normalize(out, dim=1) if self.unit else out
+        with torch.autocast(embedding_BD.device.type, enabled=False):
+            out = self.head(at_least_float32(embedding_BD))
+            return F.normalize(out, dim=1) if self.unit else out
 
     def scores(self, embedding_BD: Tensor) -> Tensor:
         """Of all documents (B, K)."""
-        return self.embed(embedding_BD) @ self.documents.T / self.temperature
+        with torch.autocast(embedding_BD.device.type, enabled=False):
+            return self.embed(embedding_BD) @ self.documents.T / self.temperature
 
     def forward(
         self, embedding_BD: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_BE: Tensor, documents_B: Tensor
     ) -> Loss:
+        with torch.autocast(embedding_BD.device.type, enabled=False):
+            return self._loss(embedding_BD, labels, at_least_float32(teacher_BE), documents_B)
+
+    def _loss(self, embedding_BD: Tensor, labels: Tensor, teacher_BE: Tensor, documents_B: Tensor) -> Loss:
         real = len(labels)
         candidates, place = documents_B.unique(return_inverse=True)
         documents_CE = self.teacher_documents[candidates]

@@ -58,7 +58,7 @@ class Tokens:
         cut = [
             text
             for text in texts
-            if len(self.tokenizer(*sentences(text), verbose=False)["input_ids"]) > self.max_tokens
+            if len(self.tokenizer(*sentences(self.prefix + text), verbose=False)["input_ids"]) > self.max_tokens
         ]
         return len(cut), cut[0] if cut else ""
 
@@ -274,7 +274,19 @@ def _pooling(path: str, revision: str | None, config: Any) -> str:
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "model"
     said = own_file(path, revision, "1_Pooling/config.json") or {}
-    return "cls" if said.get("pooling_mode_cls_token") else "mean"
+    modes = [
+        name.removeprefix("pooling_mode_")
+        for name, on in said.items()
+        if name.startswith("pooling_mode_") and on is True
+    ]
+    modes = modes or [said.get("pooling_mode") or "mean"]
+    known = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean"}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ConfigError(
+            f"{path}: its embeddings are pooled by {', '.join(map(str, modes))}, which is not there; use another model, or give pooling: mean or cls"
+            " where one of them will do"
+        )
+    return known[modes[0]]
 
 
 def _own_length(path: str, revision: str | None, config: Any) -> int:
@@ -283,12 +295,18 @@ def _own_length(path: str, revision: str | None, config: Any) -> int:
     return int(said.get("max_seq_length") or _positions(config) or 512)
 
 
-def sentence_settings(path: str, revision: str | None) -> tuple[bool, dict[str, str]]:
-    """As sentence-transformers wrote it beside the model: whether embeddings are made of length 1, and what is put before texts of each
-    kind."""
-    modules = own_file(path, revision, "modules.json") or []
+def sentence_settings(path: str, revision: str | None) -> tuple[bool | None, dict[str, str]]:
+    """As sentence-transformers wrote it beside the model: whether embeddings are made of length 1 (None: nothing is said), and what is put
+    before texts of each kind. ConfigError for a model with further layers."""
+    modules = own_file(path, revision, "modules.json")
     prompts = (own_file(path, revision, "config_sentence_transformers.json") or {}).get("prompts") or {}
-    return any(str(each.get("type", "")).endswith("Normalize") for each in modules), prompts
+    kinds = [str(each.get("type", "")).rpartition(".")[2] for each in modules or []]
+    other = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if other:
+        raise ConfigError(
+            f"{path}: its embeddings come from a layer '{other[0]}', which is not there; use another model"
+        )
+    return None if modules is None else "Normalize" in kinds, prompts
 
 
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")

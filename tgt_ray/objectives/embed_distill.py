@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class EmbedDistill(Objective):
     """The student's encoder with a projection into the teacher's space. `document_encoder: teacher` ranks the teacher's frozen embeddings of
     documents d (the asymmetric student of EmbedDistill); `student` embeds documents as it does queries. Of a query x with its document y, teacher and student say t and s of it, both of length 1
-    where the teacher's are; the candidates C are the documents of all queries of the batch, synthetic ones with their anchor's.
+    where the teacher's are; the candidates C are the documents of all queries of the batch (of a worker's part of it, where there are several), synthetic ones with
+    their anchor's.
 
     Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D; synthetic rows: D alone; each kind of row counts by
     its share of the batch.

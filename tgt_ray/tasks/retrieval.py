@@ -82,7 +82,12 @@ class Retrieval(Task):
         }
         fingerprints["documents"] = digest("\0".join(splits.documents.to_pylist()).encode(), self.document_bytes)
         for what, texts, most, key in (
-            ("queries", [t for each in rows.values() for t in each.texts.to_pylist()], self.max_bytes, "max_bytes"),
+            (
+                "queries",
+                [t for name in ("full", "validation", "test") for t in rows[name].texts.to_pylist()],
+                self.max_bytes,
+                "max_bytes",
+            ),
             ("documents", splits.documents.to_pylist(), self.document_bytes, "document_bytes"),
         ):
             cut = sum(len(text.encode()) > most for text in texts)
@@ -100,8 +105,10 @@ class Retrieval(Task):
         texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
         made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
-        # Models with this vocabulary see of a text what all of them have made of it.
-        fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
+        # Models with this vocabulary see of a query what all texts have made of it. Documents are for models with their own.
+        fingerprints = {
+            name: each if name == "documents" else digest(each, tokenizer) for name, each in scan.fingerprints.items()
+        }
         return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
 
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
