@@ -63,7 +63,7 @@ def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
 ):
     config, name = small(prepared, explorer__type="random"), f"begun-locally-{begun_locally}"
 
-    def killed(metrics):
+    def killed(headline, metrics):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
