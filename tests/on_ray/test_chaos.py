@@ -22,7 +22,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 
 @pytest.mark.parametrize(
-    "title", [b"ray::RayTrainWorker", b"ray::Coordinator", b"ray::MapWorker", b"ray::SplitCoordinator"]
+    "title",
+    [
+        b"ray::RayTrainWorker",
+        b"ray::Coordinator",
+        pytest.param(b"ray::MapWorker", marks=pytest.mark.slow),
+        pytest.param(b"ray::SplitCoordinator", marks=pytest.mark.slow),
+    ],
 )
 def test_kill_9_of_a_part_of_a_lane_resumes_the_run(title, ray_cluster, prepared, storage, processes):
     values = [("explorer.type", "random"), ("train.steps", 1500), ("train.eval_every", 100), ("train.max_failures", 2)]
@@ -49,6 +55,7 @@ def test_kill_9_of_a_part_of_a_lane_resumes_the_run(title, ray_cluster, prepared
     assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", [b"ray::Coordinator", b"ray::SplitCoordinator"])
 def test_kill_9_of_a_part_of_an_idle_lane_costs_its_next_run_nothing(title, ray_cluster, prepared, storage, processes):
     values = [("explorer.type", "random"), ("train.steps", 100), ("train.eval_every", 50), ("train.max_failures", 0)]

@@ -101,6 +101,7 @@ def test_a_sweep_without_a_finished_trial_fails_the_job(head, sweep_file, storag
     assert "not finite" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_stopped_job_leaves_no_process_of_its_own(head, sweep_file, storage):
     done = submit(
         head,

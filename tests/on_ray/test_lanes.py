@@ -74,6 +74,7 @@ def test_what_goes_wrong_in_a_run_stays_in_it(ray_cluster, prepared, storage):
     assert good[-1]["step"] == 120
 
 
+@pytest.mark.slow
 def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage):
     values = {"train.steps": 60, "train.eval_every": 60, "explorer.type": "random", "pool.cpus_per_actor": 0.3}
     sweep = SweepConfig.model_validate(

@@ -19,6 +19,7 @@ def lelp(base: Experiment, **overrides) -> Experiment:
     return Experiment.model_validate(with_overrides(base.model_dump(mode="json"), list(values.items())))
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_equals_a_local_one(ray_cluster, prepared, storage, tmp_path):
     config = lelp(prepared.experiment, explorer__type="random")
     runs = []
@@ -39,6 +40,7 @@ def test_two_workers_train_with_generators_that_look_at_them(ray_cluster, prepar
     assert run.metrics.step.tolist() == [30, 60] and (run.metrics["train_subclass_kl_synthetic"] > 0).all()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_training_and_in_a_sweep_fails_its_trial(ray_cluster, prepared, storage):
     wide = lelp(prepared.experiment, explorer__type="none", objective__subclasses=50)
     with pytest.raises(ConfigError, match=r"objective\.subclasses: 50, but at most \d+ fit: class \d"):

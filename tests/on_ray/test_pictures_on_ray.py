@@ -47,6 +47,7 @@ def test_an_unreadable_image_is_one_line_from_ray_as_well(ray_cluster, folder, t
         ImageClassification(data={"type": "folder", "path": folder}).load(Storage(tmp_path / "s"), trainer.run_on_ray)
 
 
+@pytest.mark.slow
 def test_a_run_on_files_gives_the_same_locally_and_on_ray(ray_cluster, folder, tmp_path):
     values = {
         "task": {"type": "image_classification", "data": {"type": "folder", "path": str(folder)}},

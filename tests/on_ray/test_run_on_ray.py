@@ -83,6 +83,7 @@ def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     assert run.metrics.iloc[-1]["test_balanced_accuracy"] > 60
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_second_phase_and_norms_by_source(ray_cluster, prepared, storage):
     phase = {"type": "lws", "share": 0.5}
     how = {"train__second_phase": phase, "train__batch_norm": "per_source", "train__augment": {"mixup": 0.2}}

@@ -10,6 +10,7 @@ from tgt_ray import api
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tmp_path):  # noqa: F811
     config = experiment(folder, task={"labelled": {"rows": 60}})
     local = api.run(config, storage=str(tmp_path), name="local", local=True)
