@@ -508,7 +508,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
-        from tgt_ray.models.text import own_tokens, sentence_settings, transformers_backbone
+        from tgt_ray.models.text import TextBackbone, own_tokens, sentence_settings, transformers_backbone
 
         path = self.document_path or self.path
         revision = self.revision if self.document_path is None else None
@@ -517,16 +517,15 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         _, prompts = sentence_settings(path, revision)
         known = next((prompts[name] for name in ("document", "passage") if name in prompts), "")
         tokens.prefix = self.document_prefix if self.document_prefix is not None else known
+        if self.document_path is None:
+            return TextBackbone(model.backbone.body, tokens, model.backbone.pooling, model.backbone.dim)
         tower = transformers_backbone(path, revision, tokens, self.pooling)
         if tower.dim != model.backbone.dim:
             raise ConfigError(
                 f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path} of"
                 f" {model.backbone.dim}; the two must belong together"
             )
-        if self.document_path is None:
-            tower.body = model.backbone.body
-        else:
-            TextEncoder(path=path, pooling=self.pooling).load_body(tower, "teacher.labeler")
+        TextEncoder(path=path, pooling=self.pooling).load_body(tower, "teacher.labeler")
         return tower
 
     def facts(self, model: Any) -> dict[str, Any]:

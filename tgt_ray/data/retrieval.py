@@ -57,12 +57,10 @@ class Queries:
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64: the first document that answers each, or -1."""
-        return pc.fill_null(
-            pc.list_element(
-                pc.if_else(pc.equal(self._counts, 0), pa.scalar([-1], self.relevant.type), self.relevant), 0
-            ),
-            -1,
-        ).to_numpy()
+        counts = self._counts.to_numpy()
+        first, there, out = np.cumsum(counts) - counts, counts > 0, np.full(len(self), -1)
+        out[there] = self.relevant.flatten().to_numpy()[first[there]]
+        return out
 
     @property
     def _counts(self) -> pa.Array:

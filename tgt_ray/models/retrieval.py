@@ -44,7 +44,9 @@ class EmbedDistillCriterion(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmbedDistillCriterion:
         super()._apply(fn, recurse)
-        self.teacher_documents, self.documents = fn(self.teacher_documents), fn(self.documents)
+        shared = self.documents is self.teacher_documents
+        self.teacher_documents = fn(self.teacher_documents)
+        self.documents = self.teacher_documents if shared else fn(self.documents)
         return self
 
     def embed(self, embedding_BD: Tensor) -> Tensor:
