@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         wanted = {args.method: experiment}
         if not points:
             wanted |= {name: methods.method_experiment(base, name) for name in BARS}
-        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args.jobs)
+        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args.jobs, resume=args.resume)
         if not points:
             bars = {name: _score(results, name) for name in BARS}
         points.append(

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -120,6 +121,11 @@ def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
     parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
     parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take finished runs of the same experiment and teacher from the storage, whichever commit made them",
+    )
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
 
 
@@ -174,6 +180,14 @@ def hardware(environment: dict[str, Any]) -> str:
     code = f"commit {commit[:12]}{'+' + changes if changes else ''}"
     where = f"{machine['cpus']} CPUs ({machine['cpu']})"
     return f"{where}, Python {environment['python']}, {versions}, {code}, {environment['created']}"
+
+
+def other_commits(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
+    """A line where commits other than the record's own made some of the runs, which --resume allows; none otherwise."""
+    made = [
+        str(result["commit"])[:12] for result in results if result.get("commit") not in (None, environment["commit"])
+    ]
+    return [f"of {len(results)} runs, made by earlier commits: {dict(sorted(Counter(made).items()))}"] if made else []
 
 
 def main(run: Callable[[], None]) -> None:

@@ -27,6 +27,7 @@ from common import (
     main,
     mean_std,
     number,
+    other_commits,
     plus_minus,
     row_counts,
     run_options,
@@ -35,7 +36,7 @@ from common import (
 )
 
 from tgt_ray import records
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.config import ConfigError, digest, validate
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.objectives import LELP, Consistency, Objective
@@ -98,6 +99,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+#: Folder of the storage that keeps finished runs.
+RUNS = "benchmark_runs"
 #: Given to each worker process once, since the tables are large: what every run shares.
 _shared: dict[str, Any] = {}
 
@@ -156,20 +159,24 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
     train_local(base.model_copy(update={"train": train}), prepared, storage)
 
 
-def run_one(method: str, experiment: Experiment) -> dict[str, Any]:
-    """Train one student in this process: its metrics on both splits, and what it cost."""
+def run_one(method: str, experiment: Experiment, commit: str | None) -> dict[str, Any]:
+    """Train one student in this process: its metrics on both splits, and what it cost; kept in the storage at once."""
     from tgt_ray.local import train_local
 
     cpu, wall = time.process_time(), time.perf_counter()
-    run = train_local(experiment, _shared["prepared"], _shared["storage"])
+    prepared, storage = _shared["prepared"], _shared["storage"]
+    run = train_local(experiment, prepared, storage)
     spent = {"core_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    return {
+    result = {
         "method": method,
         "seed": experiment.train.seed,
+        "commit": commit,
         **spent,
         "student_parameters": sum(p.numel() for p in run.student.parameters()),
         "metrics": run.history[-1],
     }
+    records.write_json(storage, result, RUNS, f"{run_name(experiment, prepared)}.json")
+    return result
 
 
 def run_all(
@@ -180,22 +187,40 @@ def run_all(
     storage: Storage,
     jobs: int,
     metric: str = METRIC,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds. metric: what is shown meanwhile."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, start_worker, (base, prepared, storage)) as pool:
-        # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
-        futures = [
-            pool.submit(run_one, method, with_seed(experiment, seed))
-            for seed in seeds
-            for method, experiment in experiments.items()
-        ]
-        results = []
-        for future in as_completed(futures):
-            results.append(future.result())
-            print(_progress(results[-1], len(results), len(futures), metric), flush=True)
+    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds.
+
+    metric: what is shown meanwhile. Each finished run is kept in the storage; resume: those of the same experiment and teacher
+    are taken from there, with the commit that made them.
+    """
+    # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
+    wanted = [(method, with_seed(each, seed)) for seed in seeds for method, each in experiments.items()]
+    results, missing = [], []
+    for method, experiment in wanted:
+        kept = (RUNS, f"{run_name(experiment, prepared)}.json")
+        if resume and storage.exists(*kept):
+            results.append({**records.read_json(storage, *kept), "method": method})
+        else:
+            missing.append((method, experiment))
+    if results:
+        commits = sorted({str(result["commit"])[:12] for result in results})
+        print(f"{len(results)}/{len(wanted)} runs taken from {storage.path(RUNS)}, of {', '.join(commits)}", flush=True)
+    if missing:
+        commit = records.commit()  # now: the checkout may change while this runs
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, start_worker, (base, prepared, storage)) as pool:
+            futures = [pool.submit(run_one, method, experiment, commit) for method, experiment in missing]
+            for future in as_completed(futures):
+                results.append(future.result())
+                print(_progress(results[-1], len(results), len(wanted), metric), flush=True)
     order = list(experiments)
     return sorted(results, key=lambda result: (order.index(result["method"]), result["seed"]))
+
+
+def run_name(experiment: Experiment, prepared: Prepared) -> str:
+    """What a run is known by in the storage: its experiment with its seed, its data and its teacher."""
+    return digest(experiment.model_dump(mode="json"), prepared.fingerprints)
 
 
 def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str:
@@ -287,6 +312,7 @@ def render(record: dict[str, Any]) -> str:
         f" (labeler agrees with itself on {number(fidelity.get('labeler_agreement'), 1)} % of reconstructions)",
         f"balanced accuracy in percent, mean ± standard deviation over seeds; {record['command']}",
         hardware(record["environment"]),
+        *other_commits(record["results"], record["environment"]),
     ]
     columns = ["method", "validation", "test", "gap closed", "core-s a run", "parameters"]
     rows = [columns, *(_row(method, line) for method, line in record["summary"].items())]
@@ -319,7 +345,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
     seeds = list(range(args.seeds))
-    results = run_all(base, experiments, seeds, prepared, storage, args.jobs)
+    results = run_all(base, experiments, seeds, prepared, storage, args.jobs, resume=args.resume)
     config, rows = base.model_dump(mode="json"), row_counts(data)
     return {
         "kind": "benchmark methods",

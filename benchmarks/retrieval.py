@@ -25,6 +25,7 @@ from common import (
     main,
     mean_std,
     number,
+    other_commits,
     plus_minus,
     row_counts,
     run_options,
@@ -122,7 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 first = next(iter(mine.values()))
                 teacher_of = base if not spans else first
                 prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
-                results += run_all(teacher_of, mine, seeds, prepared, storage, args.jobs, SHOWN[0])
+                results += run_all(teacher_of, mine, seeds, prepared, storage, args.jobs, SHOWN[0], args.resume)
                 found = found or (teacher_of, prepared)
         parts.append(
             {"labelled": labelled, "rows": row_counts(data), "results": results, "summary": summarise(results)}
@@ -172,6 +173,7 @@ def render(record: dict[str, Any]) -> str:
         f" {speed['student']['queries_per_second']:.0f} queries a second on one thread, {faster:.0f} times as many as the teacher",
         f"percent, mean ± standard deviation over seeds; {record['command']}",
         hardware(record["environment"]),
+        *other_commits([each for part in record["parts"] for each in part["results"]], record["environment"]),
     ]
     columns = ["labelled", "method", *SHOWN, "of teacher's recall_at_100", "core-s a run"]
     lines = [columns]
