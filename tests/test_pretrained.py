@@ -275,7 +275,7 @@ def test_an_image_size_of_one_s_own_is_part_of_the_fingerprint(tmp_path, digits)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, digits):
-    with pytest.raises(ConfigError, match=r"nothing: cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"teacher\.labeler: .*nothing: cannot be loaded"):
         labeler(tmp_path / "s", digits, type="transformers", path=str(tmp_path / "nothing"))
 
 

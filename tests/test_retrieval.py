@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -638,7 +639,16 @@ def test_gradients_need_one_vocabulary(beir, encoder):
         config.check_files()
     labeler = {"type": "dual_encoder", "path": str(encoder), "query_prefix": "ask: "}
     config = experiment(beir, encoder, explorer={"type": "gradient"}, teacher={"labeler": labeler})
-    with pytest.raises(ConfigError, match=r"which teacher\.labeler\.query_prefix can't be put before"):
+    with pytest.raises(ConfigError, match="before which the labeler's prompt 'ask: ' can't be put"):
+        config.check_files()
+
+
+def test_a_prompt_of_the_model_s_own_is_no_way_for_gradients(beir, encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path / "asks")
+    (tmp_path / "asks/config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    labeler = {"type": "dual_encoder", "path": str(tmp_path / "asks")}
+    config = experiment(beir, encoder, explorer={"type": "gradient"}, teacher={"labeler": labeler})
+    with pytest.raises(ConfigError, match="before which the labeler's prompt 'q: ' can't be put"):
         config.check_files()
 
 

@@ -309,6 +309,86 @@ def _swap(encoded):
     return latents, generator(), context
 
 
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    """A folder with a small T5, whose tokenizer has three sentinels and no mask token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    words = sorted({word for text in TEXTS for word in text.split()})
+    sentinels = [f"<extra_id_{k}>" for k in range(3)]
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *words, *sentinels])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=sentinels,
+    )
+    config = T5Config(
+        vocab_size=len(vocabulary) + 4, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0,
+        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("t5")
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(path)
+    fast.save_pretrained(path)
+    return str(path)
+
+
+def test_t5_fills_the_spans_of_its_sentinels(t5, shape):
+    """Against a call of the model itself, on sequences that are written by hand."""
+    model = seeded(Seq2SeqGenerator(path=t5, max_tokens=12).build, shape)
+    ids = model.tokens(rows("a small child sees the red car today .", "nobody buys the film"))[:, :10]
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[0, [1, 2, 5]] = True
+    masked[1, 0] = True
+    first, second, _ = model.tokens.sentinels
+    a, _, _, sees, the, _, car, today, dot, end = ids[0].tolist()
+    _, buys, the, film, _, *_ = ids[1].tolist()
+    read = torch.tensor(
+        [[a, first, sees, the, second, car, today, dot, end, 0], [first, buys, the, film, end, 0, 0, 0, 0, 0]]
+    )
+    small, child, red, nobody = (*ids[0, [1, 2, 5]].tolist(), int(ids[1, 0]))
+    written = torch.tensor([[0, first, small, child, second], [0, first, nobody, 0, 0]])
+    assert torch.equal(model.hide(ids, masked), read)
+    with torch.no_grad():
+        whole = model.body(input_ids=read, attention_mask=(read != 0).long(), decoder_input_ids=written).logits
+        ours = model.logits(model.states(model.hide(ids, masked)), ids, masked, masked)
+    expected = torch.stack([whole[0, 1], whole[0, 2], whole[0, 4], whole[1, 1]])
+    assert red == int(ids[masked][2])
+    assert torch.allclose(ours, expected, atol=1e-6)
+
+
+def test_t5_changes_masked_words_alone_and_writes_no_sentinel(t5, shape):
+    teacher = teacher_with(Seq2SeqGenerator(path=t5, max_tokens=16, mask_rate=0.6), shape)
+    texts = [text for text in TEXTS if text.count(" ") == 6][:20]
+    rng = generator()
+    latents, context = teacher.encode(rows(*texts), rng)
+    out = to_texts(teacher.decode(latents, rng, context).numpy())
+    masked = context[:, 1].bool()
+    starts = masked & ~F.pad(masked[:, :-1], (1, 0))
+    assert starts.sum(dim=1).max() == 3, "no more spans than sentinels"
+    words = [(a.split(), b.split()) for a, b in zip(texts, out, strict=True)]
+    assert all(len(a) == len(b) for a, b in words)
+    for (before, after), row in zip(words, masked.tolist(), strict=True):
+        assert all(a == b for a, b, hidden in zip(before, after, row, strict=False) if not hidden)
+    assert any(a != b for a, b in words)
+    assert "<" not in " ".join(out)
+    far = latents.clone().requires_grad_()
+    teacher.relax(far, generator(), context)[masked].square().sum().backward()
+    assert far.grad is not None and far.grad.abs().sum() > 0
+
+
+def test_t5_does_not_write_whole_texts_from_masked_ones(t5, shape):
+    with pytest.raises(ConfigError, match=r"teacher\.generator\.decoding: sample, of a model that writes masked spans"):
+        Seq2SeqGenerator(path=t5, decoding="sample", max_tokens=16).build(shape)
+    Seq2SeqGenerator(path=t5, decoding="sample", mask_rate=0, max_tokens=16).build(shape)
+
+
 @pytest.mark.parametrize("decoding", ["sample", "causal"])
 def test_writing_follows_from_the_request_alone(folders, shape, decoding):
     if decoding == "sample":

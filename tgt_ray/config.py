@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -31,6 +32,17 @@ C = TypeVar("C", bound="Config")
 
 class ConfigError(ValueError):
     """Bad input from a person. The message is one line: key or file, value, what would be right."""
+
+
+@contextmanager
+def concerning(key: str) -> Iterator[None]:
+    """What is wrong inside is said to be wrong with the block at `key`, where it doesn't say so itself."""
+    try:
+        yield
+    except ConfigError as err:
+        if str(err).startswith(key):
+            raise
+        raise ConfigError(f"{key}: {err}") from err
 
 
 def nearest(word: str, legal: Iterable[str], most: int = 1) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, builtin_types, override
+from tgt_ray.config import Config, ConfigError, builtin_types, concerning, override
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
@@ -304,9 +304,11 @@ class Experiment(Config):
     def _check_vocabularies(self) -> None:
         """ConfigError where soft tokens of the generator can't be read by labeler and student."""
         generator = self.teacher.generator
-        if getattr(self.teacher.labeler, "query_prefix", None):
+        with concerning("teacher.labeler"):
+            prompt = self.teacher.labeler.prompt()
+        if prompt:
             raise ConfigError(
-                f"explorer.type: '{self.explorer.type}' moves through soft tokens, which teacher.labeler.query_prefix can't be put before; use"
+                f"explorer.type: '{self.explorer.type}' moves through soft tokens, before which the labeler's prompt '{prompt}' can't be put; use"
                 " random or random-matched"
             )
         for key, part in (("teacher.labeler", self.teacher.labeler), ("student", self.student)):

@@ -79,6 +79,10 @@ class Labeler(Component):
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The module with fresh weights."""
 
+    def prompt(self) -> str:
+        """What it puts before each text that it reads. ConfigError where that can't be found out."""
+        return ""
+
     @property
     def head_split(self) -> str:
         """The rows that a head is fitted on, where `load_weights` says that it has to be."""
@@ -493,11 +497,18 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         from tgt_ray.models.dual_encoder import DualEncoder
         from tgt_ray.models.text import sentence_settings
 
-        normalize, prompts = sentence_settings(self.path, self.revision)
+        normalize, _ = sentence_settings(self.path, self.revision)
         backbone = self.backbone(input_shape, "teacher.labeler")
-        backbone.tokens.prefix = self.query_prefix if self.query_prefix is not None else prompts.get("query", "")
+        backbone.tokens.prefix = self.prompt()
         wanted = self.normalize if self.normalize is not None else normalize
         return DualEncoder(backbone, num_classes, wanted if wanted is not None else True, self.temperature)
+
+    def prompt(self) -> str:
+        from tgt_ray.models.text import sentence_settings
+
+        if self.query_prefix is not None:
+            return self.query_prefix
+        return sentence_settings(self.path, self.revision)[1].get("query", "")
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.batch import Loss
-from tgt_ray.config import ConfigError
+from tgt_ray.config import ConfigError, concerning
 from tgt_ray.experiment import Experiment, Precision
 from tgt_ray.models.label_losses import ScaledHead
 from tgt_ray.models.source_norm import SourceNorm, split_norms
@@ -64,9 +64,11 @@ def build_student(
     """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them. first_weights: False where
     others are put into it anyway, so that those from elsewhere are not loaded. facts: where the data doesn't know them yet."""
     torch.manual_seed(experiment.train.seed)
-    backbone, phase = experiment.student.build(data.input_shape), experiment.train.second_phase
-    if first_weights:
-        experiment.student.load_weights(backbone)
+    phase = experiment.train.second_phase
+    with concerning("student"):
+        backbone = experiment.student.build(data.input_shape)
+        if first_weights:
+            experiment.student.load_weights(backbone)
     # Before the labeler was asked, all that a student is asked for is its scores.
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tgt_ray import records
 from tgt_ray.batch import InputRows, rows_at_once
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.config import ConfigError, concerning, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
@@ -110,7 +110,10 @@ def load_teacher(
     store = storage.within("teachers")
     # The weights that they begin with are drawn from torch's own generator, which the student's dropout draws from as well.
     with torch.random.fork_rng(devices=[]):
-        labeler, generator = config.labeler.build(data_shape, num_classes), config.generator.build(data_shape)
+        with concerning("teacher.labeler"):
+            labeler = config.labeler.build(data_shape, num_classes)
+        with concerning("teacher.generator"):
+            generator = config.generator.build(data_shape)
     for role, model in (("labeler", labeler), ("generator", generator)):
         fingerprint, part = record[role]["fingerprint"], getattr(config, role)
         if part.external and digest(part.facts(model)) != record[role]["facts"]:
@@ -154,7 +157,8 @@ def _labeler(
     config: Labeler, task: Task, data: TaskData, storage: Storage, device: str, embed_here: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
-    model = config.build(data.input_shape, data.num_classes)
+    with concerning("teacher.labeler"):
+        model = config.build(data.input_shape, data.num_classes)
 
     def rows(split: str) -> tuple[InputRows, Tensor]:
         table, labels = data.tables[split], data.labels(split)
@@ -211,7 +215,8 @@ def _generator(
     device: str,
 ) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(config.pretrain.seed)
-    model = config.build(data.input_shape)
+    with concerning("teacher.generator"):
+        model = config.build(data.input_shape)
 
     def fit(source: dict[str, Any]) -> dict[str, Any]:
         inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape, device)
@@ -246,7 +251,8 @@ def _ready(
     plain = config.model_dump(mode="json", exclude={"weights"})
     todo, source = "all", dict[str, Any](pretrained_on=config.pretrain.split)
     if config.external:
-        source = config.load_weights(model)
+        with concerning(f"teacher.{role}"):
+            source = config.load_weights(model)
         todo = source.get("head", "own")
         # A head that is still to be fitted follows from the rest.
         state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]

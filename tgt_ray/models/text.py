@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Tokens:
             raise ConfigError(f"{where}: the tokenizer has no token for {'the end' if not ends else 'padding'}")
         self.pad, self.end, self.mask = int(tokenizer.pad_token_id), int(ends[0]), tokenizer.mask_token_id
         self.special = frozenset(int(each) for each in tokenizer.all_special_ids)
+        #: What T5 and its kind have in place of a mask token: the first hidden span of a text is <extra_id_0>, and so on.
+        self.sentinels = _sentinels(tokenizer, self.special)
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -86,6 +89,12 @@ class Tokens:
             "max_tokens": self.max_tokens,
             **({"prefix": self.prefix} if self.prefix else {}),
         }
+
+
+def _sentinels(tokenizer: Any, special: frozenset[int]) -> list[int]:
+    # A name that it doesn't have gives the token for what is unknown.
+    known = special - {tokenizer.unk_token_id}
+    return list(takewhile(known.__contains__, (tokenizer.convert_tokens_to_ids(f"<extra_id_{k}>") for k in count())))
 
 
 def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:

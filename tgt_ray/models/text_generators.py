@@ -55,17 +55,20 @@ class MaskingGenerator(TextGenerator):
     def __init__(self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, where: str):
         super().__init__(body, tokens, width)
         check_positions(body.config, tokens)
-        if tokens.mask is None and mask_rate:
+        if mask_rate and not self.can_mask(tokens):
             raise ConfigError(f"{where}: its tokenizer has no mask token, which mask_rate {mask_rate:g} needs")
         self.mask_rate, self.temperature = mask_rate, temperature
+
+    def can_mask(self, tokens: Tokens) -> bool:
+        return tokens.mask is not None
 
     @abstractmethod
     def states(self, ids: Tensor) -> Tensor:
         """What is moved: ids (B, t) -> (B, t, H)."""
 
     @abstractmethod
-    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
-        """Of the tokens at `places` (B, t), M of them: states (B, t, H) and the text's own ids (B, t) -> (M, V)."""
+    def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
+        """Of the tokens at `places` (B, t), M of them: states (B, t, H), the text's own ids and which of them are masked (B, t) -> (M, V)."""
 
     def hidden(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """ids (B, t) of texts, and which of them are masked (B, t)."""
@@ -90,13 +93,13 @@ class MaskingGenerator(TextGenerator):
         return self.states(self.hide(ids, masked)).flatten(1), torch.stack([ids, masked.long()], dim=1)
 
     def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
-        ids, masked = self.hidden(inputs, rng)
-        return self.states(self.hide(ids, masked))[ids != self.tokens.pad].std(dim=0)
+        hidden = self.hide(*self.hidden(inputs, rng))
+        return self.states(hidden)[hidden != self.tokens.pad].std(dim=0)
 
     def _filled(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (M, V) of masked places, in which special tokens can't be drawn; ids, and what is masked."""
         ids, masked = context[:, 0], context[:, 1].bool()
-        logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids, masked).float()
+        logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids, masked, masked).float()
         never = torch.zeros(logits.shape[1], device=logits.device)
         never[[each for each in self.tokens.special if each < len(never)]] = -torch.inf
         # A model may have room for more tokens than its tokenizer has.
@@ -130,7 +133,8 @@ class MaskingGenerator(TextGenerator):
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of masked places."""
         masked = self.drawn_mask(ids, rng)
-        return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, masked), ids[masked])
+        logits = self.logits(self.states(self.hide(ids, masked)), ids, masked, masked)
+        return F.cross_entropy(logits, ids[masked])
 
 
 class MaskedLanguageModel(MaskingGenerator):
@@ -139,7 +143,7 @@ class MaskedLanguageModel(MaskingGenerator):
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_input_embeddings()(ids)
 
-    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+    def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
         with head_at(self.body, places):
             return self.body(inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long()).logits
 
@@ -149,6 +153,9 @@ class Seq2Seq(MaskingGenerator):
 
     decoding "parallel": one pass of the decoder, which sees the anchor's own tokens before each place, and only masked places are
     filled; "sample": the decoder writes a text from the states alone.
+
+    T5 and its kind (Raffel et al. 2020, arXiv 1910.10683) have no mask token: a sentinel stands for each masked span, and the decoder
+    writes the spans alone, each after its sentinel.
     """
 
     def __init__(
@@ -156,20 +163,55 @@ class Seq2Seq(MaskingGenerator):
     ):
         super().__init__(body, tokens, width, mask_rate, temperature, where)
         self.decoding = decoding
+        self.spans = tokens.mask is None
+        if self.spans and mask_rate and decoding == "sample":
+            raise ConfigError(
+                f"{where}.decoding: sample, of a model that writes masked spans alone; give mask_rate: 0, or decoding: parallel"
+            )
         if body.config.decoder_start_token_id is None:
             raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
+
+    def can_mask(self, tokens: Tokens) -> bool:
+        return tokens.mask is not None or bool(tokens.sentinels)
+
+    def drawn_mask(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        masked = super().drawn_mask(ids, rng)
+        # No more spans than there are sentinels.
+        return masked & (span_starts(masked).cumsum(dim=1) <= len(self.tokens.sentinels)) if self.spans else masked
+
+    def hide(self, ids: Tensor, masked: Tensor) -> Tensor:
+        if not self.spans:
+            return super().hide(ids, masked)
+        starts = span_starts(masked)
+        return packed(torch.where(starts, self._sentinels(starts), ids), ~masked | starts, self.tokens.pad)
+
+    def _sentinels(self, starts: Tensor) -> Tensor:
+        """The sentinel of each span, at all places from its start on."""
+        sentinels = torch.tensor(self.tokens.sentinels or [self.tokens.pad], device=starts.device)
+        return sentinels[(starts.cumsum(dim=1) - 1).clamp(0, len(sentinels) - 1)]
 
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_encoder()(input_ids=ids, attention_mask=(ids != self.tokens.pad).long()).last_hidden_state
 
-    def logits(self, states: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+    def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
+        written, wanted = self._spans_of(ids, masked) if self.spans else (ids, places)
         start = torch.full_like(ids[:, :1], self.body.config.decoder_start_token_id)
-        with head_at(self.body, places):
+        with head_at(self.body, wanted):
             return self.body(
                 encoder_outputs=(states,),
-                attention_mask=(ids != self.tokens.pad).long(),
-                decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+                attention_mask=(self.hide(ids, masked) != self.tokens.pad).long(),
+                decoder_input_ids=torch.cat([start, written[:, :-1]], dim=1),
             ).logits
+
+    def _spans_of(self, ids: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder writes of masked spans, (B, t'): each after its sentinel; and where the masked tokens are in it."""
+        starts = span_starts(masked)
+        # Two slots for each place: its span's sentinel, and its token.
+        pairs = torch.stack([self._sentinels(starts), ids], dim=2).flatten(1)
+        kept = torch.stack([starts, masked], dim=2).flatten(1)
+        tokens = torch.stack([torch.zeros_like(masked), masked], dim=2).flatten(1)
+        longest = max(1, int(kept.sum(dim=1).max()))
+        return packed(pairs, kept, self.tokens.pad)[:, :longest], packed(tokens, kept, False)[:, :longest]
 
     def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         if self.decoding == "parallel":
@@ -191,7 +233,7 @@ class Seq2Seq(MaskingGenerator):
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of all tokens: the decoder must be able to copy as well."""
         said, masked = ids != self.tokens.pad, self.drawn_mask(ids, rng)
-        return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, said), ids[said])
+        return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, masked, said), ids[said])
 
 
 class CausalLanguageModel(TextGenerator):
@@ -240,6 +282,17 @@ class CausalLanguageModel(TextGenerator):
             )
         written = tokenizer.batch_decode(out[:, context.shape[2] :], skip_special_tokens=True)
         return self.rows([clean(text.strip().partition("\n")[0]) for text in written], context.device)
+
+
+def span_starts(masked: Tensor) -> Tensor:
+    """The first place of each masked span, (B, t) bool."""
+    return masked & ~F.pad(masked[:, :-1], (1, 0))
+
+
+def packed(values: Tensor, kept: Tensor, filler: int) -> Tensor:
+    """The kept values of each row one after another, filled up at the end; all (B, t)."""
+    order = (~kept).long().argsort(dim=1, stable=True)
+    return values.gather(1, order).masked_fill(~kept.gather(1, order), filler)
 
 
 @contextmanager
