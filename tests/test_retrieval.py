@@ -153,6 +153,15 @@ def test_rankings_are_measured_as_trec_eval_does():
         assert found[name] == pytest.approx(100 * oracle[measure], abs=1e-6), name
 
 
+def test_the_first_relevant_document_has_its_rank():
+    ranked = np.array([[4, 2, 0], [1, 3, 2], [0, 1, 2]])
+    relevant = pa.chunked_array([[[0, 2], [1], [3, 4]]])
+    assert ranking.first_hits(ranked, relevant).tolist() == [2, 1, 0]
+    of_each = ranking.of_each(ranked, relevant, pa.chunked_array([[[1.0, 1.0], [1.0], [1.0, 1.0]]]))
+    assert of_each["mrr_at_10"].tolist() == [50.0, 100.0, 0.0]
+    assert of_each["recall_at_5"].tolist() == [100.0, 100.0, 0.0]
+
+
 def test_a_perfect_ranking_of_few_documents_is_perfect():
     found = ranking.measure(np.array([[2, 0, 1]]), pa.chunked_array([[[2]]]), pa.chunked_array([[[1.0]]]))
     assert found == dict.fromkeys(ranking.NAMES, 100.0)
@@ -506,7 +515,7 @@ def done(beir, encoder, tmp_path_factory):
     )
 
 
-def test_a_run_learns_to_rank_and_leaves_what_it_should(done):
+def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
     from pathlib import Path
 
     last = done.metrics.iloc[-1]
@@ -520,6 +529,14 @@ def test_a_run_learns_to_rank_and_leaves_what_it_should(done):
     assert {"student.safetensors", "tokenizer.json", "gallery.html", "gallery.parquet", "fit_check.html"} <= {
         each.name for each in folder.iterdir()
     }
+    scan = Retrieval(data={"type": "beir", "path": str(beir)}).scan()
+    each = pd.read_csv(folder / "per_query.csv")
+    assert each["query"].tolist() == scan.tables["test"]["text"].to_pylist()
+    for name in ranking.NAMES:
+        assert each[name].mean() == pytest.approx(last[f"test_{name}"])
+    found = each[each["rank"].notna()]
+    assert np.allclose(found.mrr_at_10, np.where(found["rank"] <= 10, 100 / found["rank"], 0))
+    assert (found[found["rank"] == 1].mrr_at_10 == 100).all()
     shown = pd.read_parquet(folder / "gallery.parquet")
     assert ((shown.teacher_p > 0) & (shown.teacher_p <= 1)).all()
     assert "red car" in (folder / "gallery.html").read_text()

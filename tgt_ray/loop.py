@@ -25,7 +25,7 @@ from tgt_ray.config import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
 from tgt_ray.models.weights import whole
-from tgt_ray.prepared import CLASSES_FILE, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
+from tgt_ray.prepared import DETAILS_FILES, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.pretraining import warmup_cosine
 from tgt_ray.student import Student, autocast, build_student
 from tgt_ray.synthesis import Block
@@ -203,7 +203,7 @@ class StudentRun:
         self.augmentation = (
             Augmentation(train.augment, data.num_classes, train.seed, rank) if train.augment is not None else None
         )
-        self.per_class: pa.Table | None = None
+        self.details: pa.Table | None = None
         self.samples: list[gallery.Sample] = []
         self.advance = getattr(self.student.criterion, "advance", None)
         self.step = 0
@@ -306,10 +306,10 @@ class StudentRun:
         return out
 
     def evaluate(self, split: str) -> dict[str, Any]:
-        """The task's metrics of the student on a split; those of test also class by class, for the checkpoint."""
+        """The task's metrics of the student on a split; those of test also in detail, for the checkpoint."""
         scores, table = self.scores(split), self.data.tables[split]
         if split == "test":
-            self.per_class = self.task.per_class(scores, table, self.data.class_counts)
+            self.details = self.task.details(scores, table, self.data.class_counts, self.data.class_names)
         return self.task.evaluate(scores, table, self.data.class_counts)
 
     @torch.no_grad()
@@ -362,14 +362,10 @@ class StudentRun:
         out: dict[str, bytes] = {}
         if self.step == self.experiment.train.steps and hasattr(self.student.backbone, "tokens"):
             out[TOKENIZER_FILE] = self.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()  # type: ignore[union-attr, operator]
-        if self.per_class is not None:
-            table = self.per_class
-            if self.data.class_names:
-                names = [self.data.class_names[c] for c in table["class"].to_pylist()]
-                table = table.add_column(1, "name", pa.array(names))
+        if self.details is not None:
             sink = io.BytesIO()
-            pyarrow.csv.write_csv(table, sink)
-            out[CLASSES_FILE] = sink.getvalue()
+            pyarrow.csv.write_csv(self.details, sink)
+            out[DETAILS_FILES[self.task.answers]] = sink.getvalue()
         if self.samples:
             anchors, anchor_labels = self.real_rows(np.array([sample.anchor for sample in self.samples]))
             explored = torch.from_numpy(np.stack([sample.explored for sample in self.samples]))

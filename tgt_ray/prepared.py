@@ -25,12 +25,12 @@ from tgt_ray.tasks import Table, TaskData
 
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
-#: Beside them after the last step, where the task has one: its test metrics class by class.
-CLASSES_FILE = "per_class.csv"
+#: Beside them after the last step, where the task has one: its test metrics class by class, or query by query; by what it answers.
+DETAILS_FILES = {"classes": "per_class.csv", "documents": "per_query.csv"}
 #: Of a student of texts, so that its weights can be used without the data that its vocabulary was learnt from.
 TOKENIZER_FILE = "tokenizer.json"
 #: What a run or a best trial shows of all that lies in its checkpoint.
-KEPT_FILES = (WEIGHTS_FILE, TOKENIZER_FILE, CLASSES_FILE, "gallery.parquet", "gallery.png", "gallery.html")
+KEPT_FILES = (WEIGHTS_FILE, TOKENIZER_FILE, *DETAILS_FILES.values(), "gallery.parquet", "gallery.png", "gallery.html")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
 #: the generator is contextual; the first class "first": (N,) in place of logits where a task's answers are documents; and

@@ -14,7 +14,12 @@ NAMES = (f"ndcg_at_{FIRST}", f"mrr_at_{FIRST}", *(f"recall_at_{k}" for k in RECA
 
 
 def measure(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, float]:
-    """Mean over N queries, in percent.
+    """Means over N queries, in percent; as `of_each`."""
+    return {name: float(values.mean()) for name, values in of_each(ranked_NR, relevant, grades).items()}
+
+
+def of_each(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """Of each of N queries, in percent: (N,) by name.
 
     ranked_NR: documents of each query, best first, R >= DEEPEST or all there are. relevant: lists of a query's relevant documents, at
     least one; grades: above 0, of each of them. A gain is the grade itself, discounted by log2(1 + rank).
@@ -43,4 +48,14 @@ def measure(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.Chunked
     ndcg = (gain_NR[:, :FIRST] @ discount[: first.shape[1]]) / (ideal @ discount)
     values = {f"ndcg_at_{FIRST}": ndcg, f"mrr_at_{FIRST}": reciprocal}
     values |= {f"recall_at_{k}": hit_NR[:, :k].sum(axis=1) / counts for k in RECALL_AT}
-    return {name: 100 * float(of_query.mean()) for name, of_query in values.items()}
+    return {name: 100 * of_query for name, of_query in values.items()}
+
+
+def first_hits(ranked_NR: np.ndarray, relevant: pa.ChunkedArray) -> np.ndarray:
+    """(N,) the rank of each query's first relevant document, from 1 on; 0 where none is among the ranked."""
+    documents = relevant.combine_chunks()
+    row = np.repeat(np.arange(len(ranked_NR)), documents.value_lengths().to_numpy())
+    at, place = np.nonzero(ranked_NR[row] == documents.flatten().to_numpy()[:, None])
+    best = np.full(len(ranked_NR), ranked_NR.shape[1])
+    np.minimum.at(best, row[at], place)
+    return np.where(best < ranked_NR.shape[1], best + 1, 0)

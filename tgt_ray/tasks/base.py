@@ -75,7 +75,7 @@ class Task(Component):
         """The models' inputs (N, ...) of all rows of a table in memory."""
 
     def reduce(self, scores_BK: Tensor) -> Tensor:
-        """Of some rows' scores what `evaluate` and `per_class` take of them, (B, ...): where there are many classes not all of them."""
+        """Of some rows' scores what `evaluate` and `details` take of them, (B, ...): where there are many classes not all of them."""
         return scores_BK.float()
 
     @abstractmethod
@@ -91,8 +91,10 @@ class Task(Component):
         """The same before the data is read, as far as it can be known: what is not among these, `evaluate` won't give."""
         return self.metrics_of(scan) if isinstance(scan, TaskData) else self.metric_names
 
-    def per_class(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> pa.Table | None:
-        """The same class by class, where that makes sense."""
+    def details(
+        self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+    ) -> pa.Table | None:
+        """The same class by class, or query by query, where that makes sense."""
         return None
 
 

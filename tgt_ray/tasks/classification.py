@@ -51,13 +51,16 @@ class Classification(Task):
         there = metrics.by_shots(dict.fromkeys(np.unique(labels_N).tolist(), 0.0), class_counts_K)
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
-    def per_class(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> pa.Table:
+    def details(
+        self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+    ) -> pa.Table:
         labels_N = table["label"].to_numpy()
         recalls = metrics.per_class_recall(reduced_N, labels_N)
         classes = list(recalls)
         return pa.table(
             {
                 "class": classes,
+                **({"name": [class_names[each] for each in classes]} if class_names else {}),
                 "train_rows": class_counts_K[classes],
                 "rows": np.bincount(labels_N, minlength=len(class_counts_K))[classes],
                 "recall": list(recalls.values()),

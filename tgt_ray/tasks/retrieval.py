@@ -124,3 +124,18 @@ class Retrieval(Task):
 
     def evaluate(self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray) -> dict[str, float]:
         return ranking.measure(reduced_NR, table["relevant"], table["grade"])
+
+    def details(
+        self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+    ) -> pa.Table:
+        ranks = ranking.first_hits(reduced_NR, table["relevant"])
+        names = np.array(class_names, object)
+        return pa.table(
+            {
+                "query": table["text"],
+                "document": names[table["label"].to_numpy()],
+                "rank": pa.array(ranks, mask=ranks == 0),
+                "first": names[reduced_NR[:, 0]],
+                **ranking.of_each(reduced_NR, table["relevant"], table["grade"]),
+            }
+        )
