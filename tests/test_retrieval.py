@@ -14,7 +14,7 @@ from tgt_ray import api, ranking
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.data import BeirFolder
 from tgt_ray.experiment import Experiment, control
-from tgt_ray.generators import SpanGenerator
+from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
 from tgt_ray.labelers import DualEncoderLabeler
 from tgt_ray.models.retrieval import EmbedDistillCriterion
 from tgt_ray.models.text import corpus_tokens
@@ -601,6 +601,76 @@ def test_queries_are_made_from_documents(beir, encoder, tmp_path):
     assert all(row.explored in row.anchor_text for row in shown.itertuples())
     assert (shown.anchor_class == shown.anchor).all()
     assert found.record["teacher"]["fit_check"]["agreement_explored"] > 20
+
+
+@pytest.fixture(scope="module")
+def writer(encoder, tmp_path_factory):
+    """A small encoder-decoder with the encoder's vocabulary that has learnt to write a document's title."""
+    import transformers as t
+
+    tokenizer = t.AutoTokenizer.from_pretrained(encoder)
+    start, pad, end = tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id
+    config = t.BartConfig(
+        vocab_size=len(tokenizer), d_model=64, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=48, dropout=0.0,
+        bos_token_id=start, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=end, forced_eos_token_id=end,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = t.BartForConditionalGeneration(config)
+    documents = [
+        f"say: {each['title']}. {each['text']}" if each.get("title") else f"say: {each['text']}" for each in corpus()
+    ]
+    ids = tokenizer(documents, padding=True, return_tensors="pt", return_token_type_ids=False)
+    said = [each.removeprefix("say: ").partition(".")[0] for each in documents]
+    labels = tokenizer(said, padding=True, return_tensors="pt")["input_ids"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        model(**ids, labels=labels.masked_fill(labels == pad, -100)).loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("models") / "writer"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def doc2query(writer, **more):
+    return {"type": "doc2query", "path": str(writer), "prefix": "say: ", "max_tokens": 40, "max_new_tokens": 12} | more
+
+
+def test_a_trained_model_writes_queries_of_documents(beir, encoder, writer, tmp_path):
+    config = experiment(beir, encoder, task={"labelled": {"rows": 8}}, teacher={"generator": doc2query(writer)})
+    found = api.run(config, storage=str(tmp_path), name="written", local=True)
+    shown = pd.read_parquet(tmp_path / "written/gallery.parquet")
+    assert (shown.anchor_class == shown.anchor).all()
+    begins = [text.startswith(query.split()[0]) for text, query in zip(shown.anchor_text, shown.explored, strict=True)]
+    assert np.mean(begins) > 0.8
+    assert found.record["teacher"]["fit_check"]["agreement_explored"] > 20
+    assert found.record["teacher"]["generator"]["weights"].endswith("writer")
+
+
+def test_what_is_written_follows_from_the_generator_alone(beir, writer):
+    shape = TextShape((64,), "")
+    model = validate(Doc2QueryGenerator, doc2query(writer)).build(shape).eval()
+    rows = torch.from_numpy(to_bytes([each["text"] for each in corpus()][:6], 96))
+
+    def written(seed):
+        rng = torch.Generator().manual_seed(seed)
+        latents, context = model.encode(rows, rng)
+        return to_texts(model.decode(latents, rng, context).numpy())
+
+    assert written(0) == written(0) != written(1)
+    assert all(0 < len(text) <= 64 for text in written(0))
+
+
+def test_a_query_writer_needs_documents_and_its_model_s_limits(beir, encoder, writer):
+    shape = TextShape((64,), "")
+    with pytest.raises(ConfigError, match=r"max_tokens: 300, but the model has positions for 48 tokens"):
+        validate(Doc2QueryGenerator, doc2query(writer, max_tokens=300)).build(shape)
+    with pytest.raises(ConfigError, match="path"):
+        validate(Doc2QueryGenerator, {"type": "doc2query"})
+    with pytest.raises(ConfigError, match=r"explorer\.type"):
+        experiment(beir, encoder, teacher={"generator": doc2query(writer)}, explorer={"type": "random-matched"})
 
 
 def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encoder, tmp_path):

@@ -12,6 +12,7 @@ from tgt_ray.generators.autoencoder import (
 )
 from tgt_ray.generators.base import Generator
 from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
+from tgt_ray.generators.doc2query import Doc2QueryGenerator
 from tgt_ray.generators.spans import SpanGenerator
 from tgt_ray.generators.text import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 
@@ -27,6 +28,7 @@ AnyGenerator = Annotated[
         MaskedLMGenerator,
         CausalLMGenerator,
         SpanGenerator,
+        Doc2QueryGenerator,
     ),
 ]
 
@@ -35,6 +37,7 @@ __all__ = [
     "AutoencoderKLGenerator",
     "CausalLMGenerator",
     "ConvAutoencoderGenerator",
+    "Doc2QueryGenerator",
     "Generator",
     "ImageVariationGenerator",
     "MLPAutoencoderGenerator",

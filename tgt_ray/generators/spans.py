@@ -1,4 +1,4 @@
-"""Queries from documents, where no trained query generator is at hand."""
+"""Queries from documents, where no model is at hand that was trained to write them (`tgt_ray.generators.doc2query`)."""
 
 from __future__ import annotations
 

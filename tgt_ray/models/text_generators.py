@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
 from tgt_ray.models.text import Tokens, bert_config, check_positions
-from tgt_ray.texts import clean, sentences, to_bytes, to_texts
+from tgt_ray.texts import SEPARATOR, clean, sentences, to_bytes, to_texts
 
 #: Texts that are decoded together.
 AT_ONCE = 32
@@ -282,6 +282,33 @@ class CausalLanguageModel(TextGenerator):
             )
         written = tokenizer.batch_decode(out[:, context.shape[2] :], skip_special_tokens=True)
         return self.rows([clean(text.strip().partition("\n")[0]) for text in written], context.device)
+
+
+class QueryWriter(TextGenerator):
+    """Reads documents and writes queries of them. No latents: nothing is moved. draws: settings of the library's sampling."""
+
+    def __init__(self, body: Any, tokens: Tokens, width: int, draws: dict[str, Any]):
+        super().__init__(body, tokens, width)
+        check_positions(body.config, tokens)
+        self.draws = draws
+
+    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(inputs), 0, device=inputs.device), self.tokens(inputs)
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.zeros(0, device=inputs.device)
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        return torch.cat([self._written(ids, rng) for ids in context.split(AT_ONCE)])
+
+    def _written(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
+        with seeded(rng):
+            out = self.body.generate(
+                input_ids=ids, attention_mask=(ids != self.tokens.pad).long(), do_sample=True, num_beams=1, **self.draws
+            )
+        # A pair of sentences is no query.
+        return self.rows([text.partition(SEPARATOR)[0] for text in self.tokens.texts(out)], ids.device)
 
 
 def span_starts(masked: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""Queries from documents by a model that was trained to write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from tgt_ray.config import FolderOrName
+from tgt_ray.generators.text import TextGenerator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Doc2QueryGenerator(TextGenerator):
+    """An encoder-decoder that reads a document and writes a query which it answers (doc2query, Nogueira et al. 2019, arXiv 1904.08375; as
+    teacher's queries for retrieval in GPL, arXiv 2112.07577). It is not trained here.
+
+    Nothing is moved, so it is for random exploration, whose sigma has no meaning here.
+    """
+
+    type: Literal["doc2query"] = "doc2query"
+    only_samples: ClassVar[bool] = True
+    keeps_pairs: ClassVar[bool] = False
+    starts_from_documents: ClassVar[bool] = True
+    path: FolderOrName = Field(
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub"
+    )
+    prefix: str = Field("", description="put before documents, as the model was trained to read them")
+    max_tokens: int = Field(256, ge=4, description="of a document; longer ones are cut")
+    max_new_tokens: int = Field(32, ge=1, description="of a query")
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(10, ge=0, description="each token is drawn from so many likeliest ones; 0: from all")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from transformers import AutoModelForSeq2SeqLM
+
+        from tgt_ray.models.text_generators import QueryWriter
+
+        body, tokens = self._load(AutoModelForSeq2SeqLM), self.tokens(input_shape)
+        tokens.prefix = self.prefix
+        draws = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_k": self.top_k}
+        return QueryWriter(body, tokens, input_shape[0], draws)
