@@ -18,6 +18,7 @@ from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
 from tgt_ray.labelers import DualEncoderLabeler
 from tgt_ray.models.retrieval import EmbedDistillCriterion
 from tgt_ray.models.text import corpus_tokens
+from tgt_ray.storage import check_name
 from tgt_ray.tasks import Retrieval
 from tgt_ray.texts import TextShape, to_bytes, to_texts
 from tgt_ray.vocabulary import train_tokenizer
@@ -540,6 +541,16 @@ def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
     shown = pd.read_parquet(folder / "gallery.parquet")
     assert ((shown.teacher_p > 0) & (shown.teacher_p <= 1)).all()
     assert "red car" in (folder / "gallery.html").read_text()
+
+
+def test_no_run_is_called_as_a_folder_that_the_storage_keeps(done):
+    from pathlib import Path
+
+    kept = {each.name for each in Path(done.folder).parent.iterdir()} - {"run"}
+    assert {"documents", "teachers", "vocabularies"} <= kept
+    for name in kept:
+        with pytest.raises(ConfigError, match="the storage keeps its own files there"):
+            check_name(name)
 
 
 def test_the_teacher_cache_has_no_scores_of_all_documents(done):

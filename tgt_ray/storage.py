@@ -12,7 +12,7 @@ from pyarrow import fs
 from tgt_ray.config import ConfigError
 
 #: Folders below the root that all runs share.
-RESERVED = ("teachers", "teacher_cache", "data_cache", "fit_checks")
+RESERVED = ("teachers", "teacher_cache", "data_cache", "documents", "vocabularies", "fit_checks", "benchmark_runs")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
