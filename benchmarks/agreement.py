@@ -26,6 +26,7 @@ from common import (
     main,
     mean_std,
     number,
+    other_commits,
     plus_minus,
     row_counts,
     run_options,
@@ -62,7 +63,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         wanted = {args.method: experiment}
         if not points:
             wanted |= {name: methods.method_experiment(base, name) for name in BARS}
-        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args.jobs, resume=args.resume)
+        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args, environment)
         if not points:
             bars = {name: _score(results, name) for name in BARS}
         points.append(
@@ -101,6 +102,7 @@ def render(record: dict[str, Any]) -> str:
         record["teacher_has_seen"],
         f"balanced accuracy on test in percent, mean ± standard deviation over seeds; {record['command']}",
         hardware(record["environment"]),
+        *other_commits([each for point in record["points"] for each in point["results"]], record["environment"]),
     ]
     rows = [
         [

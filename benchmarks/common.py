@@ -176,18 +176,23 @@ def hardware(environment: dict[str, Any]) -> str:
     """One line: processor, versions, commit."""
     machine, packages = environment["hardware"], environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "ray", "optuna") if name in packages)
-    commit, _, changes = (environment["commit"] or "unknown").partition("+")
-    code = f"commit {commit[:12]}{'+' + changes if changes else ''}"
+    code = f"commit {short_commit(environment['commit'])}"
     where = f"{machine['cpus']} CPUs ({machine['cpu']})"
     return f"{where}, Python {environment['python']}, {versions}, {code}, {environment['created']}"
 
 
 def other_commits(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
     """A line where commits other than the record's own made some of the runs, which --resume allows; none otherwise."""
-    made = [
-        str(result["commit"])[:12] for result in results if result.get("commit") not in (None, environment["commit"])
-    ]
-    return [f"of {len(results)} runs, made by earlier commits: {dict(sorted(Counter(made).items()))}"] if made else []
+    own = environment["commit"]
+    # Records of before --resume name no commit of single runs.
+    made = Counter(short_commit(result["commit"]) for result in results if result.get("commit", own) != own)
+    said = ", ".join(f"{count} by {commit}" for commit, count in sorted(made.items()))
+    return [f"of {len(results)} runs some were made by other commits: {said}"] if made else []
+
+
+def short_commit(commit: str | None) -> str:
+    name, plus, changes = (commit or "unknown").partition("+")
+    return name[:12] + plus + changes
 
 
 def main(run: Callable[[], None]) -> None:

@@ -31,6 +31,7 @@ from common import (
     plus_minus,
     row_counts,
     run_options,
+    short_commit,
     show_or_measure,
     what_was_seen,
 )
@@ -159,8 +160,9 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
     train_local(base.model_copy(update={"train": train}), prepared, storage)
 
 
-def run_one(method: str, experiment: Experiment, commit: str | None) -> dict[str, Any]:
-    """Train one student in this process: its metrics on both splits, and what it cost; kept in the storage at once."""
+def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
+    """Train one student in this process: its metrics on both splits, and what it cost; kept in the storage at once. made: by
+    what, for the record."""
     from tgt_ray.local import train_local
 
     cpu, wall = time.process_time(), time.perf_counter()
@@ -170,7 +172,7 @@ def run_one(method: str, experiment: Experiment, commit: str | None) -> dict[str
     result = {
         "method": method,
         "seed": experiment.train.seed,
-        "commit": commit,
+        **made,
         **spent,
         "student_parameters": sum(p.numel() for p in run.student.parameters()),
         "metrics": run.history[-1],
@@ -185,13 +187,13 @@ def run_all(
     seeds: list[int],
     prepared: Prepared,
     storage: Storage,
-    jobs: int,
+    args: argparse.Namespace,
+    environment: dict[str, Any],
     metric: str = METRIC,
-    resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Every method with every seed, in `jobs` processes; results in the order of methods and seeds.
+    """Every method with every seed, in --jobs processes; results in the order of methods and seeds.
 
-    metric: what is shown meanwhile. Each finished run is kept in the storage; resume: those of the same experiment and teacher
+    metric: what is shown meanwhile. Each finished run is kept in the storage; with --resume those of the same experiment and teacher
     are taken from there, with the commit that made them.
     """
     # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
@@ -199,18 +201,18 @@ def run_all(
     results, missing = [], []
     for method, experiment in wanted:
         kept = (RUNS, f"{run_name(experiment, prepared)}.json")
-        if resume and storage.exists(*kept):
+        if args.resume and storage.exists(*kept):
             results.append({**records.read_json(storage, *kept), "method": method})
         else:
             missing.append((method, experiment))
     if results:
-        commits = sorted({str(result["commit"])[:12] for result in results})
+        commits = sorted({short_commit(result["commit"]) for result in results})
         print(f"{len(results)}/{len(wanted)} runs taken from {storage.path(RUNS)}, of {', '.join(commits)}", flush=True)
     if missing:
-        commit = records.commit()  # now: the checkout may change while this runs
+        made = {"commit": environment["commit"], "cpu": environment["hardware"]["cpu"], "jobs": args.jobs}
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, start_worker, (base, prepared, storage)) as pool:
-            futures = [pool.submit(run_one, method, experiment, commit) for method, experiment in missing]
+        with ProcessPoolExecutor(args.jobs, context, start_worker, (base, prepared, storage)) as pool:
+            futures = [pool.submit(run_one, method, experiment, made) for method, experiment in missing]
             for future in as_completed(futures):
                 results.append(future.result())
                 print(_progress(results[-1], len(results), len(wanted), metric), flush=True)
@@ -345,7 +347,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
     seeds = list(range(args.seeds))
-    results = run_all(base, experiments, seeds, prepared, storage, args.jobs, resume=args.resume)
+    results = run_all(base, experiments, seeds, prepared, storage, args, environment)
     config, rows = base.model_dump(mode="json"), row_counts(data)
     return {
         "kind": "benchmark methods",

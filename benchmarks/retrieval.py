@@ -41,6 +41,7 @@ from tgt_ray.storage import Storage
 
 #: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
+DOCUMENT_TOKENS = 128
 SPANS = {"teacher.generator": {"type": "spans"}}
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {} for name in CONTROLS},
@@ -49,6 +50,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "random + embed-distill": {},
     "spans": {**SPANS, **SCORES_ALONE},
     "spans + embed-distill": SPANS,
+    # A compact dual encoder. Documents are longer than queries.
+    "spans + embed-distill + own documents": {
+        **SPANS,
+        "objective.document_encoder": "student",
+        "student.max_tokens": DOCUMENT_TOKENS,
+    },
 }
 SHOWN = ("ndcg_at_10", "recall_at_20", "recall_at_100")
 #: Of the queries per second: queries at once, and how often each model is timed.
@@ -123,7 +130,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 first = next(iter(mine.values()))
                 teacher_of = base if not spans else first
                 prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
-                results += run_all(teacher_of, mine, seeds, prepared, storage, args.jobs, SHOWN[0], args.resume)
+                results += run_all(teacher_of, mine, seeds, prepared, storage, args, environment, SHOWN[0])
                 found = found or (teacher_of, prepared)
         parts.append(
             {"labelled": labelled, "rows": row_counts(data), "results": results, "summary": summarise(results)}

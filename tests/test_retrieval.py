@@ -532,7 +532,7 @@ def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
     }
     scan = Retrieval(data={"type": "beir", "path": str(beir)}).scan()
     each = pd.read_csv(folder / "per_query.csv")
-    assert each["query"].tolist() == scan.tables["test"]["text"].to_pylist()
+    assert each["query_text"].tolist() == scan.tables["test"]["text"].to_pylist()
     for name in ranking.NAMES:
         assert each[name].mean() == pytest.approx(last[f"test_{name}"])
     found = each[each["rank"].notna()]
@@ -662,7 +662,7 @@ def test_a_trained_model_writes_queries_of_documents(beir, encoder, writer, tmp_
 
 def test_what_is_written_follows_from_the_generator_alone(beir, writer):
     shape = TextShape((64,), "")
-    model = validate(Doc2QueryGenerator, doc2query(writer)).build(shape).eval()
+    model = validate(Doc2QueryGenerator, doc2query(writer, temperature=8.0)).build(shape).eval()
     rows = torch.from_numpy(to_bytes([each["text"] for each in corpus()][:6], 96))
 
     def written(seed):
@@ -674,12 +674,43 @@ def test_what_is_written_follows_from_the_generator_alone(beir, writer):
     assert all(0 < len(text) <= 64 for text in written(0))
 
 
+def test_how_is_drawn_is_not_said_by_the_model_s_folder(beir, writer, tmp_path):
+    shutil.copytree(writer, tmp_path / "other")
+    settings = json.loads((writer / "generation_config.json").read_text())
+    strange = {"num_return_sequences": 3, "top_p": 0.01, "repetition_penalty": 5.0, "do_sample": True}
+    (tmp_path / "other/generation_config.json").write_text(json.dumps(settings | strange))
+    rows = torch.from_numpy(to_bytes([each["text"] for each in corpus()][:6], 96))
+    written, facts = [], []
+    for folder in (writer, tmp_path / "other"):
+        model = validate(Doc2QueryGenerator, doc2query(folder)).build(TextShape((64,), "")).eval()
+        latents, context = model.encode(rows, torch.Generator())
+        written.append(model.decode(latents, torch.Generator().manual_seed(0), context))
+        facts.append(model.facts())
+    assert torch.equal(*written)
+    assert facts[0] == facts[1]
+
+
+def test_documents_that_are_cut_are_counted(beir, encoder, writer, caplog):
+    config = experiment(beir, encoder, teacher={"generator": doc2query(writer, max_tokens=8)})
+    with caplog.at_level(logging.WARNING):
+        api._say_what_is_cut(config, config.task.load())
+    assert "teacher.generator: cuts 48 of 48 documents to its 8 tokens" in caplog.text
+
+
 def test_a_query_writer_needs_documents_and_its_model_s_limits(beir, encoder, writer):
     shape = TextShape((64,), "")
     with pytest.raises(ConfigError, match=r"max_tokens: 300, but the model has positions for 48 tokens"):
         validate(Doc2QueryGenerator, doc2query(writer, max_tokens=300)).build(shape)
-    with pytest.raises(ConfigError, match="path"):
-        validate(Doc2QueryGenerator, {"type": "doc2query"})
+    with pytest.raises(ConfigError, match=r"max_new_tokens: 60, but the model has positions for 48 tokens"):
+        validate(Doc2QueryGenerator, doc2query(writer, max_new_tokens=60)).build(shape)
+    with pytest.raises(ConfigError, match="unknown key 'layers'"):
+        validate(Doc2QueryGenerator, doc2query(writer, layers=1))
+    with pytest.raises(ConfigError, match=r"teacher\.generator\.type: 'doc2query'"):
+        config = experiment(beir, encoder).model_dump(mode="json")
+        task = {"type": "text_classification", "data": {"type": "parquet", "path": str(beir)}}
+        labeler = {"type": "text_transformer"}
+        teacher = {"labeler": labeler, "generator": doc2query(writer)}
+        validate(Experiment, config | {"task": task, "teacher": teacher, "objective": {"type": "distillation"}})
     with pytest.raises(ConfigError, match=r"explorer\.type"):
         experiment(beir, encoder, teacher={"generator": doc2query(writer)}, explorer={"type": "random-matched"})
 

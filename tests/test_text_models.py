@@ -1,13 +1,19 @@
 """Text models: labelers and students from transformers or from scratch, and the generators. Small models are saved here and loaded by the
 code that hub names take."""
 
+import json
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from tgt_ray.config import ConfigError, validate
+from tgt_ray import api
+from tgt_ray.config import ConfigError, override, validate
+from tgt_ray.experiment import Experiment
 from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 from tgt_ray.hub import own_file, place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
@@ -312,30 +318,20 @@ def _swap(encoded):
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
     """A folder with a small T5, whose tokenizer has three sentinels and no mask token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
     words = sorted({word for text in TEXTS for word in text.split()})
-    sentinels = [f"<extra_id_{k}>" for k in range(3)]
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *words, *sentinels])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_special_tokens=sentinels,
-    )
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((f"▁{word}", -2.0) for word in words), ("▁", -9.0)]
+    pieces += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz<>_0123456789"]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=3)
     config = T5Config(
-        vocab_size=len(vocabulary) + 4, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0,
+        vocab_size=len(tokenizer) + 4, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0,
         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("t5")
     torch.manual_seed(0)
     T5ForConditionalGeneration(config).save_pretrained(path)
-    fast.save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return str(path)
 
 
@@ -372,15 +368,39 @@ def test_t5_changes_masked_words_alone_and_writes_no_sentinel(t5, shape):
     masked = context[:, 1].bool()
     starts = masked & ~F.pad(masked[:, :-1], (1, 0))
     assert starts.sum(dim=1).max() == 3, "no more spans than sentinels"
-    words = [(a.split(), b.split()) for a, b in zip(texts, out, strict=True)]
-    assert all(len(a) == len(b) for a, b in words)
-    for (before, after), row in zip(words, masked.tolist(), strict=True):
-        assert all(a == b for a, b, hidden in zip(before, after, row, strict=False) if not hidden)
-    assert any(a != b for a, b in words)
-    assert "<" not in " ".join(out)
+    kept = [
+        [word for word, hidden in zip(text.split(), row, strict=False) if not hidden]
+        for text, row in zip(texts, masked.tolist(), strict=True)
+    ]
+    for before, after in zip(kept, out, strict=True):
+        rest = iter(after.split())
+        assert all(any(word in other for other in rest) for word in before), "what isn't masked stays, in its order"
+    assert any(a != b for a, b in zip(texts, out, strict=True))
     far = latents.clone().requires_grad_()
     teacher.relax(far, generator(), context)[masked].square().sum().backward()
     assert far.grad is not None and far.grad.abs().sum() > 0
+
+
+def test_a_sentinel_in_a_text_is_text(t5, shape):
+    tokens = Seq2SeqGenerator(path=t5, max_tokens=40).tokens(shape)
+    assert tokens.sentinels and len(tokens.sentinels) == 3
+    assert not set(tokens(rows("a small <extra_id_0> car"))[0].tolist()) & set(tokens.sentinels)
+
+
+@pytest.mark.parametrize("kind", ["without", "encoder"])
+def test_a_model_without_a_trained_decoder_is_refused(t5, shape, tmp_path, kind):
+    from transformers import AutoTokenizer, T5Config, T5EncoderModel
+
+    config = T5Config.from_pretrained(t5)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(t5).save_pretrained(tmp_path)
+    if kind == "without":  # as it would be drawn at random
+        said = json.loads((tmp_path / "config.json").read_text()) | {"is_encoder_decoder": True}
+        (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(
+        ConfigError, match=r"teacher\.generator\.path: .*(has no weights for 'decoder|a model without a decoder)"
+    ):
+        Seq2SeqGenerator(path=str(tmp_path), max_tokens=16).build(shape)
 
 
 def test_t5_does_not_write_whole_texts_from_masked_ones(t5, shape):
@@ -526,6 +546,24 @@ def test_a_head_without_weights_is_not_taken_for_the_model_s_own(folders, shape,
         else:
             assert labeler.load_weights(model)["head"] == "fit"
             assert model(rows(*TEXTS[:3])).logits.shape == (3, 2)
+
+
+@pytest.mark.parametrize("key", ["teacher.labeler", "teacher.generator", "student"])
+def test_a_run_says_whose_model_cannot_be_loaded(tmp_path, key):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        frame = pd.DataFrame({"text": TEXTS, "label": [number % 2 for number in range(len(TEXTS))]})
+        frame.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    nothing = {"teacher.labeler": "text_encoder", "teacher.generator": "seq2seq", "student": "text_encoder"}[key]
+    config = {
+        "task": {"type": "text_classification", "data": {"type": "parquet", "path": str(tmp_path / "data")}},
+        "teacher": {"labeler": {"type": "text_transformer"}, "generator": {"type": "masked_lm"}},
+        "student": {"type": "text_transformer"},
+        "explorer": {"type": "random"},
+    }
+    config = override(config, key, {"type": nothing, "path": str(tmp_path / "nothing")})
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: .*nothing: cannot be loaded"):
+        api.run(validate(Experiment, config), storage=str(tmp_path / "s"), local=True)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path, shape):

@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from tgt_ray import fit_check, records
-from tgt_ray.config import Config, ConfigError, dump_yaml, load_yaml, parse_yaml, validate
+from tgt_ray.config import Config, ConfigError, concerning, dump_yaml, load_yaml, parse_yaml, validate
 from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
@@ -187,19 +187,25 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
         ("student", config.student),
     ):
         unused = part is config.teacher.generator and not config.streams
+        from_documents = getattr(part, "starts_from_documents", False)
         # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
-        if not hasattr(part, "tokens") or unused or getattr(part, "only_samples", False):
+        prompted = getattr(part, "only_samples", False) and not from_documents
+        if not hasattr(part, "tokens") or unused or prompted:
             continue
-        tokens = part.tokens(data.input_shape, key)
+        with concerning(key):
+            tokens = part.tokens(data.input_shape, key)
         # A user's own task may call its texts otherwise.
-        train = data.tables["train"]
-        if isinstance(train, StoredTable) or "text" not in train.column_names:
+        name, column, what = (
+            ("documents", "document", "documents") if from_documents else ("train", "text", "train texts")
+        )
+        table = data.tables[name]
+        if isinstance(table, StoredTable) or column not in table.column_names:
             continue
-        count, first = tokens.count_cut(train["text"].to_pylist())
+        count, first = tokens.count_cut(table[column].to_pylist())
         if count:
             log.warning(
-                "%s: cuts %d of %d train texts to its %d tokens; the first begins %r",
-                *(key, count, len(data.tables["train"]), tokens.max_tokens, first[:60]),
+                "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
+                *(key, count, len(table), what, tokens.max_tokens, first[:60]),
             )
         if part is config.student and config.objective.needs_documents:
             documents = data.tables["documents"]["document"].to_pylist()

@@ -40,7 +40,7 @@ def concerning(key: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as err:
-        if str(err).startswith(key):
+        if str(err).startswith((f"{key}:", f"{key}.")):
             raise
         raise ConfigError(f"{key}: {err}") from err
 

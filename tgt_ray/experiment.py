@@ -319,7 +319,9 @@ class Experiment(Config):
                         f" {name}.type '{each.type}' doesn't say which it has"
                     )
             sources = [generator.vocabulary, part.vocabulary]  # type: ignore[attr-defined, union-attr]
-            if not same_vocabulary(*sources):
+            with concerning(f"teacher.generator or {key}"):
+                same = same_vocabulary(*sources)
+            if not same:
                 said = " and ".join(source or "the task's own" for source in sources)
                 raise ConfigError(
                     f"explorer.type: '{self.explorer.type}' needs generator, labeler and student with one vocabulary, and those of"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,12 +33,16 @@ class Doc2QueryGenerator(TextGenerator):
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(10, ge=0, description="each token is drawn from so many likeliest ones; 0: from all")
 
+    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
+        tokens = super().tokens(input_shape, key)
+        tokens.prefix = self.prefix
+        return tokens
+
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
         from tgt_ray.models.text_generators import QueryWriter
 
         body, tokens = self._load(AutoModelForSeq2SeqLM), self.tokens(input_shape)
-        tokens.prefix = self.prefix
         draws = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_k": self.top_k}
-        return QueryWriter(body, tokens, input_shape[0], draws)
+        return QueryWriter(body, tokens, input_shape[0], draws, "teacher.generator")

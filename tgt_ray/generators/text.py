@@ -48,9 +48,6 @@ class TextGenerator(Generator):
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: the folder has them")
     max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
-    layers: int = Field(2, ge=1, description="of a model that is trained here; of encoder and decoder each")
-    width: int = Field(128, ge=8, description="of a model that is trained here")
-    heads: int = Field(4, ge=1, description="of a model that is trained here")
     pretrain: TextGeneratorPretrain = Field(default_factory=TextGeneratorPretrain)  # type: ignore[assignment]
 
     @property
@@ -66,12 +63,6 @@ class TextGenerator(Generator):
     def vocabulary(self) -> str | None:
         """Where its tokens come from; None: the task's own."""
         return self.path
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> TextGenerator:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         return {"weights": self.path}
@@ -93,13 +84,18 @@ class TextGenerator(Generator):
             return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
         return own_tokens(self.path, self.revision, self.max_tokens, key)
 
-    def _load(self, auto: Any) -> Any:
+    def _load(self, auto: Any, **options: Any) -> Any:
+        """The model with its weights. ConfigError where some aren't there: the library would draw them at random."""
         import torch
 
         from tgt_ray.hub import from_hub
 
         assert self.path is not None
-        return from_hub(auto.from_pretrained, self.path, self.revision, dtype=torch.float32)
+        options |= {"output_loading_info": True, "dtype": torch.float32}
+        model, info = from_hub(auto.from_pretrained, self.path, self.revision, **options)
+        if info["missing_keys"]:
+            raise ConfigError(f"teacher.generator.path: {self.path} has no weights for '{min(info['missing_keys'])}'")
+        return model
 
 
 class Masking(TextGenerator):
@@ -110,6 +106,15 @@ class Masking(TextGenerator):
         description="share of tokens that are masked before encoding; at least one of each text, unless 0",
     )
     temperature: float = Field(1.0, ge=0, description="of the draw of tokens; 0: the likeliest")
+    layers: int = Field(2, ge=1, description="of a model that is trained here; of encoder and decoder each")
+    width: int = Field(128, ge=8, description="of a model that is trained here")
+    heads: int = Field(4, ge=1, description="of a model that is trained here")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Masking:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
 
 
 class Seq2SeqGenerator(Masking):
@@ -212,16 +217,11 @@ class CausalLMGenerator(TextGenerator):
         )
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        import torch
         from transformers import AutoModelForCausalLM
 
-        from tgt_ray.hub import from_hub
         from tgt_ray.models.text_generators import CausalLanguageModel
 
-        quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}
-        body = from_hub(
-            AutoModelForCausalLM.from_pretrained, self.path, self.revision, dtype=torch.float32, **quantised
-        )
+        body = self._load(AutoModelForCausalLM, **({"gguf_file": self.gguf_file} if self.gguf_file else {}))
         tokens, most = self.tokens(input_shape), getattr(body.config, "max_position_embeddings", None)
         if most and self.max_tokens + self.max_new_tokens > most:
             raise ConfigError(

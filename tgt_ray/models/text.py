@@ -43,6 +43,8 @@ class Tokens:
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of bytes (N, width) uint8 -> ids (N, T)."""
         texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
+        if self.sentinels:  # they are pieces of words as well, so the setting above doesn't reach them
+            texts = [tuple(part.replace("<extra_id_", "< extra_id_") for part in text) for text in texts]
         out = np.empty((len(texts), self.max_tokens), np.int64)
         # The library takes a batch of single sentences, or one of pairs.
         for size in {len(text) for text in texts}:
@@ -330,10 +332,8 @@ def _positions(config: Any) -> int | None:
     return int(longest) - 2 if config.model_type in AFTER_PADDING else int(longest)
 
 
-def check_positions(config: Any, tokens: Tokens) -> None:
-    """ConfigError where texts may have more tokens than a model has positions."""
-    most = _positions(config)
-    if most is not None and tokens.max_tokens > most:
-        raise ConfigError(
-            f"{tokens.where}.max_tokens: {tokens.max_tokens}, but the model has positions for {most} tokens at the most"
-        )
+def check_positions(config: Any, tokens: Tokens, wanted: int | None = None, key: str = "max_tokens") -> None:
+    """ConfigError where texts may have more tokens than a model has positions. wanted: absent, what `tokens` gives."""
+    wanted, most = tokens.max_tokens if wanted is None else wanted, _positions(config)
+    if most is not None and wanted > most:
+        raise ConfigError(f"{tokens.where}.{key}: {wanted}, but the model has positions for {most} tokens at the most")

@@ -46,6 +46,27 @@ class TextGenerator(nn.Module):
         return torch.from_numpy(to_bytes(texts, self.width)).to(device)
 
 
+class Writer(TextGenerator):
+    """Writes new texts. It has no latents: nothing is moved."""
+
+    def __init__(self, body: Any, tokens: Tokens, width: int):
+        super().__init__(body, tokens, width)
+        write_by_our_settings(body)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "writes": self.body.generation_config.to_diff_dict()}
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.zeros(0, device=inputs.device)
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        return torch.cat([self._written(some, rng) for some in context.split(AT_ONCE)])
+
+    @abstractmethod
+    def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
+        """Rows of texts for a part of what `encode` gave."""
+
+
 class MaskingGenerator(TextGenerator):
     """Masks some tokens of each text, makes states of what is left, and fills the masked places from (moved) states.
 
@@ -56,7 +77,9 @@ class MaskingGenerator(TextGenerator):
         super().__init__(body, tokens, width)
         check_positions(body.config, tokens)
         if mask_rate and not self.can_mask(tokens):
-            raise ConfigError(f"{where}: its tokenizer has no mask token, which mask_rate {mask_rate:g} needs")
+            raise ConfigError(
+                f"{where}: its tokenizer has neither a mask token nor sentinels <extra_id_0> and so on, which mask_rate {mask_rate:g} needs"
+            )
         self.mask_rate, self.temperature = mask_rate, temperature
 
     def can_mask(self, tokens: Tokens) -> bool:
@@ -163,13 +186,14 @@ class Seq2Seq(MaskingGenerator):
     ):
         super().__init__(body, tokens, width, mask_rate, temperature, where)
         self.decoding = decoding
-        self.spans = tokens.mask is None
+        write_by_our_settings(body)
+        # Some of T5's kind have a mask token that no training ever used.
+        self.spans = bool(tokens.sentinels)
         if self.spans and mask_rate and decoding == "sample":
             raise ConfigError(
                 f"{where}.decoding: sample, of a model that writes masked spans alone; give mask_rate: 0, or decoding: parallel"
             )
-        if body.config.decoder_start_token_id is None:
-            raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
+        check_decoder(body, where)
 
     def can_mask(self, tokens: Tokens) -> bool:
         return tokens.mask is not None or bool(tokens.sentinels)
@@ -187,7 +211,7 @@ class Seq2Seq(MaskingGenerator):
 
     def _sentinels(self, starts: Tensor) -> Tensor:
         """The sentinel of each span, at all places from its start on."""
-        sentinels = torch.tensor(self.tokens.sentinels or [self.tokens.pad], device=starts.device)
+        sentinels = torch.tensor(self.tokens.sentinels, device=starts.device)
         return sentinels[(starts.cumsum(dim=1) - 1).clamp(0, len(sentinels) - 1)]
 
     def states(self, ids: Tensor) -> Tensor:
@@ -232,12 +256,13 @@ class Seq2Seq(MaskingGenerator):
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Cross-entropy of all tokens: the decoder must be able to copy as well."""
+        assert not self.spans, "a model that writes masked spans alone is not trained here"
         said, masked = ids != self.tokens.pad, self.drawn_mask(ids, rng)
         return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, masked, said), ids[said])
 
 
-class CausalLanguageModel(TextGenerator):
-    """Writes a new text after a few others, one a line (the setting of GAL, arXiv 2106.06168). No latents: nothing is moved.
+class CausalLanguageModel(Writer):
+    """Writes a new text after a few others, one a line (the setting of GAL, arXiv 2106.06168).
 
     shots: texts of each prompt, the anchor last; the others are other anchors of the batch.
     """
@@ -260,12 +285,6 @@ class CausalLanguageModel(TextGenerator):
         context = torch.stack([torch.tensor(ids["input_ids"]), torch.tensor(ids["attention_mask"])], dim=1)
         return torch.zeros(len(inputs), 0, device=inputs.device), context.to(inputs.device)
 
-    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.zeros(0, device=inputs.device)
-
-    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
-        return torch.cat([self._written(prompts, rng) for prompts in context.split(AT_ONCE)])
-
     def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
         tokenizer = self.tokens.tokenizer
         with seeded(rng):
@@ -284,31 +303,43 @@ class CausalLanguageModel(TextGenerator):
         return self.rows([clean(text.strip().partition("\n")[0]) for text in written], context.device)
 
 
-class QueryWriter(TextGenerator):
-    """Reads documents and writes queries of them. No latents: nothing is moved. draws: settings of the library's sampling."""
+class QueryWriter(Writer):
+    """Reads documents and writes queries of them. draws: settings of the library's sampling."""
 
-    def __init__(self, body: Any, tokens: Tokens, width: int, draws: dict[str, Any]):
+    def __init__(self, body: Any, tokens: Tokens, width: int, draws: dict[str, Any], where: str):
         super().__init__(body, tokens, width)
+        check_decoder(body, where)
         check_positions(body.config, tokens)
+        check_positions(body.config, tokens, draws["max_new_tokens"], "max_new_tokens")
         self.draws = draws
 
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(inputs), 0, device=inputs.device), self.tokens(inputs)
 
-    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.zeros(0, device=inputs.device)
-
-    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
-        return torch.cat([self._written(ids, rng) for ids in context.split(AT_ONCE)])
-
-    def _written(self, ids: Tensor, rng: torch.Generator) -> Tensor:
-        ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
+    def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
+        ids = context[:, : max(1, int((context != self.tokens.pad).sum(dim=1).max()))]
         with seeded(rng):
             out = self.body.generate(
                 input_ids=ids, attention_mask=(ids != self.tokens.pad).long(), do_sample=True, num_beams=1, **self.draws
             )
         # A pair of sentences is no query.
         return self.rows([text.partition(SEPARATOR)[0] for text in self.tokens.texts(out)], ids.device)
+
+
+def check_decoder(body: Any, where: str) -> None:
+    if not body.config.is_encoder_decoder:
+        raise ConfigError(f"{where}.path: a model without a decoder")
+    if body.config.decoder_start_token_id is None:
+        raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
+
+
+def write_by_our_settings(body: Any) -> None:
+    """Of what a model's folder says of writing, only special tokens count: how is drawn is said in the generator's config."""
+    from transformers import GenerationConfig
+
+    kinds = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
+    said = {f"{kind}_token_id": getattr(body.generation_config, f"{kind}_token_id", None) for kind in kinds}
+    body.generation_config = GenerationConfig(**said)
 
 
 def span_starts(masked: Tensor) -> Tensor:

@@ -129,13 +129,17 @@ class Retrieval(Task):
         self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table:
         ranks = ranking.first_hits(reduced_NR, table["relevant"])
-        names = np.array(class_names, object)
+        names, best, first = np.array(class_names, object), table["label"].to_numpy(), reduced_NR[:, 0]
         return pa.table(
             {
-                "query": table["text"],
-                "document": names[table["label"].to_numpy()],
-                "rank": pa.array(ranks, mask=ranks == 0),
-                "first": names[reduced_NR[:, 0]],
+                # Places in the files of queries and documents, from 0 on.
+                "query": table["id"],
+                "query_text": table["text"],
+                "rank": pa.array(ranks, mask=ranks == 0),  # of the first document that answers it
+                "first": first,
+                "first_text": names[first],
+                "best_answer": best,
+                "best_answer_text": names[best],
                 **ranking.of_each(reduced_NR, table["relevant"], table["grade"]),
             }
         )

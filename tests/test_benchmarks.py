@@ -1,0 +1,81 @@
+"""Runs of the benchmarks are kept and resumed."""
+
+import argparse
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import common
+import methods
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The methods and seeds that were trained, and not taken from the storage; in this process."""
+    names, run_one, threads = [], methods.run_one, torch.get_num_threads()
+
+    def noted(method, experiment, made):
+        names.append((method, experiment.train.seed))
+        return run_one(method, experiment, made)
+
+    monkeypatch.setattr(methods, "run_one", noted)
+    monkeypatch.setattr(methods, "ProcessPoolExecutor", ThreadPoolExecutor)
+    yield names
+    torch.set_num_threads(threads)
+
+
+def measure(storage, seeds, names, resume=True, **sets):
+    sets = {
+        "train.steps": 4,
+        "train.eval_every": 4,
+        "teacher.labeler.pretrain.steps": 5,
+        "teacher.generator.pretrain.steps": 5,
+        "fit_check.on_low": "skip",
+    } | {key.replace("__", "."): value for key, value in sets.items()}
+    return methods.measure(
+        argparse.Namespace(
+            data="digits",
+            sets=[f"{key}={value}" for key, value in sets.items()],
+            methods=names,
+            storage=str(storage),
+            seeds=seeds,
+            jobs=1,
+            resume=resume,
+        )
+    )
+
+
+def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.setattr("tgt_ray.records.commit", lambda: "a" * 40)
+    first = measure(tmp_path, 1, "one_hot,distillation")
+    assert trained == [("one_hot", 0), ("distillation", 0)]
+    monkeypatch.setattr("tgt_ray.records.commit", lambda: "b" * 40)
+    more = measure(tmp_path, 2, "one_hot,random,distillation")
+    assert trained[2:] == [("random", 0), ("one_hot", 1), ("random", 1), ("distillation", 1)]
+    assert "2/6 runs taken" in capsys.readouterr().out
+    assert [(each["method"], each["seed"]) for each in more["results"]] == [
+        (method, seed) for method in ("one_hot", "random", "distillation") for seed in (0, 1)
+    ]
+    assert more["results"][0] == first["results"][0]
+    assert "of 6 runs some were made by other commits: 2 by aaaaaaaaaaaa" in methods.render(more)
+    assert "other commits" not in methods.render(first)
+
+
+def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
+    measure(tmp_path, 1, "one_hot")
+    for sets in ({"train.learning_rate": 0.5}, {"task.long_tail.imbalance": 10}, {"teacher.labeler.pretrain.seed": 1}):
+        measure(tmp_path, 1, "one_hot", **{key.replace(".", "__"): value for key, value in sets.items()})
+    assert len(trained) == 4
+    measure(tmp_path, 1, "one_hot", resume=False)
+    assert len(trained) == 5, "without --resume all is trained"
+
+
+def test_a_checkout_with_changes_is_not_its_commit():
+    results = [{"commit": "a" * 40}, {"commit": "a" * 40 + "+changes"}, {"commit": None}, {}]
+    (line,) = common.other_commits(results, {"commit": "a" * 40})
+    assert line == "of 4 runs some were made by other commits: 1 by aaaaaaaaaaaa+changes, 1 by unknown"
