@@ -51,10 +51,10 @@ class Writer(TextGenerator):
 
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__(body, tokens, width)
-        write_by_our_settings(body)
+        self.ends = write_by_our_settings(body)
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "writes": self.body.generation_config.to_diff_dict()}
+        return {**super().facts(), "ends": self.ends}
 
     def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.zeros(0, device=inputs.device)
@@ -185,8 +185,7 @@ class Seq2Seq(MaskingGenerator):
         self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, decoding: str, where: str
     ):
         super().__init__(body, tokens, width, mask_rate, temperature, where)
-        self.decoding = decoding
-        write_by_our_settings(body)
+        self.decoding, self.ends = decoding, write_by_our_settings(body)
         # Some of T5's kind have a mask token that no training ever used.
         self.spans = bool(tokens.sentinels)
         if self.spans and mask_rate and decoding == "sample":
@@ -194,6 +193,9 @@ class Seq2Seq(MaskingGenerator):
                 f"{where}.decoding: sample, of a model that writes masked spans alone; give mask_rate: 0, or decoding: parallel"
             )
         check_decoder(body, where)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **({"ends": self.ends} if self.decoding == "sample" else {})}
 
     def can_mask(self, tokens: Tokens) -> bool:
         return tokens.mask is not None or bool(tokens.sentinels)
@@ -333,13 +335,15 @@ def check_decoder(body: Any, where: str) -> None:
         raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
 
 
-def write_by_our_settings(body: Any) -> None:
-    """Of what a model's folder says of writing, only special tokens count: how is drawn is said in the generator's config."""
+def write_by_our_settings(body: Any) -> dict[str, Any]:
+    """Of what a model's folder says of writing, only special tokens count, which are returned: how is drawn is said in the generator's
+    config."""
     from transformers import GenerationConfig
 
     kinds = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
     said = {f"{kind}_token_id": getattr(body.generation_config, f"{kind}_token_id", None) for kind in kinds}
     body.generation_config = GenerationConfig(**said)
+    return said
 
 
 def span_starts(masked: Tensor) -> Tensor:
