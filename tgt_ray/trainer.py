@@ -166,13 +166,17 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 class DocumentEmbedder:
     """An actor that embeds documents: the place of a block in their table -> its embeddings."""
 
-    def __init__(self, experiment: Experiment, threads: int, rows: tuple[Any, ...]):
+    def __init__(self, experiment: Experiment, shape: tuple[int, ...], threads: int, tables: tuple[Any, ...]):
         import torch
 
         torch.set_num_threads(threads)
-        self.task, self.labeler = experiment.task, experiment.teacher.labeler
-        self.table, self.shape = ray.get(rows[0])
-        model = self.labeler.build(self.shape, 1)  # its head isn't looked at
+        self.task, self.shape, self.labeler, self.table = (
+            experiment.task,
+            shape,
+            experiment.teacher.labeler,
+            ray.get(tables[0]),
+        )
+        model = self.labeler.build(shape, 1)  # its head isn't looked at
         self.labeler.load_weights(model)
         self.model = model.to(device_of(experiment)).eval()
 
@@ -204,8 +208,7 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     embedded = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         DocumentEmbedder,
         batch_size=1,
-        # A shape may have a whole vocabulary with it, which is too large for an argument.
-        fn_constructor_args=(experiment, threads, (ray.put((table, data.input_shape)),)),
+        fn_constructor_args=(experiment, data.input_shape, threads, (ray.put(table),)),
         compute=ray.data.ActorPoolStrategy(size=actors),
         **pool_resources(experiment) if special else {"num_cpus": min(threads, cluster.largest_node_cpus())},
     )
@@ -224,16 +227,17 @@ class TeacherLabeler:
         self,
         experiment: Experiment,
         record: dict[str, Any],
+        shape: tuple[int, ...],
         classes: int,
         storage: Storage,
-        rows: tuple[Any, ...],
+        tables: tuple[Any, ...],
         embedding: bool,
     ):
         from tgt_ray.teacher import load_teacher
 
-        self.task, (self.tables, self.shape) = experiment.task, ray.get(rows[0])
+        self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
         self.device, self.embedding = device_of(experiment), embedding
-        self.teacher = load_teacher(experiment.teacher, record, self.shape, classes, storage).to(self.device)
+        self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from tgt_ray.teacher import teacher_outputs
@@ -276,9 +280,10 @@ def label_rows(
         fn_constructor_args=(
             experiment,
             record,
+            data.input_shape,
             data.num_classes,
             storage,
-            (ray.put((tables, data.input_shape)),),
+            (ray.put(tables),),
             embedding,
         ),
         compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
