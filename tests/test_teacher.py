@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -115,6 +117,24 @@ def test_other_data_make_another_teacher(digits, own, fits):
     fits.clear()
     make(tiny(), type(digits)(digits.tables, 10, (1, 8, 8), {**digits.fingerprints, "train": "x"}), own)
     assert fits == [], "the students' split is not what a teacher on `full` depends on"
+
+
+def test_a_teacher_is_measured_again_on_other_rows_and_not_trained(digits, own, fits):
+    _, before = make(tiny(), digits, own)
+    tables = {**digits.tables, "test": digits.tables["test"].slice(0, 50)}
+    fewer = type(digits)(tables, 10, (1, 8, 8), {**digits.fingerprints, "test": "fewer"})
+    fits.clear()
+    for _ in range(2):
+        _, after = make(tiny(), fewer, own)
+        assert after["labeler"]["quality"]["test"] != before["labeler"]["quality"]["test"]
+        assert after["labeler"]["quality"]["validation"] == before["labeler"]["quality"]["validation"]
+        assert after["generator"] == {**before["generator"], "reused": True}
+    assert fits == []
+    assert after["labeler"]["fingerprint"] == before["labeler"]["fingerprint"]
+    kept = json.loads(own.read("teachers", f"labeler-{after['labeler']['fingerprint']}.json"))
+    assert kept["quality"] == after["labeler"]["quality"]
+    _, again = make(tiny(), digits, own)
+    assert again["labeler"]["quality"] == before["labeler"]["quality"]
 
 
 def test_the_teacher_learns_from_the_named_split(digits, own, monkeypatch):

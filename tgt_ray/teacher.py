@@ -198,11 +198,12 @@ def _labeler(
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
 
     split = config.head_split if config.external else config.pretrain.split
-    # What is known of a teacher of documents is how well it finds these for these queries.
-    measured_on = ("validation", "test") if task.answers == "documents" else ()
-    made_from = [data.fingerprints[each] for each in (split, *measured_on)]
     finish: dict[str, Finish] = {"all": fit, "fit": fit_head, "own": quality}
-    return model, _ready(model, "labeler", config, made_from, finish, storage.within("teachers"), device)
+    # Which classes have few shots is said by the student's rows.
+    measured_on = digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
+    return model, _ready(
+        model, "labeler", config, [data.fingerprints[split]], finish, measured_on, storage.within("teachers"), device
+    )
 
 
 def _generator(
@@ -231,7 +232,10 @@ def _generator(
         return {} if slow else {"validation": fidelity()}
 
     made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
-    return model, _ready(model, "generator", config, made_from, {"all": fit, "own": quality}, store, device)
+    measured_on = data.fingerprints["validation"]
+    return model, _ready(
+        model, "generator", config, made_from, {"all": fit, "own": quality}, measured_on, store, device
+    )
 
 
 def _ready(
@@ -240,13 +244,14 @@ def _ready(
     config: Labeler | Generator,
     made_from: list[str],
     finish: dict[str, Finish],
+    measured_on: str,
     store: Storage,
     device: str,
 ) -> dict[str, Any]:
     """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
 
     finish: what is still to be done, given what is known of the weights so far, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
-    weights are whole ("own").
+    weights are whole ("own"). measured_on: fingerprint of what the quality follows from beside the weights.
     """
     plain = config.model_dump(mode="json", exclude={"weights"})
     todo, source = "all", dict[str, Any](pretrained_on=config.pretrain.split)
@@ -269,14 +274,19 @@ def _ready(
         _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
         # What is there may have come from another place than what was asked for now.
-        return {**records.read_json(store, f"{name}.json"), "config": plain, **source, "reused": True}
+        record = {**records.read_json(store, f"{name}.json"), "config": plain, **source}
+        if record.get("measured_on") != measured_on:
+            log.info("%s %s: measured again, since other rows are there to measure it on", role, fingerprint)
+            record |= {"quality": record["quality"] | finish["own"](source), "measured_on": measured_on}
+            records.write_json(store, record, f"{name}.json")
+        return {**record, "reused": True}
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
         log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
     started = time.perf_counter()
     model.requires_grad_(True).to(device)
-    source["quality"] = finish[todo](source)
+    source |= {"quality": finish[todo](source), "measured_on": measured_on}
     source["seconds"] = round(time.perf_counter() - started, 2)
     log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
     _freeze(model)
