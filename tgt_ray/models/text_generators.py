@@ -340,8 +340,9 @@ def write_by_our_settings(body: Any) -> dict[str, Any]:
     config."""
     from transformers import GenerationConfig
 
-    kinds = ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
-    said = {f"{kind}_token_id": getattr(body.generation_config, f"{kind}_token_id", None) for kind in kinds}
+    names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")]
+    said = {name: getattr(body.config, name, None) for name in names}
+    said |= {name: value for name in names if (value := getattr(body.generation_config, name, None)) is not None}
     body.generation_config = GenerationConfig(**said)
     return said
 
