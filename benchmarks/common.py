@@ -86,13 +86,14 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
     else:
         student += f" the same {rows['train']} rows"
     parts = {role: experiment["teacher"][role] for role in ("labeler", "generator")}
+    given = [role for role, config in parts.items() if config["weights"]]
     if experiment["task"].get("labelled"):
         texts = "labelled rows, which a fitted head has seen as well" + (
             "" if experiment["task"]["unlabelled"] == "ignore" else "; the other train rows are anchors without labels"
         )
         own = [f"the {role} is {config['path']}" for role, config in parts.items() if config.get("path")]
+        own += [f"the weights of the {role} were given by the user" for role in given]
         return f"Of {rows['full']} train rows the student has {rows['train']} {texts}; {', '.join(own) or 'no model was given'}."
-    given = [role for role, config in parts.items() if config["weights"]]
     if given:
         return f"The weights of {' and '.join(given)} were given by the user; {student}."
     if {config["pretrain"]["split"] for config in parts.values()} == {"full"}:

@@ -75,6 +75,14 @@ def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
     assert len(trained) == 5, "without --resume all is trained"
 
 
+def test_who_was_given_weights_is_said_of_few_labels_too():
+    labeler = {"weights": "labeler.safetensors", "path": None}
+    teacher = {"labeler": labeler, "generator": {"weights": None, "path": "a/b"}}
+    task = {"labelled": {"rows": 5}, "long_tail": None, "unlabelled": None}
+    said = common.what_was_seen({"task": task, "teacher": teacher}, {"train": 5, "full": 20})
+    assert said.endswith("the generator is a/b, the weights of the labeler were given by the user.")
+
+
 def test_a_checkout_with_changes_is_not_its_commit():
     results = [{"commit": "a" * 40}, {"commit": "a" * 40 + "+changes"}, {"commit": None}, {}]
     (line,) = common.other_commits(results, {"commit": "a" * 40})
