@@ -41,7 +41,6 @@ from tgt_ray.storage import Storage
 
 #: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
-DOCUMENT_TOKENS = 128
 SPANS = {"teacher.generator": {"type": "spans"}}
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {} for name in CONTROLS},
@@ -54,7 +53,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "spans + embed-distill + own documents": {
         **SPANS,
         "objective.document_encoder": "student",
-        "student.max_tokens": DOCUMENT_TOKENS,
+        "student.max_tokens": 128,
     },
 }
 SHOWN = ("ndcg_at_10", "recall_at_20", "recall_at_100")

@@ -157,8 +157,9 @@ def test_rankings_are_measured_as_trec_eval_does():
 def test_the_first_relevant_document_has_its_rank():
     ranked = np.array([[4, 2, 0], [1, 3, 2], [0, 1, 2]])
     relevant = pa.chunked_array([[[0, 2], [1], [3, 4]]])
-    assert ranking.first_hits(ranked, relevant).tolist() == [2, 1, 0]
-    of_each = ranking.of_each(ranked, relevant, pa.chunked_array([[[1.0, 1.0], [1.0], [1.0, 1.0]]]))
+    grades = pa.chunked_array([[[1.0, 1.0], [1.0], [1.0, 1.0]]])
+    assert ranking.first_hits(ranked, relevant, grades).tolist() == [2, 1, 0]
+    of_each = ranking.of_each(ranked, relevant, grades)
     assert of_each["mrr_at_10"].tolist() == [50.0, 100.0, 0.0]
     assert of_each["recall_at_5"].tolist() == [100.0, 100.0, 0.0]
 

@@ -194,26 +194,19 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
             continue
         with concerning(key):
             tokens = part.tokens(data.input_shape, key)
-        # A user's own task may call its texts otherwise.
-        name, column, what = (
-            ("documents", "document", "documents") if from_documents else ("train", "text", "train texts")
-        )
-        table = data.tables[name]
-        if isinstance(table, StoredTable) or column not in table.column_names:
-            continue
-        count, first = tokens.count_cut(table[column].to_pylist())
-        if count:
-            log.warning(
-                "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
-                *(key, count, len(table), what, tokens.max_tokens, first[:60]),
-            )
+        reads = [("documents", "document", "documents")] if from_documents else [("train", "text", "train texts")]
         if part is config.student and config.objective.needs_documents:
-            documents = data.tables["documents"]["document"].to_pylist()
-            count, first = tokens.count_cut(documents)
+            reads.append(("documents", "document", "documents (objective.document_encoder: student)"))
+        for name, column, what in reads:
+            table = data.tables[name]
+            # A user's own task may call its texts otherwise.
+            if isinstance(table, StoredTable) or column not in table.column_names:
+                continue
+            count, first = tokens.count_cut(table[column].to_pylist())
             if count:
                 log.warning(
-                    "student: cuts %d of %d documents to its %d tokens, since objective.document_encoder is student; the first begins %r",
-                    *(count, len(documents), tokens.max_tokens, first[:60]),
+                    "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
+                    *(key, count, len(table), what, tokens.max_tokens, first[:60]),
                 )
 
 

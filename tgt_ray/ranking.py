@@ -24,23 +24,13 @@ def of_each(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.Chunked
     ranked_NR: documents of each query, best first, R >= DEEPEST or all there are. relevant: lists of a query's relevant documents, at
     least one; grades: above 0, of each of them. A gain is the grade itself, discounted by log2(1 + rank).
     """
-    size = len(ranked_NR)
-    documents, gains = (column.combine_chunks() for column in (relevant, grades))
-    counts = documents.value_lengths().to_numpy()
-    row = np.repeat(np.arange(size), counts)
-    document, gain = documents.flatten().to_numpy(), gains.flatten().to_numpy().astype(float)
-    most = int(max(document.max(), ranked_NR.max())) + 1
-    # Queries and documents as one number, which is looked up in a sorted list.
-    keys = row * most + document
-    order = np.argsort(keys)
-    asked = np.arange(size)[:, None] * most + ranked_NR
-    at = np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)
-    gain_NR = np.where(keys[order][at] == asked, gain[order][at], 0.0)
+    counts, row, _, gain = _flat(relevant, grades)
+    gain_NR = _gains(ranked_NR, relevant, grades)
     hit_NR = gain_NR > 0
     first = hit_NR[:, :FIRST]
     reciprocal = np.where(first.any(axis=1), 1 / (1 + first.argmax(axis=1)), 0.0)
     discount = 1 / np.log2(2 + np.arange(FIRST))
-    ideal = np.zeros((size, FIRST))
+    ideal = np.zeros((len(ranked_NR), FIRST))
     best = np.lexsort((-gain, row))
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     kept = place < FIRST
@@ -51,11 +41,27 @@ def of_each(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.Chunked
     return {name: 100 * of_query for name, of_query in values.items()}
 
 
-def first_hits(ranked_NR: np.ndarray, relevant: pa.ChunkedArray) -> np.ndarray:
+def first_hits(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> np.ndarray:
     """(N,) the rank of each query's first relevant document, from 1 on; 0 where none is among the ranked."""
-    documents = relevant.combine_chunks()
-    row = np.repeat(np.arange(len(ranked_NR)), documents.value_lengths().to_numpy())
-    at, place = np.nonzero(ranked_NR[row] == documents.flatten().to_numpy()[:, None])
-    best = np.full(len(ranked_NR), ranked_NR.shape[1])
-    np.minimum.at(best, row[at], place)
-    return np.where(best < ranked_NR.shape[1], best + 1, 0)
+    hit_NR = _gains(ranked_NR, relevant, grades) > 0
+    return np.where(hit_NR.any(axis=1), 1 + hit_NR.argmax(axis=1), 0)
+
+
+def _flat(relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How many relevant documents each query has (N,), and of all of these query, document and gain."""
+    documents, gains = (column.combine_chunks() for column in (relevant, grades))
+    counts = documents.value_lengths().to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    return counts, row, documents.flatten().to_numpy(), gains.flatten().to_numpy().astype(float)
+
+
+def _gains(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> np.ndarray:
+    """Gain of each ranked document (N, R); 0 of those that aren't relevant."""
+    _, row, document, gain = _flat(relevant, grades)
+    most = int(max(document.max(), ranked_NR.max())) + 1
+    # Queries and documents as one number, which is looked up in a sorted list.
+    keys = row * most + document
+    order = np.argsort(keys)
+    asked = np.arange(len(ranked_NR))[:, None] * most + ranked_NR
+    at = np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)
+    return np.where(keys[order][at] == asked, gain[order][at], 0.0)

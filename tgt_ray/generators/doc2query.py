@@ -6,27 +6,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.config import FolderOrName
-from tgt_ray.generators.text import TextGenerator
+from tgt_ray.generators.text import Writing
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Doc2QueryGenerator(TextGenerator):
+class Doc2QueryGenerator(Writing):
     """An encoder-decoder that reads a document and writes a query which it answers (doc2query, Nogueira et al. 2019, arXiv 1904.08375; as
-    teacher's queries for retrieval in GPL, arXiv 2112.07577). It is not trained here.
-
-    Nothing is moved, so it is for random exploration, whose sigma has no meaning here.
-    """
+    teacher's queries for retrieval in GPL, arXiv 2112.07577)."""
 
     type: Literal["doc2query"] = "doc2query"
-    only_samples: ClassVar[bool] = True
-    keeps_pairs: ClassVar[bool] = False
     starts_from_documents: ClassVar[bool] = True
-    path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub"
-    )
     prefix: str = Field("", description="put before documents, as the model was trained to read them")
     max_tokens: int = Field(256, ge=4, description="of a document; longer ones are cut")
     max_new_tokens: int = Field(32, ge=1, description="of a query")

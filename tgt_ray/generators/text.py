@@ -186,16 +186,20 @@ class MaskedLMGenerator(Masking):
         return MaskedLanguageModel(body, tokens, input_shape[0], self.mask_rate, self.temperature, "teacher.generator")
 
 
-class CausalLMGenerator(TextGenerator):
-    """A causal language model writes a new text after a few anchors (the setting of GAL, arXiv 2106.06168). Nothing is moved, so it is for
-    random exploration, whose sigma has no meaning here."""
+class Writing(TextGenerator):
+    """Writes new texts, and is not trained here. Nothing is moved, so it is for random exploration, whose sigma has no meaning here."""
 
-    type: Literal["causal_lm"] = "causal_lm"
     only_samples: ClassVar[bool] = True
     keeps_pairs: ClassVar[bool] = False
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub"
     )
+
+
+class CausalLMGenerator(Writing):
+    """A causal language model writes a new text after a few anchors (the setting of GAL, arXiv 2106.06168)."""
+
+    type: Literal["causal_lm"] = "causal_lm"
     gguf_file: str | None = Field(
         None, description="of the folder: quantised weights, which need the packages gguf and accelerate"
     )

@@ -128,7 +128,7 @@ class Retrieval(Task):
     def details(
         self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table:
-        ranks = ranking.first_hits(reduced_NR, table["relevant"])
+        ranks = ranking.first_hits(reduced_NR, table["relevant"], table["grade"])
         names, best, first = np.array(class_names, object), table["label"].to_numpy(), reduced_NR[:, 0]
         return pa.table(
             {
