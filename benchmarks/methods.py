@@ -37,6 +37,7 @@ from common import (
 )
 
 from tgt_ray import records
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.config import ConfigError, digest, validate
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
@@ -154,6 +155,7 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
 
     # One thread in every worker, whatever --jobs says: core-seconds then mean the same, and rows are summed in one order.
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the processes of the platform do
     _shared.update(prepared=prepared, storage=storage)
     # A step for nothing: the first use of torch's optimizers costs seconds, which belong to no method.
     train = base.train.model_copy(update={"steps": 1})

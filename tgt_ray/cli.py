@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from tgt_ray import api
+from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.config import Config, ConfigError, load_yaml, parse_override
 from tgt_ray.experiment import Experiment
 from tgt_ray.search import SweepConfig, default_sweep
@@ -56,6 +57,8 @@ def train(
         return _print_schema(Experiment)
     sets = [*(sets or []), *(["fit_check.on_low=fail"] if strict else [])]
     source = None if resume and file is None and not sets else _data(file, sets, {})
+    if local:
+        keep_freed_memory()  # this process is ours alone, as Ray's workers are
     result = api.run(source, storage=storage, name=name, local=local, resume=resume)
     last = result.metrics.iloc[-1]
     shown = {key: f"{last[key]:.2f}" for key in last.index if key.startswith("test_")}
