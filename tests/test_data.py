@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tgt_ray.config import ConfigError
-from tgt_ray.data import Digits, ImageRows, LongTail, ParquetImages
+from tgt_ray.data import Digits, ImageRows, LongTail, ParquetImages, in_this_process
 from tgt_ray.data.base import stratified_holdout
-from tgt_ray.tasks import ImageClassification
+from tgt_ray.storage import Storage
+from tgt_ray.tasks import ImageClassification, TaskData
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,34 @@ def test_parquet_holds_validation_out_of_train_never_of_test(tmp_path):
     np.testing.assert_array_equal(splits.validation.images, train.images[splits.validation.ids])
     other = ParquetImages(path=tmp_path, validation_fraction=0.25, seed=1).load()
     assert set(other.validation.ids) != set(splits.validation.ids)
+
+
+def test_raw_pixels_too_many_for_memory_go_to_the_storage_in_parts(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = {name: random_rows(60, (3, 4, 6), seed=i) for i, name in enumerate(("train", "test"))}
+    for name, part in rows.items():
+        write(folder, name, part)
+    source = ParquetImages(path=folder, image_shape=(3, 4, 6))
+    small = source.load()
+    monkeypatch.setattr("tgt_ray.data.parquet.MOST_IN_MEMORY", 100)
+    monkeypatch.setattr("tgt_ray.data.encoded.IMAGES_PER_PART", 7)
+    task, storage = ImageClassification(data=source), Storage(tmp_path / "s")
+    scan = task.scan()
+    assert not isinstance(scan, TaskData), "no pixel is in memory yet"
+    large = source.read(scan, storage, in_this_process)
+    assert source.labels(scan)["validation"].tolist() == small.validation.labels.tolist()
+    for name in ("train", "validation", "test"):
+        in_parts = ImageRows.from_table(getattr(large, name).to_table().to_arrow(), (3, 4, 6))
+        assert same(in_parts, getattr(small, name))
+    data = task.read(scan, storage, in_this_process)
+    assert data.input_shape == (3, 4, 6) and len(data.tables["test"]) == 60
+    odd = rows["test"].images[:, :, :3]
+    write(folder, "test", ImageRows(rows["test"].ids, np.ascontiguousarray(odd), rows["test"].labels))
+    with pytest.raises(
+        ConfigError, match=r"row 0: not a readable image \(54 bytes, .* 3x4x6 has 72\); 60 such image\(s\); mend them$"
+    ):
+        task.load(storage)
 
 
 def test_the_image_shape_can_be_given(tmp_path):

@@ -241,6 +241,26 @@ def test_labels_of_a_hugging_face_set_that_are_no_classes_are_refused(tmp_path, 
         HuggingFaceImages(path=str(tmp_path / "hf")).scan()
 
 
+def test_empty_images_and_labels_of_a_hugging_face_set(tmp_path, store):
+    whole = {"bytes": encoded(picture(0, 0)), "path": None}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+
+    def save(name, images, labels):
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / name)
+        return HuggingFaceImages(path=str(tmp_path / name), validation_fraction=0.4, on_bad_rows="skip")
+
+    source = save("no image", [whole, whole, None, whole, whole, whole], [0, 0, 0, 1, 1, 1])
+    splits = source.read(source.scan(), store, in_this_process)
+    assert [len(part.labels) for part in (splits.test, splits.train, splits.validation)] == [5, 3, 2]
+    with pytest.raises(ConfigError, match=r"row 2: not a readable image"):
+        ImageClassification(data=source.model_copy(update={"on_bad_rows": "fail"})).load(store)
+    with pytest.raises(
+        ConfigError, match=r"label_column: split 'train' of .* has 2 rows without a label, the first is row 1"
+    ):
+        save("no label", [whole] * 4, [0, None, None, 1]).scan()
+
+
 def make_broken(folder, what):
     if what == "no train":
         (folder / "train").rename(folder / "training")

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tgt_ray import cli, fit_check, run
+from tgt_ray import cli, fit_check, run, tuning
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import Generator
+from tgt_ray.search import Distribution, SweepConfig
 from tgt_ray.storage import Storage
 from tgt_ray.teacher import Teacher
 
@@ -92,6 +93,17 @@ def test_a_blind_generator_agrees_by_chance(experiment, labeler, digits):
     assert result["agreement_reconstructed"] < 30 and result["reconstruction_mse"] > 0.05
 
 
+def test_rows_of_another_shape_are_refused(experiment, labeler, digits):
+    class Wide(Perfect):
+        def decode(self, latents):
+            return super().decode(latents).expand(-1, 3, -1, -1)
+
+    with pytest.raises(
+        ConfigError, match=r"teacher\.generator: decodes rows of shape 3x8x8, and the task's inputs are 1x8x8"
+    ):
+        fit_check.measure(experiment, Teacher(labeler, Wide()), digits)
+
+
 @pytest.mark.parametrize(("per_second", "warned"), [(3.0, False), (1.5, True)])
 def test_a_call_that_takes_long_is_warned_of(experiment, caplog, per_second, warned):
     result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)
@@ -141,6 +153,14 @@ def test_durations_are_said_in_the_unit_that_suits_them(seconds, text):
 def test_nothing_is_measured_where_no_rows_are_made(experiment, prepared, digits, storage):
     plain = changed(experiment, explorer__type="none")
     assert fit_check.stored(plain, prepared.prepared.teacher, digits, storage) == {}
+
+
+def test_a_sweep_is_checked_on_rows_that_its_trials_make():
+    space = {"explorer.type": Distribution(choice=["none", "random"])}
+    for written in ("none", "gradient"):
+        experiment = changed(Experiment(), explorer__type=written)
+        plan = tuning.checked(SweepConfig(experiment=experiment, space=space))
+        assert plan.streams and plan.explorer.type == ("random" if written == "none" else written)
 
 
 def test_a_check_is_measured_once(experiment, digits, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_the_posthoc_adjustment_changes_scores_and_not_the_loss():
 
 
 def test_a_cosine_head_does_not_see_lengths():
-    criterion = Distillation(label_loss=LDAM(cosine_scale=7)).build(6, Facts(4, COUNTS))
+    criterion = Distillation(alpha=0.5, label_loss=LDAM(cosine_scale=7)).build(6, Facts(4, COUNTS))
     embedding = torch.randn(5, 6)
     torch.testing.assert_close(criterion.scores(embedding), criterion.scores(3 * embedding))
     assert criterion.scores(embedding).abs().max() <= 7

@@ -149,6 +149,52 @@ def test_an_unknown_timm_name_gets_the_nearest_ones(key):
         config(**{key: {"type": "timm", "name": "mobilnetv3_smal_050"}})
 
 
+def test_a_tag_of_timm_s_weights_is_part_of_the_name():
+    """Normalisation follows the tag: MAE's weights have another one than the default's."""
+    plain, tagged = (
+        TimmLabeler(name=f"vit_base_patch16_224{tag}").backbone((3, 32, 32)).preprocess for tag in ("", ".mae")
+    )
+    assert plain.mean.flatten().tolist() == [0.5] * 3 and tagged.mean.flatten().tolist() == pytest.approx(
+        [0.485, 0.456, 0.406]
+    )
+    with pytest.raises(ConfigError, match=r"timm has no weights 'vit_base_patch16_224\.mea'; did you mean '.*\.mae"):
+        config(student={"type": "timm", "name": "vit_base_patch16_224.mea"})
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "caformer_s18"])
+def test_a_head_that_is_no_linear_layer_on_the_embedding_is_fitted_anew(tmp_path, name):
+    file, model = timm_file(tmp_path, 10, name)
+    how = TimmLabeler(name=name, weights=file)
+    ours = how.build((3, 224, 224), 10).eval()
+    assert how.load_weights(ours)["head"] == "fit"
+    loaded = ours.backbone.body.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items() if key in loaded)
+    own = TimmLabeler(name=name, weights=file, head="own")
+    with pytest.raises(ConfigError, match=r"teacher\.labeler\.head: own, but the model has no head that is one linear"):
+        own.load_weights(own.build((3, 224, 224), 10))
+
+
+def test_weights_for_another_size_are_resampled_where_timm_can(tmp_path):
+    name = "vit_tiny_patch16_224"
+    file, model = timm_file(tmp_path, 10, name)
+    how = TimmLabeler(name=name, weights=file, img_size=64)
+    ours = how.build((3, 64, 64), 10).eval()
+    assert how.load_weights(ours)["head"] == "own"
+    model.set_input_size(img_size=(64, 64))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images).logits, model(ours.backbone.preprocess(images)), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_for_one_size_alone_say_so(tmp_path):
+    file, _ = timm_file(tmp_path, 10, "mixer_s32_224")
+    how = TimmLabeler(name="mixer_s32_224", weights=file, img_size=64)
+    with pytest.raises(
+        ConfigError, match=r"teacher\.labeler: img_size: 64, but weights of 'mixer_s32_224' are for .*224x224"
+    ):
+        how.load_weights(how.build((3, 64, 64), 10))
+
+
 def test_two_sources_of_weights_are_one_too_many(tmp_path):
     with pytest.raises(ConfigError, match="pretrained and weights exclude each other"):
         config(student={"type": "timm", "name": NAME, "weights": "w.safetensors", "pretrained": True})
@@ -228,6 +274,34 @@ def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_
     folder, _ = vit(3)
     prepared, *_ = labeler(tmp_path / "s", digits, type="transformers", path=str(folder))
     assert prepared.teacher["labeler"]["head"] == "fit"
+
+
+def test_a_transformers_classifier_takes_another_size_or_says_that_it_does_not(vit, tmp_path):
+    folder, model = vit(5)
+    how = TransformersLabeler(path=str(folder), img_size=32)
+    ours = how.build((3, 32, 32), 5).eval()
+    how.load_weights(ours)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model(pixel_values=ours.backbone.preprocess(images), interpolate_pos_encoding=True).logits
+        torch.testing.assert_close(ours(images).logits, wanted, atol=1e-5, rtol=1e-4)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    fixed = transformers.ViTMSNForImageClassification(transformers.ViTMSNConfig(**sizes, image_size=16, patch_size=5))
+    fixed.save_pretrained(tmp_path / "msn")
+    transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "msn")
+    with pytest.raises(ConfigError, match=r"img_size: 3, but .*msn doesn't take such images"):
+        TransformersLabeler.model_construct(path=str(tmp_path / "msn"), img_size=3, revision=None).build((3, 8, 8), 2)
+
+
+def test_a_transformers_classifier_with_two_heads_is_refused(vit, tmp_path):
+    folder, _ = vit(5)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.DeiTConfig(**sizes, image_size=16, patch_size=4, num_labels=5)
+    transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
+    transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "deit")
+    how = TransformersLabeler(path=str(tmp_path / "deit"))
+    with pytest.raises(ConfigError, match=r"has several heads \(cls_classifier, distillation_classifier\)"):
+        how.build((3, 16, 16), 5)
 
 
 def test_the_same_classifier_in_another_folder_is_the_same_teacher(vit, tmp_path, digits):
@@ -357,6 +431,12 @@ def test_gradients_flow_through_it(kl_folder):
     latents = torch.randn(2, 32, requires_grad=True)
     (slope,) = torch.autograd.grad(model.decode(latents).sum(), latents)
     assert slope.abs().sum() > 0
+
+
+def test_images_of_other_channels_than_the_autoencoder_s_are_refused(kl_folder):
+    folder, _ = kl_folder
+    with pytest.raises(ConfigError, match=r"for images of 3 channel\(s\) \(in_channels\), the task's have 2"):
+        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((2, 8, 8))
 
 
 def test_images_that_it_cannot_halve_are_refused(kl_folder):

@@ -159,6 +159,14 @@ EXPERIMENT = {
         ["task.data.type=parquet", "task.data.path=/nowhere/at/all"],
         ["task.data.path", "/nowhere/at/all"],
     ),
+    "a loss of labels that have no part": (
+        ["objective.label_loss.type=logit_adjusted"],
+        ["objective: ", "label_loss: 'logit_adjusted' is weighted by 1 - alpha, and alpha is 1", "alpha below 1"],
+    ),
+    "statistics per source with anchors among the synthetic rows": (
+        ["objective.type=consistency", "train.batch_norm=per_source"],
+        ["train.batch_norm: per_source, but objective.type 'consistency'", "use shared"],
+    ),
     "batch not divisible": (["train.workers=3"], ["batch_size 64", "workers 3"]),
     "no value": (["train.steps"], ["--set ", "train.steps:", "KEY=VALUE"]),
     "value is no YAML": (["train.steps=[1"], ["--set ", "train.steps=[1", "YAML"]),

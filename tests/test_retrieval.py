@@ -303,8 +303,8 @@ def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
     inputs = Retrieval(data={"type": "beir", "path": str(beir)}, document_bytes=96).inputs(
         data.tables["documents"], data.input_shape
     )
-    embeddings, full = config.embed_documents(model, inputs)
-    assert not full.any()
+    embeddings, cut = config.embed_documents(model, inputs)
+    assert not cut.any()
     with torch.no_grad():
         model.head.weight.copy_(embeddings)
     from transformers import AutoModel, AutoTokenizer
@@ -324,6 +324,27 @@ def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
     query = embed("ask: red car ?")
     torch.testing.assert_close(said.embedding[0], query, atol=1e-5, rtol=0)
     torch.testing.assert_close(said.logits[0], wanted @ query / 0.05, atol=1e-4, rtol=0)
+
+
+def test_a_document_that_fits_exactly_is_not_cut(encoder):
+    text = "a red car and a blue lamp"
+    plain = DualEncoderLabeler(path=str(encoder))
+    whole = len(plain.build(TextShape((64,)), 2).backbone.tokens.tokenizer(text)["input_ids"])
+    for tokens, expected in ((whole, [False, False]), (whole - 1, [False, True])):
+        config = DualEncoderLabeler(path=str(encoder), document_tokens=tokens)
+        model = config.build(TextShape((64,)), 2)
+        config.load_weights(model)
+        _, cut = config.embed_documents(model, torch.from_numpy(to_bytes(["a red car", text], 64)))
+        assert cut.tolist() == expected
+
+
+def test_a_limit_that_the_model_has_no_positions_for_names_its_key(encoder):
+    config = DualEncoderLabeler(path=str(encoder), max_tokens=16, document_tokens=100_000)
+    model = config.build(TextShape((64,)), 2)
+    with pytest.raises(
+        ConfigError, match=r"teacher\.labeler\.document_tokens: 100000, but the model has positions for"
+    ):
+        config.load_weights(model)
 
 
 def test_what_sentence_transformers_wrote_is_used(encoder, tmp_path, beir):

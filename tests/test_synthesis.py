@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from tgt_ray.experiment import PoolConfig
+from tgt_ray.config import validate
+from tgt_ray.experiment import Experiment, PoolConfig, with_overrides
 from tgt_ray.explorers import Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.stream import PoolSetup, TeacherGenerator
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Synthesizer, check_block, inline_blocks
+from tgt_ray.synthesis import Synthesizer, check_block, inline_blocks, shown_every
 from tgt_ray.teacher import Teacher, load_teacher
 
 ROWS = 32
@@ -25,7 +26,7 @@ def teacher(prepared, storage) -> Teacher:
 
 @pytest.fixture(scope="module")
 def synthesizer(prepared, teacher) -> Synthesizer:
-    return Synthesizer(teacher, prepared.prepared.anchors, ROWS)
+    return Synthesizer(teacher, prepared.prepared.anchors, ROWS, shown_every=16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_request_is_made_from_seed_and_number_alone(synthesizer, prepared, tea
     first = synthesizer(3, 0, explorer, student)
     synthesizer(9, 5, explorer, student)
     torch.manual_seed(99)
-    another_actor = Synthesizer(teacher, prepared.prepared.anchors, ROWS)
+    another_actor = Synthesizer(teacher, prepared.prepared.anchors, ROWS, shown_every=16)
     assert equal(another_actor(3, 0, explorer, student), first)
     for request, seed in ((4, 0), (3, 1), (0, 3)):
         other = synthesizer(request, seed, explorer, student)
@@ -75,6 +76,14 @@ def test_some_requests_carry_reconstructions_of_their_first_anchors(synthesizer,
     latents = torch.from_numpy(anchors.latents[[place[int(row)] for row in few]])
     with torch.no_grad():
         np.testing.assert_allclose(block["reconstructed"], teacher.generator.decode(latents), atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(100, 1), (1000, 15), (4000, 62)])
+def test_reconstructions_are_spread_over_the_run(prepared, steps, every):
+    """Of 64 rows a step half are synthetic, 128 of them a request."""
+    how = {"train.steps": steps, "train.batch_size": 64, "train.synthetic_ratio": 0.5, "pool.rows_per_request": 128}
+    plain = prepared.experiment.model_dump(mode="json")
+    assert shown_every(validate(Experiment, with_overrides(plain, list(how.items())))) == every
 
 
 def test_the_anchor_column_names_the_rows_the_synthetic_ones_come_from(synthesizer, teacher, prepared):

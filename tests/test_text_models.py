@@ -18,7 +18,7 @@ from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGene
 from tgt_ray.hub import own_file, place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
 from tgt_ray.models.text import corpus_tokens
-from tgt_ray.models.text_generators import head_at
+from tgt_ray.models.text_generators import logits_at
 from tgt_ray.models.weights import whole
 from tgt_ray.students import TextEncoderStudent, TextTransformerStudent
 from tgt_ray.teacher import Teacher
@@ -210,6 +210,34 @@ def test_fine_tuning_moves_all_weights(folders, shape):
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items() if "head" not in name)
     with torch.no_grad():
         assert (model.eval()(rows(*TEXTS)).logits.argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_head_that_is_kept_is_not_fine_tuned(folders, shape):
+    with_head = {"type": "text_encoder", "path": str(folders / "classifier"), "finetune": {"steps": 1}}
+    for given in ({"head": "own"}, {"classes": [0, 1]}):
+        with pytest.raises(
+            ConfigError, match=r"finetune: trains a new head, and (head: own|classes) keeps the model's own"
+        ):
+            validate(TextEncoderLabeler, {**with_head, **given})
+    config = validate(TextEncoderLabeler, with_head)
+    assert config.load_weights(config.build(shape, 3))["head"] == "fit", "though the model has one of three classes"
+
+
+def test_a_model_that_takes_no_soft_tokens_says_so(shape, tmp_path):
+    import transformers as t
+
+    tokenizer = corpus_tokens(shape.tokenizer, 16, "test").tokenizer
+    config = t.BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=34, num_labels=3,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    t.BartForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    labeler = seeded(TextEncoderLabeler(path=str(tmp_path)).build, shape, 3)
+    soft = torch.nn.functional.one_hot(labeler.backbone.prepare(rows(TEXTS[0])), len(tokenizer)).float()
+    with pytest.raises(ConfigError, match=r"teacher\.labeler: BartForSequenceClassification takes no soft tokens"):
+        labeler(soft)
 
 
 def test_a_labeler_from_scratch_learns(shape):
@@ -429,7 +457,9 @@ def test_writing_follows_from_the_request_alone(folders, shape, decoding):
     assert not any("\n" in text for text in written(0))
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "bart", "t5"])
+@pytest.mark.parametrize(
+    "family", ["bert", "distilbert", "electra", "mobilebert", "modernbert", "mpnet", "roberta", "bart", "t5"]
+)
 def test_the_head_gives_at_some_places_what_it_gives_at_all(family):
     sizes = {
         "vocab_size": 50,
@@ -441,6 +471,8 @@ def test_the_head_gives_at_some_places_what_it_gives_at_all(family):
     }
     small = {
         "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+        "mobilebert": {"hidden_size": 16, "embedding_size": 8, "true_hidden_size": 16, "intra_bottleneck_size": 16}
+        | {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
         "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
         "bart": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
         | {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
@@ -453,8 +485,7 @@ def test_the_head_gives_at_some_places_what_it_gives_at_all(family):
     given = {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
     with torch.no_grad():
         everywhere = body(**given).logits
-        with head_at(body, places):
-            some = body(**given).logits
+        some = logits_at(body, places, **given)
         assert torch.allclose(some, everywhere[places], atol=1e-6)
         assert torch.equal(body(**given).logits, everywhere)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from tgt_ray import run
+from tgt_ray import api, run, sweep
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment
 from tgt_ray.storage import Storage
@@ -188,3 +188,18 @@ def test_gradients_need_one_vocabulary(folder, storage):
         ConfigError, match=r"teacher\.generator and student differ \(the task's own and some/hub-name\)"
     ):
         run(config, storage=storage, local=True)
+    trials = {"experiment": config.model_dump(mode="json"), "search": {"trials": 1}}
+    trials["experiment"]["explorer"] = {"type": "random"}
+    trials["space"] = {"explorer.type": {"choice": ["random", "gradient"]}}
+    with pytest.raises(
+        ConfigError, match=r"space\.explorer\.type = 'gradient': .*teacher\.generator and student differ"
+    ):
+        sweep(trials, storage=storage)
+
+
+def test_a_pretrained_student_is_warned_of_a_rate_for_others(folder, caplog):
+    student = {"type": "text_encoder", "path": "some/hub-name"}
+    for rate, warned in ((1e-2, True), (3e-5, False)):
+        caplog.clear()
+        api._say_if_too_fast(experiment(folder, student=student, train={"learning_rate": rate}))
+        assert ("train.learning_rate: 0.01 is likely to undo" in caplog.text) == warned

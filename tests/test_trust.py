@@ -107,6 +107,16 @@ def test_all_norms_are_split_and_a_run_trains_with_them(prepared):
     np.testing.assert_array_equal(again.scores("test"), run.scores("test"))
 
 
+def test_without_real_rows_the_norms_learn_from_synthetic_ones(prepared):
+    def norms(ratio):
+        values = {"train.batch_norm": "per_source", "train.synthetic_ratio": ratio}
+        plain = prepared.experiment.model_dump(mode="json")
+        config = validate(Experiment, with_overrides(plain, list(values.items())))
+        return StudentRun(config, prepared.prepared.student).student.source_norms
+
+    assert norms(0.5) and not norms(1.0)
+
+
 def test_the_calibration_is_the_labeler_s_on_held_out_rows(prepared, digits):
     scores = prepared.prepared.student.calibration
     assert scores.shape == (len(digits.labels("validation")),) and scores.min() >= 0 and scores.max() <= 1

@@ -95,6 +95,7 @@ def run(
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     config.check_files()
+    _say_if_too_fast(config)
     scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
@@ -179,6 +180,20 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     return answer.history, prepared
 
 
+#: AdamW's peak above which a pretrained student is likely to lose what it knows (our choice).
+FAST = 1e-3
+
+
+def _say_if_too_fast(config: Experiment) -> None:
+    train = config.train
+    if config.student.pretrained_elsewhere and train.optimizer == "adamw" and train.learning_rate > FAST:
+        log.warning(
+            "train.learning_rate: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for"
+            " convolutions",
+            train.learning_rate,
+        )
+
+
 def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
     """One line for each model of texts that doesn't see all of them."""
     for key, part in (
@@ -243,7 +258,8 @@ def sweep(
         scan = loaded.experiment.task.scan()
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
-        loaded.experiment.check_files()
+        loaded.check_files()
+        _say_if_too_fast(loaded.experiment)
         scan = loaded.experiment.task.scan()
         # Before images are decoded, where that can be told, and below in any case.
         _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))

@@ -180,6 +180,11 @@ class Experiment(Config):
         self._check_moves()
         if self.objective.needs_embedding:
             self._can_give_embeddings()
+        if self.objective.needs_anchors and self.train.batch_norm == "per_source":
+            raise ValueError(
+                f"train.batch_norm: per_source, but objective.type '{self.objective.type}' has anchors among the synthetic rows, which are"
+                " real; use shared"
+            )
         return self
 
     def _check_answers(self) -> None:

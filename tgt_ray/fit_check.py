@@ -21,7 +21,7 @@ from tgt_ray.batch import rows_at_once
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import Experiment
-from tgt_ray.gallery import class_label, say_texts
+from tgt_ray.gallery import class_label, drawable, say_texts
 from tgt_ray.objectives import Facts
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
@@ -183,6 +183,7 @@ def measure(
     from tgt_ray.student import build_student
     from tgt_ray.synthesis import Disagreement, along, latent_std
     from tgt_ray.tasks import inputs_of
+    from tgt_ray.teacher import check_decoded
 
     # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
     start = "documents" if experiment.teacher.generator.starts_from_documents else "validation"
@@ -216,6 +217,7 @@ def measure(
                 (latents_NL[number * size :][:size], None) if latents_NL is not None else teacher.encode(part, rng)
             )
             again = teacher.decode(latents, rng, context).cpu()  # not before the device has made it
+            check_decoded(again, part)
             started = time.perf_counter()
             near = Neighbourhood(
                 along(scale_L, latents),
@@ -263,6 +265,8 @@ def measure(
         texts = {name: to_texts(values.numpy()) for name, values in images.items()}
         return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_seen, data.class_names)}
     few_images = {name: values[few].numpy() for name, values in images.items()}
+    if not drawable(few_images["real"]):
+        return result, {}
     return result, {GALLERY: _png(gallery(few_images, few_seen, data.class_names))}
 
 

@@ -128,11 +128,16 @@ def files(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     out[ROWS_FILE] = sink.getvalue()
-    if anchors.ndim == 4 and anchors.shape[1] in (1, 3):
+    if drawable(anchors):
         picture = io.BytesIO()
         draw(samples, table, anchors, class_names).savefig(picture, format="png", dpi=110)
         out[PICTURE_FILE] = picture.getvalue()
     return out
+
+
+def drawable(inputs: np.ndarray) -> bool:
+    """Whether inputs (N, ...) are images in grey or in RGB."""
+    return inputs.ndim == 4 and inputs.shape[1] in (1, 3)
 
 
 def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()) -> Figure:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, digest, nearest
+from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, concerning, digest, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,13 +19,24 @@ if TYPE_CHECKING:
 def known_to_timm(name: str) -> str:
     import timm
 
-    if name not in timm.list_models():
-        raise ValueError(f"timm has no model '{name}'; {nearest(name, timm.list_models(), 3)[:200]}")
+    architecture, _, tag = name.partition(".")
+    if architecture not in timm.list_models():
+        raise ValueError(f"timm has no model '{architecture}'; {nearest(architecture, timm.list_models(), 3)[:200]}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise ValueError(f"timm has no weights '{name}'; {nearest(name, tagged, 3)[:200]}")
     return name
 
 
-#: A timm architecture, as `timm.list_models()` gives it.
-TimmName = Annotated[str, AfterValidator(known_to_timm), Field(description="as `timm.list_models()` gives it")]
+#: A timm architecture, perhaps with the tag of its weights.
+TimmName = Annotated[
+    str,
+    AfterValidator(known_to_timm),
+    Field(
+        description="as `timm.list_models()` gives it, or with a tag as `timm.list_pretrained()` does (`vit_base_patch16_224.dino`): input"
+        " size and normalisation are those of the tag's weights"
+    ),
+]
 
 
 class Pretrain(Config):
@@ -190,6 +201,10 @@ class PretrainedLabeler(Labeler):
                 )
         elif self.head == "fit" or (self.head == "auto" and not (from_a_file and there == num_classes)):
             return "fit"
+        elif weight_KD is None:
+            raise ConfigError(
+                "teacher.labeler.head: own, but the model has no head that is one linear layer on its embedding; use fit"
+            )
         elif there != num_classes:
             raise ConfigError(
                 f"teacher.labeler.head: own, but the model's head has {there} classes, the task {num_classes}; use fit, or name the"
@@ -230,7 +245,7 @@ class TimmModel(Config):
 
     def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
         """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
-        from tgt_ray.models.pretrained import split_head, timm_weights
+        from tgt_ray.models.pretrained import at_size, split_head, timm_weights
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         if self.weights is not None:
@@ -238,7 +253,10 @@ class TimmModel(Config):
             state = read_safetensors(read_file(self.weights, f"{key}.weights"), where)
         else:
             where, state = f"timm's weights of {self.name}", timm_weights(self.name)
-        body, weight, bias = split_head(self.name, state)
+        body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
+        if self.img_size is not None:
+            with concerning(key):
+                body = at_size(self.name, backbone.preprocess.channels, self.img_size, self.options, body, where)
         load_strictly(backbone.body, body, where)
         return where, weight, bias
 
@@ -422,8 +440,16 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     weights: None = Field(None, description="not used: the folder has them")
     finetune: FineTune | None = Field(
-        None, description="where a head has to be fitted, train all weights with it; absent: the head alone (`probe`)"
+        None,
+        description="fit a new head, and train all weights with it; absent: the head alone (`probe`), where one has to be fitted",
     )
+
+    @model_validator(mode="after")
+    def _one_head(self) -> TextEncoderLabeler:
+        if self.finetune is not None and (self.head == "own" or self.classes is not None):
+            given = "head: own" if self.head == "own" else "classes"
+            raise ValueError(f"finetune: trains a new head, and {given} keeps the model's own; leave one of them out")
+        return self
 
     @property
     def external(self) -> bool:
@@ -442,6 +468,8 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         from tgt_ray.hub import place
 
         weight, bias = self.load_body(model.backbone, "teacher.labeler")
+        if self.finetune is not None:
+            return {"weights": self.path, "head": "fit"}
         in_a_folder = Path(place(self.path)).is_dir()
         return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=in_a_folder)}
 
@@ -524,7 +552,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         path = self.document_path or self.path
         revision = self.revision if self.document_path is None else None
         longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
-        tokens = own_tokens(path, revision, longest, "teacher.labeler")
+        key = "document_tokens" if self.document_tokens is not None else "max_tokens"
+        tokens = own_tokens(path, revision, longest, "teacher.labeler", key)
         _, prompts = sentence_settings(path, revision)
         known = next((prompts[name] for name in ("document", "passage") if name in prompts), "")
         tokens.prefix = self.document_prefix if self.document_prefix is not None else known
@@ -543,8 +572,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         return {**model.backbone.facts(), "normalize": model.normalize}
 
     def embed_documents(self, model: Any, inputs: InputRows) -> tuple[Tensor, Tensor]:
-        embeddings, full = model.embed_documents(inputs)
-        return embeddings, full
+        embeddings, cut = model.embed_documents(inputs)
+        return embeddings, cut
 
 
 def read_file(path: Path, key: str) -> bytes:

@@ -160,12 +160,20 @@ class SweepConfig(Config):
         own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
         return [self.trial_experiment(point).objective for point in self._probes(own)]
 
+    def check_files(self) -> None:
+        """ConfigError where a file isn't there, or models don't fit together, in the experiment or in any kind of trial."""
+        self.experiment.check_files()
+        for point in self._probes({key: d for key, d in self.space.items() if key.endswith(".type")}):
+            try:
+                self.trial_experiment(point).check_files()
+            except ConfigError as err:
+                raise ConfigError(f"{_said(point)}: {err}") from err
+
     def _check_point(self, values: dict[str, Any]) -> None:
         try:
             self.trial_experiment(values)
         except ConfigError as err:
-            where = ", ".join(f"space.{key} = {value!r}" for key, value in reversed(values.items()))
-            raise ValueError(f"{where}: {err}") from err
+            raise ValueError(f"{_said(values)}: {err}") from err
 
     @property
     def num_trials(self) -> int:
@@ -196,6 +204,10 @@ class SweepConfig(Config):
         """The largest value that a numeric key takes in any trial."""
         here = lookup(self.experiment.model_dump(mode="json"), key)
         return max(self.space[key].ends()) if key in self.space else here
+
+
+def _said(point: dict[str, Any]) -> str:
+    return ", ".join(f"space.{key} = {value!r}" for key, value in reversed(point.items()))
 
 
 def lookup(data: dict[str, Any], key: str) -> Any:

@@ -73,7 +73,7 @@ def build_student(
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
     criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
-    if experiment.train.batch_norm == "per_source":
+    if experiment.train.batch_norm == "per_source" and experiment.synthetic_ratio < 1:  # otherwise there is one source
         split_norms(backbone)
     if phase is not None:
         if not isinstance(getattr(criterion, "head", None), nn.Linear):

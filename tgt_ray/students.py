@@ -19,6 +19,11 @@ class StudentBackbone(Component):
 
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
 
+    @property
+    def pretrained_elsewhere(self) -> bool:
+        """Whether it begins with weights that have learnt something already."""
+        return False
+
     @abstractmethod
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """The backbone with fresh weights."""
@@ -49,6 +54,10 @@ class TimmStudent(TimmModel, StudentBackbone):
 
     type: Literal["timm"] = "timm"
 
+    @property
+    def pretrained_elsewhere(self) -> bool:
+        return self.external
+
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         backbone: nn.Module = self.backbone(input_shape)
         return backbone
@@ -76,6 +85,10 @@ class TextEncoderStudent(TextEncoder, StudentBackbone):
 
     modality: ClassVar[str] = "text"
     type: Literal["text_encoder"] = "text_encoder"
+
+    @property
+    def pretrained_elsewhere(self) -> bool:
+        return True
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         backbone: nn.Module = self.backbone(input_shape, "student")

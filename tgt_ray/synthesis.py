@@ -30,8 +30,8 @@ from tgt_ray.teacher import Teacher
 Block = dict[str, np.ndarray]
 
 
-#: Every so many requests, so many of the first rows come with their anchor's reconstruction.
-SHOWN_EVERY, SHOWN_ROWS = 16, 16
+#: About so many requests of a run, and so many of the first rows of each, come with their anchor's reconstruction.
+SHOWN_REQUESTS, SHOWN_ROWS = 16, 16
 
 
 class Synthesizer:
@@ -39,6 +39,7 @@ class Synthesizer:
 
     embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them
     (`Teacher.contextual`), and for rows that carry their anchor's (with_anchors). documents: whether the task's answers are documents.
+    shown_every: requests from one that has reconstructions to the next.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Synthesizer:
         inputs: InputRows | None = None,
         with_anchors: bool = False,
         documents: bool = False,
+        shown_every: int = 1,
     ):
         self.teacher = teacher
         self.anchors = anchors
@@ -60,6 +62,7 @@ class Synthesizer:
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         self.inputs, self.with_anchors, self.documents = inputs, with_anchors, documents
+        self.shown_every = shown_every
         if not teacher.contextual:
             self.scale_L = self.latents_NL.std(dim=0)
             return
@@ -86,7 +89,7 @@ class Synthesizer:
             inputs = self.teacher.decode(latents, rng, context)
             labelled = self._labelled(inputs)
             again = inputs[:0]
-            if request % SHOWN_EVERY == 0:
+            if request % self.shown_every == 0:
                 few = context[:SHOWN_ROWS] if context is not None else None
                 again = self.teacher.decode(start[:SHOWN_ROWS], rng, few)
         size = self.rows_per_request
@@ -180,7 +183,15 @@ def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher,
         inputs,
         objective.needs_anchors,
         experiment.task.answers == "documents",
+        shown_every(experiment),
     )
+
+
+def shown_every(experiment: Experiment) -> int:
+    """Spread over the run, so that the last ones are of a student that has learnt something."""
+    train = experiment.train
+    rows = train.steps * train.batch_size * experiment.synthetic_ratio
+    return max(1, int(rows / experiment.pool.rows_per_request / train.workers) // SHOWN_REQUESTS)
 
 
 def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:

@@ -177,22 +177,22 @@ def _labeler(
 
     def documents(source: dict[str, Any]) -> dict[str, Any]:
         # Queries, and how they are embedded, have no part in it.
-        file = f"{digest(source['fitted_by'], data.fingerprints['documents'])}.safetensors"
+        file = f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
         if storage.exists(DOCUMENTS, file):
             there = read_safetensors(storage.read(DOCUMENTS, file), f"{DOCUMENTS}/{file} in {storage.root}")
-            embedding, full = there["embedding"], there["full"]
+            embedding, cut = there["embedding"], there["cut"]
         elif embed_here:
-            embedding, full = config.embed_documents(model, rows("documents")[0])
-            made = {"embedding": embedding.cpu().contiguous(), "full": full.cpu()}
+            embedding, cut = config.embed_documents(model, rows("documents")[0])
+            made = {"embedding": embedding.cpu().contiguous(), "cut": cut.cpu()}
             storage.write(safetensors.torch.save(made), DOCUMENTS, file)
         else:
             raise DocumentsWanted(file)
         with torch.no_grad():
             model.get_parameter("head.weight").copy_(embedding)
-        cut = int(full.sum())
-        if cut:
-            log.warning("teacher.labeler: %d of %d documents are cut at its tokens", cut, len(full))
-        return {"documents": {"count": len(full), "cut": cut}}
+        count = int(cut.sum())
+        if count:
+            log.warning("teacher.labeler: %d of %d documents are cut at its tokens", count, len(cut))
+        return {"documents": {"count": len(cut), "cut": count}}
 
     def quality(source: dict[str, Any]) -> dict[str, Any]:
         return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
@@ -333,6 +333,7 @@ def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskDa
     for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
         latents, context = teacher.encode(part, rng)
         again = teacher.decode(latents, rng, context)
+        check_decoded(again, part)
         if again.is_floating_point():
             mean = float((again - part).square().mean())
         else:
@@ -341,3 +342,10 @@ def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskDa
         total += mean * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
     return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
+
+
+def check_decoded(again: torch.Tensor, inputs: torch.Tensor) -> None:
+    """ConfigError where a generator's rows are of another shape than the inputs that they were made from."""
+    if again.shape[1:] != inputs.shape[1:] and inputs.is_floating_point():
+        there, wanted = ("x".join(map(str, rows.shape[1:])) for rows in (again, inputs))
+        raise ConfigError(f"teacher.generator: decodes rows of shape {there}, and the task's inputs are {wanted}")

@@ -183,8 +183,8 @@ class DocumentEmbedder:
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (first,) = places["first"]
         inputs = inputs_of(self.task, self.table.slice(first, DOCUMENTS_PER_BLOCK), self.shape)
-        embedding, full = (each.numpy(force=True) for each in self.labeler.embed_documents(self.model, inputs))
-        return {"row": np.arange(first, first + len(full)), "embedding": embedding, "full": full}
+        embedding, cut = (each.numpy(force=True) for each in self.labeler.embed_documents(self.model, inputs))
+        return {"row": np.arange(first, first + len(cut)), "embedding": embedding, "cut": cut}
 
 
 def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: Storage) -> None:

@@ -101,7 +101,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     how = sweep.search
     with trainer.open_prepared_lanes(
         board_name(folder),
-        sweep.experiment,
+        checked(sweep),
         data,
         typical(sweep),
         concurrent,
@@ -163,6 +163,11 @@ def typical(sweep: SweepConfig) -> Experiment:
     """The experiment for whose resources lanes are opened: the first of the search, so that trials of another shape cost a rebuild."""
     first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
     return first[0] if first and first[0].streams else most_demanding(sweep)
+
+
+def checked(sweep: SweepConfig) -> Experiment:
+    """The experiment that the teacher is made ready and checked for: the one as written, or where it makes no rows one that does."""
+    return sweep.experiment if sweep.experiment.streams else typical(sweep)
 
 
 def check_concurrency(sweep: SweepConfig) -> int:

@@ -12,7 +12,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +84,7 @@ class StoredImages:
 class EncodedImages(ImageSource):
     """A source of image files or encoded bytes."""
 
+    may_skip: ClassVar[bool] = True  # whether users can set on_bad_rows
     size: int | None = Field(
         None,
         ge=4,
@@ -108,6 +109,10 @@ class EncodedImages(ImageSource):
     @abstractmethod
     def part_of(self, places: Any, first: int, last: int) -> Any:
         """The places of the images first..last-1: what travels to the process that decodes them."""
+
+    def decode(self, content: bytes | None) -> np.ndarray:
+        """(C, H, W) uint8. Raises UnreadableImage."""
+        return decode(content, self.size, self.channels)
 
     def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
         if self.on_bad_rows == "skip":
@@ -192,9 +197,8 @@ class EncodedImages(ImageSource):
         bad = [each for part in done for each in part["bad"]]
         if bad and self.on_bad_rows == "fail":
             name, why = bad[0]
-            raise ConfigError(
-                f"{name}: not a readable image ({why}); {len(bad)} such image(s); mend them, or set task.data.on_bad_rows to skip"
-            )
+            or_skip = ", or set task.data.on_bad_rows to skip" if self.may_skip else ""
+            raise ConfigError(f"{name}: not a readable image ({why}); {len(bad)} such image(s); mend them{or_skip}")
         shapes = {tuple(shape): name for part in done for shape, name in part["shapes"]}
         if not shapes:
             raise ConfigError(
@@ -227,7 +231,7 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str
     shapes: dict[tuple[int, ...], str] = {}
     for index, (name, content) in enumerate(source.contents(part.places)):
         try:
-            image = decode(content, source.size, source.channels)
+            image = source.decode(content)
         except UnreadableImage as err:
             bad.append((name, str(err)))
             continue

@@ -92,7 +92,13 @@ class HuggingFaceImages(HuggingFaceSet, EncodedImages):
                     f"task.data.label_column: split '{own}' of {self.path} has {len(rows)} rows, its labels are"
                     f" {getattr(feature, 'dtype', feature)}; expected rows with a class label or integers"
                 )
-            labels[split] = np.array(rows[self.label_column], np.int64)
+            values = list(rows[self.label_column])
+            if None in values:
+                raise ConfigError(
+                    f"task.data.label_column: split '{own}' of {self.path} has {values.count(None)} rows without a label, the first is row"
+                    f" {values.index(None)}"
+                )
+            labels[split] = np.array(values, np.int64)
             own_names = list(getattr(feature, "names", None) or [])
             names = names or own_names or [str(c) for c in range(1 + int(labels[split].max()))]
             if own_names and own_names != names:
@@ -113,9 +119,9 @@ class HuggingFaceImages(HuggingFaceSet, EncodedImages):
         path, split, first, last = places
         rows = self.open(path)[split].cast_column(self.image_column, datasets.Image(decode=False))
         for row in range(first, last):
-            value: dict[str, Any] = rows[row][self.image_column]
-            content = value["bytes"]
-            if content is None and value["path"]:
+            value: dict[str, Any] = rows[row][self.image_column] or {}
+            content = value.get("bytes")
+            if content is None and value.get("path"):
                 with suppress(OSError):
                     content = Path(value["path"]).read_bytes()
             yield f"{self.path}, split {split}, row {row}", content

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +16,11 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from tgt_ray.config import ConfigError, FilePath, digest
-from tgt_ray.data.base import ImageRows, ImageSource, Splits, stratified_holdout
-from tgt_ray.data.encoded import EncodedImages, Scan
+from tgt_ray.data.base import ImageRows, ImageSource, Run, Splits, stratified_holdout
+from tgt_ray.data.encoded import EncodedImages, Scan, UnreadableImage
+
+if TYPE_CHECKING:
+    from tgt_ray.storage import Storage
 
 
 class ParquetImages(ImageSource):
@@ -29,18 +35,18 @@ class ParquetImages(ImageSource):
     validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
     seed: int = Field(0, ge=0, description="of the held-out validation rows")
 
-    def scan(self) -> Splits:
+    def scan(self) -> Splits | Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
+        if sum(_uncompressed(file) for file in self.path.glob("*.parquet")) > MOST_IN_MEMORY:
+            return self._in_parts.scan()
         tables = {name: _read(self.path / f"{name}.parquet") for name in ("train", "test")}
         if (self.path / "validation.parquet").exists():
             tables["validation"] = _read(self.path / "validation.parquet")
         names = label_names(self.path / "labels.json")
         num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
         if _looks_encoded(tables["train"]["image"][0].as_buffer()):
-            raise ConfigError(
-                f"task.data.type: {self.path / 'train.parquet'} holds encoded images (JPEG or PNG); give type encoded_parquet"
-            )
+            raise ConfigError(_encoded(self.path / "train.parquet"))
         rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
         for name, split in rows.items():
             if split.images.shape[1:] != rows["train"].images.shape[1:]:
@@ -58,6 +64,16 @@ class ParquetImages(ImageSource):
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names))
 
+    def read(self, scan: Splits | Scan, storage: Storage | None, run: Run) -> Splits:
+        return scan if isinstance(scan, Splits) else self._in_parts.read(scan, storage, run)
+
+    def labels(self, scan: Splits | Scan) -> dict[str, np.ndarray] | None:
+        return None if isinstance(scan, Splits) else self._in_parts.labels(scan)
+
+    @property
+    def _in_parts(self) -> RawParquet:
+        return RawParquet(**self.model_dump(exclude={"type"}))
+
     def _rows(self, table: pa.Table, file: Path, num_classes: int) -> ImageRows:
         labels = check_labels(table["label"].to_numpy(), num_classes, file)
         flat = _pixels(table["image"], file)
@@ -69,7 +85,9 @@ class ParquetImages(ImageSource):
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
-#: Encoded images that are held at once.
+#: Bytes of a folder's files, not compressed, above which raw pixels are brought into the storage in parts, as encoded images are.
+MOST_IN_MEMORY = 2 * 2**30
+#: Images that are held at once.
 ROWS_READ = 256
 
 
@@ -79,12 +97,17 @@ class EncodedParquet(EncodedImages):
     type: Literal["encoded_parquet"] = "encoded_parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
 
+    @property
+    def column_kind(self) -> ImageKind:
+        return ENCODED
+
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         files = {name: self.path / f"{name}.parquet" for name in ("train", "test", "validation")}
         files = {name: file for name, file in files.items() if name != "validation" or file.exists()}
-        labels = {name: _read(file, ["label"], ENCODED)["label"].to_numpy() for name, file in files.items()}
+        kind = self.column_kind
+        labels = {name: _read(file, ["label"], kind)["label"].to_numpy() for name, file in files.items()}
         names = label_names(self.path / "labels.json") or [str(c) for c in range(1 + int(labels["train"].max()))]
         labels = {name: check_labels(values, len(names), files[name]) for name, values in labels.items()}
         stamps = [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()]
@@ -111,6 +134,52 @@ class EncodedParquet(EncodedImages):
                         if row >= last:
                             break
                 start += size
+
+
+class RawParquet(EncodedParquet):
+    """Raw pixels, too many for memory. Not a type of its own: what ParquetImages turns to."""
+
+    may_skip: ClassVar[bool] = False
+    type: Literal["raw_parquet"] = "raw_parquet"  # type: ignore[assignment]
+    image_shape: tuple[int, int, int] | None = None
+
+    @property
+    def column_kind(self) -> ImageKind:
+        return RAW
+
+    def scan(self) -> Scan:
+        found = super().scan()
+        first = next(self.contents((found.places["train"], 0, 1)))[1]
+        if _looks_encoded(pa.py_buffer(first)):
+            raise ConfigError(_encoded(self.path / "train.parquet"))
+        shape = self.shape
+        return dataclasses.replace(found, key=digest(found.key, shape))
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int]:
+        file = self.path / "train.parquet"
+        ((_, first),) = self.contents((str(file), 0, 1))
+        return self.image_shape or _square_shape(len(first or b""), file)
+
+    def decode(self, content: bytes | None) -> np.ndarray:
+        if content is None or len(content) != math.prod(self.shape):
+            raise UnreadableImage(
+                f"{len(content or b'')} bytes, an image of {'x'.join(map(str, self.shape))} has {math.prod(self.shape)}"
+            )
+        return np.frombuffer(content, np.uint8).reshape(self.shape)
+
+
+def _uncompressed(file: Path) -> int:
+    """Bytes in memory of a Parquet file; 0 where it can't be read, which is said where it is."""
+    try:
+        metadata = pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return 0
+    return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
+def _encoded(file: Path) -> str:
+    return f"task.data.type: {file} holds encoded images (JPEG or PNG); give type encoded_parquet"
 
 
 def _looks_encoded(content: pa.Buffer | None) -> bool:

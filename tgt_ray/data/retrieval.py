@@ -205,6 +205,11 @@ class BeirFolder(Component):
         lost = len(np.unique(columns[0])) - len(asked)
         if lost:
             log.warning("%s: %d queries have no answer with a score above 0; left out", file, lost)
+        if split == "train" and len(query) > len(asked):
+            log.info(
+                "%s: %d of %d answers are not the best of their query, and have no part in training",
+                *(file, len(query) - len(asked), len(query)),
+            )
         ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
         return Queries(
             asked,

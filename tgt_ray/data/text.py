@@ -180,7 +180,7 @@ class TextSource(Component):
             found = {split: pc.index_in(table["label"], value_set=values) for split, table in tables.items()}
             return {split: column.to_numpy().astype(np.int64) for split, column in found.items()}, len(names)
         for split, words in distinct.items():
-            other = [word for word in words if not re.fullmatch(r"[+-]?\d{1,18}", word)]
+            other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
             if other:
                 raise ConfigError(self._not_numbers(raw[split].where, tables[split]["label"], other, names))
         numbers = {split: pc.cast(table["label"], pa.int64()).to_numpy() for split, table in tables.items()}
@@ -295,18 +295,40 @@ class CsvTexts(TextFiles):
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, description="between columns; absent: a comma, in .tsv files a tab"
     )
+    quoted: bool | None = Field(
+        None,
+        description="whether values may stand in double quotes; false: a quote is a character as any other, as in GLUE's .tsv files; absent: they"
+        " may, and .tsv files that can be read either way are refused",
+    )
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if file.suffix == ".tsv" else ",")
         with readable(file, "CSV"):
-            table = pa.csv.read_csv(
-                file,
-                # In one thread, so that an error names its row.
-                pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-                pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                pa.csv.ConvertOptions(column_types=self._as_texts),
-            )
+            table = self._parsed(file, delimiter, self.quoted is not False)
+        if self.quoted is None and delimiter == "\t":
+            self._check_quotes(file, table.num_rows)
         return table.schema, table.select
+
+    def _parsed(self, file: Path, delimiter: str, quoted: bool) -> pa.Table:
+        return pa.csv.read_csv(
+            file,
+            # In one thread, so that an error names its row.
+            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted),
+            pa.csv.ConvertOptions(column_types=self._as_texts),
+        )
+
+    def _check_quotes(self, file: Path, rows: int) -> None:
+        """ConfigError where quotes, taken as such, join lines that are whole rows without that."""
+        try:
+            lines = self._parsed(file, "\t", quoted=False).num_rows
+        except pa.ArrowException:
+            return  # lines that are parts of rows
+        if lines > rows:
+            raise ConfigError(
+                f"{file}: has {lines} rows, or {rows} where double quotes hold a value together over lines; give task.data.quoted: false"
+                " or true"
+            )
 
 
 class JsonTexts(TextFiles):

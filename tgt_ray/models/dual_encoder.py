@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tgt_ray.batch import InputRows, Outputs
 from tgt_ray.models.criteria import at_least_float32
 from tgt_ray.models.text import TextBackbone
+from tgt_ray.texts import to_texts
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +43,19 @@ class DualEncoder(nn.Module):
 
     @torch.no_grad()
     def embed_documents(self, documents: InputRows) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D), and which documents fill the tower's tokens (N,) and are cut where they are longer."""
+        """Embeddings (N, D), and which documents are longer than the tower's tokens, and so cut (N,)."""
         (tower,) = self.tower
         device = self.head.weight.device
         tower.to(device).eval()
-        embeddings, full = [], []
+        embeddings, cut = [], []
         for part in documents.split(512):
             ids = tower.prepare(part.to(device))
-            full.append((ids != tower.tokens.pad).all(dim=1))
+            # Those that fill all tokens may end there.
+            full = (ids != tower.tokens.pad).all(dim=1)
+            cut.append(full.cpu().clone())
+            for row in full.nonzero().flatten().tolist():
+                cut[-1][row] = tower.tokens.is_cut(to_texts(part[row : row + 1].cpu().numpy())[0])
             embeddings.append(self._unit(tower(ids)))
             if len(embeddings) % SAID_EVERY == 0:
                 log.info("labeler: %d of %d documents are embedded", 512 * len(embeddings), len(documents))
-        return torch.cat(embeddings), torch.cat(full)
+        return torch.cat(embeddings), torch.cat(cut)

@@ -21,6 +21,11 @@ class KLAutoencoder(nn.Module):
     def __init__(self, body: Any, input_shape: tuple[int, ...], sample: bool):
         super().__init__()
         self.body, self.sample, self.channels = body, sample, input_shape[0]
+        for name, there in (("in_channels", body.config.in_channels), ("out_channels", body.config.out_channels)):
+            if input_shape[0] not in (1, there):
+                raise ConfigError(
+                    f"teacher.generator.path: an autoencoder for images of {there} channel(s) ({name}), the task's have {input_shape[0]}"
+                )
         shrink = 2 ** (len(body.config.block_out_channels) - 1)
         if any(side % shrink for side in input_shape[1:]):
             raise ConfigError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.hub import from_hub
+from tgt_ray.models.weights import load_strictly
 
 
 class Preprocess(nn.Module):
@@ -102,6 +104,26 @@ def timm_backbone(
     )
 
 
+def at_size(
+    name: str, channels: int, size: int, options: Mapping[str, Any], state: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """A body's weights for images of height and width `size`, where the architecture has weights for each place of an image: resampled, as timm
+    does it. ConfigError where timm can't."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None or not config.fixed_input_size or tuple(config.input_size[1:]) == (size, size):
+        return dict(state)
+    body = timm.create_model(name, num_classes=0, in_chans=channels, **options)
+    load_strictly(body, state, where)
+    if not hasattr(body, "set_input_size"):
+        raise ConfigError(
+            f"img_size: {size}, but weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} alone; leave it out"
+        )
+    body.set_input_size(img_size=(size, size))
+    return body.state_dict()
+
+
 def timm_weights(name: str) -> dict[str, Tensor]:
     """A timm model's weights with its head, from the hub."""
     import timm
@@ -112,16 +134,23 @@ def timm_weights(name: str) -> dict[str, Tensor]:
         raise ConfigError(f"cannot load pretrained weights of '{name}' ({' '.join(str(err).split())[:200]})") from err
 
 
-def split_head(name: str, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-    """A timm model's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
+def split_head(
+    name: str, state: Mapping[str, Tensor], body_keys: Collection[str]
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """A timm model's weights as (those of the body, weight (K, D) and bias (K,) of its head). None where it has no head, or none that is
+    one linear layer on the embedding: some have two of them, or further layers. body_keys: names of the body's own weights."""
     import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    heads = config.classifier if config is not None else "classifier"
-    all_heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    body = {key: value for key, value in state.items() if not key.startswith(tuple(f"{each}." for each in all_heads))}
-    head = all_heads[0]
-    weight, bias = state.get(f"{head}.weight"), state.get(f"{head}.bias")
+    classifier = config.classifier if config is not None else "classifier"
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    # All that goes with a head, such as a norm before it.
+    around = tuple(f"{each.partition('.')[0]}." for each in heads)
+    of_heads = {key for key in state if key not in body_keys and key.startswith(around)} if heads else set()
+    body = {key: value for key, value in state.items() if key not in of_heads}
+    if len(heads) != 1 or not of_heads <= {f"{heads[0]}.weight", f"{heads[0]}.bias"}:
+        return body, None, None
+    weight, bias = state.get(f"{heads[0]}.weight"), state.get(f"{heads[0]}.bias")
     return body, weight.flatten(1) if weight is not None else None, bias
 
 
@@ -134,14 +163,14 @@ def set_head(head: nn.Linear, weight_KD: Tensor, bias_K: Tensor | None, classes:
 
 
 class LogitsOf(nn.Module):
-    """A transformers model as images -> tensor."""
+    """A transformers model as images -> tensor. options: of its forward."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, options: Mapping[str, Any] | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.options = model, dict(options or {})
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(pixel_values=images).logits
+        return self.model(pixel_values=images, **self.options).logits
 
 
 def transformers_backbone(path: str, revision: str | None, image_channels: int, size: int | None) -> PretrainedBackbone:
@@ -161,8 +190,27 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     std = processor.image_std if normalises else [1.0] * channels
     pixels = (size, size) if size is not None else _own_size(processor, config)
     mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
-    preprocess = Preprocess(channels, mean, std, pixels, mode)
-    return PretrainedBackbone(preprocess, LogitsOf(model), head.in_features, settings_of(config))
+    # What a vision transformer takes for other sizes than its own.
+    resample = "interpolate_pos_encoding"
+    other = size is not None and resample in inspect.signature(model.forward).parameters
+    body = LogitsOf(model, {resample: True} if other else None)
+    if size is not None:
+        _check_size(body, channels, size, path)
+    return PretrainedBackbone(
+        Preprocess(channels, mean, std, pixels, mode), body, head.in_features, settings_of(config)
+    )
+
+
+def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
+    """ConfigError where a model doesn't take images of this height and width."""
+    body.eval()
+    try:
+        with torch.no_grad():
+            body(torch.zeros(1, channels, size, size))
+    except (ValueError, RuntimeError) as err:
+        raise ConfigError(
+            f"img_size: {size}, but {path} doesn't take such images ({' '.join(str(err).split())[:200]})"
+        ) from err
 
 
 def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
@@ -178,11 +226,22 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 
 
-def linear_head(model: nn.Module, path: str) -> tuple[str, nn.Linear]:
-    """Name and module of the last linear layer, from embeddings to classes."""
+def linear_head(model: Any, path: str) -> tuple[str, nn.Linear]:
+    """Name and module of the last linear layer, from embeddings to classes. ConfigError where there is none, or several take part."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ConfigError(f"{path}: a classifier without a linear head is of no use here")
+    within = f"{model.base_model_prefix}."
+    heads = [
+        name
+        for name, module in layers
+        if not name.startswith(within) and module.out_features == layers[-1][1].out_features
+    ]
+    if len(heads) > 1:
+        raise ConfigError(
+            f"{path}: a {type(model).__name__} has several heads ({', '.join(heads)}); save it as a classifier with one, without a"
+            " distillation token's"
+        )
     return layers[-1]
 
 

@@ -22,6 +22,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
         self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
+        self.key = "max_tokens"
         self.prefix = ""  # what is put before each text
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ConfigError(f"{where}: its tokenizer is not one of the library tokenizers (a fast one)")
@@ -60,12 +61,12 @@ class Tokens:
 
     def count_cut(self, texts: list[str]) -> tuple[int, str]:
         """How many of the texts are longer than `max_tokens`, and the first of them."""
-        cut = [
-            text
-            for text in texts
-            if len(self.tokenizer(*sentences(self.prefix + text), verbose=False)["input_ids"]) > self.max_tokens
-        ]
+        cut = [text for text in texts if self.is_cut(text)]
         return len(cut), cut[0] if cut else ""
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than `max_tokens`."""
+        return len(self.tokenizer(*sentences(self.prefix + text), verbose=False)["input_ids"]) > self.max_tokens
 
     def texts(self, ids: Tensor) -> list[str]:
         """What ids say, without special tokens. The sentences of a pair are found by the end token between them."""
@@ -118,12 +119,14 @@ def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
     return Tokens(fast, max_tokens, where)
 
 
-def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: str) -> Tokens:
-    """The tokens of a model's folder or hub name. max_tokens: None takes the model's own limit."""
+def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: str, key: str = "max_tokens") -> Tokens:
+    """The tokens of a model's folder or hub name. max_tokens: None takes the model's own limit. key: where it was given."""
     from transformers import AutoConfig, AutoTokenizer
 
     longest = max_tokens or _own_length(path, revision, from_hub(AutoConfig.from_pretrained, path, revision))
-    return tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), longest, where)
+    tokens = tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), longest, where)
+    tokens.key = key
+    return tokens
 
 
 def tokens_of(tokenizer: Any, max_tokens: int, where: str) -> Tokens:
@@ -171,7 +174,13 @@ class TextBackbone(nn.Module):
             # Either model may have room for more tokens than there are.
             shared = min(inputs.shape[2], len(embeddings))
             soft = inputs[:, :, :shared] @ embeddings[:shared]
-            return self._embed(inputs.argmax(dim=2), {"inputs_embeds": soft})
+            try:
+                return self._embed(inputs.argmax(dim=2), {"inputs_embeds": soft})
+            except NotImplementedError as err:  # BART's classifier
+                raise ConfigError(
+                    f"{self.tokens.where}: {type(self.body).__name__} takes no soft tokens, which gradient exploration moves through; use"
+                    " random, or another model"
+                ) from err
         ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
         lengths = (ids != self.tokens.pad).sum(dim=1)
         if self.training or len(ids) <= ALIKE:
@@ -332,8 +341,10 @@ def _positions(config: Any) -> int | None:
     return int(longest) - 2 if config.model_type in AFTER_PADDING else int(longest)
 
 
-def check_positions(config: Any, tokens: Tokens, wanted: int | None = None, key: str = "max_tokens") -> None:
+def check_positions(config: Any, tokens: Tokens, wanted: int | None = None, key: str | None = None) -> None:
     """ConfigError where texts may have more tokens than a model has positions. wanted: absent, what `tokens` gives."""
     wanted, most = tokens.max_tokens if wanted is None else wanted, _positions(config)
     if most is not None and wanted > most:
-        raise ConfigError(f"{tokens.where}.{key}: {wanted}, but the model has positions for {most} tokens at the most")
+        raise ConfigError(
+            f"{tokens.where}.{key or tokens.key}: {wanted}, but the model has positions for {most} tokens at the most"
+        )

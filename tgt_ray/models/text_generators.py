@@ -167,8 +167,7 @@ class MaskedLanguageModel(MaskingGenerator):
         return self.body.get_input_embeddings()(ids)
 
     def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
-        with head_at(self.body, places):
-            return self.body(inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long()).logits
+        return logits_at(self.body, places, inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long())
 
 
 class Seq2Seq(MaskingGenerator):
@@ -222,12 +221,13 @@ class Seq2Seq(MaskingGenerator):
     def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
         written, wanted = self._spans_of(ids, masked) if self.spans else (ids, places)
         start = torch.full_like(ids[:, :1], self.body.config.decoder_start_token_id)
-        with head_at(self.body, wanted):
-            return self.body(
-                encoder_outputs=(states,),
-                attention_mask=(self.hide(ids, masked) != self.tokens.pad).long(),
-                decoder_input_ids=torch.cat([start, written[:, :-1]], dim=1),
-            ).logits
+        return logits_at(
+            self.body,
+            wanted,
+            encoder_outputs=(states,),
+            attention_mask=(self.hide(ids, masked) != self.tokens.pad).long(),
+            decoder_input_ids=torch.cat([start, written[:, :-1]], dim=1),
+        )
 
     def _spans_of(self, ids: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoder writes of masked spans, (B, t'): each after its sentinel; and where the masked tokens are in it."""
@@ -358,14 +358,21 @@ def packed(values: Tensor, kept: Tensor, filler: int) -> Tensor:
     return values.gather(1, order).masked_fill(~kept.gather(1, order), filler)
 
 
-@contextmanager
-def head_at(body: Any, places: Tensor) -> Iterator[None]:
-    """The layer that has an output for each word of the vocabulary sees the states of `places` (B, t) alone: it is most of the work."""
-    hook = body.get_output_embeddings().register_forward_pre_hook(lambda _layer, given: (given[0][places],))
+def logits_at(body: Any, places: Tensor, **given: Any) -> Tensor:
+    """A language model's logits at `places` (B, t): (M, V). The layer that has an output for each word of the vocabulary sees these
+    places alone, since it is most of the work, where the model calls it as a layer."""
+    seen = []
+
+    def some(_layer: Any, states: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(True)
+        return (states[0][places],)
+
+    hook = body.get_output_embeddings().register_forward_pre_hook(some)
     try:
-        yield
+        logits = body(**given).logits
     finally:
         hook.remove()
+    return logits if seen else logits[places]
 
 
 @contextmanager
