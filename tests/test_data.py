@@ -226,6 +226,10 @@ def test_raw_pixels_too_many_for_memory_go_to_the_storage_in_parts(tmp_path, mon
         assert same(in_parts, getattr(small, name))
     data = task.read(scan, storage, in_this_process)
     assert data.input_shape == (3, 4, 6) and len(data.tables["test"]) == 60
+    with pytest.raises(
+        ConfigError, match=r"task\.data\.image_shape: \[3, 5, 5\] needs 75 bytes, .*train\.parquet has 72"
+    ):
+        ParquetImages(path=folder, image_shape=(3, 5, 5)).scan()
     odd = rows["test"].images[:, :, :3]
     write(folder, "test", ImageRows(rows["test"].ids, np.ascontiguousarray(odd), rows["test"].labels))
     with pytest.raises(

@@ -189,10 +189,29 @@ def test_weights_for_another_size_are_resampled_where_timm_can(tmp_path):
 def test_weights_for_one_size_alone_say_so(tmp_path):
     file, _ = timm_file(tmp_path, 10, "mixer_s32_224")
     how = TimmLabeler(name="mixer_s32_224", weights=file, img_size=64)
-    with pytest.raises(
-        ConfigError, match=r"teacher\.labeler: img_size: 64, but weights of 'mixer_s32_224' are for .*224x224"
-    ):
+    says = r"teacher\.labeler: img_size: weights of 'mixer_s32_224' are for images of 224x224 .*; leave it out"
+    with pytest.raises(ConfigError, match=says):
         how.load_weights(how.build((3, 64, 64), 10))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224", "xcit_nano_12_p16_224"])
+def test_weights_that_were_trained_at_the_size_stay_as_they_are(tmp_path, name):
+    sized = {} if name.startswith("xcit") else {"img_size": 64}
+    model = timm.create_model(name, num_classes=10, **sized)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    how = TimmLabeler(name=name, weights=tmp_path / "w.safetensors", img_size=64)
+    ours = how.build((3, 64, 64), 10)
+    assert how.load_weights(ours)["head"] == "own"
+    loaded = ours.backbone.body.state_dict()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.items())
+
+
+def test_windows_of_another_size_are_resampled(tmp_path):
+    file, _ = timm_file(tmp_path, 10, "swin_tiny_patch4_window7_224")
+    how = TimmLabeler(name="swin_tiny_patch4_window7_224", weights=file, img_size=64)
+    ours = how.build((3, 64, 64), 10)
+    assert how.load_weights(ours)["head"] == "own"
+    assert torch.isfinite(ours.eval()(torch.rand(1, 3, 64, 64)).logits).all()
 
 
 def test_two_sources_of_weights_are_one_too_many(tmp_path):

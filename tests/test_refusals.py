@@ -159,10 +159,6 @@ EXPERIMENT = {
         ["task.data.type=parquet", "task.data.path=/nowhere/at/all"],
         ["task.data.path", "/nowhere/at/all"],
     ),
-    "a loss of labels that have no part": (
-        ["objective.label_loss.type=logit_adjusted"],
-        ["objective: ", "label_loss: 'logit_adjusted' is weighted by 1 - alpha, and alpha is 1", "alpha below 1"],
-    ),
     "statistics per source with anchors among the synthetic rows": (
         ["objective.type=consistency", "train.batch_norm=per_source"],
         ["train.batch_norm: per_source, but objective.type 'consistency'", "use shared"],

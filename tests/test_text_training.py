@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tgt_ray import api, run, sweep
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment
+from tgt_ray.search import Distribution
 from tgt_ray.storage import Storage
 
 GOOD, BAD = ("joy", "delight", "wonder"), ("boredom", "noise", "gloom")
@@ -197,9 +198,24 @@ def test_gradients_need_one_vocabulary(folder, storage):
         sweep(trials, storage=storage)
 
 
-def test_a_pretrained_student_is_warned_of_a_rate_for_others(folder, caplog):
+@pytest.mark.parametrize(
+    ("changes", "space", "warned"),
+    [
+        ({"train": {"learning_rate": 1e-2}}, {}, "train.learning_rate: 0.01 is likely to undo"),
+        ({"train": {"learning_rate": 3e-5}}, {}, ""),
+        ({"train": {"learning_rate": 1e-2}}, {"train.learning_rate": [1e-5, 1e-4]}, ""),
+        ({"train": {"learning_rate": 3e-5}}, {"train.learning_rate": [1e-5, 2e-2]}, "train.learning_rate: 0.02 is"),
+        (
+            {"objective": {"type": "distillation", "label_loss": {"type": "ldam"}}},
+            {},
+            "objective.label_loss: 'ldam' is weighted by 1 - alpha",
+        ),
+        ({"objective": {"type": "distillation", "label_loss": {"type": "ldam"}, "alpha": 0.5}}, {}, ""),
+        ({"objective": {"type": "distillation", "label_loss": {"type": "ldam"}}}, {"objective.alpha": [0.1, 0.9]}, ""),
+    ],
+)
+def test_what_is_hardly_ever_meant_is_warned_of(folder, caplog, changes, space, warned):
     student = {"type": "text_encoder", "path": "some/hub-name"}
-    for rate, warned in ((1e-2, True), (3e-5, False)):
-        caplog.clear()
-        api._say_if_too_fast(experiment(folder, student=student, train={"learning_rate": rate}))
-        assert ("train.learning_rate: 0.01 is likely to undo" in caplog.text) == warned
+    config = experiment(folder, student=student, **{"train": {"learning_rate": 3e-5}, **changes})
+    api._say_what_is_odd(config, {key: Distribution(uniform=ends) for key, ends in space.items()})
+    assert (warned in caplog.text) if warned else not caplog.text

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -20,8 +21,9 @@ from tgt_ray.config import Config, ConfigError, concerning, dump_yaml, load_yaml
 from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.leaderboard import render
+from tgt_ray.objectives import Distillation
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
-from tgt_ray.search import SweepConfig, default_sweep
+from tgt_ray.search import Distribution, SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
 from tgt_ray.tasks import TaskData
 
@@ -95,7 +97,7 @@ def run(
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     config.check_files()
-    _say_if_too_fast(config)
+    _say_what_is_odd(config)
     scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
@@ -184,14 +186,24 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
 FAST = 1e-3
 
 
-def _say_if_too_fast(config: Experiment) -> None:
-    train = config.train
-    if config.student.pretrained_elsewhere and train.optimizer == "adamw" and train.learning_rate > FAST:
+def _say_what_is_odd(config: Experiment, space: Mapping[str, Distribution] | None = None) -> None:
+    """Warn of what is legal and hardly ever meant. space: of a sweep, whose trials may differ in it."""
+    train, space = config.train, space or {}
+    key = "train.learning_rate"
+    fastest = max(space[key].ends()) if key in space else train.learning_rate
+    if config.student.pretrained_elsewhere and train.optimizer == "adamw" and fastest > FAST:
         log.warning(
-            "train.learning_rate: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for"
-            " convolutions",
-            train.learning_rate,
+            "%s: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for convolutions",
+            *(key, fastest),
         )
+    objective = config.objective
+    if isinstance(objective, Distillation) and objective.alpha == 1 and "objective.alpha" not in space:
+        loss = objective.label_loss.type
+        if loss != "cross_entropy":
+            log.warning(
+                "objective.label_loss: '%s' is weighted by 1 - alpha, and alpha is 1, so it has no part in the loss; give an alpha below 1",
+                loss,
+            )
 
 
 def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
@@ -259,7 +271,7 @@ def sweep(
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
         loaded.check_files()
-        _say_if_too_fast(loaded.experiment)
+        _say_what_is_odd(loaded.experiment, loaded.space)
         scan = loaded.experiment.task.scan()
         # Before images are decoded, where that can be told, and below in any case.
         _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))

@@ -256,7 +256,7 @@ class TimmModel(Config):
         body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
         if self.img_size is not None:
             with concerning(key):
-                body = at_size(self.name, backbone.preprocess.channels, self.img_size, self.options, body, where)
+                body = at_size(backbone.body, body, self.name)
         load_strictly(backbone.body, body, where)
         return where, weight, bias
 

@@ -157,8 +157,8 @@ class TeacherGenerator:
     def _adopt(self, job: Job) -> None:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.storage import Storage
-        from tgt_ray.student import build_student
-        from tgt_ray.synthesis import synthesizer_of
+        from tgt_ray.student import build_student, has_split_norms
+        from tgt_ray.synthesis import shown_every, synthesizer_of
         from tgt_ray.teacher import load_teacher
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
@@ -177,6 +177,7 @@ class TeacherGenerator:
             (made_from, pool.rows_per_request, pool.precision, objective.needs_embedding, objective.needs_anchors),
             lambda: synthesizer_of(experiment, prepared, teacher, self.device),
         )
+        self.synthesizer.shown_every = shown_every(experiment)
         # Its weights come with each job's snapshots.
         self.student = self._once(
             "student",
@@ -186,7 +187,7 @@ class TeacherGenerator:
                 experiment.objective,
                 train.channels_last,
                 train.second_phase,
-                train.batch_norm,
+                has_split_norms(experiment),
             ),
             lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
         )

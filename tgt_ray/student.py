@@ -58,6 +58,11 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def has_split_norms(experiment: Experiment) -> bool:
+    """Whether batch norms keep statistics for each source: without real rows there is one source."""
+    return experiment.train.batch_norm == "per_source" and experiment.synthetic_ratio < 1
+
+
 def build_student(
     experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True, facts: Facts | None = None
 ) -> Student:
@@ -73,7 +78,7 @@ def build_student(
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
     criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
-    if experiment.train.batch_norm == "per_source" and experiment.synthetic_ratio < 1:  # otherwise there is one source
+    if has_split_norms(experiment):
         split_norms(backbone)
     if phase is not None:
         if not isinstance(getattr(criterion, "head", None), nn.Linear):

@@ -79,9 +79,7 @@ class ParquetImages(ImageSource):
         flat = _pixels(table["image"], file)
         shape = self.image_shape or _square_shape(flat.shape[1], file)
         if int(np.prod(shape)) != flat.shape[1]:
-            raise ConfigError(
-                f"task.data.image_shape: {list(shape)} needs {np.prod(shape)} bytes, {file} has {flat.shape[1]}"
-            )
+            raise ConfigError(_other_shape(shape, flat.shape[1], file))
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
@@ -148,18 +146,23 @@ class RawParquet(EncodedParquet):
         return RAW
 
     def scan(self) -> Scan:
-        found = super().scan()
-        first = next(self.contents((found.places["train"], 0, 1)))[1]
+        found, file = super().scan(), self.path / "train.parquet"
+        first = self._first
         if _looks_encoded(pa.py_buffer(first)):
-            raise ConfigError(_encoded(self.path / "train.parquet"))
-        shape = self.shape
-        return dataclasses.replace(found, key=digest(found.key, shape))
+            raise ConfigError(_encoded(file))
+        if math.prod(self.shape) != len(first):
+            raise ConfigError(_other_shape(self.shape, len(first), file))
+        return dataclasses.replace(found, key=digest(found.key, self.shape))
+
+    @functools.cached_property
+    def _first(self) -> bytes:
+        """The first image's; empty where it is null, which is no image."""
+        ((_, first),) = self.contents((str(self.path / "train.parquet"), 0, 1))
+        return first or b""
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        file = self.path / "train.parquet"
-        ((_, first),) = self.contents((str(file), 0, 1))
-        return self.image_shape or _square_shape(len(first or b""), file)
+        return self.image_shape or _square_shape(len(self._first), self.path / "train.parquet")
 
     def decode(self, content: bytes | None) -> np.ndarray:
         if content is None or len(content) != math.prod(self.shape):
@@ -176,6 +179,10 @@ def _uncompressed(file: Path) -> int:
     except (pa.ArrowException, OSError):
         return 0
     return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
+def _other_shape(shape: tuple[int, int, int], size: int, file: Path) -> str:
+    return f"task.data.image_shape: {list(shape)} needs {math.prod(shape)} bytes, {file} has {size}"
 
 
 def _encoded(file: Path) -> str:

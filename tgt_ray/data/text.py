@@ -7,7 +7,7 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -304,9 +304,10 @@ class CsvTexts(TextFiles):
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if file.suffix == ".tsv" else ",")
         with readable(file, "CSV"):
-            table = self._parsed(file, delimiter, self.quoted is not False)
-        if self.quoted is None and delimiter == "\t":
-            self._check_quotes(file, table.num_rows)
+            if self.quoted is None and delimiter == "\t":
+                table = self._unambiguous(file)
+            else:
+                table = self._parsed(file, delimiter, self.quoted is not False)
         return table.schema, table.select
 
     def _parsed(self, file: Path, delimiter: str, quoted: bool) -> pa.Table:
@@ -318,17 +319,20 @@ class CsvTexts(TextFiles):
             pa.csv.ConvertOptions(column_types=self._as_texts),
         )
 
-    def _check_quotes(self, file: Path, rows: int) -> None:
-        """ConfigError where quotes, taken as such, join lines that are whole rows without that."""
-        try:
-            lines = self._parsed(file, "\t", quoted=False).num_rows
-        except pa.ArrowException:
-            return  # lines that are parts of rows
-        if lines > rows:
+    def _unambiguous(self, file: Path) -> pa.Table:
+        """A .tsv file, in which quotes may hold a value together. ConfigError where that joins lines that are whole rows as they are."""
+        tables: dict[bool, pa.Table] = {}
+        for quoted in (True, False):
+            with suppress(pa.ArrowException):
+                tables[quoted] = self._parsed(file, "\t", quoted)
+        rows = {quoted: table.num_rows for quoted, table in tables.items()}
+        if rows.get(False, 0) > rows.get(True, 0):
+            held = f"{rows[True]} where" if True in rows else "can't be read where"
             raise ConfigError(
-                f"{file}: has {lines} rows, or {rows} where double quotes hold a value together over lines; give task.data.quoted: false"
+                f"{file}: has {rows[False]} rows, or {held} double quotes hold a value together over lines; give task.data.quoted: false"
                 " or true"
             )
+        return tables[True] if True in tables else self._parsed(file, "\t", quoted=True)  # which says what is wrong
 
 
 class JsonTexts(TextFiles):

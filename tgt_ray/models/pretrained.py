@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.hub import from_hub
-from tgt_ray.models.weights import load_strictly
 
 
 class Preprocess(nn.Module):
@@ -104,24 +104,26 @@ def timm_backbone(
     )
 
 
-def at_size(
-    name: str, channels: int, size: int, options: Mapping[str, Any], state: Mapping[str, Tensor], where: str
-) -> dict[str, Tensor]:
-    """A body's weights for images of height and width `size`, where the architecture has weights for each place of an image: resampled, as timm
-    does it. ConfigError where timm can't."""
+def at_size(body: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A timm model's weights for the size of image that `body` is made for: resampled as timm does it, where some are for each place of an
+    image and these are of another size. ConfigError where timm can't. Weights of another architecture stay as they are."""
     import timm
 
+    own = body.state_dict()
+    fits = {key: key in state and state[key].shape == value.shape for key, value in own.items()}
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is None or not config.fixed_input_size or tuple(config.input_size[1:]) == (size, size):
-        return dict(state)
-    body = timm.create_model(name, num_classes=0, in_chans=channels, **options)
-    load_strictly(body, state, where)
-    if not hasattr(body, "set_input_size"):
+    if all(fits.values()) or not own.keys() <= state.keys() or config is None or not config.fixed_input_size:
+        return state
+    # Where timm keeps what its own loading does to weights, such as resampling embeddings of positions.
+    bring = getattr(inspect.getmodule(type(body)), "checkpoint_filter_fn", None)
+    brought: dict[str, Tensor] = bring(dict(state), body) if bring is not None else state
+    other = [key for key, value in own.items() if key not in brought or brought[key].shape != value.shape]
+    if other:
         raise ConfigError(
-            f"img_size: {size}, but weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} alone; leave it out"
+            f"img_size: weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} ('{other[0]}' can't be"
+            " resampled); leave it out"
         )
-    body.set_input_size(img_size=(size, size))
-    return body.state_dict()
+    return brought
 
 
 def timm_weights(name: str) -> dict[str, Tensor]:
@@ -231,11 +233,12 @@ def linear_head(model: Any, path: str) -> tuple[str, nn.Linear]:
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ConfigError(f"{path}: a classifier without a linear head is of no use here")
-    within = f"{model.base_model_prefix}."
+    # Heads lie beside the encoder, each alone in its part of the model.
+    beside = Counter(name.partition(".")[0] for name, _ in layers)
     heads = [
         name
         for name, module in layers
-        if not name.startswith(within) and module.out_features == layers[-1][1].out_features
+        if module.out_features == layers[-1][1].out_features and beside[name.partition(".")[0]] == 1
     ]
     if len(heads) > 1:
         raise ConfigError(

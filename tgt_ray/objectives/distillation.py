@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray.config import Config
 from tgt_ray.objectives.base import Facts, Objective
@@ -59,15 +59,6 @@ class Distillation(Objective):
     conformal: ConformalWeights | None = Field(
         None, description="weigh the teacher's term of each row by how certain the teacher is; absent: all rows alike"
     )
-
-    @model_validator(mode="after")
-    def _labels_count(self) -> Distillation:
-        if self.alpha == 1 and self.label_loss != CrossEntropy():
-            raise ValueError(
-                f"label_loss: '{self.label_loss.type}' is weighted by 1 - alpha, and alpha is 1, so labels have no part in the loss; give"
-                " an alpha below 1, e.g. 0.5"
-            )
-        return self
 
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
