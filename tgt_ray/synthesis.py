@@ -191,7 +191,7 @@ def shown_every(experiment: Experiment) -> int:
     """Spread over the run, so that the last ones are of a student that has learnt something."""
     train = experiment.train
     rows = train.steps * train.batch_size * experiment.synthetic_ratio
-    return max(1, int(rows / experiment.pool.rows_per_request / train.workers) // SHOWN_REQUESTS)
+    return max(1, int(rows / experiment.pool.rows_per_request) // SHOWN_REQUESTS)
 
 
 def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
