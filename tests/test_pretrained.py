@@ -189,7 +189,7 @@ def test_weights_for_another_size_are_resampled_where_timm_can(tmp_path):
 def test_weights_for_one_size_alone_say_so(tmp_path):
     file, _ = timm_file(tmp_path, 10, "mixer_s32_224")
     how = TimmLabeler(name="mixer_s32_224", weights=file, img_size=64)
-    says = r"teacher\.labeler: img_size: weights of 'mixer_s32_224' are for images of 224x224 .*; leave it out"
+    says = r"teacher\.labeler\.img_size: weights of 'mixer_s32_224' are for images of 224x224 .*; leave it out"
     with pytest.raises(ConfigError, match=says):
         how.load_weights(how.build((3, 64, 64), 10))
 
@@ -308,7 +308,7 @@ def test_a_transformers_classifier_takes_another_size_or_says_that_it_does_not(v
     fixed = transformers.ViTMSNForImageClassification(transformers.ViTMSNConfig(**sizes, image_size=16, patch_size=5))
     fixed.save_pretrained(tmp_path / "msn")
     transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "msn")
-    with pytest.raises(ConfigError, match=r"img_size: 3, but .*msn doesn't take such images"):
+    with pytest.raises(ConfigError, match=r"teacher\.labeler\.img_size: 3, but .*msn doesn't take such images"):
         TransformersLabeler.model_construct(path=str(tmp_path / "msn"), img_size=3, revision=None).build((3, 8, 8), 2)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, concerning, digest, nearest
+from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, digest, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -255,8 +255,7 @@ class TimmModel(Config):
             where, state = f"timm's weights of {self.name}", timm_weights(self.name)
         body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
         if self.img_size is not None:
-            with concerning(key):
-                body = at_size(backbone.body, body, self.name)
+            body = at_size(backbone.body, body, self.name, key)
         load_strictly(backbone.body, body, where)
         return where, weight, bias
 

@@ -104,9 +104,9 @@ def timm_backbone(
     )
 
 
-def at_size(body: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def at_size(body: nn.Module, state: dict[str, Tensor], name: str, key: str) -> dict[str, Tensor]:
     """A timm model's weights for the size of image that `body` is made for: resampled as timm does it, where some are for each place of an
-    image and these are of another size. ConfigError where timm can't. Weights of another architecture stay as they are."""
+    image and these are of another size. ConfigError where timm can't. Weights of another architecture stay as they are. key: for messages."""
     import timm
 
     own = body.state_dict()
@@ -120,7 +120,7 @@ def at_size(body: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, T
     other = [key for key, value in own.items() if key not in brought or brought[key].shape != value.shape]
     if other:
         raise ConfigError(
-            f"img_size: weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} ('{other[0]}' can't be"
+            f"{key}.img_size: weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} ('{other[0]}' can't be"
             " resampled); leave it out"
         )
     return brought
@@ -211,7 +211,7 @@ def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
             body(torch.zeros(1, channels, size, size))
     except (ValueError, RuntimeError) as err:
         raise ConfigError(
-            f"img_size: {size}, but {path} doesn't take such images ({' '.join(str(err).split())[:200]})"
+            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images ({' '.join(str(err).split())[:200]})"
         ) from err
 
 
