@@ -20,11 +20,11 @@ def known_to_timm(name: str) -> str:
     import timm
 
     architecture, _, tag = name.partition(".")
-    if architecture not in timm.list_models():
-        raise ValueError(f"timm has no model '{architecture}'; {nearest(architecture, timm.list_models(), 3)[:200]}")
-    tagged = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in tagged:
-        raise ValueError(f"timm has no weights '{name}'; {nearest(name, tagged, 3)[:200]}")
+    what, given, known = "model", architecture, timm.list_models()
+    if tag and architecture in known:
+        what, given, known = "weights", name, timm.list_pretrained(f"{architecture}.*")
+    if given not in known:
+        raise ValueError(f"timm has no {what} '{given}'; {nearest(given, known, 3)[:200]}")
     return name
 
 
