@@ -347,35 +347,106 @@ def test_a_limit_that_the_model_has_no_positions_for_names_its_key(encoder):
         config.load_weights(model)
 
 
-def test_what_sentence_transformers_wrote_is_used(encoder, tmp_path, beir):
-    import shutil
-
-    folder = tmp_path / "sentences"
+def sentence_model(encoder, folder, layers=("Transformer", "Pooling"), pooling=None, place="1_Pooling", **said):
+    """A copy of the encoder with the files that sentence-transformers writes. layers: None without modules.json."""
     shutil.copytree(encoder, folder)
-    (folder / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Transformer"}]))
-    (folder / "config_sentence_transformers.json").write_text(
-        json.dumps({"prompts": {"query": "q: ", "passage": "p: "}})
-    )
-    shape = TextShape((64,))
-    model = DualEncoderLabeler(path=str(folder)).build(shape, 3)
-    assert model.backbone.tokens.prefix == "q: "
-    assert not model.normalize
-    (folder / "modules.json").write_text(json.dumps([{"type": "x.Transformer"}, {"type": "x.Dense"}]))
+    if layers is not None:
+        modules = [{"type": f"x.{each}", "path": place if each == "Pooling" else each} for each in layers]
+        (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / place).mkdir()
+    (folder / place / "config.json").write_text(json.dumps(pooling or {"pooling_mode_mean_tokens": True}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    return str(folder)
+
+
+def built(path, **settings):
+    return DualEncoderLabeler(path=str(path), **settings).build(TextShape((64,)), 3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "similarity", "given", "normalized"),
+    [
+        (("Transformer", "Pooling", "Normalize"), None, None, True),
+        (("Transformer", "Pooling", "Normalize"), "dot", None, True),
+        (("Transformer", "Pooling"), "cosine", None, True),
+        (("Transformer", "Pooling"), "dot", None, False),
+        (("Transformer", "Pooling"), "dot", True, True),
+        (("Transformer", "Pooling"), "cosine", False, False),
+        (("Transformer", "Pooling"), None, None, True),
+        (("Transformer", "Pooling"), "euclidean", True, True),
+        (None, "dot", None, False),
+        (None, None, None, True),
+    ],
+)
+def test_embeddings_are_normalised_where_the_model_compares_them_so(
+    encoder, tmp_path, layers, similarity, given, normalized
+):
+    path = sentence_model(encoder, tmp_path / "x", layers, similarity_fn_name=similarity)
+    assert built(path, normalize=given).normalize is normalized
+
+
+@pytest.mark.parametrize("given", [None, False])
+def test_a_model_that_compares_by_distances_is_refused(encoder, tmp_path, given):
+    path = sentence_model(encoder, tmp_path / "x", similarity_fn_name="manhattan")
+    with pytest.raises(ConfigError, match=r"compares embeddings by 'manhattan', .* give normalize: true"):
+        built(path, normalize=given)
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "document"),
+    [
+        ({"prompts": {"query": "q: ", "passage": "p: ", "corpus": "c: "}}, "q: ", "p: "),
+        ({"prompts": {"corpus": "c: "}}, "", "c: "),
+        ({"prompts": {"query": None, "document": None, "passage": "p: "}}, "", ""),
+        ({"prompts": {"all": "a: ", "query": "q: "}, "default_prompt_name": "all"}, "q: ", "a: "),
+        ({"prompts": {"all": "a: ", "document": ""}, "default_prompt_name": "all"}, "a: ", ""),
+        ({"prompts": None}, "", ""),
+        ({}, "", ""),
+    ],
+)
+def test_prompts_are_those_of_the_model(encoder, tmp_path, said, query, document):
+    path = sentence_model(encoder, tmp_path / "x", **said)
+    model = built(path)
+    assert model.backbone.tokens.prefix == query
+    assert DualEncoderLabeler(path=path).documents_encoder(model).tokens.prefix == document
+
+
+def test_a_default_prompt_that_is_not_there_is_refused(encoder, tmp_path):
+    path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "}, default_prompt_name="quary")
+    with pytest.raises(ConfigError, match="default_prompt_name: 'quary' is none of its prompts; did you mean 'query'"):
+        built(path)
+
+
+def test_pooling_is_where_the_model_s_layers_say(encoder, tmp_path):
+    cls = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    for place in ("1_Pooling", "2_Pooling"):
+        assert built(sentence_model(encoder, tmp_path / place, pooling=cls, place=place)).backbone.pooling == "cls"
+    alone = sentence_model(encoder, tmp_path / "alone", layers=None, pooling={"pooling_mode": ["cls"]})
+    assert built(alone).backbone.pooling == "cls"
+    shutil.rmtree(tmp_path / "2_Pooling/2_Pooling")
+    with pytest.raises(ConfigError, match=r"has no file 2_Pooling/config\.json, where its modules\.json has pooling"):
+        built(tmp_path / "2_Pooling")
+    assert built(tmp_path / "2_Pooling", pooling="mean").backbone.pooling == "mean"
+    with pytest.raises(ConfigError, match=r"its modules\.json has no layer 'Pooling'"):
+        built(sentence_model(encoder, tmp_path / "none", layers=("Transformer",)))
     with pytest.raises(ConfigError, match="come from a layer 'Dense'"):
-        DualEncoderLabeler(path=str(folder)).build(shape, 3)
-    (folder / "modules.json").write_text(json.dumps([{"type": "x.Transformer"}, {"type": "x.Normalize"}]))
-    assert DualEncoderLabeler(path=str(folder)).build(shape, 3).normalize
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    with pytest.raises(ConfigError, match="its embeddings are pooled by lasttoken"):
-        DualEncoderLabeler(path=str(folder)).build(shape, 3)
-    (folder / "1_Pooling/config.json").write_text(
-        json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
-    )
-    assert DualEncoderLabeler(path=str(folder)).build(shape, 3).backbone.pooling == "cls"
-    assert DualEncoderLabeler(path=str(folder)).documents_encoder(model).tokens.prefix == "p: "
-    assert DualEncoderLabeler(path=str(folder), normalize=True).build(shape, 3).normalize
-    assert DualEncoderLabeler(path=str(encoder)).build(shape, 3).normalize
+        built(sentence_model(encoder, tmp_path / "dense", layers=("Transformer", "Pooling", "Dense")))
+    for pooling in ({"pooling_mode_lasttoken": True}, {"pooling_mode": "lasttoken"}, {"pooling_mode": ["lasttoken"]}):
+        shutil.rmtree(tmp_path / "last", ignore_errors=True)
+        with pytest.raises(ConfigError, match="its embeddings are pooled by lasttoken"):
+            built(sentence_model(encoder, tmp_path / "last", pooling=pooling))
+
+
+def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    path = sentence_model(encoder, tmp_path / "x", pooling=pooling, prompts={"document": "p: "})
+    assert not built(path).backbone.tokens.prefix
+    with pytest.raises(ConfigError, match=r"leaves the tokens of its prompt 'q: ' out .* query_prefix: ''"):
+        built(path, query_prefix="q: ")
+    with pytest.raises(ConfigError, match=r"leaves the tokens of its prompt 'p: ' out .* document_prefix: ''"):
+        DualEncoderLabeler(path=path).documents_encoder(built(path))
+    DualEncoderLabeler(path=path, document_prefix="").documents_encoder(built(path))
+    DualEncoderLabeler(path=path, pooling="mean").documents_encoder(built(path))
 
 
 def test_towers_of_different_sizes_are_refused(encoder, tmp_path):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tgt_ray.batch import InputRows
+    from tgt_ray.models.text import SentenceSettings
 
 
 def known_to_timm(name: str) -> str:
@@ -502,7 +503,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     document_tokens: int | None = Field(None, ge=4, description="as max_tokens, of a document")
     normalize: bool | None = Field(
         None,
-        description="embeddings of length 1, so that scores are cosines; absent: as the model's own files say, or true",
+        description="embeddings of length 1, so that scores are cosines; absent: as the model's own files say (a layer Normalize, or the"
+        " similarity they name), or true where they say nothing",
     )
     query_prefix: str | None = Field(None, description="put before queries; absent: as the model's own files say")
     document_prefix: str | None = Field(None, description="put before documents; absent: as the model's own files say")
@@ -522,20 +524,40 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from tgt_ray.models.dual_encoder import DualEncoder
-        from tgt_ray.models.text import sentence_settings
 
-        normalize, _ = sentence_settings(self.path, self.revision)
+        settings = self._settings()
         backbone = self.backbone(input_shape, "teacher.labeler")
-        backbone.tokens.prefix = self.prompt()
-        wanted = self.normalize if self.normalize is not None else normalize
-        return DualEncoder(backbone, num_classes, wanted if wanted is not None else True, self.temperature)
+        backbone.tokens.prefix = self._prefix("query", settings)
+        return DualEncoder(backbone, num_classes, self._normalizes(settings)[0], self.temperature)
 
     def prompt(self) -> str:
+        return self.query_prefix if self.query_prefix is not None else self._settings().query
+
+    def _settings(self) -> SentenceSettings:
         from tgt_ray.models.text import sentence_settings
 
-        if self.query_prefix is not None:
-            return self.query_prefix
-        return sentence_settings(self.path, self.revision)[1].get("query", "")
+        return sentence_settings(self.path, self.revision, self.pooling)
+
+    def _prefix(self, kind: Literal["query", "document"], settings: SentenceSettings) -> str:
+        """What is put before queries or documents. ConfigError where the model wouldn't pool it."""
+        given: str | None = getattr(self, f"{kind}_prefix")
+        prefix: str = getattr(settings, kind) if given is None else given
+        if prefix and not settings.pools_prompt:
+            raise ConfigError(
+                f"{settings.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false), which is not there; give"
+                f" {kind}_prefix: '', or pooling: mean or cls where the prompt's tokens may have a part in it"
+            )
+        return prefix
+
+    def _normalizes(self, settings: SentenceSettings) -> tuple[bool, str]:
+        """Whether embeddings are made of length 1, and who says so."""
+        if self.normalize:
+            return True, "config"
+        said = settings.normalize()
+        if self.normalize is not None:
+            return self.normalize, "config"
+        # As sentence-transformers compares embeddings where a model doesn't say how.
+        return (True, "default") if said is None else (said, "files")
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")
@@ -553,9 +575,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
         key = "document_tokens" if self.document_tokens is not None else "max_tokens"
         tokens = own_tokens(path, revision, longest, "teacher.labeler", key)
-        _, prompts = sentence_settings(path, revision)
-        known = next((prompts[name] for name in ("document", "passage") if name in prompts), "")
-        tokens.prefix = self.document_prefix if self.document_prefix is not None else known
+        tokens.prefix = self._prefix("document", sentence_settings(path, revision, self.pooling))
         if self.document_path is None:
             return TextBackbone(model.backbone.body, tokens, model.backbone.pooling, model.backbone.dim)
         tower = transformers_backbone(path, revision, tokens, self.pooling)
