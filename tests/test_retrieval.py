@@ -449,6 +449,38 @@ def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
     DualEncoderLabeler(path=path, pooling="mean").documents_encoder(built(path))
 
 
+def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_path, caplog):
+    from tgt_ray.storage import Storage
+    from tgt_ray.teacher import prepare_teacher
+
+    path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "})
+    labeler = {"type": "dual_encoder", "path": path, "max_tokens": 24, "document_prefix": "p: "}
+    with caplog.at_level(logging.INFO):
+        for normalize, who in ((None, "default"), (None, "default"), (True, "config")):
+            caplog.clear()
+            config = experiment(beir, encoder, teacher={"labeler": labeler | {"normalize": normalize}})
+            _, record = prepare_teacher(config.teacher, config.task, config.task.load(), Storage(str(tmp_path / "s")))
+            lines = [line for line in caplog.messages if " by " in line and line.startswith("teacher.labeler: ")]
+            assert len(lines) == 2
+            how = {
+                "path": path,
+                "max_tokens": 24,
+                "pooling": "mean",
+                "normalize": True,
+                "normalize_said_by": who,
+            }
+            assert record["labeler"]["encoders"] == {
+                "queries": {**how, "prompt": "q: "},
+                "documents": {**how, "prompt": "p: "},
+            }
+            assert (
+                f"queries by {path}: after the prompt 'q: ', up to 24 tokens, the mean of tokens, of length 1"
+                in lines[0]
+            )
+            assert all(("cosine, the default of sentence-transformers" in line) == (who == "default") for line in lines)
+            assert all("teacher.labeler.normalize" in line for line in lines)
+
+
 def test_towers_of_different_sizes_are_refused(encoder, tmp_path):
     import transformers as t
 

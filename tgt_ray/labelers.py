@@ -489,7 +489,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     """The teacher of a retrieval task: a sentence encoder for queries, and its embeddings of all documents as head.
 
     Pooling, normalisation and what is put before texts are as sentence-transformers wrote them beside the model, where nothing else is
-    said. Documents are embedded once, and stored with the teacher.
+    said; the log and the record show what that was. Documents are embedded once, and stored with the teacher.
     """
 
     modality: ClassVar[str] = "text"
@@ -564,7 +564,27 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         tower = self.documents_encoder(model)
         model.tower[:] = [tower]
         weights = [value.numpy().tobytes() for value in tower.state_dict().values()]
-        return {"weights": self.path, "head": "fit", "fitted_by": digest(tower.facts(), model.normalize, *weights)}
+        return {
+            "weights": self.path,
+            "head": "fit",
+            "fitted_by": digest(tower.facts(), model.normalize, *weights),
+            "encoders": {
+                "queries": self._said_of(model.backbone, self.path),
+                "documents": self._said_of(tower, self.document_path or self.path),
+            },
+        }
+
+    def _said_of(self, tower: Any, path: str) -> dict[str, Any]:
+        """How it embeds, for people."""
+        normalizes, said_by = self._normalizes(self._settings())
+        return {
+            "path": path,
+            "prompt": tower.tokens.prefix,
+            "max_tokens": tower.tokens.max_tokens,
+            "pooling": tower.pooling,
+            "normalize": normalizes,
+            "normalize_said_by": said_by,
+        }
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
