@@ -54,6 +54,11 @@ class Queries:
             *(pc.if_else(pa.array(hidden), none, each) for none, each in zip(empty, self._columns[1:], strict=True)),
         )
 
+    def joined(self, other: Queries) -> Queries:
+        """These, and then the others."""
+        pairs = zip(self._columns, other._columns, strict=True)
+        return Queries(np.concatenate([self.ids, other.ids]), *(pa.concat_arrays(pair) for pair in pairs))
+
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64: the first document that answers each, or -1."""
@@ -83,13 +88,14 @@ class Queries:
 
 @dataclass(frozen=True)
 class RetrievalSplits:
-    """names: of documents, for people; documents: their texts, the title first."""
+    """names: of documents, for people; documents: their texts, the title first; unlabelled: queries of which no answers are known."""
 
     names: tuple[str, ...]
     documents: pa.Array
     train: Queries
     validation: Queries
     test: Queries
+    unlabelled: Queries
 
 
 class LabelledQueries(Config):
@@ -109,7 +115,8 @@ class BeirFolder(Component):
     """A folder with corpus, queries and qrels/train, qrels/test and perhaps qrels/validation (or qrels/dev).
 
     Each as .parquet, or as BEIR has them: .jsonl, and .tsv for qrels. Columns: _id, title (may be missing) and text of documents; _id
-    and text of queries; query-id, corpus-id and score of qrels, where a score of 0 says that the document is no answer.
+    and text of queries; query-id, corpus-id and score of qrels, where a score of 0 says that the document is no answer. Queries that no
+    qrels file names are rows without answers, unless validation or test asks the same.
     """
 
     type: Literal["beir"] = "beir"
@@ -139,10 +146,13 @@ class BeirFolder(Component):
             )
         splits: dict[str, Queries] = {}
         taken: dict[int, str] = {}
+        named = np.zeros(len(texts), bool)
         for split, files in (("train", ("train",)), ("test", ("test",)), ("validation", ("validation", "dev"))):
-            found = self._answers(split, files, query_ids, document_ids, texts)
-            if found is None:
+            answers = self._answers(split, files, query_ids, document_ids, texts)
+            if answers is None:
                 continue
+            found, asked = answers
+            named[asked] = True
             both = [number for number in found.ids.tolist() if number in taken]
             if both:
                 raise ConfigError(
@@ -154,7 +164,23 @@ class BeirFolder(Component):
         if "validation" not in splits:
             splits |= self._hold_out(splits["train"])
         names = tuple(_name(text) for text in documents.to_pylist())
-        return RetrievalSplits(names, documents, splits["train"], splits["validation"], splits["test"])
+        unlabelled = self._unlabelled(queries_file, named, texts, [splits["validation"], splits["test"]])
+        return RetrievalSplits(names, documents, splits["train"], splits["validation"], splits["test"], unlabelled)
+
+    def _unlabelled(self, file: Path, named: np.ndarray, texts: pa.Array, held_out: list[Queries]) -> Queries:
+        """The queries that no qrels file names, without those that ask what a held-out one asks."""
+        known = pc.is_in(texts, value_set=pa.concat_arrays([each.texts for each in held_out]))
+        known = known.to_numpy(zero_copy_only=False)
+        ids = np.flatnonzero(~named & ~known)
+        same = int((~named & known).sum())
+        if len(ids) or same:
+            log.info(
+                "%s: %d queries are in no qrels file: anchors without answers, unless task.unlabelled says ignore%s",
+                *(file, len(ids), f"; {same} more have the text of a held-out query, and are left out" if same else ""),
+            )
+        none = pa.array(np.zeros(len(ids) + 1, np.int64))
+        empty = [pa.LargeListArray.from_arrays(none, pa.array([], kind)) for kind in (pa.int64(), pa.float64())]
+        return Queries(ids, texts.take(pa.array(ids)), *empty)
 
     def _hold_out(self, train: Queries) -> dict[str, Queries]:
         held = round(self.validation_fraction * len(train))
@@ -165,8 +191,9 @@ class BeirFolder(Component):
 
     def _answers(
         self, split: str, files: tuple[str, ...], query_ids: list[str], document_ids: list[str], texts: pa.Array
-    ) -> Queries | None:
-        """The queries of one split with their answers; None where it has no file and needs none."""
+    ) -> tuple[Queries, np.ndarray] | None:
+        """The queries of one split with their answers, and the places of all queries that its file names; None where it has no file and
+        needs none."""
         there = [name for name in files if self._file(f"qrels/{name}") is not None]
         if len(there) > 1:
             raise ConfigError(f"task.data.path: {self.path / 'qrels'} has both {' and '.join(there)}; keep one")
@@ -202,7 +229,8 @@ class BeirFolder(Component):
         once = np.sort(once)
         query, document, score = query[once], document[once], score[once]
         asked, counts = np.unique(query, return_counts=True)
-        lost = len(np.unique(columns[0])) - len(asked)
+        named = np.unique(columns[0])
+        lost = len(named) - len(asked)
         if lost:
             log.warning("%s: %d queries have no answer with a score above 0; left out", file, lost)
         if split == "train" and len(query) > len(asked):
@@ -211,12 +239,13 @@ class BeirFolder(Component):
                 *(file, len(query) - len(asked), len(query)),
             )
         ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
-        return Queries(
+        found = Queries(
             asked,
             texts.take(pa.array(asked)),
             pa.LargeListArray.from_arrays(ends, pa.array(document)),
             pa.LargeListArray.from_arrays(ends, pa.array(score)),
         )
+        return found, named
 
     def _file(self, name: str) -> Path | None:
         suffixes = (".parquet", ".tsv") if name.startswith("qrels/") else (".parquet", ".jsonl")

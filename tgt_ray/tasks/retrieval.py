@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray import ranking
-from tgt_ray.config import digest
+from tgt_ray.config import ConfigError, digest
 from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run
 from tgt_ray.data.retrieval import Queries
 from tgt_ray.tasks.base import Task, TaskData, corpus_vocabulary
@@ -52,14 +52,9 @@ class Retrieval(Task):
     )
     unlabelled: Literal["ignore", "anchors"] | None = Field(
         None,
-        description="what the queries are that `labelled` leaves over: anchors of explorers beside the others, or nothing; absent: anchors",
+        description="what the queries are that `labelled` leaves over, or that no qrels file names: anchors of explorers beside the others,"
+        " or nothing; absent: anchors",
     )
-
-    @model_validator(mode="after")
-    def _needs_labelled(self) -> Retrieval:
-        if self.labelled is None and self.unlabelled is not None:
-            raise ValueError(f"unlabelled: '{self.unlabelled}' needs labelled; without it all queries have answers")
-        return self
 
     def scan(self) -> TaskData:
         splits = self.data.scan()
@@ -75,6 +70,14 @@ class Retrieval(Task):
             rows["train"], rows["full"] = splits.train.take(chosen), splits.train.without_labels(rest)
             if self.unlabelled != "ignore" and len(rest):
                 rows["unlabelled"] = rows["full"].take(rest)
+        if self.unlabelled != "ignore" and len(splits.unlabelled):
+            rows["full"] = rows["full"].joined(splits.unlabelled)
+            there = rows.get("unlabelled")
+            rows["unlabelled"] = splits.unlabelled if there is None else there.joined(splits.unlabelled)
+        if self.unlabelled == "anchors" and self.labelled is None and "unlabelled" not in rows:
+            raise ConfigError(
+                "task.unlabelled: 'anchors', but all queries have answers; leave it out, or give task.labelled"
+            )
         numbers = np.arange(len(splits.documents))
         documents = pa.table({"id": numbers, "document": splits.documents, "label": numbers})
         fingerprints = {
