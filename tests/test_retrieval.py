@@ -713,6 +713,16 @@ def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
     scan = Retrieval(data={"type": "beir", "path": str(beir)}).scan()
     each = pd.read_csv(folder / "per_query.csv")
     assert each["query_text"].tolist() == scan.tables["test"]["text"].to_pylist()
+    # They are found again in the files that they are from.
+    asked = pd.DataFrame(queries()).set_index("_id").loc[each["query_id"]]
+    assert each["query_text"].tolist() == asked["text"].tolist()
+    answers = pd.DataFrame(judged("test")).set_index("query-id")["corpus-id"]
+    assert each["best_answer_id"].tolist() == answers[each["query_id"]].tolist()
+    titles = pd.DataFrame(corpus()).set_index("_id")["title"]
+    for which in ("first", "best_answer"):
+        said = each[f"{which}_text"].str.partition(".")[0]
+        assert said.tolist() == titles[each[f"{which}_id"]].tolist()
+    assert ((each["rank"] == 1) == (each["first_id"] == each["best_answer_id"])).all()
     for name in ranking.NAMES:
         assert each[name].mean() == pytest.approx(last[f"test_{name}"])
     found = each[each["rank"].notna()]

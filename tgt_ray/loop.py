@@ -309,7 +309,7 @@ class StudentRun:
         """The task's metrics of the student on a split; those of test also in detail, for the checkpoint."""
         scores, table = self.scores(split), self.data.tables[split]
         if split == "test":
-            self.details = self.task.details(scores, table, self.data.class_counts, self.data.class_names)
+            self.details = self.task.details(scores, self.data.tables, self.data.class_counts, self.data.class_names)
         return self.task.evaluate(scores, table, self.data.class_counts)
 
     @torch.no_grad()

@@ -27,12 +27,14 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Queries:
-    """N queries: ids (N,) int64, texts (N,) Arrow strings, and lists of the documents that answer each, best first, with their grades.
+    """N queries: ids (N,) int64, keys and texts (N,) Arrow strings, and lists of the documents that answer each, best first, with their
+    grades. ids: places in the file, from 0 on; keys: what it has in `_id`, for people alone.
 
     A query whose answers are not to be used has empty lists.
     """
 
     ids: np.ndarray
+    keys: pa.Array
     texts: pa.Array
     relevant: pa.Array
     grades: pa.Array
@@ -50,8 +52,9 @@ class Queries:
         empty = [pa.scalar([], each.type) for each in (self.relevant, self.grades)]
         return Queries(
             self.ids,
+            self.keys,
             self.texts,
-            *(pc.if_else(pa.array(hidden), none, each) for none, each in zip(empty, self._columns[1:], strict=True)),
+            *(pc.if_else(pa.array(hidden), none, each) for none, each in zip(empty, self._columns[2:], strict=True)),
         )
 
     def joined(self, other: Queries) -> Queries:
@@ -72,8 +75,8 @@ class Queries:
         return pc.list_value_length(self.relevant)
 
     @property
-    def _columns(self) -> tuple[pa.Array, pa.Array, pa.Array]:
-        return self.texts, self.relevant, self.grades
+    def _columns(self) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
+        return self.keys, self.texts, self.relevant, self.grades
 
     def fingerprint(self) -> str:
         lists = [each.flatten().to_numpy().tobytes() for each in (self.relevant, self.grades)]
@@ -82,15 +85,23 @@ class Queries:
 
     def to_table(self) -> pa.Table:
         return pa.table(
-            {"id": self.ids, "text": self.texts, "label": self.labels, "relevant": self.relevant, "grade": self.grades}
+            {
+                "id": self.ids,
+                "key": self.keys,
+                "text": self.texts,
+                "label": self.labels,
+                "relevant": self.relevant,
+                "grade": self.grades,
+            }
         )
 
 
 @dataclass(frozen=True)
 class RetrievalSplits:
-    """names: of documents, for people; documents: their texts, the title first; unlabelled: queries of which no answers are known."""
+    """names: of documents, for people; document_keys: what the file has in `_id`; documents: their texts, the title first; unlabelled: queries of which no answers are known."""
 
     names: tuple[str, ...]
+    document_keys: pa.Array
     documents: pa.Array
     train: Queries
     validation: Queries
@@ -131,24 +142,25 @@ class BeirFolder(Component):
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         file, corpus = self._read("corpus", ("_id", "text"), ("title",))
-        document_ids = _ids(file, corpus["_id"])
+        document_keys = _keys(file, corpus["_id"])
         documents = _documents(corpus)
         nothing = sum(not text for text in documents.to_pylist())
         if nothing:
             log.warning("%s: %d documents are empty", file, nothing)
         queries_file, queries = self._read("queries", ("_id", "text"))
-        query_ids = _ids(queries_file, queries["_id"])
+        keys = _keys(queries_file, queries["_id"])
         texts = pa.array([clean(text) for text in queries["text"].to_pylist()], pa.large_string())
         empty = np.flatnonzero(pc.equal(texts, "").to_numpy(zero_copy_only=False))
         if len(empty):
             raise ConfigError(
-                f"{queries_file}: has {len(empty)} empty queries, the first is '{query_ids[int(empty[0])]}'; mend them or leave them out"
+                f"{queries_file}: has {len(empty)} empty queries, the first is '{keys[int(empty[0])]}'; mend them or leave them out"
             )
+        every = Queries(np.arange(len(keys)), keys, texts, *_no_answers(len(keys)))
         splits: dict[str, Queries] = {}
         taken: dict[int, str] = {}
-        named = np.zeros(len(texts), bool)
+        named = np.zeros(len(every), bool)
         for split, files in (("train", ("train",)), ("test", ("test",)), ("validation", ("validation", "dev"))):
-            answers = self._answers(split, files, query_ids, document_ids, texts)
+            answers = self._answers(split, files, every, document_keys)
             if answers is None:
                 continue
             found, asked = answers
@@ -157,19 +169,21 @@ class BeirFolder(Component):
             if both:
                 raise ConfigError(
                     f"{self.path / 'qrels'}: {len(both)} queries are in {taken[both[0]]} and in {split}, the first is"
-                    f" '{query_ids[both[0]]}'; a query belongs to one of them"
+                    f" '{keys[both[0]]}'; a query belongs to one of them"
                 )
             taken |= dict.fromkeys(found.ids.tolist(), split)
             splits[split] = found
         if "validation" not in splits:
             splits |= self._hold_out(splits["train"])
         names = tuple(_name(text) for text in documents.to_pylist())
-        unlabelled = self._unlabelled(queries_file, named, texts, [splits["validation"], splits["test"]])
-        return RetrievalSplits(names, documents, splits["train"], splits["validation"], splits["test"], unlabelled)
+        unlabelled = self._unlabelled(queries_file, every, named, [splits["validation"], splits["test"]])
+        return RetrievalSplits(
+            names, document_keys, documents, splits["train"], splits["validation"], splits["test"], unlabelled
+        )
 
-    def _unlabelled(self, file: Path, named: np.ndarray, texts: pa.Array, held_out: list[Queries]) -> Queries:
+    def _unlabelled(self, file: Path, every: Queries, named: np.ndarray, held_out: list[Queries]) -> Queries:
         """The queries that no qrels file names, without those that ask what a held-out one asks."""
-        known = pc.is_in(texts, value_set=pa.concat_arrays([each.texts for each in held_out]))
+        known = pc.is_in(every.texts, value_set=pa.concat_arrays([each.texts for each in held_out]))
         known = known.to_numpy(zero_copy_only=False)
         ids = np.flatnonzero(~named & ~known)
         same = int((~named & known).sum())
@@ -178,9 +192,7 @@ class BeirFolder(Component):
                 "%s: %d queries are in no qrels file: anchors without answers, unless task.unlabelled says ignore%s",
                 *(file, len(ids), f"; {same} more have the text of a held-out query, and are left out" if same else ""),
             )
-        none = pa.array(np.zeros(len(ids) + 1, np.int64))
-        empty = [pa.LargeListArray.from_arrays(none, pa.array([], kind)) for kind in (pa.int64(), pa.float64())]
-        return Queries(ids, texts.take(pa.array(ids)), *empty)
+        return every.take(ids)
 
     def _hold_out(self, train: Queries) -> dict[str, Queries]:
         held = round(self.validation_fraction * len(train))
@@ -190,7 +202,7 @@ class BeirFolder(Component):
         return {"validation": train.take(np.sort(order[:held])), "train": train.take(np.sort(order[held:]))}
 
     def _answers(
-        self, split: str, files: tuple[str, ...], query_ids: list[str], document_ids: list[str], texts: pa.Array
+        self, split: str, files: tuple[str, ...], every: Queries, document_keys: pa.Array
     ) -> tuple[Queries, np.ndarray] | None:
         """The queries of one split with their answers, and the places of all queries that its file names; None where it has no file and
         needs none."""
@@ -208,11 +220,11 @@ class BeirFolder(Component):
             row = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise ConfigError(f"{file}: column 'score' has {scores[row]} in row {row}; grades are numbers from 0 on")
         columns = []
-        for column, ids, what in (
-            ("query-id", query_ids, "queries that the queries file hasn't"),
-            ("corpus-id", document_ids, "documents that the corpus hasn't"),
+        for column, keys, what in (
+            ("query-id", every.keys, "queries that the queries file hasn't"),
+            ("corpus-id", document_keys, "documents that the corpus hasn't"),
         ):
-            places = pc.index_in(table[column], value_set=pa.array(ids, pa.large_string()))
+            places = pc.index_in(table[column], value_set=keys)
             if places.null_count:
                 unknown = list(dict.fromkeys(table[column].filter(places.is_null()).to_pylist()))
                 first = ", ".join(f"'{each}'" for each in unknown[:SHOWN])
@@ -225,7 +237,7 @@ class BeirFolder(Component):
         # By query, best first; a pair that comes twice counts once.
         order = np.lexsort((document, -score, query))
         query, document, score = query[order], document[order], score[order]
-        _, once = np.unique(query * len(document_ids) + document, return_index=True)
+        _, once = np.unique(query * len(document_keys) + document, return_index=True)
         once = np.sort(once)
         query, document, score = query[once], document[once], score[once]
         asked, counts = np.unique(query, return_counts=True)
@@ -241,7 +253,8 @@ class BeirFolder(Component):
         ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
         found = Queries(
             asked,
-            texts.take(pa.array(asked)),
+            every.keys.take(pa.array(asked)),
+            every.texts.take(pa.array(asked)),
             pa.LargeListArray.from_arrays(ends, pa.array(document)),
             pa.LargeListArray.from_arrays(ends, pa.array(score)),
         )
@@ -321,14 +334,21 @@ def _json_lines(file: Path) -> pa.Table:
     return table.select([name for name in table.column_names if table[name].null_count < len(table) or not len(table)])
 
 
-def _ids(file: Path, column: pa.ChunkedArray) -> list[str]:
-    ids: list[str] = column.to_pylist()
-    if len(set(ids)) < len(ids):
+def _no_answers(count: int) -> tuple[pa.Array, pa.Array]:
+    """Empty lists of documents and of grades."""
+    ends = pa.array(np.zeros(count + 1, np.int64))
+    documents, grades = (pa.LargeListArray.from_arrays(ends, pa.array([], kind)) for kind in (pa.int64(), pa.float64()))
+    return documents, grades
+
+
+def _keys(file: Path, column: pa.ChunkedArray) -> pa.Array:
+    """A file's `_id`s. ConfigError where one comes twice."""
+    if pc.count_distinct(column).as_py() < len(column):
         counts = pc.value_counts(column)
         twice = [each["values"] for each in counts.to_pylist() if each["counts"] > 1]
         first = ", ".join(f"'{each}'" for each in twice[:SHOWN])
         raise ConfigError(f"{file}: {len(twice)} ids come more than once in column '_id', the first: {first}")
-    return ids
+    return column.combine_chunks().cast(pa.large_string())
 
 
 def _documents(corpus: pa.Table) -> pa.Array:

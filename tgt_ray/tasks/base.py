@@ -92,9 +92,10 @@ class Task(Component):
         return self.metrics_of(scan) if isinstance(scan, TaskData) else self.metric_names
 
     def details(
-        self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+        self, reduced_N: np.ndarray, tables: dict[str, Table], class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table | None:
-        """The same class by class, or query by query, where that makes sense."""
+        """The same of the rows of tables["test"], class by class, or query by query, where that makes sense. tables: all that the student
+        has."""
         return None
 
 

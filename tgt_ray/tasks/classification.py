@@ -52,9 +52,9 @@ class Classification(Task):
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 
     def details(
-        self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+        self, reduced_N: np.ndarray, tables: dict[str, Table], class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table:
-        labels_N = table["label"].to_numpy()
+        labels_N = tables["test"]["label"].to_numpy()
         recalls = metrics.per_class_recall(reduced_N, labels_N)
         classes = list(recalls)
         return pa.table(

@@ -30,7 +30,7 @@ class Retrieval(Task):
     teacher's head is the matrix of its documents' embeddings. Model inputs are uint8 (N, max_bytes), of documents (N, document_bytes),
     as `texts.to_bytes` makes them.
 
-    The table `documents` beside the splits has the corpus in the classes' order.
+    The table `documents` beside the splits has the corpus in the classes' order. `key` is what the files have in `_id`.
     """
 
     modality: ClassVar[str] = "text"
@@ -79,7 +79,9 @@ class Retrieval(Task):
                 "task.unlabelled: 'anchors', but all queries have answers; leave it out, or give task.labelled"
             )
         numbers = np.arange(len(splits.documents))
-        documents = pa.table({"id": numbers, "document": splits.documents, "label": numbers})
+        documents = pa.table(
+            {"id": numbers, "key": splits.document_keys, "document": splits.documents, "label": numbers}
+        )
         fingerprints = {
             name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
         }
@@ -129,20 +131,21 @@ class Retrieval(Task):
         return ranking.measure(reduced_NR, table["relevant"], table["grade"])
 
     def details(
-        self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray, class_names: tuple[str, ...]
+        self, reduced_NR: np.ndarray, tables: dict[str, Any], class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table:
+        table, keys, names = tables["test"], tables["documents"]["key"], pa.array(class_names)
         ranks = ranking.first_hits(reduced_NR, table["relevant"], table["grade"])
-        names, best, first = np.array(class_names, object), table["label"].to_numpy(), reduced_NR[:, 0]
+        first, best = pa.array(reduced_NR[:, 0]), table["label"]
         return pa.table(
             {
-                # Places in the files of queries and documents, from 0 on.
-                "query": table["id"],
+                # As the files of queries and documents have them in `_id`.
+                "query_id": table["key"],
                 "query_text": table["text"],
                 "rank": pa.array(ranks, mask=ranks == 0),  # of the first document that answers it
-                "first": first,
-                "first_text": names[first],
-                "best_answer": best,
-                "best_answer_text": names[best],
+                "first_id": keys.take(first),
+                "first_text": names.take(first),
+                "best_answer_id": keys.take(best),
+                "best_answer_text": names.take(best),
                 **ranking.of_each(reduced_NR, table["relevant"], table["grade"]),
             }
         )
