@@ -23,6 +23,7 @@ from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import class_label, drawable, say_texts
 from tgt_ray.objectives import Facts
+from tgt_ray.prepared import written
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 from tgt_ray.text_metrics import distinct_n, exact_copy_rate
@@ -186,10 +187,11 @@ def measure(
     from tgt_ray.teacher import check_decoded
 
     # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
-    start = "documents" if experiment.teacher.generator.starts_from_documents else "validation"
-    rows = held_out_rows(len(data.labels(start)), experiment.fit_check.rows)
-    labels = torch.from_numpy(data.labels(start)[rows])
-    inputs = inputs_of(experiment.task, data.tables[start], data.input_shape, device)[torch.from_numpy(rows)]
+    from_documents = experiment.teacher.generator.starts_from_documents
+    table = written(data.tables["documents"]) if from_documents else data.tables["validation"]
+    rows = held_out_rows(len(table), experiment.fit_check.rows)
+    labels = torch.from_numpy(table["label"].to_numpy()[rows])
+    inputs = inputs_of(experiment.task, table, data.input_shape, device)[torch.from_numpy(rows)]
     facts = Facts(data.num_classes, data.class_counts)
     if experiment.task.answers == "documents":
         head = teacher.labeler.get_parameter("head.weight").numpy(force=True)

@@ -384,8 +384,7 @@ class StudentRun:
     def real_rows(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (N, ...) and labels (N,) of anchors by their ids; the label is -1 where an anchor has none."""
         places, inputs, labels = [], [], []
-        for split in self.data.anchor_tables:
-            table = self.data.tables[split]
+        for table in self.data.anchor_tables:
             there = table["id"].to_numpy()
             order = np.argsort(there)
             mine = np.flatnonzero(np.isin(ids_N, there))

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.numpy
 
 from tgt_ray import embeddings, records
 from tgt_ray.config import ConfigError, digest
+from tgt_ray.data import StoredTable
 from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
@@ -56,12 +58,11 @@ class StudentData:
     from_documents: bool = False
 
     @property
-    def anchor_tables(self) -> tuple[str, ...]:
-        return (
-            ("documents",)
-            if self.from_documents
-            else tuple(name for name in ("train", "unlabelled") if name in self.tables)
-        )
+    def anchor_tables(self) -> tuple[Table, ...]:
+        """The rows that explorers start from."""
+        if self.from_documents:
+            return (written(self.tables["documents"]),)
+        return tuple(self.tables[name] for name in ("train", "unlabelled") if name in self.tables)
 
     @property
     def facts(self) -> Facts:
@@ -189,8 +190,8 @@ def prepare(
         *((table["id"], first_classes(table), table) for table in more),
     ]
     if from_documents:
-        documents = data.tables["documents"]
-        parts = [(documents["id"], data.labels("documents"), documents)]
+        documents = written(data.tables["documents"])
+        parts = [(documents["id"], documents["label"].to_numpy(), documents)]
     anchors = Anchors(
         np.concatenate([ids.to_numpy() for ids, _, _ in parts]),
         np.concatenate([labels for _, labels, _ in parts]),
@@ -211,6 +212,14 @@ def prepare(
         teacher,
         {**fingerprints, "teacher_cache": keys["train"]},
     )
+
+
+def written(documents: Table) -> Table:
+    """Those that queries can be made from: all but empty ones."""
+    # A user's own task may call its texts otherwise.
+    if isinstance(documents, StoredTable) or "document" not in documents.column_names:
+        return documents
+    return documents.filter(pc.not_equal(documents["document"], ""))
 
 
 def labeler_head(teacher: dict[str, Any], storage: Storage) -> np.ndarray:

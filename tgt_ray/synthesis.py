@@ -198,8 +198,7 @@ def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -
     """The inputs of all anchors, where the generator starts from them or the objective looks at them."""
     if not (teacher.contextual or experiment.objective.needs_anchors):
         return None
-    task = experiment.task
-    tables = [data.tables[name] for name in data.anchor_tables]
+    task, tables = experiment.task, data.anchor_tables
     if len(tables) == 1:
         return inputs_of(task, tables[0], data.input_shape)
     return torch.cat([part for table in tables for part in inputs_of(task, table, data.input_shape).split(1024)])

@@ -145,8 +145,10 @@ class BeirFolder(Component):
         document_keys = _keys(file, corpus["_id"])
         documents = _documents(corpus)
         nothing = sum(not text for text in documents.to_pylist())
+        if nothing == len(documents):
+            raise ConfigError(f"{file}: all documents are empty; column 'text' is to have what is searched")
         if nothing:
-            log.warning("%s: %d documents are empty", file, nothing)
+            log.warning("%s: %d documents are empty: no queries are made from them", file, nothing)
         queries_file, queries = self._read("queries", ("_id", "text"))
         keys = _keys(queries_file, queries["_id"])
         texts = pa.array([clean(text) for text in queries["text"].to_pylist()], pa.large_string())

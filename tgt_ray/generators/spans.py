@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 class SpanGenerator(Generator):
     """A few words of a document that follow each other, within a sentence, stand for a query that it answers (our choice, as the spans of
-    ICT, Lee et al. 2019, arXiv 1906.00300, and of Contriever, arXiv 2112.09118, do for sentences and passages).
+    ICT, Lee et al. 2019, arXiv 1906.00300, and of Contriever, arXiv 2112.09118, do for sentences and passages). Where there is no white
+    space between words, as in Japanese, two characters stand for a word (our choice).
 
     Nothing is trained, and nothing is moved: for random exploration, whose sigma has no meaning here.
     """
