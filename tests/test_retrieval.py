@@ -519,6 +519,7 @@ def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_pat
             assert len(lines) == 2
             how = {
                 "path": path,
+                "revision": None,
                 "max_tokens": 24,
                 "pooling": "mean",
                 "normalize": True,
@@ -534,6 +535,70 @@ def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_pat
             )
             assert all(("cosine, the default of sentence-transformers" in line) == (who == "default") for line in lines)
             assert all("teacher.labeler.normalize" in line for line in lines)
+
+
+def test_a_model_without_states_of_its_tokens_is_refused(encoder, tmp_path):
+    import transformers as t
+
+    tokenizer = t.AutoTokenizer.from_pretrained(encoder)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = t.DPRConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **size)
+    t.DPRQuestionEncoder(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    says = r"teacher\.labeler\.path: .* is a DPRQuestionEncoder, which gives no states of its tokens; use another model, or the same weights"
+    with pytest.raises(ConfigError, match=says) as err:
+        built(tmp_path)
+    assert "\n" not in str(err.value)
+    with pytest.raises(ConfigError, match=says):
+        DualEncoderLabeler(path=str(encoder), document_path=str(tmp_path)).documents_encoder(built(encoder))
+
+
+def test_a_second_tower_has_a_revision_of_its_own(encoder, monkeypatch):
+    from tgt_ray.models import text
+
+    asked = set()
+
+    def local(load, path, revision, **options):
+        asked.add((path, revision))
+        return load(str(encoder), **options)
+
+    def nothing(path, revision, name):
+        asked.add((path, revision))
+
+    monkeypatch.setattr(text, "from_hub", local)
+    monkeypatch.setattr(text, "own_file", nothing)
+    for given, revisions in (
+        ({"revision": "a"}, {("x/queries", "a"), ("x/documents", None)}),
+        ({"revision": "a", "document_revision": "b"}, {("x/queries", "a"), ("x/documents", "b")}),
+    ):
+        asked.clear()
+        labeler = DualEncoderLabeler(path="x/queries", document_path="x/documents", **given)
+        model = labeler.build(TextShape((64,)), 3)
+        fitted_by = labeler.load_weights(model)["fitted_by"]
+        assert asked == revisions
+    assert fitted_by == DualEncoderLabeler(path=str(encoder)).load_weights(built(encoder))["fitted_by"]
+    with pytest.raises(
+        ConfigError, match=r"document_revision: 'b' is of document_path, which is not given; .* revision"
+    ):
+        validate(DualEncoderLabeler, {"path": "x/queries", "document_revision": "b"})
+
+
+def test_towers_that_disagree_on_normalisation_are_refused(encoder, tmp_path):
+    cosine = sentence_model(encoder, tmp_path / "cosine", similarity_fn_name="cosine")
+    dot = sentence_model(encoder, tmp_path / "dot", similarity_fn_name="dot")
+    for first, second in ((cosine, dot), (dot, cosine), (dot, encoder)):
+        towers = {"path": str(first), "document_path": str(second)}
+        labeler = DualEncoderLabeler(**towers)
+        with pytest.raises(ConfigError, match=r"document_path: .* teacher\.labeler\.normalize: true or false"):
+            labeler.load_weights(labeler.build(TextShape((64,)), 3))
+        for given in (True, False):
+            labeler = DualEncoderLabeler(**towers, normalize=given)
+            model = labeler.build(TextShape((64,)), 3)
+            assert {each["normalize"] for each in labeler.load_weights(model)["encoders"].values()} == {given}
+    labeler = DualEncoderLabeler(path=dot, document_path=dot)
+    model = labeler.build(TextShape((64,)), 3)
+    labeler.load_weights(model)
+    assert not model.normalize
 
 
 def test_towers_of_different_sizes_are_refused(encoder, tmp_path):

@@ -495,11 +495,12 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     modality: ClassVar[str] = "text"
     answers: ClassVar[str] = "documents"
     type: Literal["dual_encoder"] = "dual_encoder"
-    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path"})
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path", "document_revision"})
     weights: None = Field(None, description="not used: the folder has them")
     document_path: FolderOrName | None = Field(
         None, description="a second model for documents, as `path`; absent: the same one embeds queries and documents"
     )
+    document_revision: str | None = Field(None, description="as revision, of document_path")
     document_tokens: int | None = Field(None, ge=4, description="as max_tokens, of a document")
     normalize: bool | None = Field(
         None,
@@ -514,6 +515,14 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         description="a document's share is the softmax of scores / temperature (our choice); rankings don't depend on it",
     )
 
+    @model_validator(mode="after")
+    def _revision_of_something(self) -> DualEncoderLabeler:
+        if self.document_revision is not None and self.document_path is None:
+            raise ValueError(
+                f"document_revision: '{self.document_revision}' is of document_path, which is not given; that of path is revision"
+            )
+        return self
+
     @property
     def external(self) -> bool:
         return True
@@ -525,18 +534,18 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from tgt_ray.models.dual_encoder import DualEncoder
 
-        settings = self._settings()
+        settings = self._settings(self.path, self.revision)
         backbone = self.backbone(input_shape, "teacher.labeler")
         backbone.tokens.prefix = self._prefix("query", settings)
         return DualEncoder(backbone, num_classes, self._normalizes(settings)[0], self.temperature)
 
     def prompt(self) -> str:
-        return self.query_prefix if self.query_prefix is not None else self._settings().query
+        return self._settings(self.path, self.revision).query if self.query_prefix is None else self.query_prefix
 
-    def _settings(self) -> SentenceSettings:
+    def _settings(self, path: str, revision: str | None) -> SentenceSettings:
         from tgt_ray.models.text import sentence_settings
 
-        return sentence_settings(self.path, self.revision, self.pooling)
+        return sentence_settings(path, revision, self.pooling)
 
     def _prefix(self, kind: Literal["query", "document"], settings: SentenceSettings) -> str:
         """What is put before queries or documents. ConfigError where the model wouldn't pool it."""
@@ -569,16 +578,24 @@ class DualEncoderLabeler(TextEncoder, Labeler):
             "head": "fit",
             "fitted_by": digest(tower.facts(), model.normalize, *weights),
             "encoders": {
-                "queries": self._said_of(model.backbone, self.path),
-                "documents": self._said_of(tower, self.document_path or self.path),
+                "queries": self._said_of(model.backbone, self.path, self.revision),
+                "documents": self._said_of(tower, *self._documents_place),
             },
         }
 
-    def _said_of(self, tower: Any, path: str) -> dict[str, Any]:
+    @property
+    def _documents_place(self) -> tuple[str, str | None]:
+        """Path and revision of the model that embeds documents."""
+        if self.document_path is None:
+            return self.path, self.revision
+        return self.document_path, self.document_revision
+
+    def _said_of(self, tower: Any, path: str, revision: str | None) -> dict[str, Any]:
         """How it embeds, for people."""
-        normalizes, said_by = self._normalizes(self._settings())
+        normalizes, said_by = self._normalizes(self._settings(path, revision))
         return {
             "path": path,
+            "revision": revision,
             "prompt": tower.tokens.prefix,
             "max_tokens": tower.tokens.max_tokens,
             "pooling": tower.pooling,
@@ -588,14 +605,20 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
-        from tgt_ray.models.text import TextBackbone, own_tokens, sentence_settings, transformers_backbone
+        from tgt_ray.models.text import TextBackbone, own_tokens, transformers_backbone
 
-        path = self.document_path or self.path
-        revision = self.revision if self.document_path is None else None
+        path, revision = self._documents_place
         longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
         key = "document_tokens" if self.document_tokens is not None else "max_tokens"
         tokens = own_tokens(path, revision, longest, "teacher.labeler", key)
-        tokens.prefix = self._prefix("document", sentence_settings(path, revision, self.pooling))
+        settings = self._settings(path, revision)
+        tokens.prefix = self._prefix("document", settings)
+        if self._normalizes(settings)[0] != model.normalize:
+            lengths = ["length 1" if each else "any length" for each in (not model.normalize, model.normalize)]
+            raise ConfigError(
+                f"teacher.labeler.document_path: {path} gives embeddings of {lengths[0]}, and path {self.path} of {lengths[1]}, as far as"
+                " their files say; say it for both by teacher.labeler.normalize: true or false"
+            )
         if self.document_path is None:
             return TextBackbone(model.backbone.body, tokens, model.backbone.pooling, model.backbone.dim)
         tower = transformers_backbone(path, revision, tokens, self.pooling)
@@ -604,7 +627,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
                 f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path} of"
                 f" {model.backbone.dim}; the two must belong together"
             )
-        TextEncoder(path=path, pooling=self.pooling).load_body(tower, "teacher.labeler")
+        TextEncoder(path=path, revision=revision, pooling=self.pooling).load_body(tower, "teacher.labeler")
         return tower
 
     def facts(self, model: Any) -> dict[str, Any]:

@@ -257,7 +257,22 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
         raise ConfigError(
             f"{tokens.where}.path: {path} is not a text encoder ({' '.join(str(err).split())[:200]})"
         ) from err
-    return TextBackbone(without_pooler(body), tokens, pooling, int(config.hidden_size))
+    backbone = TextBackbone(without_pooler(body), tokens, pooling, int(config.hidden_size))
+    _check_states(backbone, path)
+    return backbone
+
+
+@torch.no_grad()
+def _check_states(backbone: TextBackbone, path: str) -> None:
+    """ConfigError for a model that gives an embedding and nothing of its tokens, as those of DPR do."""
+    body, mode = backbone.body, backbone.body.training
+    out = body.eval()(input_ids=torch.tensor([[backbone.tokens.end]]))  # without dropout nothing is drawn
+    body.train(mode)
+    if getattr(out, "last_hidden_state", None) is None:
+        raise ConfigError(
+            f"{backbone.tokens.where}.path: {path} is a {type(body).__name__}, which gives no states of its tokens; use another model, or the"
+            " same weights as a BertModel or its kind, as sentence-transformers publishes those of DPR"
+        )
 
 
 def transformers_weights(
