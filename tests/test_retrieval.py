@@ -295,6 +295,25 @@ def test_some_queries_keep_their_answers(beir):
         Retrieval(data=data, labelled={"rows": 49}).load()
 
 
+def test_queries_that_are_documents_of_the_corpus_are_counted(tmp_path, caplog):
+    """As ArguAna has them: the text of a document, whose title is apart."""
+    asked = [each["query-id"] for split in ("validation", "test") for each in judged(split)][:4]
+    texts = {each["_id"]: each["text"] for each in queries()}
+    more = [
+        {"_id": asked[0], "title": "a title", "text": texts[asked[0]]},
+        {"_id": asked[1], "title": "", "text": f" {texts[asked[1]]}"},
+        {"_id": asked[2], "title": "", "text": "another text"},
+        {"_id": "other", "title": "", "text": texts[asked[3]]},
+        {"_id": "q000", "title": "", "text": texts["q000"]},  # of train
+    ]
+    BeirFolder(path=str(write(tmp_path / "x", corpus=[*corpus(), *more]))).scan()
+    (line,) = (line for line in caplog.messages if "own document" in line)
+    assert "2 validation and test queries are documents of the corpus" in line
+    caplog.clear()
+    BeirFolder(path=str(write(tmp_path / "y"))).scan()
+    assert "own document" not in caplog.text
+
+
 def more_queries():
     """Two that nobody has answered; one that test asks as well; and one of which only a document is known that is no answer."""
     texts = {"u0": "lamp red ?", "u1": "houses ?", "u2": queries()[48]["text"], "u3": "an old shirt ?"}

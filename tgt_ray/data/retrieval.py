@@ -177,6 +177,13 @@ class BeirFolder(Component):
             splits[split] = found
         if "validation" not in splits:
             splits |= self._hold_out(splits["train"])
+        own = sum(_asking_for_themselves(splits[name], corpus) for name in ("validation", "test"))
+        if own:
+            log.warning(
+                "%s: %d validation and test queries are documents of the corpus, with the same _id and text: they are ranked here, and BEIR"
+                " leaves a query's own document out, so that metrics differ from those published",
+                *(queries_file, own),
+            )
         names = tuple(_name(text) for text in documents.to_pylist())
         unlabelled = self._unlabelled(queries_file, every, named, [splits["validation"], splits["test"]])
         return RetrievalSplits(
@@ -359,6 +366,16 @@ def _documents(corpus: pa.Table) -> pa.Array:
     titles = corpus["title"].to_pylist() if "title" in corpus.column_names else [""] * len(texts)
     joined = [clean(f"{title}. {text}" if title.strip() else text) for title, text in zip(titles, texts, strict=True)]
     return pa.array(joined, pa.large_string())
+
+
+def _asking_for_themselves(queries: Queries, corpus: pa.Table) -> int:
+    """How many queries are the document of their own `_id`, with its title or without."""
+    places = pc.index_in(queries.keys, value_set=corpus["_id"])
+    there = places.is_valid()
+    rows = corpus.take(places.filter(there))
+    bare, whole, asked = rows["text"], _documents(rows), queries.texts.filter(there)
+    three = zip(asked.to_pylist(), bare.to_pylist(), whole.to_pylist(), strict=True)
+    return sum(text.split() in (one.split(), other.split()) for text, one, other in three)
 
 
 def _name(text: str, most: int = 60) -> str:
