@@ -168,13 +168,14 @@ def render(record: dict[str, Any]) -> str:
     share = speed["student"]["parameters"] / speed["teacher"]["parameters"]
     faster = speed["student"]["queries_per_second"] / speed["teacher"]["queries_per_second"]
     rows = record["parts"][-1]["rows"]
+    spans = any(each["teacher"]["generator"]["type"] == "spans" for each in record["methods"].values())
     head = [
         f"{record['data']}: {rows['documents']} documents, {rows['full']} training and {rows['test']} test queries; the whole corpus is"
         " ranked",
         f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g} where rows are made;"
         f" seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
         f"teacher {base['teacher']['labeler']['path']}, not trained here; queries without labels are anchors, and their documents what it"
-        " finds; `spans` are words of documents, since no trained query generator is at hand",
+        f" finds{'; `spans` are words of documents, since no trained query generator is at hand' if spans else ''}",
         f"student {speed['student']['parameters']:,} parameters, {100 * share:.1f} % of the teacher's; it encodes"
         f" {speed['student']['queries_per_second']:.0f} queries a second on one thread, {faster:.0f} times as many as the teacher",
         f"percent, mean ± standard deviation over seeds; {record['command']}",

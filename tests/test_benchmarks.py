@@ -1,6 +1,7 @@
 """Runs of the benchmarks are kept and resumed."""
 
 import argparse
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import common
 import methods
+import retrieval
 
 
 @pytest.fixture
@@ -87,3 +89,14 @@ def test_a_checkout_with_changes_is_not_its_commit():
     results = [{"commit": "a" * 40}, {"commit": "a" * 40 + "+changes"}, {"commit": None}, {}]
     (line,) = common.other_commits(results, {"commit": "a" * 40})
     assert line == "of 4 runs some were made by other commits: 1 by aaaaaaaaaaaa+changes, 1 by unknown"
+
+
+def test_what_spans_are_is_said_where_a_method_of_theirs_ran():
+    records = Path(__file__).resolve().parent.parent / "benchmarks/records"
+    record = json.loads((records / "retrieval-medquad-200.json").read_text())
+    says = "finds; `spans` are words of documents, since no trained query generator is at hand\n"
+    assert says in retrieval.render(record)
+    record["methods"] = {name: each for name, each in record["methods"].items() if not name.startswith("spans")}
+    said = retrieval.render(record)
+    assert "`spans`" not in said
+    assert "and their documents what it finds\n" in said

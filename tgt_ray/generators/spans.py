@@ -45,7 +45,10 @@ class SpanGenerator(Generator):
         return True
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
-        return {"weights": "none"}
+        return {
+            "weights": "none",
+            "queries": "spans: words of documents that follow each other; no trained query generator was used",
+        }
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from tgt_ray.models.spans import Spans
