@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from tgt_ray import api
 from tgt_ray.config import ConfigError, override, validate
 from tgt_ray.experiment import Experiment
-from tgt_ray.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.generators import CausalLMGenerator, Doc2QueryGenerator, MaskedLMGenerator, Seq2SeqGenerator
 from tgt_ray.hub import own_file, place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
 from tgt_ray.models.text import corpus_tokens
@@ -540,15 +540,80 @@ def test_settings_that_make_no_sense_are_refused(config, says):
         validate(cls, config)
 
 
-def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("encoder", TextEncoderLabeler),
+        ("masked_lm", MaskedLMGenerator),
+        ("seq2seq", Seq2SeqGenerator),
+        ("causal_lm", CausalLMGenerator),
+        ("seq2seq", Doc2QueryGenerator),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path, name, cls):
     import shutil
 
     path = tmp_path / "wrong"
-    shutil.copytree(folders / "encoder", path)
+    shutil.copytree(folders / name, path)
     big = corpus_tokens(train_tokenizer([*TEXTS, *(f"word{i} word{i}" for i in range(300))], 700), 32, "test")
     big.tokenizer.save_pretrained(path)
-    with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens, its model room for \d+"):
-        TextEncoderLabeler(path=str(path)).build(shape, 2)
+    with pytest.raises(
+        ConfigError, match=r"teacher\.\w+: the tokenizer gives ids up to \d+, and its model has \d+ emb"
+    ):
+        cls(path=str(path), max_tokens=32).build(shape, *([2] if cls is TextEncoderLabeler else []))
+
+
+def of_family(family, folder, tokenizer, pad, **more):
+    """A folder with a small masked language model of a family, whose config says this padding token."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    if family == "distilbert":
+        small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "pad_token_id": pad}
+    config = AutoConfig.for_model(family, **sizes, **small, **more)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_model_that_counts_positions_from_padding_needs_a_tokenizer_that_pads_so(shape, tmp_path):
+    tokenizer = corpus_tokens(shape.tokenizer, 32, "test").tokenizer
+    other = tokenizer.pad_token_id + 2
+    for cls, more in ((TextEncoderLabeler, [2]), (MaskedLMGenerator, [])):
+        build = cls(path=of_family("roberta", tmp_path, tokenizer, other), max_tokens=32).build
+        with pytest.raises(
+            ConfigError,
+            match=rf"pads with token {tokenizer.pad_token_id}, and its model counts positions from padding token {other}: .*give a folder",
+        ):
+            build(shape, *more)
+        of_family("roberta", tmp_path, tokenizer, tokenizer.pad_token_id)
+        build(shape, *more)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "albert", "deberta-v2", "distilbert"])
+def test_a_padding_token_that_only_a_config_has_refuses_nothing(shape, tmp_path, family):
+    """As Multilingual-MiniLM: a BERT with the tokenizer of XLM-R, whose padding token is another than its config's."""
+    tokenizer = corpus_tokens(shape.tokenizer, 32, "test").tokenizer
+    path = of_family(family, tmp_path, tokenizer, tokenizer.pad_token_id + 2)
+    backbone = seeded(TextEncoderStudent(path=path, max_tokens=32).build, shape)
+    together = backbone(rows("a film", "the old man likes the house"))
+    torch.testing.assert_close(together[:1], backbone(rows("a film")), msg="padding is masked all the same")
+    MaskedLMGenerator(path=path, max_tokens=32).build(shape)
+
+
+def test_a_special_token_that_no_text_gets_needs_no_embedding(folders, shape, tmp_path):
+    """As Gemma 3's <image_soft_token>."""
+    import shutil
+
+    for name in ("encoder", "causal_lm"):
+        shutil.copytree(folders / name, tmp_path / name)
+        tokenizer = corpus_tokens(shape.tokenizer, 32, "test").tokenizer
+        tokenizer.add_tokens("<image>", special_tokens=True)
+        tokenizer.save_pretrained(tmp_path / name)
+    labeler = TextEncoderLabeler(path=str(tmp_path / "encoder"), max_tokens=32).build(shape, 2)
+    assert labeler(rows("an <image> of a film")).logits.isfinite().all()
+    teacher = teacher_with(CausalLMGenerator(path=str(tmp_path / "causal_lm"), max_tokens=64), shape)
+    _, context = teacher.encode(rows("an <image> of a film", TEXTS[0]), generator())
+    assert context[:, 0].max() < len(teacher.generator.body.get_input_embeddings().weight)
 
 
 def test_more_tokens_than_a_model_has_positions_are_refused(folders, shape):

@@ -42,6 +42,15 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.tokenizer)
 
+    @property
+    def top(self) -> int:
+        """The highest id that a text may get."""
+        # Of special tokens those that are put around texts or into them. Gemma 3's tokenizer has one more, for images, than its models
+        # that read text alone have embeddings.
+        put = {self.pad, self.end, self.mask, *self.sentinels, *self.tokenizer("", "")["input_ids"]}
+        never = {each for each, token in self.tokenizer.added_tokens_decoder.items() if token.special} - put
+        return max(each for each in self.tokenizer.get_vocab().values() if each not in never)
+
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of bytes (N, width) uint8 -> ids (N, T)."""
         texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
@@ -152,11 +161,7 @@ class TextBackbone(nn.Module):
         super().__init__()
         self.body, self.tokens, self.pooling, self.dim = body, tokens, pooling, dim
         config = body.config
-        room = int(body.get_input_embeddings().num_embeddings)
-        if len(tokens) > room:
-            raise ConfigError(
-                f"{tokens.where}: the tokenizer has {len(tokens)} tokens, its model room for {room}: they don't belong together"
-            )
+        check_belongs(body, tokens)
         check_positions(config, tokens)
         # BERT tells the second sentence of a pair by its token type.
         self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
@@ -411,7 +416,10 @@ def sentence_settings(path: str, revision: str | None, pooling: str = "auto") ->
     )
 
 
+#: Models whose positions are counted from the padding token's id on, by texts' own ids.
 AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+#: These as well, but without a table of positions that could end.
+AFTER_PADDING_WITHOUT_END = ("fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2")
 
 
 def _positions(config: Any) -> int | None:
@@ -421,6 +429,29 @@ def _positions(config: Any) -> int | None:
         return None
     # The positions of RoBERTa and its kind begin after the padding token's.
     return int(longest) - 2 if config.model_type in AFTER_PADDING else int(longest)
+
+
+def check_belongs(body: Any, tokens: Tokens) -> None:
+    """ConfigError where a tokenizer can't be its model's own: it gives ids that have no embedding, or pads with another token than the
+    one from which the model counts positions.
+
+    Of other models' special tokens nothing is refused, since what a config says of them is often a default that its checkpoint never
+    used: BERT's multilingual kin with XLM-R's tokenizer (Multilingual-MiniLM, multilingual E5) say pad 0 and pad with 1. That does no
+    harm, since padding is masked; the embedding of `padding_idx` is a row like others once it is trained.
+    """
+    config, room = body.config, len(body.get_input_embeddings().weight)
+    if tokens.top >= room:
+        raise ConfigError(
+            f"{tokens.where}: the tokenizer gives ids up to {tokens.top}, and its model has {room} embeddings: they don't belong together;"
+            " give a folder with the model's own tokenizer"
+        )
+    counted = config.model_type in (*AFTER_PADDING, *AFTER_PADDING_WITHOUT_END)
+    pad = getattr(config, "pad_token_id", None)
+    if counted and pad is not None and pad != tokens.pad:
+        raise ConfigError(
+            f"{tokens.where}: the tokenizer pads with token {tokens.pad}, and its model counts positions from padding token {pad}: they don't"
+            " belong together; give a folder with the model's own tokenizer"
+        )
 
 
 def check_positions(config: Any, tokens: Tokens, wanted: int | None = None, key: str | None = None) -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
-from tgt_ray.models.text import Tokens, bert_config, check_positions
+from tgt_ray.models.text import Tokens, bert_config, check_belongs, check_positions
 from tgt_ray.texts import SEPARATOR, clean, sentences, to_bytes, to_texts
 
 #: Texts that are decoded together.
@@ -36,6 +36,7 @@ class TextGenerator(nn.Module):
 
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__()
+        check_belongs(body, tokens)
         self.body, self.tokens, self.width = body, tokens, width
 
     def facts(self) -> dict[str, Any]:
