@@ -17,11 +17,12 @@ from tgt_ray.experiment import Experiment
 from tgt_ray.generators import CausalLMGenerator, Doc2QueryGenerator, MaskedLMGenerator, Seq2SeqGenerator
 from tgt_ray.hub import own_file, place
 from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
-from tgt_ray.models.text import corpus_tokens
+from tgt_ray.models.text import corpus_tokens, tokens_of
 from tgt_ray.models.text_generators import logits_at
 from tgt_ray.models.weights import whole
 from tgt_ray.students import TextEncoderStudent, TextTransformerStudent
 from tgt_ray.teacher import Teacher
+from tgt_ray.text_metrics import exact_copy_rate
 from tgt_ray.texts import SEPARATOR, TextShape, to_bytes, to_texts
 from tgt_ray.vocabulary import train_tokenizer
 
@@ -121,6 +122,43 @@ def test_a_tokenizer_that_pads_on_the_left_is_used_all_the_same(folders, shape, 
         config.load_weights(backbone)
         embeddings.append(backbone(rows("a film", "the old man likes the house")))
     torch.testing.assert_close(*embeddings)
+
+
+@pytest.mark.parametrize("kind", ["corpus", "bert", "t5"])
+def test_a_text_that_only_its_tokenizer_has_changed_is_a_copy(kind, shape, t5):
+    from transformers import AutoTokenizer, BertTokenizer
+
+    texts = [
+        "nobody likes the film .",
+        "My  sister , the film !",
+        f"Nobódy .{SEPARATOR}the house",
+        " ".join(["film"] * 15),
+    ]
+    if kind == "corpus":
+        tokens = corpus_tokens(shape.tokenizer, 16, "test")
+    elif kind == "bert":
+        words = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            "[MASK]",
+            "nobody",
+            "likes",
+            "the",
+            "film",
+            "my",
+            "sister",
+            "house",
+            *".,!",
+        ]
+        tokens = tokens_of(BertTokenizer(vocab={word: number for number, word in enumerate(words)}), 16, "test")
+    else:
+        tokens, texts = tokens_of(AutoTokenizer.from_pretrained(t5), 16, "test"), [texts[3]]
+    again = tokens.texts(tokens(rows(*texts)))
+    assert exact_copy_rate(texts, again, 16) == 100
+    assert kind != "bert" or again[:2] == ["nobody likes the film.", "my sister, the film!"]
+    assert exact_copy_rate(texts, [text.replace("film", "car").replace("ouse", "car") for text in again], 16) == 0
 
 
 def test_long_texts_are_counted(shape):

@@ -56,6 +56,8 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.fit_check.rows,
         experiment.fit_check.seconds,
         bool(experiment.pool.gpus_per_actor),
+        # Checks of texts from before counted as copies only what no tokenizer had changed.
+        *(["copies up to what tokenizers change"] if experiment.task.modality == "text" else []),
         # A student of documents has its temperature from there.
         *([experiment.objective.model_dump(mode="json")] if experiment.task.answers == "documents" else []),
     )
@@ -245,6 +247,7 @@ def measure(
     seen = {name: torch.cat(parts).double() for name, parts in first.items()}
     says = {name: pairs[:, 1].long() for name, pairs in seen.items()}
 
+    longest = experiment.teacher.generator.longest_text
     usual = timed[1:] or timed  # the first batch warms up
 
     def share(hits: Tensor) -> float:
@@ -254,7 +257,7 @@ def measure(
         "rows": len(labels),
         "explorer": experiment.explorer.type,
         "accuracy": share(says["real"] == labels),
-        **_compare({name: values.numpy() for name, values in images.items()}),
+        **_compare({name: values.numpy() for name, values in images.items()}, longest),
         "rows_per_second": sum(rows for _, rows in usual) / max(sum(seconds for seconds, _ in usual), 1e-9),
         "device": device if device != "cpu" else f"{torch.get_num_threads()} thread(s)",
     }
@@ -265,22 +268,22 @@ def measure(
     few_seen = {name: [(int(c), float(p)) for p, c in pairs[few].tolist()] for name, pairs in seen.items()}
     if are_texts(images["real"].numpy()):
         texts = {name: to_texts(values.numpy()) for name, values in images.items()}
-        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_seen, data.class_names)}
+        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_seen, data.class_names, longest)}
     few_images = {name: values[few].numpy() for name, values in images.items()}
     if not drawable(few_images["real"]):
         return result, {}
     return result, {GALLERY: _png(gallery(few_images, few_seen, data.class_names))}
 
 
-def _compare(rows: dict[str, np.ndarray]) -> dict[str, float]:
-    """How much rows are like the real ones: squared error of reconstructions; of texts, which share is the same and how much explored
-    ones are of many words."""
+def _compare(rows: dict[str, np.ndarray], longest: int | None) -> dict[str, float]:
+    """How much rows are like the real ones: squared error of reconstructions; of texts, which share is the same (longest: see
+    `exact_copy_rate`) and how much explored ones are of many words."""
     if not are_texts(rows["real"]):
         return {"reconstruction_mse": float(np.square(rows["reconstructed"] - rows["real"]).mean())}
     texts = {name: to_texts(values) for name, values in rows.items()}
     return {
-        "exact_copy_reconstructed": exact_copy_rate(texts["real"], texts["reconstructed"]),
-        "exact_copy_explored": exact_copy_rate(texts["real"], texts["explored"]),
+        "exact_copy_reconstructed": exact_copy_rate(texts["real"], texts["reconstructed"], longest),
+        "exact_copy_explored": exact_copy_rate(texts["real"], texts["explored"], longest),
         "distinct_2_explored": distinct_n(texts["explored"], 2),
     }
 
@@ -297,9 +300,10 @@ def text_gallery(
     labels: list[int],
     seen: dict[str, list[tuple[int, float]]],
     class_names: Sequence[str] = (),
+    longest: int | None = None,
 ) -> bytes:
     """A page with a few of each kind of texts side by side below their class. few: which; labels, seen: of these, the classes, and the
-    labeler's first one of each kind with its share."""
+    labeler's first one of each kind with its share; longest: see `exact_copy_rate`."""
     name = partial(class_label, class_names=class_names, most=None)
     groups = []
     for place, (row, label) in enumerate(zip(few, labels, strict=True)):
@@ -309,7 +313,7 @@ def text_gallery(
         ]
         groups.append((name(label), [cells]))
     facts = [
-        say_texts(texts["real"], texts[kind], what)
+        say_texts(texts["real"], texts[kind], what, longest)
         for kind, what in (("reconstructed", "reconstructions"), ("explored", "explored rows"))
     ]
     return page("Does the teacher fit?", facts, [f"{kind} [labeler]" for kind in texts], groups)

@@ -115,16 +115,21 @@ def _inputs(samples: list[Sample]) -> dict[str, list[Any]]:
 
 
 def files(
-    samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()
+    samples: list[Sample],
+    table: pa.Table,
+    anchors: np.ndarray,
+    class_names: Sequence[str] = (),
+    longest: int | None = None,
 ) -> dict[str, bytes]:
-    """The gallery's files. anchors: the real inputs (N, C, H, W) or (N, bytes) of the samples; class_names: where classes have any.
+    """The gallery's files. anchors: the real inputs (N, C, H, W) or (N, bytes) of the samples; class_names: where classes have any;
+    longest: tokens of a text that the generator makes, at the most.
 
     Where inputs are texts there is a page instead of the picture; where they are neither images nor texts, only the table.
     """
     out = {}
     if are_texts(anchors):
         table = table.append_column("anchor_text", pa.array(to_texts(anchors)))
-        out[PAGE_FILE] = text_page(table, class_names)
+        out[PAGE_FILE] = text_page(table, class_names, longest)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     out[ROWS_FILE] = sink.getvalue()
@@ -172,12 +177,12 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_name
     return figure
 
 
-def text_page(table: pa.Table, class_names: Sequence[str] = ()) -> bytes:
+def text_page(table: pa.Table, class_names: Sequence[str] = (), longest: int | None = None) -> bytes:
     """All rows of a gallery of texts, under the classes that the teacher sees in them."""
     anchors, again, explored = (table[name].to_pylist() for name in ("anchor_text", "reconstructed", "explored"))
     facts = [
-        f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows')}",
-        say_texts(anchors, again, "reconstructions"),
+        f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows', longest)}",
+        say_texts(anchors, again, "reconstructions", longest),
     ]
     name = partial(class_label, class_names=class_names, most=None)
     groups: dict[int, list[list[str]]] = {}
@@ -195,10 +200,10 @@ def text_page(table: pa.Table, class_names: Sequence[str] = ()) -> bytes:
     return page("Synthetic rows that the student was trained on", facts, columns, found)
 
 
-def say_texts(anchors: Sequence[str], texts: Sequence[str], what: str) -> str:
-    """What texts made from anchors are like, as a sentence."""
+def say_texts(anchors: Sequence[str], texts: Sequence[str], what: str, longest: int | None = None) -> str:
+    """What texts made from anchors are like, as a sentence. longest: see `exact_copy_rate`."""
     return (
-        f"Of the {what} {exact_copy_rate(anchors, texts):.1f} % are exact copies of their anchors and {empty_rate(texts):.1f} % are"
+        f"Of the {what} {exact_copy_rate(anchors, texts, longest):.1f} % are exact copies of their anchors and {empty_rate(texts):.1f} % are"
         f" empty; distinct-1 {distinct_n(texts, 1):.3f}, distinct-2 {distinct_n(texts, 2):.3f}."
     )
 

@@ -378,7 +378,8 @@ class StudentRun:
             scores = torch.cat(parts).numpy()
             self.student.train()
             table = gallery.rows_table(self.samples, scores, anchor_labels)
-            out |= gallery.files(self.samples, table, anchors, self.data.class_names)
+            longest = self.experiment.teacher.generator.longest_text
+            out |= gallery.files(self.samples, table, anchors, self.data.class_names, longest)
         return out
 
     def real_rows(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -245,7 +245,7 @@ def _generator(
         return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality(source)}
 
     def fidelity() -> dict[str, float]:
-        return _fidelity(model, labeler, task, data, device)
+        return _fidelity(model, labeler, task, data, device, config.longest_text)
 
     def quality(source: dict[str, Any]) -> dict[str, Any]:
         # Where each row takes seconds, the fit check's few rows have to do.
@@ -345,9 +345,11 @@ def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: st
 
 
 @torch.no_grad()
-def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies, and how often the labeler says of
-    them what it says of the row."""
+def _fidelity(
+    generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str, longest: int | None
+) -> dict[str, float]:
+    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies (longest: see `exact_copy_rate`), and
+    how often the labeler says of them what it says of the row."""
     teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, total, measured = 0, 0.0, "reconstruction_mse"
@@ -359,7 +361,8 @@ def _fidelity(generator: nn.Module, labeler: nn.Module, task: Task, data: TaskDa
             mean = float((again - part).square().mean())
         else:
             measured = "exact_copy_rate"
-            mean = exact_copy_rate(*(to_texts(rows.cpu().numpy()) for rows in (part, again)))
+            before, after = (to_texts(rows.cpu().numpy()) for rows in (part, again))
+            mean = exact_copy_rate(before, after, longest)
         total += mean * len(part)
         agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
     return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}

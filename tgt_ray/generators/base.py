@@ -86,6 +86,11 @@ class Generator(Component):
         """Whether weights come from elsewhere, and not from `fit`."""
         return self.weights is not None
 
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens that it gives a text at the most; None where nothing is cut."""
+        return None
+
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         """Put weights that come from elsewhere into `model`. Returns where from. ConfigError where they don't fit."""
         from tgt_ray.models.weights import load_strictly, read_safetensors

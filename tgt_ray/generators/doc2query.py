@@ -24,6 +24,10 @@ class Doc2QueryGenerator(Writing):
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(10, ge=0, description="each token is drawn from so many likeliest ones; 0: from all")
 
+    @property
+    def longest_text(self) -> int | None:
+        return self.max_new_tokens
+
     def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
         tokens = super().tokens(input_shape, key)
         tokens.prefix = self.prefix

@@ -60,6 +60,10 @@ class TextGenerator(Generator):
         return self.path is None
 
     @property
+    def longest_text(self) -> int | None:
+        return self.max_tokens
+
+    @property
     def vocabulary(self) -> str | None:
         """Where its tokens come from; None: the task's own."""
         return self.path
@@ -208,6 +212,10 @@ class CausalLMGenerator(Writing):
     max_new_tokens: int = Field(48, ge=1, description="of a new text")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(0.95, gt=0, le=1)
+
+    @property
+    def longest_text(self) -> int | None:
+        return self.max_new_tokens
 
     def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
         from transformers import AutoTokenizer
