@@ -707,8 +707,9 @@ def test_a_student_that_embeds_documents_is_taught_them_too():
     assert float(got.parts["distance_documents"]) == pytest.approx(apart, rel=1e-5)
 
 
-def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path):
-    student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30}
+@pytest.mark.parametrize("longest", [30, 300])  # 300: more than a query's row can have, or a document's
+def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path, longest):
+    student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": longest}
     objective = {"type": "embed_distill", "document_encoder": "student"}
     config = experiment(beir, encoder, student=student, objective=objective, train={"steps": 200, "eval_every": 100})
     found = api.run(config, storage=str(tmp_path), name="both", local=True)

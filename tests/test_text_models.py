@@ -167,6 +167,29 @@ def test_long_texts_are_counted(shape):
     assert tokens(rows(TEXTS[0])).shape == (1, 6)
 
 
+def test_rows_of_few_bytes_are_not_padded_to_a_model_s_thousands_of_tokens(shape):
+    wide, most = (corpus_tokens(shape.tokenizer, longest, "test") for longest in (8192, 40))
+    texts = ["a film", f"the house{SEPARATOR}the film", "\N{SNOWMAN}" * (WIDTH // 3), "x" * WIDTH, TEXTS[3]]
+    ids = wide(rows(*texts))
+    assert WIDTH < ids.shape[1] < WIDTH + 10
+    for text in texts:
+        assert torch.equal(wide(rows(text)), ids[texts.index(text)][None]), "as wide whatever texts are beside it"
+        whole = wide.tokenizer(*text.split(SEPARATOR))["input_ids"]
+        assert ids[texts.index(text)].tolist() == whole + [wide.pad] * (ids.shape[1] - len(whole))
+    assert most(rows(*texts)).shape[1] == 40
+    wide.prefix = "what is said here: "
+    said = f"{wide.prefix}{'x' * WIDTH}"
+    assert (wide(rows("x" * WIDTH)) != wide.pad).sum() == len(wide.tokenizer(said)["input_ids"])
+
+
+def test_ids_of_rows_of_several_widths_are_joined(shape):
+    backbone = seeded(TextTransformerStudent(layers=1, width=16, heads=2, max_tokens=90).build, shape)
+    short = torch.from_numpy(to_bytes(["a film", "a car"], 24))
+    ids = backbone.joined(backbone.prepare(short), backbone.prepare(rows(TEXTS[0])))
+    expected = torch.cat([backbone(short), backbone(rows(TEXTS[0]))])
+    torch.testing.assert_close(backbone(ids), expected)
+
+
 @pytest.mark.parametrize("layers", [0, 2])
 def test_a_backbone_gives_the_same_for_bytes_ids_and_soft_tokens(shape, layers):
     backbone = seeded(TextTransformerStudent(layers=layers, width=16, heads=2, max_tokens=32).build, shape)

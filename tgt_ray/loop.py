@@ -171,6 +171,8 @@ class StudentRun:
         self.inputs = inputs_of(self.task, table, data.input_shape)
         # What a student of texts makes of them before its weights come in: once for each row, and not at each step.
         self.prepare = getattr(self.student.backbone, "prepare", None)
+        # Of queries and documents, whose rows may be of other widths.
+        self.joined = getattr(self.student.backbone, "joined", lambda *parts: torch.cat(parts))
         self._prepared: dict[str, Tensor] = {}
         if experiment.objective.needs_documents and self.prepare is None:
             raise ConfigError(
@@ -269,7 +271,7 @@ class StudentRun:
             inputs = torch.cat([inputs, more_inputs])
             teacher = [torch.cat(parts) for parts in zip(teacher, more, strict=True)]
         if self.experiment.objective.needs_documents:
-            inputs = torch.cat([inputs, self._student_inputs("documents")[teacher[-1].unique()]])
+            inputs = self.joined(inputs, self._student_inputs("documents")[teacher[-1].unique()])
         inputs, labels, logits, *more = (each.to(self.device) for each in (inputs, labels, *teacher))
         return Batch(inputs, labels, logits, tuple(more))
 

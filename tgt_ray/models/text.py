@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError, digest, nearest
 from tgt_ray.hub import from_hub, own_file
@@ -19,7 +20,8 @@ from tgt_ray.vocabulary import SPECIAL
 
 
 class Tokens:
-    """Texts <-> token ids (N, T) int64, padded; longer texts are cut. where: the config's key, for messages."""
+    """Texts <-> token ids (N, T) int64, padded, T the same for all rows of a width; longer texts are cut. where: the config's key, for
+    messages."""
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
         self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
@@ -56,7 +58,8 @@ class Tokens:
         texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
         if self.sentinels:  # they are pieces of words as well, so the setting above doesn't reach them
             texts = [tuple(part.replace("<extra_id_", "< extra_id_") for part in text) for text in texts]
-        out = np.empty((len(texts), self.max_tokens), np.int64)
+        most = self.most(rows.shape[1])
+        out = np.empty((len(texts), most), np.int64)
         # The library takes a batch of single sentences, or one of pairs.
         for size in {len(text) for text in texts}:
             here = [number for number, text in enumerate(texts) if len(text) == size]
@@ -64,10 +67,22 @@ class Tokens:
                 *map(list, zip(*(texts[number] for number in here), strict=True)),
                 padding="max_length",
                 truncation=True,
-                max_length=self.max_tokens,
+                max_length=most,
                 return_attention_mask=False,
             )["input_ids"]
         return torch.from_numpy(out).to(rows.device)
+
+    def most(self, width: int) -> int:
+        """Tokens of a row of so many bytes, at the most."""
+        # A token has a byte of its text at least, but for special ones and the space that some tokenizers put before each sentence. A
+        # model's own limit may be 8,192 tokens, of which a row of few bytes would be padding.
+        around = self.tokenizer.num_special_tokens_to_add(pair=True) + 2
+        return min(self.max_tokens, width + len(self.prefix.encode()) + around)
+
+    def joined(self, *ids: Tensor) -> Tensor:
+        """Ids (N, T) of rows of several widths in one batch."""
+        widest = max(each.shape[1] for each in ids)
+        return torch.cat([F.pad(each, (0, widest - each.shape[1]), value=self.pad) for each in ids])
 
     def count_cut(self, texts: list[str]) -> tuple[int, str]:
         """How many of the texts are longer than `max_tokens`, and the first of them."""
@@ -173,6 +188,10 @@ class TextBackbone(nn.Module):
     def prepare(self, inputs: Tensor) -> Tensor:
         """Rows of bytes -> ids."""
         return self.tokens(inputs)
+
+    def joined(self, *ids: Tensor) -> Tensor:
+        """What `prepare` gave of rows of several widths, as one batch."""
+        return self.tokens.joined(*ids)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
