@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from tgt_ray import api
 from tgt_ray.config import ConfigError, override, validate
@@ -624,14 +624,14 @@ def test_a_tokenizer_of_another_model_is_refused(folders, shape, tmp_path, name,
         cls(path=str(path), max_tokens=32).build(shape, *([2] if cls is TextEncoderLabeler else []))
 
 
-def of_family(family, folder, tokenizer, pad, **more):
-    """A folder with a small masked language model of a family, whose config says this padding token."""
+def of_family(family, folder, tokenizer, pad, model=AutoModelForMaskedLM):
+    """A folder with a small model of a family, whose config says this padding token."""
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     if family == "distilbert":
         small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "pad_token_id": pad}
-    config = AutoConfig.for_model(family, **sizes, **small, **more)
-    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    config = AutoConfig.for_model(family, **sizes, **small)
+    model.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -648,6 +648,22 @@ def test_a_model_that_counts_positions_from_padding_needs_a_tokenizer_that_pads_
             build(shape, *more)
         of_family("roberta", tmp_path, tokenizer, tokenizer.pad_token_id)
         build(shape, *more)
+
+
+@pytest.mark.parametrize("family", ["roberta", "data2vec-text", "roberta-prelayernorm", "luke", "ibert", "esm"])
+def test_texts_have_the_positions_that_are_left_after_padding(shape, tmp_path, family):
+    tokenizer = corpus_tokens(shape.tokenizer, 32, "test").tokenizer
+    path = of_family(family, tmp_path, tokenizer, tokenizer.pad_token_id, model=AutoModel)
+    longest = 40 - tokenizer.pad_token_id - 1
+    with pytest.raises(
+        ConfigError, match=rf"max_tokens: {longest + 1}, but .* positions for {longest} tokens at the most"
+    ):
+        TextEncoderStudent(path=path, max_tokens=longest + 1).build(shape)
+    backbone = seeded(TextEncoderStudent(path=path).build, shape)
+    assert backbone.tokens.max_tokens == longest
+    ids = backbone.prepare(rows("x" * WIDTH))
+    assert (ids != tokenizer.pad_token_id).sum() == longest
+    assert backbone(ids).isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["bert", "electra", "albert", "deberta-v2", "distilbert"])

@@ -435,10 +435,29 @@ def sentence_settings(path: str, revision: str | None, pooling: str = "auto") ->
     )
 
 
-#: Models whose positions are counted from the padding token's id on, by texts' own ids.
-AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+#: Models whose positions are counted from the padding token's id on, by texts' own ids: those of transformers 4.56 to 5.23 with a
+#: function `create_position_ids_from_input_ids` that their text encoders use.
+AFTER_PADDING = frozenset(
+    [
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
 #: These as well, but without a table of positions that could end.
-AFTER_PADDING_WITHOUT_END = ("fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2")
+AFTER_PADDING_WITHOUT_END = frozenset(("fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"))
 
 
 def _positions(config: Any) -> int | None:
@@ -446,8 +465,16 @@ def _positions(config: Any) -> int | None:
     longest = getattr(config, "max_position_embeddings", None) or 0
     if longest <= 0:
         return None
-    # The positions of RoBERTa and its kind begin after the padding token's.
-    return int(longest) - 2 if config.model_type in AFTER_PADDING else int(longest)
+    pad = _counted_from(config)
+    return int(longest) - pad - 1 if pad is not None and config.model_type in AFTER_PADDING else int(longest)
+
+
+def _counted_from(config: Any) -> int | None:
+    """The padding token after which positions begin; None where positions are the same whatever tokens there are."""
+    if config.model_type not in AFTER_PADDING | AFTER_PADDING_WITHOUT_END:
+        return None
+    # MPNet's code says 1, whatever its config does.
+    return 1 if config.model_type == "mpnet" else config.pad_token_id
 
 
 def check_belongs(body: Any, tokens: Tokens) -> None:
@@ -464,9 +491,8 @@ def check_belongs(body: Any, tokens: Tokens) -> None:
             f"{tokens.where}: the tokenizer gives ids up to {tokens.top}, and its model has {room} embeddings: they don't belong together;"
             " give a folder with the model's own tokenizer"
         )
-    counted = config.model_type in (*AFTER_PADDING, *AFTER_PADDING_WITHOUT_END)
-    pad = getattr(config, "pad_token_id", None)
-    if counted and pad is not None and pad != tokens.pad:
+    pad = _counted_from(config)
+    if pad is not None and pad != tokens.pad:
         raise ConfigError(
             f"{tokens.where}: the tokenizer pads with token {tokens.pad}, and its model counts positions from padding token {pad}: they don't"
             " belong together; give a folder with the model's own tokenizer"
