@@ -352,6 +352,31 @@ def test_only_masked_tokens_change(masking, cls):
     assert not torch.equal(out, teacher.decode(latents, generator(2), context))
 
 
+def test_a_masked_language_model_sees_which_sentence_a_token_is_of(folders, shape):
+    path = str(folders / "masked_lm")
+    model, own = (
+        seeded(MaskedLMGenerator(**where).build, shape) for where in ({"path": path, "max_tokens": 32}, SCRATCH)
+    )
+    body = AutoModelForMaskedLM.from_pretrained(path).eval()
+    for text, differ in ((f"the house{SEPARATOR}a red car", True), ("the house", False)):
+        ids = model.tokens(rows(text))
+        ids = ids[:, : int((ids != model.tokens.pad).sum())]
+        masked = torch.zeros_like(ids, dtype=torch.bool)
+        masked[:, 1] = masked[:, -2] = True
+        hidden = ids.masked_fill(masked, model.tokens.mask)
+        types = torch.zeros_like(ids)
+        types[:, int((ids == model.tokens.end).int().argmax()) + 1 :] = int(differ)
+        with torch.no_grad():
+            ours = model.logits(model.states(hidden), ids, masked, masked)
+            theirs, untyped = (body(hidden, **given).logits[masked] for given in ({"token_type_ids": types}, {}))
+            small = own.logits(own.states(hidden), ids, masked, masked)
+            assert torch.allclose(small, own.body(hidden).logits[masked], atol=1e-6), (
+                "trained here as before: without types"
+            )
+        assert torch.allclose(ours, theirs, atol=1e-6)
+        assert torch.allclose(ours, untyped, atol=1e-6) != differ
+
+
 @pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])
 def test_soft_tokens_are_what_is_decoded_and_carry_gradients(masking, cls):
     teacher = masking(cls, mask_rate=0.5, temperature=0)

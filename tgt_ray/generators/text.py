@@ -187,7 +187,15 @@ class MaskedLMGenerator(Masking):
             if self.path is None
             else self._load(AutoModelForMaskedLM)
         )
-        return MaskedLanguageModel(body, tokens, input_shape[0], self.mask_rate, self.temperature, "teacher.generator")
+        return MaskedLanguageModel(
+            body,
+            tokens,
+            input_shape[0],
+            self.mask_rate,
+            self.temperature,
+            "teacher.generator",
+            trained_elsewhere=self.external,
+        )
 
 
 class Writing(TextGenerator):

@@ -79,6 +79,11 @@ class Tokens:
         around = self.tokenizer.num_special_tokens_to_add(pair=True) + 2
         return min(self.max_tokens, width + len(self.prefix.encode()) + around)
 
+    def types(self, ids: Tensor) -> Tensor:
+        """1 where a token is of a pair's second sentence, of ids (N, T)."""
+        ended = (ids == self.end).long()
+        return ((ended.cumsum(dim=1) - ended) > 0).long() * (ids != self.pad)
+
     def joined(self, *ids: Tensor) -> Tensor:
         """Ids (N, T) of rows of several widths in one batch."""
         widest = max(each.shape[1] for each in ids)
@@ -178,8 +183,7 @@ class TextBackbone(nn.Module):
         config = body.config
         check_belongs(body, tokens)
         check_positions(config, tokens)
-        # BERT tells the second sentence of a pair by its token type.
-        self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
+        self.typed = tells_sentences(config)
 
     def facts(self) -> dict[str, Any]:
         """What outputs follow from beside weights, as plain data."""
@@ -223,8 +227,7 @@ class TextBackbone(nn.Module):
     def _embed(self, ids: Tensor, given: dict[str, Tensor]) -> Tensor:
         mask = ids != self.tokens.pad
         if self.typed:
-            ended = (ids == self.tokens.end).long()
-            given["token_type_ids"] = ((ended.cumsum(dim=1) - ended) > 0).long() * mask
+            given["token_type_ids"] = self.tokens.types(ids)
         out = self.body(**given, attention_mask=mask.long())
         if self.pooling == "model":
             return out.logits
@@ -233,6 +236,11 @@ class TextBackbone(nn.Module):
             return states[:, 0]
         weights = mask[:, :, None].to(states.dtype)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def tells_sentences(config: Any) -> bool:
+    """Whether a model tells the second sentence of a pair by its token type, as BERT does."""
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> TextBackbone:

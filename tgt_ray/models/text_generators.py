@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from tgt_ray.config import ConfigError
 from tgt_ray.models.pretrained import settings_of
-from tgt_ray.models.text import Tokens, bert_config, check_belongs, check_positions
+from tgt_ray.models.text import Tokens, bert_config, check_belongs, check_positions, tells_sentences
 from tgt_ray.texts import SEPARATOR, clean, sentences, to_bytes, to_texts
 
 #: Texts that are decoded together.
@@ -162,13 +162,32 @@ class MaskingGenerator(TextGenerator):
 
 
 class MaskedLanguageModel(MaskingGenerator):
-    """An encoder that fills masked tokens. Its latents are the embeddings of the words that it reads."""
+    """An encoder that fills masked tokens. Its latents are the embeddings of the words that it reads.
+
+    trained_elsewhere: the second sentence of a pair has a token type of its own where the model has one; a small model that is trained
+    here knows its separator alone.
+    """
+
+    def __init__(
+        self,
+        body: Any,
+        tokens: Tokens,
+        width: int,
+        mask_rate: float,
+        temperature: float,
+        where: str,
+        trained_elsewhere: bool = False,
+    ):
+        super().__init__(body, tokens, width, mask_rate, temperature, where)
+        self.typed = trained_elsewhere and tells_sentences(body.config)
 
     def states(self, ids: Tensor) -> Tensor:
         return self.body.get_input_embeddings()(ids)
 
     def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
-        return logits_at(self.body, places, inputs_embeds=states, attention_mask=(ids != self.tokens.pad).long())
+        given = {"token_type_ids": self.tokens.types(ids)} if self.typed else {}
+        mask = (ids != self.tokens.pad).long()
+        return logits_at(self.body, places, inputs_embeds=states, attention_mask=mask, **given)
 
 
 class Seq2Seq(MaskingGenerator):
