@@ -543,6 +543,23 @@ def test_writing_follows_from_the_request_alone(folders, shape, decoding):
     assert not any("\n" in text for text in written(0))
 
 
+def test_an_anchor_is_no_example_in_its_own_prompt(folders, shape):
+    config = CausalLMGenerator(path=str(folders / "causal_lm"), max_new_tokens=8, shots=4, max_tokens=120)
+    teacher = teacher_with(config, shape)
+    texts = ["a film", "the house", "my sister"]
+    asked, seen = rows(*texts), set()
+    for seed in range(8):
+        _, context = teacher.encode(asked, generator(seed))
+        for text, ids in zip(texts, context[:, 0], strict=True):
+            said = teacher.generator.tokens.tokenizer.decode(ids, skip_special_tokens=True)
+            *others, last, end = (line.strip() for line in said.split("\n"))
+            assert (last, end) == (text, "") and len(others) == 3 and text not in others
+            seen |= {(text, other) for other in others}
+    assert len(seen) == 6, "any other one"
+    _, alone = teacher.encode(asked[:1], generator())
+    assert teacher.generator.tokens.tokenizer.decode(alone[0, 0], skip_special_tokens=True).strip() == "a film"
+
+
 @pytest.mark.parametrize(
     "family", ["bert", "distilbert", "electra", "mobilebert", "modernbert", "mpnet", "roberta", "bart", "t5"]
 )

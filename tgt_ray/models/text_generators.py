@@ -298,8 +298,11 @@ class CausalLanguageModel(Writer):
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         texts = [" ".join(" ".join(sentences(text)).split()) for text in to_texts(inputs.cpu().numpy())]
         prompts = []
-        for text in texts:
-            others = torch.randint(len(texts), (self.shots - 1,), generator=rng).tolist()
+        for own, text in enumerate(texts):
+            # Of all but its own place; an anchor alone is its whole prompt.
+            shots = self.shots - 1 if len(texts) > 1 else 0
+            drawn = torch.randint(max(1, len(texts) - 1), (shots,), generator=rng)
+            others = (drawn + (drawn >= own)).tolist()
             prompts.append("".join(f"{each}\n" for each in [*(texts[other] for other in others), text]))
         tokenizer = self.tokens.tokenizer
         tokenizer.padding_side = tokenizer.truncation_side = "left"
