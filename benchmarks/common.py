@@ -87,7 +87,7 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
         student += f" the same {rows['train']} rows"
     parts = {role: experiment["teacher"][role] for role in ("labeler", "generator")}
     given = [role for role, config in parts.items() if config["weights"]]
-    if experiment["task"].get("labelled"):
+    if experiment["task"].get("labelled") or experiment["task"].get("unlabelled") == "anchors":
         texts = "labelled rows, which a fitted head has seen as well" + (
             "" if experiment["task"]["unlabelled"] == "ignore" else "; the other train rows are anchors without labels"
         )

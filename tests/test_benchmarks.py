@@ -83,6 +83,9 @@ def test_who_was_given_weights_is_said_of_few_labels_too():
     task = {"labelled": {"rows": 5}, "long_tail": None, "unlabelled": None}
     said = common.what_was_seen({"task": task, "teacher": teacher}, {"train": 5, "full": 20})
     assert said.endswith("the generator is a/b, the weights of the labeler were given by the user.")
+    task = {"labelled": None, "long_tail": None, "unlabelled": "anchors"}
+    said = common.what_was_seen({"task": task, "teacher": teacher}, {"train": 5, "full": 20})
+    assert said.startswith("Of 20 train rows the student has 5 labelled rows")
 
 
 def test_a_checkout_with_changes_is_not_its_commit():

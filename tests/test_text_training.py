@@ -119,6 +119,25 @@ def test_unlabelled_texts_are_anchors(folder, storage):
     assert rows.anchor_class.isna().any(), "most anchors have no label"
 
 
+def test_texts_that_never_had_a_label_are_anchors(folder, storage, tmp_path):
+    """The generator learns from them, the labeler, which is trained on `full` as well, doesn't."""
+    for split in ("train", "validation", "test"):
+        table = pq.read_table(folder / f"{split}.parquet")
+        labels = [
+            label if split != "train" or row % 4 == 0 else None for row, label in enumerate(table["label"].to_pylist())
+        ]
+        pq.write_table(table.set_column(2, "label", pa.array(labels)), tmp_path / f"{split}.parquet")
+    for more in ({}, {"labelled": {"rows": 20}}):
+        config = experiment(tmp_path, task={"unlabelled": "anchors", **more})
+        done = run(config, storage=storage, local=True)
+        data = config.task.load()
+        assert [len(data.tables[name]) for name in ("full", "train")] == [160, 20 if more else 40]
+        rows = pd.read_parquet(f"{done.folder}/gallery.parquet")
+        assert rows.anchor_class.isna().any(), "most anchors have no label"
+        assert set(rows.anchor_class.dropna()) <= {0, 1}
+        assert done.metrics.iloc[-1].test_balanced_accuracy > 60
+
+
 def test_a_run_goes_on_exactly(folder, storage, monkeypatch):
     from tgt_ray import local
 

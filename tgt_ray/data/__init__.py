@@ -10,7 +10,7 @@ from tgt_ray.data.digits import Digits
 from tgt_ray.data.encoded import EncodedImages
 from tgt_ray.data.folder import ImageFolder, ImageLists
 from tgt_ray.data.huggingface import HuggingFaceImages, HuggingFaceTexts
-from tgt_ray.data.labelled import Labelled
+from tgt_ray.data.labelled import Labelled, Unlabelled
 from tgt_ray.data.long_tail import LongTail
 from tgt_ray.data.parquet import EncodedParquet, ParquetImages
 from tgt_ray.data.retrieval import BeirFolder, LabelledQueries
@@ -49,5 +49,6 @@ __all__ = [
     "StoredTable",
     "TextRows",
     "TextSource",
+    "Unlabelled",
     "in_this_process",
 ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from pydantic import Field
 
 from tgt_ray.config import Config, ConfigError
+
+#: What train rows without labels are: anchors of explorers beside the labelled rows, or nothing.
+Unlabelled = Literal["ignore", "anchors"]
 
 
 class Labelled(Config):
@@ -25,7 +30,7 @@ class Labelled(Config):
         """
         if self.rows > len(labels_N):
             raise ConfigError(
-                f"task.labelled.rows: {self.rows} is more than the {len(labels_N)} rows of the train split"
+                f"task.labelled.rows: {self.rows} is more than the {len(labels_N)} rows with labels of the train split"
             )
         if self.rows < num_classes:
             raise ConfigError(

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from tgt_ray.config import Component, ConfigError, FilePath, digest, nearest
 from tgt_ray.data.base import Splits, stratified_holdout
+from tgt_ray.data.labelled import Unlabelled
 from tgt_ray.data.parquet import check_labels
 from tgt_ray.data.parquet import label_names as names_in_file
 from tgt_ray.texts import SEPARATOR, clean
@@ -102,8 +103,12 @@ class TextSource(Component):
     def open_splits(self) -> dict[str, RawTexts]:
         """The splits train, test and perhaps validation. ConfigError for what is missing or unreadable."""
 
-    def scan(self) -> Splits[TextRows]:
-        """All splits. ConfigError for data that is missing, damaged or outside the class range."""
+    def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
+        """All splits. ConfigError for data that is missing, damaged or outside the class range.
+
+        unlabelled: what rows without a label are. Those of train are kept with the label -1 ("anchors") or left out ("ignore"), those of
+        the other splits left out; None: they are refused.
+        """
         raw = self.open_splits()
         tables = {split: self._read(each) for split, each in raw.items()}
         names = self.label_names or raw["train"].class_names
@@ -112,17 +117,23 @@ class TextSource(Component):
                 raise ConfigError(
                     f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
                 )
-        labels, num_classes = self._class_numbers(raw, tables, names)
-        rows = {split: self._rows(raw[split].where, table, labels[split]) for split, table in tables.items()}
+        # Integers are names only of `label_names`: names that come with the data belong to its numbers.
+        kinds = [each.schema.field(self.label_column).type for each in raw.values()]
+        numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
+        may_be = () if numbered else names
+        for split, table in tables.items():
+            tables[split] = self._without_minus_ones(raw[split].where, table, may_be, unlabelled is not None)
+        labels, num_classes = self._class_numbers(raw, tables, names, may_be)
+        rows = {
+            split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
+            for split, table in tables.items()
+        }
         if "validation" not in rows:
-            kept, held = stratified_holdout(
-                rows["train"].labels, self.validation_fraction, self.seed, raw["train"].where
-            )
-            rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
+            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names)
 
     def _read(self, raw: RawTexts) -> pa.Table:
-        """The columns text, perhaps pair, and label, with texts and labels of legal types; labels as Arrow strings without nulls."""
+        """The columns text, perhaps pair, and label, with texts and labels of legal types; labels as Arrow strings, null where there is none."""
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -134,12 +145,6 @@ class TextSource(Component):
         if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
             label = pc.utf8_trim_whitespace(label)
             label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
-        if label.null_count:
-            row = pc.index(label.is_null(), True).as_py()
-            raise ConfigError(
-                f"{raw.where}: column '{self.label_column}' (task.data.label_column) has {label.null_count} null values, the first in"
-                f" row {row}; every row needs a label"
-            )
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         return pa.table({**out, "label": pc.cast(label, pa.large_string())})
 
@@ -163,36 +168,67 @@ class TextSource(Component):
         if key == "label" and not (is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes")
 
-    def _class_numbers(
-        self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...]
-    ) -> tuple[dict[str, np.ndarray], int]:
-        """(N,) int64 of each split, and the number of classes.
+    def _without_minus_ones(self, where: str, table: pa.Table, names: tuple[str, ...], permitted: bool) -> pa.Table:
+        """A split whose labels are null where -1 says that there is none: where it isn't one of the names that labels may be.
 
-        Labels that are all among the names are names, others numbers. Integers are names only of `label_names`: names that come
-        with the data belong to its numbers.
+        ConfigError for rows without a label that are not permitted, and where there are no others.
         """
-        distinct = {split: table["label"].unique().to_pylist() for split, table in tables.items()}
+        label, about = table["label"], f"column '{self.label_column}' (task.data.label_column)"
+        minus = pc.fill_null(pc.equal(label, "-1"), False)
+        if "-1" in names:
+            minus = pc.and_(minus, False)
+        missing = pc.or_(label.is_null(), minus)
+        if pc.all(missing).as_py():
+            raise ConfigError(
+                f"{where}: none of its {len(label)} rows has a label in {about}; give a split with labels"
+            )
+        row = minus.index(True).as_py()
+        if row >= 0 and not permitted:
+            raise ConfigError(
+                f"{where}: label -1 in row {row} of {about} is no class ({pc.sum(minus).as_py()} such rows); where it says that there is no"
+                " label, set task.unlabelled to anchors or ignore; where it is a class, give task.data.label_names"
+            )
+        if label.null_count and not permitted:
+            raise ConfigError(
+                f"{where}: {about} has {label.null_count} null values, the first in row {label.is_null().index(True).as_py()}; every row needs"
+                " a label, or task.unlabelled set to anchors or ignore, which says what rows without one are"
+            )
+        if row < 0:
+            return table
+        column = table.column_names.index("label")
+        return table.set_column(column, "label", pc.if_else(minus, pa.scalar(None, label.type), label))
+
+    def _class_numbers(
+        self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...], may_be: tuple[str, ...]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """(N,) int64 of each split, -1 where there is no label, and the number of classes.
+
+        Labels that are all among those that they may be are names, others numbers.
+        """
+        distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
         first = list(dict.fromkeys(word for words in distinct.values() for word in words))
-        kinds = [each.schema.field(self.label_column).type for each in raw.values()]
-        may_be_names = self.label_names is not None or not any(pa.types.is_integer(kind) for kind in kinds)
-        if may_be_names and set(first) <= set(names):
+        if set(first) <= set(may_be):
             values = pa.array(names, pa.large_string())
-            found = {split: pc.index_in(table["label"], value_set=values) for split, table in tables.items()}
+            found = {split: pc.index_in(table["label"], values).fill_null(-1) for split, table in tables.items()}
             return {split: column.to_numpy().astype(np.int64) for split, column in found.items()}, len(names)
         for split, words in distinct.items():
             other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
             if other:
                 raise ConfigError(self._not_numbers(raw[split].where, tables[split]["label"], other, names))
-        numbers = {split: pc.cast(table["label"], pa.int64()).to_numpy() for split, table in tables.items()}
-        least, most = int(numbers["train"].min()), int(numbers["train"].max())
+        numbers = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
+        least, most = pc.min_max(numbers["train"]).as_py().values()
         if not names and least > 0:
             raise ConfigError(
                 f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0; give the labels"
                 f" in the order of their classes, such as [{least}, ..., {most}]"
             )
         num_classes = len(names) or 1 + most
+        checked = {
+            split: check_labels(values.fill_null(0).to_numpy(), num_classes, raw[split].where)
+            for split, values in numbers.items()
+        }
         return {
-            split: check_labels(values, num_classes, raw[split].where) for split, values in numbers.items()
+            split: np.where(numbers[split].is_null().to_numpy(), -1, values) for split, values in checked.items()
         }, num_classes
 
     def _not_numbers(self, where: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
@@ -211,8 +247,8 @@ class TextSource(Component):
             f" {nearest(unknown[0], names)} ({count} such rows)"
         )
 
-    def _rows(self, where: str, table: pa.Table, labels: np.ndarray) -> TextRows:
-        """The rows whose texts are not empty. An id is the row's number in its split, from 0."""
+    def _rows(self, where: str, table: pa.Table, labels: np.ndarray, keep_unlabelled: bool) -> TextRows:
+        """The rows whose texts are not empty, and which have labels or needn't. An id is the row's number in its split, from 0."""
         parts = [
             [clean(text or "") for text in table[key].to_pylist()]
             for key in ("text", "pair")
@@ -224,15 +260,30 @@ class TextSource(Component):
             pa.array([SEPARATOR.join(sentences) for sentences in zip(*parts, strict=True)], pa.large_string()),
             labels,
         )
+        known = labels >= 0
+        if not known.all():
+            log.log(
+                logging.INFO if keep_unlabelled else logging.WARNING,
+                "%s: %d of %d rows have no label; %s",
+                *(where, len(known) - known.sum(), len(known), "unlabelled rows" if keep_unlabelled else "left out"),
+            )
+        if not known.all() and not keep_unlabelled:
+            rows, full = rows.take(np.flatnonzero(known)), full[known]
         if full.all():
             return rows
-        empty = f"{len(full) - full.sum()} empty texts, the first in row {full.argmin()}"
+        empty = f"{len(full) - full.sum()} empty texts, the first in row {rows.ids[full.argmin()]}"
         if self.on_empty == "fail":
             raise ConfigError(f"{where}: has {empty}; mend them, or set task.data.on_empty to skip")
         if not full.any():
             raise ConfigError(f"{where}: all of its {len(full)} texts are empty")
         log.warning("%s: has %s; left out", where, empty)
         return rows.take(np.flatnonzero(full))
+
+    def _hold_out(self, train: TextRows, where: str) -> tuple[TextRows, TextRows]:
+        """(validation, train). Held out are rows with labels: the same ones, whatever rows without labels there are."""
+        known = np.flatnonzero(train.labels >= 0)
+        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
+        return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
 
 
 class TextFiles(TextSource):

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from tgt_ray.config import digest
-from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows
+from tgt_ray.config import ConfigError, digest
+from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows, Unlabelled
 from tgt_ray.tasks.base import TaskData, corpus_vocabulary
 from tgt_ray.tasks.classification import Classification
 from tgt_ray.texts import TextShape, shown, to_bytes
@@ -44,33 +44,42 @@ class TextClassification(Classification):
         " labels",
     )
     labelled: Labelled | None = Field(
-        None, description="only some rows of the train split have labels; absent: all have"
+        None, description="only some rows of the train split keep their labels; absent: all that have one"
     )
-    unlabelled: Literal["ignore", "anchors"] | None = Field(
+    unlabelled: Unlabelled | None = Field(
         None,
         description="what the train rows are that `labelled` leaves over: anchors of explorers beside the labelled rows, or nothing;"
-        " absent: anchors. Their labels are used nowhere, whichever split the teacher is pretrained on",
+        " absent: anchors. Their labels are used nowhere, whichever split the teacher is pretrained on. Rows that have no label in the data"
+        " (null, empty, or -1) are permitted where this is given: in train `anchors` makes them such rows as well, `ignore` leaves them out"
+        " altogether, vocabulary and pretraining included; in validation and test they are left out",
     )
 
     @model_validator(mode="after")
     def _one_subsample(self) -> TextClassification:
         if self.labelled is not None and self.long_tail is not None:
             raise ValueError("labelled and long_tail exclude each other: give one of them")
-        if self.labelled is None and self.unlabelled is not None:
-            raise ValueError(f"unlabelled: '{self.unlabelled}' needs labelled; without it all rows have labels")
         return self
 
     def scan(self) -> TaskData:
-        splits = self.data.scan()
+        splits = self.data.scan(self.unlabelled)
         self._report_cuts(splits)
-        train, full = self.student_rows(splits), splits.train
-        rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
+        full = splits.train
+        known = np.flatnonzero(full.labels >= 0)
+        train = self.student_rows(splits if len(known) == len(full) else replace(splits, train=full.take(known)))
         if self.labelled is not None:
-            chosen = self.labelled.choose(full.labels, splits.num_classes)
-            rest = np.setdiff1d(np.arange(len(full)), chosen)
-            rows["train"], rows["full"] = full.take(chosen), full.without_labels(rest)
-            if self.unlabelled != "ignore" and len(rest):
-                rows["unlabelled"] = rows["full"].take(rest)
+            known = known[self.labelled.choose(full.labels[known], splits.num_classes)]
+            train = full.take(known)
+        # Not the rows that a long tail leaves over, which have labels.
+        rest = np.setdiff1d(np.arange(len(full)), known)
+        if self.unlabelled == "anchors" and not len(rest):
+            raise ConfigError(
+                f"task.unlabelled: 'anchors', but no row of the train split is without a label; give task.labelled fewer than its"
+                f" {len(full)} rows, or leave unlabelled out"
+            )
+        full = full.without_labels(rest)
+        rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
+        if self.unlabelled != "ignore" and len(rest):
+            rows["unlabelled"] = full.take(rest)
         return TaskData(
             tables={name: each.to_table() for name, each in rows.items()},
             num_classes=splits.num_classes,
