@@ -261,6 +261,38 @@ def test_quotes_that_are_none_swallow_no_rows(tmp_path, every, held):
         assert len(task({**source, "quoted": True}).load().tables["test"]) == 20
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_texts_over_several_lines_are_counted(tmp_path, kind, splits, caplog):
+    for rows in splits.values():
+        rows["text"] = [text.replace("\n", " ") for text in rows["text"]]
+    splits["train"]["text"][3] = "one\nof" + " two" * 30
+    splits["train"]["more"][3], splits["train"]["more"][7] = "also\nhere", "a\rb"
+    source = write(tmp_path / "data", kind, splits)
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        data = task(source).load()
+    assert data.tables["train"]["text"].to_pylist() == splits["train"]["text"]
+    (line,) = [r.getMessage() for r in caplog.records if "task.data.quoted: false" in r.getMessage()]
+    assert f"train.{kind}: " in line and "in 2 of 24 rows, the first 'one\\nof two" in line and len(line) < 500
+    caplog.clear()
+    task({**source, "quoted": True}).load()
+    assert "quoted" not in caplog.text
+
+
+def test_quotes_that_join_rows_of_a_csv_are_said(tmp_path, caplog):
+    """Nothing tells them from texts over several lines: two rows that begin with a quote are read as one, with all between."""
+    texts = [f'"said {n}' if n % 5 == 0 else f"text {n}" for n in range(40)]
+    for split in ("train", "test"):
+        lines = ["text,label", *(f"{text},{n % 2}" for n, text in enumerate(texts))]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = {"type": "csv", "path": str(tmp_path)}
+    assert len(task(source).load().tables["test"]) == 20
+    said = [record.getMessage() for record in caplog.records if "task.data.quoted: false" in record.getMessage()]
+    assert len(said) == 2 and all("in 4 of 20 rows, the first 'said 0,0\\ntext 1,1" in line for line in said)
+    caplog.clear()
+    assert task({**source, "quoted": False}).load().tables["test"]["text"].to_pylist() == texts
+    assert "quoted" not in caplog.text
+
+
 @pytest.mark.parametrize("sign", ["+1", "\uff11"])
 def test_numbers_that_arrow_does_not_read_are_no_numbers(tmp_path, splits, sign):
     for rows in splits.values():

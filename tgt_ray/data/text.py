@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 2**25
 #: Distinct labels that a message shows.
 SHOWN = 4
+#: Characters that a log line shows of a text.
+BEGINNING = 60
 
 
 @dataclass(frozen=True)
@@ -349,7 +351,8 @@ class CsvTexts(TextFiles):
     quoted: bool | None = Field(
         None,
         description="whether values may stand in double quotes; false: a quote is a character as any other, as in GLUE's .tsv files; absent: they"
-        " may, and .tsv files that can be read either way are refused",
+        " may, .tsv files that can be read either way are refused, and values that go over several lines are counted in the log, since a quote"
+        " that is never closed makes such values as well",
     )
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
@@ -359,6 +362,8 @@ class CsvTexts(TextFiles):
                 table = self._unambiguous(file)
             else:
                 table = self._parsed(file, delimiter, self.quoted is not False)
+        if self.quoted is None:
+            _report_lines(file, table)
         return table.schema, table.select
 
     def _parsed(self, file: Path, delimiter: str, quoted: bool) -> pa.Table:
@@ -384,6 +389,21 @@ class CsvTexts(TextFiles):
                 " or true"
             )
         return tables[True] if True in tables else self._parsed(file, "\t", quoted=True)  # which says what is wrong
+
+
+def _report_lines(file: Path, table: pa.Table) -> None:
+    """One line in the log where quotes hold lines together. They may be meant to, which nothing in a file of commas can tell."""
+    columns = [column for column in table.columns if is_text(column.type)]
+    broken = [pc.match_substring_regex(column, r"[\r\n]").fill_null(False) for column in columns]
+    rows = np.logical_or.reduce([found.to_numpy() for found in broken], axis=0) if broken else np.zeros(0, bool)
+    if rows.any():
+        row = int(rows.argmax())
+        first = next(column for column, found in zip(columns, broken, strict=True) if found[row].as_py())[row].as_py()
+        log.warning(
+            "%s: double quotes hold values over several lines together in %d of %d rows, the first %r; where a quote is a character as any"
+            " other these were rows of their own: set task.data.quoted: false (true where all is well, which ends this line)",
+            *(file, rows.sum(), len(rows), first[:BEGINNING]),
+        )
 
 
 class JsonTexts(TextFiles):

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from tgt_ray.config import ConfigError, digest
 from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows, Unlabelled
+from tgt_ray.data.text import BEGINNING
 from tgt_ray.tasks.base import TaskData, corpus_vocabulary
 from tgt_ray.tasks.classification import Classification
 from tgt_ray.texts import TextShape, shown, to_bytes
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from tgt_ray.storage import Storage
 
 log = logging.getLogger(__name__)
-
-#: Characters that a log line shows of a text.
-BEGINNING = 60
 
 
 class TextClassification(Classification):
