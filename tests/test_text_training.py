@@ -169,6 +169,26 @@ def test_texts_longer_than_a_model_s_tokens_are_said_once(folder, storage, caplo
     assert "of 160 train texts to its 6 tokens" in said[0]
 
 
+def test_texts_without_labels_that_are_cut_are_counted(folder, caplog):
+    """Most of what a generator reads, where few rows have labels; nothing reads them where nothing is generated."""
+    generator, labeler = GENERATORS["masked_lm"] | {"max_tokens": 6}, {"type": "text_transformer", **SIZE}
+    teacher = {"labeler": labeler, "generator": generator}
+    for explorer, parts, there in (("random", ("teacher.generator", "student"), 160), ("none", ("student",), 20)):
+        config = experiment(
+            folder,
+            teacher=teacher,
+            task={"labelled": {"rows": 20}},
+            student={"type": "text_transformer", **SIZE, "max_tokens": 6},
+            explorer={"type": explorer},
+        )
+        caplog.clear()
+        data = config.task.load()
+        api._say_what_is_cut(config, data)
+        said = [record.getMessage() for record in caplog.records if ": cuts " in record.getMessage()]
+        assert [line.partition(":")[0] for line in said] == list(parts)
+        assert all(f" of {there} train texts to its 6 tokens" in line for line in said)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

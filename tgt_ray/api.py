@@ -208,6 +208,9 @@ def _say_what_is_odd(config: Experiment, space: Mapping[str, Distribution] | Non
 
 def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
     """One line for each model of texts that doesn't see all of them."""
+    # Anchors are read by the teacher, and what is made of them by the student.
+    anchors = config.streams and not config.teacher.generator.starts_from_documents
+    own = ("train", "unlabelled") if anchors else ("train",)
     for key, part in (
         ("teacher.labeler", config.teacher.labeler),
         ("teacher.generator", config.teacher.generator),
@@ -221,19 +224,20 @@ def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
             continue
         with concerning(key):
             tokens = part.tokens(data.input_shape, key)
-        reads = [("documents", "document", "documents")] if from_documents else [("train", "text", "train texts")]
+        reads = [(("documents",), "document", "documents")] if from_documents else [(own, "text", "train texts")]
         if part is config.student and config.objective.needs_documents:
-            reads.append(("documents", "document", "documents (objective.document_encoder: student)"))
-        for name, column, what in reads:
-            table = data.tables[name]
+            reads.append((("documents",), "document", "documents (objective.document_encoder: student)"))
+        for names, column, what in reads:
+            tables = [data.tables[name] for name in names if name in data.tables]
             # A user's own task may call its texts otherwise.
-            if isinstance(table, StoredTable) or column not in table.column_names:
+            if any(isinstance(table, StoredTable) or column not in table.column_names for table in tables):
                 continue
-            count, first = tokens.count_cut(table[column].to_pylist())
+            texts = [text for table in tables for text in table[column].to_pylist()]
+            count, first = tokens.count_cut(texts)
             if count:
                 log.warning(
                     "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
-                    *(key, count, len(table), what, tokens.max_tokens, first[:60]),
+                    *(key, count, len(texts), what, tokens.max_tokens, first[:60]),
                 )
 
 
