@@ -359,6 +359,15 @@ def test_missing_folders_and_files_are_refused(tmp_path, splits):
         task({"type": "huggingface", "path": "/nowhere"}).load()
 
 
+def test_a_data_set_without_splits_is_refused(tmp_path, splits):
+    datasets.Dataset.from_dict(splits["train"]).save_to_disk(tmp_path / "hf")
+    source = {"type": "huggingface", "path": str(tmp_path / "hf"), "validation": "dev"}
+    with pytest.raises(ConfigError) as refused:
+        task(source).load()
+    assert "task.data.path" in str(refused.value) and "\n" not in str(refused.value)
+    assert "needed is a DatasetDict with the splits 'train', 'test', 'dev'" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "more, expected",
     [

@@ -46,6 +46,12 @@ class HuggingFaceSet(Config):
         try:
             if (Path(path) / "dataset_dict.json").exists():
                 return datasets.load_from_disk(path)
+            if (Path(path) / "state.json").exists():
+                wanted = ", ".join(repr(own) for own in self.own_splits().values())
+                raise ConfigError(
+                    f"task.data.path: {path} holds rows without splits, as Dataset.save_to_disk writes them; needed is a DatasetDict with the"
+                    f" splits {wanted}: DatasetDict({{...}}).save_to_disk(...)"
+                )
             if Path(path).is_absolute() and not Path(path).is_dir():
                 raise ConfigError(f"task.data.path: no folder at {path} on {platform.node()}")
             return datasets.load_dataset(path, self.name, revision=self.revision)
