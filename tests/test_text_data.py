@@ -311,6 +311,14 @@ def test_labels_with_a_point_are_no_class_numbers(tmp_path, kind, splits):
         task(write(tmp_path / "data", kind, splits)).load()
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_integers_that_pandas_made_floats_of_are_recognised(tmp_path, kind, incomplete):
+    splits, _ = incomplete
+    splits["train"]["label"] = [None if label is None else float(label) for label in splits["train"]["label"]]
+    with pytest.raises(ConfigError, match=r"pandas makes such floats .*astype\('Int64'\)"):
+        task(write(tmp_path / "data", kind, splits), unlabelled="anchors").load()
+
+
 def test_texts_that_are_numbers_are_refused_where_the_file_says_so(tmp_path, splits):
     with pytest.raises(ConfigError, match=r"task\.data\.text_column: column 'id' of .* is int64, expected texts"):
         task({**write(tmp_path / "data", "parquet", splits), "text_column": "id"}).load()

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 2**25
 #: Distinct labels that a message shows.
 SHOWN = 4
+#: Where labels with a point come from.
+FLOATS = "pandas makes such floats of integers where some are missing, which .astype('Int64') undoes"
 #: Characters that a log line shows of a text.
 BEGINNING = 60
 
@@ -168,7 +170,10 @@ class TextSource(Component):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if key == "label" and not (is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
-            raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes")
+            hint = f"; {FLOATS}" if pa.types.is_floating(plain) else ""
+            raise ConfigError(
+                f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes{hint}"
+            )
 
     def _without_minus_ones(self, where: str, table: pa.Table, names: tuple[str, ...], permitted: bool) -> pa.Table:
         """A split whose labels are null where -1 says that there is none: where it isn't one of the names that labels may be.
@@ -242,6 +247,7 @@ class TextSource(Component):
             return (
                 f"task.data.label_names: labels in {about} are no integers ({shown}); where they are names of classes, give label_names"
                 " in the order of the classes' numbers"
+                + (f"; {FLOATS}" if all(re.fullmatch(r"[0-9]+\.0", word) for word in other) else "")
             )
         row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
         return (
