@@ -20,6 +20,7 @@ from tgt_ray.models.retrieval import EmbedDistillCriterion
 from tgt_ray.models.text import corpus_tokens
 from tgt_ray.storage import check_name
 from tgt_ray.tasks import Retrieval
+from tgt_ray.teacher import Teacher
 from tgt_ray.texts import TextShape, to_bytes, to_texts
 from tgt_ray.vocabulary import train_tokenizer
 
@@ -1104,6 +1105,34 @@ def test_gradients_need_one_vocabulary(beir, encoder):
     config = experiment(beir, encoder, explorer={"type": "gradient"}, teacher={"labeler": labeler})
     with pytest.raises(ConfigError, match="before which the labeler's prompt 'ask: ' can't be put"):
         config.check_files()
+
+
+def test_gradients_move_queries_a_few_at_a_time(beir, encoder, tmp_path, monkeypatch):
+    import transformers as t
+
+    tokenizer = t.AutoTokenizer.from_pretrained(encoder)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    t.BertForMaskedLM(t.BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "masked")
+    tokenizer.save_pretrained(tmp_path / "masked")
+    sizes, relax = [], Teacher.relax
+
+    def noted(self, latents, *more):
+        sizes.append(len(latents))
+        return relax(self, latents, *more)
+
+    monkeypatch.setattr(Teacher, "relax", noted)
+    config = experiment(
+        beir,
+        encoder,
+        explorer={"type": "gradient"},
+        teacher={"generator": {"type": "masked_lm", "path": str(tmp_path / "masked"), "max_tokens": 20}},
+        student={"type": "text_encoder", "path": str(encoder), "max_tokens": 20},
+        train={"steps": 20, "eval_every": 20, "learning_rate": 1e-3},
+        pool={"rows_per_request": 100},
+    )
+    found = api.run(config, storage=str(tmp_path), name="gradient", local=True)
+    assert found.metrics.iloc[-1].test_recall_at_20 > 0
+    assert {64, 36} <= set(sizes) and max(sizes) == 64, "of a request of 100 rows"
 
 
 def test_a_prompt_of_the_model_s_own_is_no_way_for_gradients(beir, encoder, tmp_path):

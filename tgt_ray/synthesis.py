@@ -30,6 +30,8 @@ from tgt_ray.teacher import Teacher
 Block = dict[str, np.ndarray]
 
 
+#: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
+EXPLORED_AT_ONCE = 64
 #: About so many requests of a run, and so many of the first rows of each, come with their anchor's reconstruction.
 SHOWN_REQUESTS, SHOWN_ROWS = 16, 16
 
@@ -77,15 +79,14 @@ class Synthesizer:
         chosen = self._draw_anchors(explorer, rng)
         with torch.no_grad(), autocast(self.device, self.precision):
             start, context = self._start(chosen, rng)
-            near = Neighbourhood(
-                along(self.scale_L, start),
-                Disagreement(self.teacher, student, rng, context),
-                start if self.teacher.contextual else self.latents_NL,
-                self.labels_N,
-                self.labels_N[chosen],
-                rng,
+            latents = torch.cat(
+                [
+                    self._explored(
+                        explorer, start[rows], context if context is None else context[rows], chosen[rows], student, rng
+                    )
+                    for rows in self._explored_at_once(explorer)
+                ]
             )
-            latents = explorer.explore(start, near)
             inputs = self.teacher.decode(latents, rng, context)
             labelled = self._labelled(inputs)
             again = inputs[:0]
@@ -108,6 +109,32 @@ class Synthesizer:
             "version": np.full(size, version),
             "explorer": np.full(size, explorer.type),
         }
+
+    def _explored_at_once(self, explorer: Explorer) -> list[slice]:
+        """The rows of a request in parts. Gradients keep what every layer makes of each row, and of texts and documents that is much."""
+        size = self.rows_per_request
+        if explorer.needs_differentiable and self.teacher.contextual and self.inputs is not None:
+            size = rows_at_once(self.inputs[torch.tensor([0])].shape[1:], self.teacher.labeler, most=EXPLORED_AT_ONCE)
+        return [slice(first, first + size) for first in range(0, self.rows_per_request, size)]
+
+    def _explored(
+        self,
+        explorer: Explorer,
+        start: Tensor,
+        context: Tensor | None,
+        chosen: Tensor,
+        student: Student | None,
+        rng: torch.Generator,
+    ) -> Tensor:
+        near = Neighbourhood(
+            along(self.scale_L, start),
+            Disagreement(self.teacher, student, rng, context),
+            start if self.teacher.contextual else self.latents_NL,
+            self.labels_N,
+            self.labels_N[chosen],
+            rng,
+        )
+        return explorer.explore(start, near)
 
     def _labelled(self, inputs: Tensor) -> dict[str, np.ndarray]:
         """What the labeler says of rows. Scores of all documents are looked at a few rows at a time."""

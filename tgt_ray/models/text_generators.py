@@ -150,7 +150,7 @@ class MaskingGenerator(TextGenerator):
     def relaxed(self, latents: Tensor, context: Tensor) -> Tensor:
         """Shares of the vocabulary at masked places, the text's own tokens elsewhere. Differentiable to the latents."""
         logits, ids, masked = self._filled(latents, context)
-        soft = F.one_hot(ids, logits.shape[1]).to(logits.dtype)
+        soft = logits.new_zeros(*ids.shape, logits.shape[1]).scatter_(2, ids[:, :, None], 1.0)
         soft[masked] = logits.softmax(dim=1)
         return soft
 
