@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     from tgt_ray.batch import InputRows
     from tgt_ray.models.text import SentenceSettings
+
+log = logging.getLogger(__name__)
 
 
 def known_to_timm(name: str) -> str:
@@ -189,6 +194,22 @@ class PretrainedLabeler(Labeler):
             "probe": {"split": self.probe.split, "train_accuracy": fit_linear_head(model, inputs, labels, self.probe)}
         }
 
+    def check_names(self, model: Any, class_names: Sequence[str]) -> None:
+        """Say what a model calls its own classes beside the task's names of them. ConfigError where these are the same in another order."""
+        own = _own_names(model)
+        if own and self.classes is not None:
+            own = [own[number] for number in self.classes]
+        if len(own) != len(class_names) or not own:
+            return
+        said, wanted = ([each.strip().casefold() for each in names] for names in (own, class_names))
+        if self.classes is None and said != wanted and sorted(said) == sorted(wanted):
+            raise ConfigError(
+                f"teacher.labeler.classes: the model's own classes are {_some(own)}, and the task's {_some(class_names)}: the same in"
+                f" another order; give classes: {[said.index(each) for each in wanted]}"
+            )
+        pairs = [f"'{theirs}' for '{ours}'" for theirs, ours in zip(own, class_names, strict=True)]
+        log.info("labeler: its own classes are the task's: %s", _some(pairs))
+
     def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
         """Give the model its own head, or say that one has to be fitted."""
         from tgt_ray.models.pretrained import set_head
@@ -213,6 +234,21 @@ class PretrainedLabeler(Labeler):
             )
         set_head(model.head, weight_KD, bias_K, self.classes)
         return "own"
+
+
+def _own_names(model: Any) -> list[str]:
+    """What transformers' configuration calls a model's own classes; nothing where it has no names for them."""
+    for module in model.backbone.modules():
+        names = getattr(getattr(module, "config", None), "id2label", None)
+        if names:
+            ordered = [str(names[number]) for number in sorted(names)]
+            # What the library calls them where nobody has.
+            return [] if all(re.fullmatch(r"LABEL_\d+", name) for name in ordered) else ordered
+    return []
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 class TimmModel(Config):

@@ -18,7 +18,7 @@ from tgt_ray.batch import InputRows, rows_at_once
 from tgt_ray.config import ConfigError, concerning, digest
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler
+from tgt_ray.labelers import Labeler, PretrainedLabeler
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.storage import Storage
@@ -206,6 +206,8 @@ def _labeler(
     )
     for what, encoder in record.get("encoders", {}).items():
         log.info("teacher.labeler: %s", _how_embedded(what, encoder))
+    if record.get("head") == "own" and isinstance(config, PretrainedLabeler):
+        config.check_names(model, data.class_names)
     return model, record
 
 
