@@ -650,6 +650,13 @@ def test_a_second_tower_embeds_documents(encoder, tmp_path):
     assert not torch.allclose(*heads)
 
 
+def test_one_document_without_length_does_not_make_all_of_any_length():
+    documents = np.eye(4, dtype=np.float32)
+    documents[1] = 0
+    assert EmbedDistillCriterion(3, documents, 1.0, 0.1, 0.2, 1.0, 1.0).unit
+    assert not EmbedDistillCriterion(3, 2 * documents, 1.0, 0.1, 0.2, 1.0, 1.0).unit
+
+
 def test_the_criterion_is_its_formula():
     """Against plain numpy, with rows of both kinds and a document that comes twice."""
     rng = np.random.default_rng(0)
