@@ -525,8 +525,8 @@ def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
 
 
 def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_path, caplog):
+    from tgt_ray.local import prepare_local
     from tgt_ray.storage import Storage
-    from tgt_ray.teacher import prepare_teacher
 
     path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "})
     labeler = {"type": "dual_encoder", "path": path, "max_tokens": 24, "document_prefix": "p: "}
@@ -534,7 +534,7 @@ def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_pat
         for normalize, who in ((None, "default"), (None, "default"), (True, "config")):
             caplog.clear()
             config = experiment(beir, encoder, teacher={"labeler": labeler | {"normalize": normalize}})
-            _, record = prepare_teacher(config.teacher, config.task, config.task.load(), Storage(str(tmp_path / "s")))
+            record = prepare_local(config, config.task.load(), Storage(str(tmp_path / "s"))).teacher
             lines = [line for line in caplog.messages if " by " in line and line.startswith("teacher.labeler: ")]
             assert len(lines) == 2
             how = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from tgt_ray.batch import InputRows
     from tgt_ray.models.text import SentenceSettings
-
-log = logging.getLogger(__name__)
 
 
 def known_to_timm(name: str) -> str:
@@ -194,21 +191,21 @@ class PretrainedLabeler(Labeler):
             "probe": {"split": self.probe.split, "train_accuracy": fit_linear_head(model, inputs, labels, self.probe)}
         }
 
-    def check_names(self, model: Any, class_names: Sequence[str]) -> None:
-        """Say what a model calls its own classes beside the task's names of them. ConfigError where these are the same in another order."""
+    def own_classes(self, model: Any, class_names: Sequence[str]) -> list[list[str]]:
+        """Of each class what the model calls it and what the task does; nothing where either has no names. ConfigError where these are the
+        same in another order."""
         own = _own_names(model)
         if own and self.classes is not None:
             own = [own[number] for number in self.classes]
-        if len(own) != len(class_names) or not own:
-            return
+        if len(own) != len(class_names):
+            return []
         said, wanted = ([each.strip().casefold() for each in names] for names in (own, class_names))
         if self.classes is None and said != wanted and sorted(said) == sorted(wanted):
             raise ConfigError(
                 f"teacher.labeler.classes: the model's own classes are {_some(own)}, and the task's {_some(class_names)}: the same in"
                 f" another order; give classes: {[said.index(each) for each in wanted]}"
             )
-        pairs = [f"'{theirs}' for '{ours}'" for theirs, ours in zip(own, class_names, strict=True)]
-        log.info("labeler: its own classes are the task's: %s", _some(pairs))
+        return [list(pair) for pair in zip(own, class_names, strict=True)]
 
     def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
         """Give the model its own head, or say that one has to be fitted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from tgt_ray.labelers import Labeler
 from tgt_ray.objectives import Facts, Objective
 from tgt_ray.storage import Storage
 from tgt_ray.tasks import Table, TaskData
+
+log = logging.getLogger(__name__)
 
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
@@ -129,6 +132,12 @@ def prepare(
 
     objectives: those that runs on this may have. from_documents: explorers start from the documents. ConfigError where of one type none fits the task and its teacher.
     """
+    for what, encoder in teacher["labeler"].get("encoders", {}).items():
+        log.info("teacher.labeler: %s", how_embedded(what, encoder))
+    own = teacher["labeler"].get("own_classes", [])
+    if own:
+        pairs = ", ".join(f"'{theirs}' for '{ours}'" for theirs, ours in own[:SHOWN_CLASSES])
+        log.info("teacher.labeler: its own classes: %s%s", pairs, ", ..." if len(own) > SHOWN_CLASSES else "")
     train = data.tables["train"]
     fingerprints = {
         "data": data.fingerprints,
@@ -220,6 +229,26 @@ def written(documents: Table) -> Table:
     if isinstance(documents, StoredTable) or "document" not in documents.column_names:
         return documents
     return documents.filter(pc.not_equal(documents["document"], ""))
+
+
+#: Classes that a log line names.
+SHOWN_CLASSES = 10
+#: Whether embeddings are made of length 1 is said by the user, by the model's files, or by neither.
+SAID_BY = {
+    "config": "by teacher.labeler.normalize",
+    "files": "by its files",
+    "default": "which its files don't say: by cosine, the default of sentence-transformers; teacher.labeler.normalize may say otherwise",
+}
+POOLED = {"cls": "the first token", "mean": "the mean of tokens", "model": "as its classifier pools"}
+
+
+def how_embedded(what: str, encoder: dict[str, Any]) -> str:
+    """One line of an encoder of sentences, as the labeler's record has it. what: it embeds."""
+    return (
+        f"{what} by {encoder['path']}: after the prompt '{encoder['prompt']}', up to {encoder['max_tokens']} tokens,"
+        f" {POOLED[encoder['pooling']]}, {'of length 1' if encoder['normalize'] else 'not made of length 1'}"
+        f" ({SAID_BY[encoder['normalize_said_by']]})"
+    )
 
 
 def labeler_head(teacher: dict[str, Any], storage: Storage) -> np.ndarray:

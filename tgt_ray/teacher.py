@@ -204,29 +204,9 @@ def _labeler(
     record = _ready(
         model, "labeler", config, [data.fingerprints[split]], finish, measured_on, storage.within("teachers"), device
     )
-    for what, encoder in record.get("encoders", {}).items():
-        log.info("teacher.labeler: %s", _how_embedded(what, encoder))
     if record.get("head") == "own" and isinstance(config, PretrainedLabeler):
-        config.check_names(model, data.class_names)
+        record |= {"own_classes": config.own_classes(model, data.class_names)}
     return model, record
-
-
-#: Whether embeddings are made of length 1 is said by the user, by the model's files, or by neither.
-SAID_BY = {
-    "config": "by teacher.labeler.normalize",
-    "files": "by its files",
-    "default": "which its files don't say: by cosine, the default of sentence-transformers; teacher.labeler.normalize may say otherwise",
-}
-
-
-def _how_embedded(what: str, encoder: dict[str, Any]) -> str:
-    """One line of an encoder of sentences. what: it embeds."""
-    pooled = {"cls": "the first token", "mean": "the mean of tokens", "model": "as its classifier pools"}
-    return (
-        f"{what} by {encoder['path']}: after the prompt '{encoder['prompt']}', up to {encoder['max_tokens']} tokens,"
-        f" {pooled[encoder['pooling']]}, {'of length 1' if encoder['normalize'] else 'not made of length 1'}"
-        f" ({SAID_BY[encoder['normalize_said_by']]})"
-    )
 
 
 def _generator(
