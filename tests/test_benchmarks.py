@@ -66,6 +66,13 @@ def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, tr
     assert "other commits" not in methods.render(first)
 
 
+def test_methods_of_two_generators_share_the_labeler(tmp_path, trained):
+    record = measure(tmp_path, 1, "anchors,random,one_hot")
+    assert [each["method"] for each in record["results"]] == ["anchors", "random", "one_hot"]
+    assert len(list((tmp_path / "teachers").glob("labeler-*.safetensors"))) == 1
+    assert record["methods"]["anchors"]["teacher"]["generator"]["type"] == "identity"
+
+
 def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
     measure(tmp_path, 1, "one_hot")
     for sets in ({"train.learning_rate": 0.5}, {"task.long_tail.imbalance": 10}, {"teacher.labeler.pretrain.seed": 1}):
