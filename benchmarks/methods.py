@@ -148,6 +148,14 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     return Experiment.model_validate({**data, "explorer": {"type": cls.model_fields["type"].default, **kept}})
 
 
+def by_teacher(experiments: dict[str, Experiment]) -> list[dict[str, Experiment]]:
+    """Methods of one generator together: they share what is prepared."""
+    groups: dict[str, dict[str, Experiment]] = {}
+    for name, each in experiments.items():
+        groups.setdefault(each.teacher.model_dump_json(), {})[name] = each
+    return list(groups.values())
+
+
 def with_seed(experiment: Experiment, seed: int) -> Experiment:
     train = experiment.train.model_copy(update={"seed": seed})
     return experiment.model_copy(update={"train": train})
@@ -353,9 +361,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     seeds, results, shown = list(range(args.seeds)), [], None
-    # Methods of one generator share what is prepared.
-    for teacher in dict.fromkeys(each.teacher.model_dump_json() for each in experiments.values()):
-        mine = {name: each for name, each in experiments.items() if each.teacher.model_dump_json() == teacher}
+    for mine in by_teacher(experiments):
         first = next(iter(mine.values()))
         of_base = base if first.teacher == base.teacher else first
         prepared = prepare_local(of_base, data, storage, [each.objective for each in mine.values()])

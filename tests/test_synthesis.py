@@ -69,7 +69,7 @@ def test_the_identity_gives_anchors_as_they_are_with_what_the_teacher_says_of_th
     assert np.array_equal(block["inputs"], inputs[rows].numpy())
     cached = to_matrix(data.tables["train"]["logits"])[rows]
     np.testing.assert_allclose(block["teacher_logits"], cached, atol=1e-4)
-    with pytest.raises(ConfigError, match="teacher.generator.type 'identity' has none; use random"):
+    with pytest.raises(ConfigError, match=r"teacher\.generator\.type .identity. has none; use random"):
         changes = [("teacher.generator", {"type": "identity"}), ("explorer", {"type": "random-matched"})]
         validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), changes))
 
