@@ -52,8 +52,6 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "interpolation": Interpolation,
     # Of a generator of texts: what it fills into masked places, with no noise on what it reads.
     "masking": Random,
-    # Anchors as they are, with the teacher's outputs: of rows without labels plain distillation as well.
-    "anchors": Random,
 }
 #: Long-tail baselines: what each changes in an experiment.
 BASELINES: dict[str, dict[str, Any]] = {
@@ -69,7 +67,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 #: Other objectives than distillation, after a `+` as well: `distillation + lelp` is LELP without synthetic rows.
 OBJECTIVES: dict[str, type[Objective]] = {"lelp": LELP, "consistency": Consistency}
 SUITES: dict[str, tuple[str, ...]] = {
-    "explorers": (*CONTROLS, "random", "random-matched", "gradient", "interpolation"),
+    "explorers": ("one_hot", "distillation", "random", "random-matched", "gradient", "interpolation"),
     # Baselines stand on one-hot training; `a + b` is method a with baseline b.
     "long-tail": (
         "one_hot",
@@ -141,19 +139,9 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     cls = EXPLORERS[method]
     kept = {k: v for k, v in base.explorer.model_dump(mode="json").items() if k in cls.model_fields and k != "type"}
     data = base.model_dump(mode="json")
-    if method in ("masking", "anchors"):
+    if method == "masking":
         kept["sigma"] = 0.0
-    if method == "anchors":
-        data["teacher"]["generator"] = {"type": "identity"}
     return Experiment.model_validate({**data, "explorer": {"type": cls.model_fields["type"].default, **kept}})
-
-
-def by_teacher(experiments: dict[str, Experiment]) -> list[dict[str, Experiment]]:
-    """Methods of one generator together: they share what is prepared."""
-    groups: dict[str, dict[str, Experiment]] = {}
-    for name, each in experiments.items():
-        groups.setdefault(each.teacher.model_dump_json(), {})[name] = each
-    return list(groups.values())
 
 
 def with_seed(experiment: Experiment, seed: int) -> Experiment:
@@ -360,15 +348,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = base.task.load(storage)
     environment = records.environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
-    seeds, results, shown = list(range(args.seeds)), [], None
-    for mine in by_teacher(experiments):
-        first = next(iter(mine.values()))
-        of_base = base if first.teacher == base.teacher else first
-        prepared = prepare_local(of_base, data, storage, [each.objective for each in mine.values()])
-        results += run_all(of_base, mine, seeds, prepared, storage, args, environment)
-        shown = shown or prepared  # its labeler is that of all
-    assert shown is not None
-    results.sort(key=lambda result: list(experiments).index(result["method"]))
+    prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
+    seeds = list(range(args.seeds))
+    results = run_all(base, experiments, seeds, prepared, storage, args, environment)
     config, rows = base.model_dump(mode="json"), row_counts(data)
     return {
         "kind": "benchmark methods",
@@ -380,13 +362,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "teacher_has_seen": what_was_seen(config, rows),
         "rows": rows,
         "metric": METRIC,
-        "fingerprints": shown.fingerprints,
-        "teacher": shown.teacher,
+        "fingerprints": prepared.fingerprints,
+        "teacher": prepared.teacher,
         "base": config,
         "methods": {name: experiment.model_dump(mode="json") for name, experiment in experiments.items()},
         "environment": environment,
         "results": results,
-        "summary": summarise(results, shown.teacher),
+        "summary": summarise(results, prepared.teacher),
     }
 
 

@@ -31,7 +31,7 @@ from common import (
     run_options,
     show_or_measure,
 )
-from methods import by_teacher, run_all
+from methods import run_all
 
 from tgt_ray import records
 from tgt_ray.config import ConfigError, validate
@@ -43,12 +43,13 @@ from tgt_ray.storage import Storage
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
 SPANS = {"teacher.generator": {"type": "spans"}}
 METHODS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in CONTROLS},
+    "one_hot": {},
+    "distillation": {},
     "embed-distill": {"explorer": {"type": "none"}},
     "random": SCORES_ALONE,
     "random + embed-distill": {},
     # Queries as they are, with the teacher's outputs: those without answers as well.
-    "anchors + embed-distill": {"teacher.generator": {"type": "identity"}},
+    "anchors + embed-distill": {"explorer": {"type": "identity"}},
     "spans": {**SPANS, **SCORES_ALONE},
     "spans + embed-distill": SPANS,
     # A compact dual encoder. Documents are longer than queries.
@@ -123,14 +124,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         base = validate(Experiment, with_overrides(plain, [("task.labelled", few)]))
         data = base.task.load(storage)
         results = []
-        experiments = {each: method_experiment(base, each) for each in methods}
-        for mine in by_teacher(experiments):
-            print(f"{labelled} labelled queries: {', '.join(mine)}", flush=True)
-            first = next(iter(mine.values()))
-            teacher_of = base if first.teacher == base.teacher else first
-            prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
-            results += run_all(teacher_of, mine, seeds, prepared, storage, args, environment, SHOWN[0])
-            found = found or (teacher_of, prepared)
+        # Methods of one generator share what is prepared.
+        for spans in (False, True):
+            mine = {each: method_experiment(base, each) for each in methods if each.startswith("spans") == spans}
+            if mine:
+                print(f"{labelled} labelled queries: {', '.join(mine)}", flush=True)
+                first = next(iter(mine.values()))
+                teacher_of = base if not spans else first
+                prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
+                results += run_all(teacher_of, mine, seeds, prepared, storage, args, environment, SHOWN[0])
+                found = found or (teacher_of, prepared)
         results.sort(key=lambda result: methods.index(result["method"]))
         parts.append(
             {"labelled": labelled, "rows": row_counts(data), "results": results, "summary": summarise(results)}

@@ -68,11 +68,10 @@ def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, tr
     assert "other commits" not in methods.render(first)
 
 
-def test_methods_of_two_generators_share_the_labeler(tmp_path, trained):
-    record = measure(tmp_path, 1, "anchors,random,one_hot")
-    assert [each["method"] for each in record["results"]] == ["anchors", "random", "one_hot"]
-    assert len(list((tmp_path / "teachers").glob("labeler-*.safetensors"))) == 1
-    assert record["methods"]["anchors"]["teacher"]["generator"]["type"] == "identity"
+def test_anchors_as_they_are_are_a_method_of_the_same_teacher(tmp_path, trained):
+    record = measure(tmp_path, 1, "anchors,random")
+    assert [each["method"] for each in record["results"]] == ["anchors", "random"]
+    assert record["methods"]["anchors"]["explorer"] == {"type": "identity", "anchors": "natural"}
 
 
 def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):

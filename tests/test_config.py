@@ -20,7 +20,7 @@ from tgt_ray.config import (
     parse_override,
     validate,
 )
-from tgt_ray.experiment import CONTROLS, Experiment, TrainConfig, control, with_overrides
+from tgt_ray.experiment import Experiment, TrainConfig, control, with_overrides
 from tgt_ray.explorers import Explorer
 from tgt_ray.generators import Generator
 from tgt_ray.search import SweepConfig, default_sweep, lookup
@@ -441,13 +441,34 @@ def test_the_experiment_as_written_is_tried_first_where_the_space_holds_it():
 
 
 def test_controls_make_no_rows_and_one_hot_has_no_teacher():
-    for name in CONTROLS:
+    for name in ("one_hot", "distillation"):
         assert not control(Experiment(), name).streams
         assert control(Experiment(), name).synthetic_ratio == 0
     assert control(Experiment(), "one_hot").objective.alpha == 0
     assert control(Experiment(), "distillation").objective == Experiment().objective
     with pytest.raises(ConfigError, match="legal are"):
         control(Experiment(), "other")
+
+
+def test_where_anchors_have_no_labels_a_control_takes_them_as_they_are():
+    task = {"type": "text_classification", "data": {"type": "parquet", "path": "x"}, "labelled": {"rows": 9}}
+    text = {"type": "text_transformer"}
+    teacher = {"labeler": text, "generator": {"type": "masked_lm"}}
+    base = {"task": task, "teacher": teacher, "student": text, "explorer": {"type": "random", "anchors": "balanced"}}
+
+    def controls(search=None, **changes):
+        space = {"objective.temperature": {"uniform": [1, 2]}}
+        return validate(SweepConfig, {"experiment": {**base, **changes}, "space": space, "search": search or {}})
+
+    sweep = controls()
+    assert sweep.search.controls == ["one_hot", "distillation", "anchors"] and sweep.num_trials == 15
+    made = sweep.trial_experiment({"control": "anchors"})
+    assert made.streams and made.explorer.type == "identity" and made.explorer.anchors == "balanced"
+    assert made.objective == sweep.experiment.objective and made.teacher == sweep.experiment.teacher
+    assert controls({"controls": ["one_hot"]}).search.controls == ["one_hot"]
+    for other in ({"task": {**task, "unlabelled": "ignore"}}, {"explorer": {"type": "none"}}):
+        assert controls(**other).search.controls == ["one_hot", "distillation"]
+    assert SweepConfig().search.controls == ["one_hot", "distillation"]
 
 
 # JSON Schema

@@ -944,6 +944,16 @@ def test_controls_are_of_retrieval(beir, encoder, name, tmp_path):
     assert not plain.streams
 
 
+def test_queries_as_they_are_come_with_what_the_teacher_says(beir, encoder, tmp_path):
+    config = experiment(beir, encoder, task={"labelled": {"rows": 8}}, explorer={"type": "identity"})
+    found = api.run(config, storage=str(tmp_path), name="identity", local=True)
+    shown = pd.read_parquet(tmp_path / "identity/gallery.parquet")
+    assert (shown.explored == shown.anchor_text).all() and shown.anchor_class.isna().any()
+    assert found.record["teacher"]["fit_check"]["agreement_explored"] == 100
+    with pytest.raises(ConfigError, match="'identity' takes anchors as they are, and"):
+        experiment(beir, encoder, explorer={"type": "identity"}, teacher={"generator": {"type": "spans"}})
+
+
 def test_queries_are_made_from_documents(beir, encoder, tmp_path):
     config = experiment(
         beir, encoder, task={"labelled": {"rows": 8}}, teacher={"generator": {"type": "spans", "most_words": 6}}

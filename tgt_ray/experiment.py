@@ -246,7 +246,12 @@ class Experiment(Config):
                 f"task.data.pair_column: '{pairs}', but teacher.generator.type '{generator.type}' writes one text for a pair; use masked_lm,"
                 " or seq2seq with decoding: parallel"
             )
-        if generator.only_samples and explorer.synthesizes and explorer.type != "random":
+        if not explorer.decodes and generator.starts_from_documents:
+            raise ValueError(
+                f"explorer.type: '{explorer.type}' takes anchors as they are, and teacher.generator.type '{generator.type}' starts from"
+                " documents, which are no queries; use random, or another generator"
+            )
+        if generator.only_samples and explorer.synthesizes and explorer.decodes and explorer.type != "random":
             raise ValueError(
                 f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none; use random"
             )
@@ -284,6 +289,13 @@ class Experiment(Config):
             raise ValueError(
                 f"train.augment: is for images, and task.type '{self.task.type}' has {kind}s; leave it out"
             )
+
+    @property
+    def has_other_anchors(self) -> bool:
+        """Whether explorers start from rows that distillation doesn't see, as far as the config says."""
+        few, rest = (getattr(self.task, name, None) for name in ("labelled", "unlabelled"))
+        there = rest == "anchors" or (few is not None and rest != "ignore")
+        return there and self.streams and not self.teacher.generator.starts_from_documents
 
     @property
     def streams(self) -> bool:
@@ -342,6 +354,7 @@ def fits(modality: str, kind: str) -> bool:
 CONTROLS: dict[str, dict[str, Any]] = {
     "one_hot": {"explorer": {"type": "none"}, "objective.alpha": 0.0},
     "distillation": {"explorer": {"type": "none"}},
+    "anchors": {"explorer": {"type": "identity"}},
 }
 
 
@@ -353,10 +366,13 @@ def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> di
 
 
 def control(experiment: Experiment, name: str) -> Experiment:
-    """The same experiment as plain distillation without synthetic rows, and without the teacher as well (`one_hot`)."""
+    """The same experiment as plain distillation without synthetic rows, without the teacher as well (`one_hot`), or with anchors as they
+    are in the place of synthetic rows (`anchors`): where some have no labels, distillation of more rows."""
     if name not in CONTROLS:
         raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
     plain = experiment.model_dump(mode="json")
     plain["objective"] = experiment.objective.plain()
     data = with_overrides(plain, list(CONTROLS[name].items()))
+    if experiment.explorer.synthesizes and data["explorer"]["type"] != "none":
+        data["explorer"]["anchors"] = experiment.explorer.anchors  # drawn as the trials draw them
     return Experiment.model_validate(data)

@@ -231,7 +231,9 @@ def measure(
                 classes,
                 rng,
             )
-            explored = teacher.decode(experiment.explorer.explore(latents, near), rng, context)
+            explored = part
+            if experiment.explorer.decodes:
+                explored = teacher.decode(experiment.explorer.explore(latents, near), rng, context)
             of_explored = teacher.labeler(explored).logits.softmax(dim=1).cpu()
             timed.append((time.perf_counter() - started, len(part)))
             for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):

@@ -97,7 +97,8 @@ class SearchConfig(Config):
     seed: int = Field(0, ge=0)
     controls: list[str] = Field(
         ["one_hot", "distillation"],
-        description=f"trials beside the search that show what it must beat: {', '.join(CONTROLS)}",
+        description=f"trials beside the search that show what it must beat, of {', '.join(CONTROLS)}; absent: anchors as well where explorers"
+        " start from rows without labels",
     )
 
     @model_validator(mode="after")
@@ -126,10 +127,16 @@ class SweepConfig(Config):
 
     @field_validator("search", mode="after")
     @classmethod
-    def _task_s_metric(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
-        if search.metric != "auto" or "experiment" not in info.data:
+    def _task_s_own(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
+        """What follows from the experiment where nothing is said."""
+        if "experiment" not in info.data:
             return search
-        return search.model_copy(update={"metric": info.data["experiment"].task.metric_names[0]})
+        experiment, update = info.data["experiment"], dict[str, Any]()
+        if search.metric == "auto":
+            update["metric"] = experiment.task.metric_names[0]
+        if "controls" not in search.model_fields_set and experiment.has_other_anchors:
+            update["controls"] = [*search.controls, "anchors"]
+        return search.model_copy(update=update)
 
     @model_validator(mode="after")
     def _space_is_legal(self) -> SweepConfig:

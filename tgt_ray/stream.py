@@ -174,7 +174,14 @@ class TeacherGenerator:
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
             "synthesizer",
-            (made_from, pool.rows_per_request, pool.precision, objective.needs_embedding, objective.needs_anchors),
+            (
+                made_from,
+                pool.rows_per_request,
+                pool.precision,
+                objective.needs_embedding,
+                objective.needs_anchors,
+                experiment.explorer.decodes,
+            ),
             lambda: synthesizer_of(experiment, prepared, teacher, self.device),
         )
         self.synthesizer.shown_every = shown_every(experiment)

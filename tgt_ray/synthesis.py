@@ -78,21 +78,9 @@ class Synthesizer:
         rng = torch.Generator().manual_seed(int(digest(seed, request), 16) % 2**63)
         chosen = self._draw_anchors(explorer, rng)
         with torch.no_grad(), autocast(self.device, self.precision):
-            start, context = self._start(chosen, rng)
-            latents = torch.cat(
-                [
-                    self._explored(
-                        explorer, start[rows], context if context is None else context[rows], chosen[rows], student, rng
-                    )
-                    for rows in self._explored_at_once(explorer)
-                ]
-            )
-            inputs = self.teacher.decode(latents, rng, context)
+            shown = SHOWN_ROWS if request % self.shown_every == 0 else 0
+            inputs, again = self._made(explorer, chosen, student, rng, shown)
             labelled = self._labelled(inputs)
-            again = inputs[:0]
-            if request % self.shown_every == 0:
-                few = context[:SHOWN_ROWS] if context is not None else None
-                again = self.teacher.decode(start[:SHOWN_ROWS], rng, few)
         size = self.rows_per_request
         return {
             "inputs": to_array(inputs),
@@ -109,6 +97,28 @@ class Synthesizer:
             "version": np.full(size, version),
             "explorer": np.full(size, explorer.type),
         }
+
+    def _made(
+        self, explorer: Explorer, chosen: Tensor, student: Student | None, rng: torch.Generator, shown: int
+    ) -> tuple[Tensor, Tensor]:
+        """The rows, and the reconstructions of the first `shown` anchors."""
+        if not explorer.decodes:
+            assert self.inputs is not None, "an explorer that leaves anchors as they are needs their inputs"
+            inputs = self.inputs[chosen].to(self.device)
+            return inputs, inputs[:shown]
+        start, context = self._start(chosen, rng)
+        latents = torch.cat(
+            [
+                self._explored(
+                    explorer, start[rows], context if context is None else context[rows], chosen[rows], student, rng
+                )
+                for rows in self._explored_at_once(explorer)
+            ]
+        )
+        inputs = self.teacher.decode(latents, rng, context)
+        if not shown:
+            return inputs, inputs[:0]
+        return inputs, self.teacher.decode(start[:shown], rng, context[:shown] if context is not None else None)
 
     def _explored_at_once(self, explorer: Explorer) -> list[slice]:
         """The rows of a request in parts. Gradients keep what every layer makes of each row, and of texts and documents that is much."""
@@ -222,8 +232,8 @@ def shown_every(experiment: Experiment) -> int:
 
 
 def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
-    """The inputs of all anchors, where the generator starts from them or the objective looks at them."""
-    if not (teacher.contextual or experiment.objective.needs_anchors):
+    """The inputs of all anchors, where the generator starts from them, the objective looks at them or they are the rows themselves."""
+    if experiment.explorer.decodes and not (teacher.contextual or experiment.objective.needs_anchors):
         return None
     task, tables = experiment.task, data.anchor_tables
     if len(tables) == 1:

@@ -97,6 +97,20 @@ def test_the_record_says_what_was_run(result):
     assert result.record["teacher"]["labeler"]["reused"] is True
 
 
+def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_trials(ray_cluster, prepared, storage):
+    values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]
+    config = SweepConfig.model_validate(
+        {
+            "experiment": with_overrides(prepared.experiment.model_dump(mode="json"), values),
+            "space": {"train.learning_rate": {"choice": [0.01]}},
+            "search": {"algorithm": "grid", "controls": ["anchors"], "scheduler": "none", "concurrent": 1},
+        }
+    )
+    table = api.sweep(config, storage=str(storage.root), name="anchors").trials
+    assert table.status.tolist() == ["finished", "finished"] and table.control.dropna().tolist() == ["anchors"]
+    assert (table.test_balanced_accuracy > 30).all(), "10 by chance"
+
+
 def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
     from ray.util.placement_group import placement_group_table
 

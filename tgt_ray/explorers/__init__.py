@@ -8,14 +8,15 @@ from tgt_ray.config import OneOf
 from tgt_ray.explorers.base import Explorer, Neighbourhood
 from tgt_ray.explorers.gradient import Gradient, RandomMatched
 from tgt_ray.explorers.interpolation import Interpolation
-from tgt_ray.explorers.random import NoExplorer, Random
+from tgt_ray.explorers.random import Identity, NoExplorer, Random
 
-AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation)]
+AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Identity)]
 
 __all__ = [
     "AnyExplorer",
     "Explorer",
     "Gradient",
+    "Identity",
     "Interpolation",
     "Neighbourhood",
     "NoExplorer",

@@ -44,6 +44,7 @@ class Explorer(Component):
     """Where the next synthetic rows lie, as latents near those of anchors."""
 
     synthesizes: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True  # rows are what the generator decodes; otherwise the anchors as they are
     on_policy: ClassVar[bool] = False  # needs the current student
     needs_neighbours: ClassVar[bool] = False  # needs latents of other anchors
     needs_differentiable: ClassVar[bool] = False  # needs gradients through the generator

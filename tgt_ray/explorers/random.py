@@ -1,4 +1,4 @@
-"""No exploration, and isotropic Gaussian noise."""
+"""No exploration, anchors as they are, and isotropic Gaussian noise."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ class NoExplorer(Explorer):
 
     type: Literal["none"] = "none"
     synthesizes: ClassVar[bool] = False
+
+    def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
+        return latents_BL
+
+
+class Identity(Explorer):
+    """The anchors as they are, with the teacher's outputs: plain distillation on all of them, those without labels as well. The control of
+    the same anchors for explorers that change them (our choice); the generator has no part in it."""
+
+    type: Literal["identity"] = "identity"
+    decodes: ClassVar[bool] = False
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         return latents_BL

@@ -13,7 +13,6 @@ from tgt_ray.generators.autoencoder import (
 from tgt_ray.generators.base import Generator
 from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
 from tgt_ray.generators.doc2query import Doc2QueryGenerator
-from tgt_ray.generators.identity import IdentityGenerator
 from tgt_ray.generators.spans import SpanGenerator
 from tgt_ray.generators.text import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 
@@ -25,7 +24,6 @@ AnyGenerator = Annotated[
         SpatialAutoencoderGenerator,
         AutoencoderKLGenerator,
         ImageVariationGenerator,
-        IdentityGenerator,
         Seq2SeqGenerator,
         MaskedLMGenerator,
         CausalLMGenerator,
@@ -41,7 +39,6 @@ __all__ = [
     "ConvAutoencoderGenerator",
     "Doc2QueryGenerator",
     "Generator",
-    "IdentityGenerator",
     "ImageVariationGenerator",
     "MLPAutoencoderGenerator",
     "MaskedLMGenerator",

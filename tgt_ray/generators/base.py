@@ -110,25 +110,3 @@ class Generator(Component):
     ) -> dict[str, Any]:
         """Pretrain `model` in place on N rows. agreement: measures now how often the labeler agrees with itself on reconstructions of
         validation rows, in percent. Returns what the teacher's record should say of it."""
-
-
-class Untrained(Generator):
-    """A generator without weights and latents: nothing is trained and nothing is moved. For random exploration, whose sigma has no
-    meaning then."""
-
-    contextual: ClassVar[bool] = True
-    only_samples: ClassVar[bool] = True
-    stored: ClassVar[bool] = False
-    weights: None = Field(None, description="not used: there are none")
-
-    @property
-    def external(self) -> bool:
-        return True
-
-    def load_weights(self, model: nn.Module) -> dict[str, Any]:
-        return {"weights": "none"}
-
-    def fit(
-        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
-    ) -> dict[str, Any]:
-        raise NotImplementedError("there is nothing to train")

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.generators.base import Untrained
+from tgt_ray.generators.base import Generator
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from tgt_ray.batch import InputRows
 
-class SpanGenerator(Untrained):
+
+class SpanGenerator(Generator):
     """A few words of a document that follow each other, within a sentence, stand for a query that it answers (our choice, as the spans of
     ICT, Lee et al. 2019, arXiv 1906.00300, and of Contriever, arXiv 2112.09118, do for sentences and passages). Where there is no white
-    space between words, as in Japanese, two characters stand for a word (our choice)."""
+    space between words, as in Japanese, two characters stand for a word (our choice).
+
+    Nothing is trained, and nothing is moved: for random exploration, whose sigma has no meaning here.
+    """
 
     type: Literal["spans"] = "spans"
     modality: ClassVar[str] = "text"
+    contextual: ClassVar[bool] = True
+    only_samples: ClassVar[bool] = True
     keeps_pairs: ClassVar[bool] = False
     starts_from_documents: ClassVar[bool] = True
+    stored: ClassVar[bool] = False
+    weights: None = Field(None, description="not used: there are none")
     least_words: int = Field(4, ge=1, description="of a span")
     most_words: int = Field(12, ge=1, description="of a span")
 
@@ -30,9 +40,13 @@ class SpanGenerator(Untrained):
             raise ValueError(f"least_words {self.least_words} is more than most_words {self.most_words}")
         return self
 
+    @property
+    def external(self) -> bool:
+        return True
+
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         return {
-            **super().load_weights(model),
+            "weights": "none",
             "queries": "spans: words of documents that follow each other; no trained query generator was used",
         }
 
@@ -40,3 +54,8 @@ class SpanGenerator(Untrained):
         from tgt_ray.models.spans import Spans
 
         return Spans(input_shape[0], self.least_words, self.most_words)
+
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
+        raise NotImplementedError("there is nothing to train")

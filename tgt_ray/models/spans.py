@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tgt_ray.models.identity import Identity
 from tgt_ray.texts import to_bytes, to_texts
 
 #: Where a sentence ends. Behind full-width marks there need be no white space.
@@ -20,10 +19,19 @@ UNSPACED = re.compile(
 PER_WORD = 2
 
 
-class Spans(Identity):
+class Spans(nn.Module):
+    contextual = True
+    samples = True
+
     def __init__(self, width: int, least: int, most: int):
         super().__init__()
         self.width, self.least, self.most = width, least, most
+
+    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(inputs), 0, device=inputs.device), inputs
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.zeros(0, device=inputs.device)
 
     def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         texts = [self._span(text, rng) for text in to_texts(context.cpu().numpy())]
