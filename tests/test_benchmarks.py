@@ -102,7 +102,7 @@ def test_a_checkout_with_changes_is_not_its_commit():
 
 def test_what_spans_are_is_said_where_a_method_of_theirs_ran():
     records = Path(__file__).resolve().parent.parent / "benchmarks/records"
-    record = json.loads((records / "retrieval-medquad-200.json").read_text())
+    record = json.loads((records / "retrieval-medquad.json").read_text())
     says = "finds; `spans` are words of documents, since no trained query generator is at hand\n"
     assert says in retrieval.render(record)
     record["methods"] = {name: each for name, each in record["methods"].items() if not name.startswith("spans")}
