@@ -18,6 +18,7 @@ from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
 from tgt_ray.labelers import DualEncoderLabeler
 from tgt_ray.models.retrieval import EmbedDistillCriterion
 from tgt_ray.models.text import corpus_tokens
+from tgt_ray.search import SweepConfig
 from tgt_ray.storage import check_name
 from tgt_ray.tasks import Retrieval
 from tgt_ray.teacher import Teacher
@@ -952,6 +953,12 @@ def test_queries_as_they_are_come_with_what_the_teacher_says(beir, encoder, tmp_
     assert found.record["teacher"]["fit_check"]["agreement_explored"] == 100
     with pytest.raises(ConfigError, match="'identity' takes anchors as they are, and"):
         experiment(beir, encoder, explorer={"type": "identity"}, teacher={"generator": {"type": "spans"}})
+    # Before a sweep starts, and not when the control's turn has come.
+    spans = experiment(beir, encoder, task={"labelled": {"rows": 8}}, teacher={"generator": {"type": "spans"}})
+    sweep = {"experiment": spans.model_dump(mode="json"), "space": {"train.learning_rate": {"choice": [0.1]}}}
+    assert validate(SweepConfig, sweep).search.controls == ["one_hot", "distillation"]
+    with pytest.raises(ConfigError, match=r"search\.controls: 'anchors': .*'identity' takes anchors as they are"):
+        validate(SweepConfig, sweep | {"search": {"controls": ["anchors"]}})
 
 
 def test_queries_are_made_from_documents(beir, encoder, tmp_path):

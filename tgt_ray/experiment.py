@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, builtin_types, concerning, override
+from tgt_ray.config import Config, ConfigError, builtin_types, concerning, override, validate
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
@@ -375,4 +375,4 @@ def control(experiment: Experiment, name: str) -> Experiment:
     data = with_overrides(plain, list(CONTROLS[name].items()))
     if experiment.explorer.synthesizes and data["explorer"]["type"] != "none":
         data["explorer"]["anchors"] = experiment.explorer.anchors  # drawn as the trials draw them
-    return Experiment.model_validate(data)
+    return validate(Experiment, data)

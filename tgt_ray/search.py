@@ -145,6 +145,11 @@ class SweepConfig(Config):
                 raise ValueError(f"space.{key}: the trials of a sweep share task and teacher; run one sweep for each")
         for point in self._probes(self.space):
             self._check_point(point)
+        for name in self.search.controls:
+            try:
+                self.trial_experiment({"control": name})
+            except ConfigError as err:
+                raise ValueError(f"search.controls: '{name}': {err}") from err
         if self.search.algorithm == "grid":
             ranges = [key for key, distribution in self.space.items() if distribution.choice is None]
             if ranges:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tgt_ray import ranking
 from tgt_ray.config import ConfigError, digest
-from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run
+from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run, Unlabelled
 from tgt_ray.data.retrieval import Queries
 from tgt_ray.tasks.base import Task, TaskData, corpus_vocabulary
 from tgt_ray.texts import TextShape, to_bytes
@@ -50,7 +50,7 @@ class Retrieval(Task):
     labelled: LabelledQueries | None = Field(
         None, description="only some queries of the train split have answers; absent: all have"
     )
-    unlabelled: Literal["ignore", "anchors"] | None = Field(
+    unlabelled: Unlabelled | None = Field(
         None,
         description="what the queries are that `labelled` leaves over, or that no qrels file names: anchors of explorers beside the others,"
         " or nothing; absent: anchors",
