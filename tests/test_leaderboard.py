@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from tgt_ray import records
+from tgt_ray.api import SweepResult, print_result
 from tgt_ray.config import validate
 from tgt_ray.leaderboard import Leaderboard, render, trial_table
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
+from tgt_ray.tuning import best_trial
 
 METRIC = "balanced_accuracy"
 
@@ -136,6 +138,21 @@ def test_controls_are_named_and_have_no_values():
     assert control.control == "one_hot" and pd.isna(control["train.synthetic_ratio"])
     shown = text(table, config)
     assert "one_hot" in shown and "2 of 6 trials ended" in shown
+
+
+@pytest.mark.parametrize(
+    "mode, control, said",
+    [("max", 95.0, True), ("max", 95.1, True), ("max", 94.9, False), ("min", 95.1, False), ("min", 94.9, True)],
+)
+def test_a_control_that_is_not_behind_is_said_to_be(capsys, mode, control, said):
+    config = sweep(mode)
+    trials = [trial("a", 95.0), trial("b", 99.0 if mode == "min" else 80.0)]
+    table = trial_table(config, [*trials, trial("c", control, config={"control": "distillation"})])
+    best = best_trial(config, table)
+    print_result(SweepResult("results/s", config, table, best, {"teacher": {"labeler": {}}}))
+    out = capsys.readouterr().out
+    assert "best: a, test balanced_accuracy 94.00; distillation" in out
+    assert ("the control distillation is not behind" in out) is said
 
 
 def test_the_terminal_shows_the_best_fifteen():
