@@ -113,3 +113,17 @@ def test_the_public_names_are_there():
         assert getattr(tgt_ray, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = tgt_ray.nothing_like_this
+
+
+def test_no_function_has_the_name_of_a_module():
+    """`import tgt_ray.sweep`, which `python -m tgt_ray.sweep` does, would put the module in the function's place."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert not modules & set(tgt_ray.__all__)
+
+
+def test_the_functions_are_callable_after_the_doors_were_imported():
+    code = "import tgt_ray, tgt_ray.sweep, tgt_ray.train; print(callable(tgt_ray.run), callable(tgt_ray.run_sweep))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["True", "True"]

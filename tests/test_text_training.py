@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from tgt_ray import api, run, sweep
+from tgt_ray import api, run, run_sweep
 from tgt_ray.config import ConfigError, validate
 from tgt_ray.experiment import Experiment
 from tgt_ray.search import Distribution
@@ -234,7 +234,7 @@ def test_gradients_need_one_vocabulary(folder, storage):
     with pytest.raises(
         ConfigError, match=r"space\.explorer\.type = 'gradient': .*teacher\.generator and student differ"
     ):
-        sweep(trials, storage=storage)
+        run_sweep(trials, storage=storage)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""Teacher-guided training as distributed sweeps: `from tgt_ray import Experiment, run, sweep`."""
+"""Teacher-guided training as distributed sweeps: `from tgt_ray import Experiment, run, run_sweep`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tgt_ray.api import RunResult, SweepResult, run, sweep
+    from tgt_ray.api import RunResult, SweepResult, run, run_sweep
     from tgt_ray.experiment import Experiment
     from tgt_ray.search import SweepConfig
 
-__all__ = ["Experiment", "RunResult", "SweepConfig", "SweepResult", "run", "sweep"]
+__all__ = ["Experiment", "RunResult", "SweepConfig", "SweepResult", "run", "run_sweep"]
 
 _HOME = {"Experiment": "experiment", "SweepConfig": "search"}
 

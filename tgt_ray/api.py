@@ -1,4 +1,4 @@
-"""Floor 7: `run` and `sweep`, as the command lines and notebooks call them."""
+"""Floor 7: `run` and `run_sweep`, as the command lines and notebooks call them."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def _log_report(headline: str, metrics: dict[str, Any]) -> None:
     log.info("step %d: %s", metrics["step"], ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
 
 
-def sweep(
+def run_sweep(
     config: SweepConfig | dict[str, Any] | str | Source | None = None,
     storage: str | None = None,
     name: str | None = None,

@@ -86,7 +86,7 @@ def sweep(
         raise ConfigError(
             "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
         )
-    result = api.sweep(
+    result = api.run_sweep(
         None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
     )
     api.print_result(result)

@@ -1,4 +1,4 @@
-"""`python -m tgt_ray.sweep SWEEP.yaml`: see `--help`. From Python, `tgt_ray.sweep` is the function of `tgt_ray.api`."""
+"""`python -m tgt_ray.sweep SWEEP.yaml`: see `--help`. From Python: `tgt_ray.run_sweep`."""
 
 from tgt_ray.cli import main, sweep
 

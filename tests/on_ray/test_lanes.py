@@ -84,7 +84,7 @@ def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage)
             "search": {"algorithm": "grid", "controls": [], "scheduler": "none", "concurrent": 1, "max_rebuilds": 1},
         }
     )
-    table = api.sweep(sweep, storage=storage.root, name="shapes").trials
+    table = api.run_sweep(sweep, storage=storage.root, name="shapes").trials
     assert set(table.status) == {"finished"} and set(table["pool.actors"]) == {1, 2}
 
 

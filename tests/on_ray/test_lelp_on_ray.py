@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_before_training_and_in_a_sweep_fails_its_t
             "search": {"algorithm": "grid", "controls": [], "scheduler": "none", "concurrent": 1},
         }
     )
-    trials = api.sweep(sweep, storage=storage.root, name="lelp-sweep").trials.set_index("objective.subclasses")
+    trials = api.run_sweep(sweep, storage=storage.root, name="lelp-sweep").trials.set_index("objective.subclasses")
     assert trials.status.to_dict() == {2: "finished", 50: "failed"}
     assert "objective.subclasses: 50, but at most" in trials.reason[50]
 
@@ -69,5 +69,5 @@ def test_a_sweep_over_objectives_has_what_each_of_them_needs(ray_cluster, prepar
             "search": {"algorithm": "grid", "controls": [], "scheduler": "none", "concurrent": 1},
         }
     )
-    trials = api.sweep(sweep, storage=storage.root, name="lelp-types").trials
+    trials = api.run_sweep(sweep, storage=storage.root, name="lelp-types").trials
     assert set(trials.status) == {"finished"} and set(trials["objective.type"]) == {"distillation", "lelp"}

@@ -33,7 +33,7 @@ def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir,
 def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
     config = experiment(beir, encoder).model_dump(mode="json")
     space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}, "objective.embedding_weight": {"choice": [0.0, 1.0]}}
-    found = api.sweep(
+    found = api.run_sweep(
         {"experiment": config, "space": space, "search": {"trials": 2, "concurrent": 1}},
         storage=str(tmp_path),
         name="sweep",

@@ -36,7 +36,7 @@ def result(ray_cluster, prepared, storage) -> api.SweepResult:
     logger.addHandler(told := Told())
     try:
         with contextlib.redirect_stdout(Told.printed):
-            return api.sweep(config, storage=f"file://{storage.root}", name="small-sweep")
+            return api.run_sweep(config, storage=f"file://{storage.root}", name="small-sweep")
     finally:
         logger.removeHandler(told)
 
@@ -106,7 +106,7 @@ def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_tria
             "search": {"algorithm": "grid", "controls": ["anchors"], "scheduler": "none", "concurrent": 1},
         }
     )
-    table = api.sweep(config, storage=str(storage.root), name="anchors").trials
+    table = api.run_sweep(config, storage=str(storage.root), name="anchors").trials
     assert table.status.tolist() == ["finished", "finished"] and table.control.dropna().tolist() == ["anchors"]
     assert (table.test_balanced_accuracy > 30).all(), "10 by chance"
 
@@ -129,6 +129,6 @@ def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
             },
         }
     )
-    result = api.sweep(config, storage=storage.root, name="asha")
+    result = api.run_sweep(config, storage=storage.root, name="asha")
     assert "stopped early" in set(result.trials.status), "nothing was stopped, so nothing was tested"
     assert [g for g in placement_group_table().values() if g["state"] != "REMOVED"] == []
