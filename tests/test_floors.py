@@ -108,6 +108,30 @@ def test_the_ray_side_loads_without_torch():
     assert "torch" not in loaded_by("tgt_ray.stream", "tgt_ray.board", "tgt_ray.lane", "tgt_ray.trainer")
 
 
+@pytest.mark.parametrize("command", [["--help"], ["--schema"]])
+@pytest.mark.parametrize("door", ["train", "sweep"])
+def test_help_does_not_import_ray(door, command):
+    code = f"import runpy, sys; sys.argv[1:] = {command}\ntry: runpy.run_module('tgt_ray.{door}', run_name='__main__')\nfinally: print('ray' in sys.modules, 'torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert done.stderr.split() == ["False", "False"]
+
+
+def test_a_local_run_does_not_import_ray(tmp_path):
+    sets = [
+        "train.steps=2",
+        "train.eval_every=2",
+        "teacher.labeler.pretrain.steps=2",
+        "teacher.generator.pretrain.steps=2",
+    ]
+    arguments = ["--local", "--storage", str(tmp_path), *(part for each in sets for part in ("--set", each))]
+    # With nothing in its place, importing ray is an ImportError.
+    code = f"import runpy, sys; sys.modules['ray'] = None; sys.argv[1:] = {arguments}; runpy.run_module('tgt_ray.train', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "student and records in" in done.stdout
+
+
 def test_the_public_names_are_there():
     for name in tgt_ray.__all__:
         assert getattr(tgt_ray, name).__name__ == name

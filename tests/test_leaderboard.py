@@ -10,9 +10,10 @@ from rich.console import Console
 from tgt_ray import records
 from tgt_ray.api import SweepResult, print_result
 from tgt_ray.config import validate
-from tgt_ray.leaderboard import Leaderboard, render, trial_table
+from tgt_ray.leaderboard import Leaderboard
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
+from tgt_ray.table import render, trial_table
 from tgt_ray.tuning import best_trial
 
 METRIC = "balanced_accuracy"

@@ -20,11 +20,11 @@ from tgt_ray import fit_check, records
 from tgt_ray.config import Config, ConfigError, concerning, dump_yaml, load_yaml, parse_yaml, validate
 from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.leaderboard import render
 from tgt_ray.objectives import Distillation
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import Distribution, SweepConfig, default_sweep
 from tgt_ray.storage import Storage, check_name
+from tgt_ray.table import render
 from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)

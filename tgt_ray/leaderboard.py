@@ -1,24 +1,19 @@
-"""Floor 5: what a sweep shows while it runs, and its results table, rewritten whenever a trial ends."""
+"""Floor 5: what a sweep shows while it runs, and its table's files, rewritten whenever a trial ends."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from tgt_ray import records
 from tgt_ray.search import SweepConfig
 from tgt_ray.storage import Storage
-
-SHOWN = 15
+from tgt_ray.table import ENDED, line, render, trial_table
 
 
 class Leaderboard(Callback):
@@ -56,7 +51,7 @@ class Leaderboard(Callback):
         if not sys.stdout.isatty():
             row = table[table.trial == trial.trial_id].iloc[0]
             ended = int(table.status.isin(ENDED).sum())
-            print(_line(self.sweep, row, ended, self.sweep.num_trials), flush=True)
+            print(line(self.sweep, row, ended, self.sweep.num_trials), flush=True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         table = trial_table(self.sweep, trials)
@@ -64,104 +59,3 @@ class Leaderboard(Callback):
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-ENDED = ("finished", "stopped early", "failed")
-
-
-def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
-    """One row a trial, best first: status, why it failed, values of the space, metrics, timings.
-
-    newer: Tune's status of trials by id, where it is known before the trial itself says so.
-    """
-    rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
-    columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
-    table = pd.DataFrame(rows)
-    table = records.plain_text(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
-    return table.sort_values(
-        sweep.search.metric, ascending=sweep.search.mode == "min", na_position="last", kind="stable"
-    )
-
-
-def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
-    result = {
-        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in _TUNES_OWN
-    }
-    status = _status(sweep, tune_status, trial.last_result or {})
-    reason = None
-    if status == "failed":
-        # Beside the driver first: the storage has it only after Tune has said that the trial failed.
-        here = Path(trial.error_file) if trial.error_file else None
-        error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        # The cause is at the bottom of Ray's nested tracebacks.
-        reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
-    return {
-        "trial": trial.trial_id,
-        "status": status,
-        "reason": reason,
-        "control": trial.config.get("control"),
-        **{key: trial.config.get(key) for key in sweep.space},
-        **result,
-        "seconds": trial.last_result.get("time_total_s") if trial.last_result else None,
-    }
-
-
-_TUNES_OWN = {
-    "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
-    "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
-}  # fmt: skip
-
-
-def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
-    if tune_status == "ERROR":
-        return "failed"
-    if tune_status not in ("TERMINATED", "COMPLETE"):
-        return tune_status.lower()
-    # The test split is measured in the last report alone.
-    if f"test_{sweep.search.metric}" in result:
-        return "finished"
-    # Tune ends its trials alike when it is interrupted, but then it hasn't decided that they are done.
-    return "stopped early" if tune_status == "COMPLETE" or result.get("done") else "interrupted"
-
-
-def _line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
-    what = (
-        f"control {row.control}"
-        if row.control
-        else ", ".join(f"{k.split('.')[-1]} {_number(row[k])}" for k in sweep.space)
-    )
-    score = row.get(sweep.search.metric)
-    tail = f": {row.reason}" if row.reason else ""
-    return f"[{ended}/{total}] {row.trial} {row.status}, {sweep.search.metric} {_number(score)} at step {_number(row.get('step'))} ({what}){tail}"
-
-
-def _number(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def render(sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None) -> Table:
-    """The table as people see it: validation to compare by, test for what has finished."""
-    metric = sweep.search.metric
-    ended = int(table.status.isin(ENDED).sum())
-    out = Table(
-        title=f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else ""),
-        title_justify="left",
-    )
-    for name in (
-        "trial",
-        "status",
-        *(key.split(".")[-1] for key in sweep.space),
-        "step",
-        f"validation {metric}",
-        f"test {metric}",
-    ):
-        out.add_column(name, justify="left" if name in ("trial", "status") else "right", overflow="fold")
-    for row in table.head(SHOWN).to_dict("records"):
-        status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
-        numbers = [row.get(key) for key in (*sweep.space, "step", metric, f"test_{metric}")]
-        # An error's text may hold what rich takes for markup.
-        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(_number, numbers))]
-        out.add_row(*cells, style="dim" if row["control"] else None)
-    return out
