@@ -1,0 +1,171 @@
+"""Floor 0: what every config type is made of. No torch, no ray.
+
+A component is chosen by the `type` key of its block: a built-in name or, for a user's own, `package.module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+from tgt_ray.core.errors import ConfigError, describe, nearest
+from tgt_ray.core.fingerprint import digest
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all config types: immutable, and unknown keys are refused with the nearest legal name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key '{key}'; {hint}",
+                        {"key": str(key), "hint": nearest(str(key), cls.model_fields)},
+                    )
+        return data
+
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of this config's canonical JSON."""
+        return digest(self.model_dump(mode="json"))
+
+
+def _whole(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as err:  # ~ of somebody who isn't there
+        raise ValueError(str(err)) from err
+
+
+def _whole_folder(text: str) -> str:
+    if not text:
+        raise ValueError("is empty; expected a folder or a name on the hub")
+    path = _whole(Path(text))
+    return str(path) if path.is_dir() else text
+
+
+#: A path, made absolute: the processes of a cluster have folders of their own to start from.
+FilePath = Annotated[Path, AfterValidator(_whole)]
+#: A folder, made absolute, or a name on the hub.
+FolderOrName = Annotated[str, AfterValidator(_whole_folder)]
+
+
+class Component(Config):
+    """A config that names a component by `type`. Subclasses outside the project are named `module:Class`."""
+
+    type: str
+
+
+def builtin_types(annotation: Any) -> dict[str, Any]:
+    """The built-in components of a field annotated with OneOf, by the names of their types."""
+    one_of: OneOf = get_args(annotation)[1]
+    return dict(one_of.builtins)
+
+
+class OneOf:
+    """Annotation for a component field: `Annotated[Base, OneOf(A, B)]` takes A or B by `type`, or a user's `module:Class`.
+
+    Errors inside a built-in component keep their path, because it is a tagged union of pydantic's.
+    """
+
+    def __init__(self, *builtins: type[Component]):
+        self.builtins = {cls.model_fields["type"].default: cls for cls in builtins}
+
+    def __get_pydantic_core_schema__(
+        self, base: type[Component], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        tagged = core_schema.tagged_union_schema(
+            choices={name: handler.generate_schema(cls) for name, cls in self.builtins.items()},
+            discriminator="type",
+        )
+
+        def validate(value: Any, builtin: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if isinstance(value, base):
+                return value
+            kind = value.get("type") if isinstance(value, Mapping) else None
+            if isinstance(kind, str) and ":" in kind:
+                return self._own(kind, base, value)
+            if isinstance(kind, str) and kind not in self.builtins:
+                raise PydanticCustomError(
+                    "unknown_type",
+                    "unknown type '{kind}'; {hint} (or 'package.module:Class' for your own)",
+                    {"kind": kind, "hint": nearest(kind, self.builtins)},
+                )
+            if kind is None:
+                raise PydanticCustomError(
+                    "missing_type",
+                    "needs a mapping with the key 'type', one of: {legal}",
+                    {"legal": ", ".join(sorted(self.builtins))},
+                )
+            return builtin(value)
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            tagged,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        builtin = handler(schema["schema"])
+        own = {
+            "type": "object",
+            "properties": {"type": {"type": "string", "pattern": r"^[\w.]+:\w+$"}},
+            "required": ["type"],
+        }
+        return {"anyOf": [builtin, own]}
+
+    @staticmethod
+    def _own(kind: str, base: type[Component], value: Mapping[str, Any]) -> Component:
+        module, _, name = kind.partition(":")
+        try:
+            cls = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError, TypeError) as err:
+            raise PydanticCustomError(
+                "own_type", "cannot import '{kind}': {why}", {"kind": kind, "why": str(err)}
+            ) from err
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise PydanticCustomError(
+                "own_type",
+                "'{kind}' is not a subclass of {base}",
+                {"kind": kind, "base": f"{base.__module__}.{base.__name__}"},
+            )
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))
+            raise PydanticCustomError(
+                "own_type", "'{kind}' is abstract: it lacks {missing}", {"kind": kind, "missing": missing}
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as err:
+            raise PydanticCustomError("own_type", "{why}", {"why": describe(err, value)}) from err
+
+
+def validate(cls: type[C], data: Any, where: str = "") -> C:
+    """`cls` from plain data, or a ConfigError of one line that starts with `where` (a file name, say)."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as err:
+        raise ConfigError(f"{where}: {describe(err, data)}" if where else describe(err, data)) from err

@@ -1,0 +1,61 @@
+"""Errors of a person's input, and how they are said in one line. No torch, no ray."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class ConfigError(ValueError):
+    """Bad input from a person. The message is one line: key or file, value, what would be right."""
+
+
+@contextmanager
+def concerning(key: str) -> Iterator[None]:
+    """What is wrong inside is said to be wrong with the block at `key`, where it doesn't say so itself."""
+    try:
+        yield
+    except ConfigError as err:
+        if str(err).startswith((f"{key}:", f"{key}.")):
+            raise
+        raise ConfigError(f"{key}: {err}") from err
+
+
+def nearest(word: str, legal: Iterable[str], most: int = 1) -> str:
+    """`did you mean 'x'?` with up to `most` names, or the list of legal names, for an error message."""
+    names = sorted(legal)
+    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else f"legal: {', '.join(names)}"
+
+
+def describe(err: ValidationError, data: Any) -> str:
+    """One line for the first problem of a pydantic error: `key: what is wrong (got value)`."""
+    problems = [(*_plain_path(problem["loc"], data), problem) for problem in err.errors(include_url=False)]
+    path, value, first = problems[0]
+    # A key that takes two kinds of values fails once for each: together they say what would be right.
+    same = [problem["msg"].removeprefix("Value error, ") for other, _, problem in problems if other == path]
+    message = " or ".join(dict.fromkeys(same)).replace("\n", " ")
+    own = first["type"] in ("unknown_key", "unknown_type", "missing_type", "own_type", "value_error", "missing")
+    got = "" if own else f" (got {value!r})"
+    more = len(problems) - len(same)
+    return (f"{path}: " if path else "") + message + got + (f" [and {more} more]" if more else "")
+
+
+def _plain_path(loc: Sequence[str | int], data: Any) -> tuple[str, Any]:
+    """The dotted key as the user wrote it (pydantic adds the tags of unions to it), and the value found there."""
+    keys: list[str] = []
+    for part in loc:
+        if isinstance(data, Mapping):
+            if part not in data and data.get("type") == part:
+                continue
+            data = data.get(part)
+        elif isinstance(data, list | tuple) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+        else:
+            break  # a plain value has no parts: what follows is the tag of a union
+        keys.append(str(part))
+    return ".".join(keys), data

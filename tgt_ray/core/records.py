@@ -1,0 +1,62 @@
+"""Run records: what was run, on what, with which result. pandas only once there is a table."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tgt_ray.core.storage import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_json(storage: Storage, data: Mapping[str, Any], *parts: str) -> None:
+    storage.write((json.dumps(data, indent=2, default=str) + "\n").encode(), *parts)
+
+
+def read_json(storage: Storage, *parts: str) -> dict[str, Any]:
+    return json.loads(storage.read(*parts))
+
+
+def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str) -> None:
+    storage.write("".join(json.dumps(row, default=str) + "\n" for row in rows).encode(), *parts)
+
+
+def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
+    """`stem`.csv and `stem`.parquet. A column of values of several kinds, or of lists, is written as JSON text."""
+    import pandas as pd
+
+    table = table.copy()
+    for name in table.columns:
+        kinds = {type(value) for value in table[name].dropna()}
+        if not pd.api.types.is_numeric_dtype(table[name]) and kinds - {str}:
+            table[name] = [None if _is_missing(value) else json.dumps(value) for value in table[name]]
+    storage.write(table.to_csv(index=False).encode(), f"{stem}.csv")
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    storage.write(buffer.getvalue(), f"{stem}.parquet")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def read_table(storage: Storage, stem: str) -> pd.DataFrame:
+    """What `write_table` has written."""
+    import pandas as pd
+
+    return plain_text(pd.read_parquet(io.BytesIO(storage.read(f"{stem}.parquet"))))
+
+
+def plain_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with None, not NaN, where a text is missing."""
+    import pandas as pd
+
+    out = table.copy()
+    for name in out.columns:
+        if not pd.api.types.is_numeric_dtype(out[name]):
+            out[name] = out[name].astype(object).where(out[name].notna(), None)
+    return out

@@ -1,0 +1,82 @@
+"""What a source of images gives, as Arrow tables in memory or in files."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from tgt_ray.core.config import Component
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.base import Run, Splits, in_this_process
+
+if TYPE_CHECKING:
+    from tgt_ray.core.storage import Storage
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """N labelled images: ids (N,) int64, images (N, C, H, W) uint8, labels (N,) int64 in [0, K)."""
+
+    ids: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape[1:]
+
+    def take(self, indices: np.ndarray) -> ImageRows:
+        return ImageRows(self.ids[indices], self.images[indices], self.labels[indices])
+
+    def fingerprint(self) -> str:
+        return digest(
+            list(self.images.shape),
+            *(np.ascontiguousarray(a).tobytes() for a in (self.ids, self.images, self.labels)),
+        )
+
+    def to_table(self) -> pa.Table:
+        return pa.table({"id": self.ids, "image": binary_column(self.images), "label": self.labels})
+
+    @staticmethod
+    def from_table(table: pa.Table, shape: tuple[int, int, int]) -> ImageRows:
+        image = table["image"].combine_chunks()
+        width = image.type.byte_width
+        flat = np.frombuffer(image.buffers()[1], np.uint8)[image.offset * width : (image.offset + len(image)) * width]
+        return ImageRows(table["id"].to_numpy(), flat.reshape(-1, *shape), table["label"].to_numpy())
+
+
+def binary_column(images_NCHW: np.ndarray) -> pa.Array:
+    """Images as fixed-size binary values, without a copy."""
+    flat = np.ascontiguousarray(images_NCHW).reshape(len(images_NCHW), -1)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
+
+
+class ImageSource(Component):
+    """Where images come from."""
+
+    @abstractmethod
+    def scan(self) -> Any:
+        """What can be known and checked at once: the Splits of small data, or labels and places of images that are still to be read.
+
+        ConfigError for data that is missing, damaged or outside the class range.
+        """
+
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits[Any]:
+        """All splits. Images that have to be decoded are so by `run`, into `storage`, unless they are there already."""
+        splits: Splits[Any] = scan
+        return splits
+
+    def labels(self, scan: Any) -> dict[str, np.ndarray] | None:
+        """(N,) labels of each split, as `read` will give them; None where they are known only then."""
+        return None
+
+    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits[Any]:
+        """`scan` and `read`."""
+        return self.read(self.scan(), storage, run)

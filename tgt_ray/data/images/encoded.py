@@ -1,0 +1,278 @@
+"""Encoded images (JPEG, PNG, ...): decoded and resized once, in parts that many processes work on, into files that are then mapped.
+
+The decoded images lie in the storage under the fingerprint of the source, so that later runs start at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from tgt_ray.core import records
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
+from tgt_ray.data.base import Run, Splits, stratified_holdout
+from tgt_ray.data.images.base import ImageSource, binary_column
+from tgt_ray.data.stored import StoredTable, write_file
+
+log = logging.getLogger(__name__)
+
+#: Images of one part: of one file of decoded images.
+IMAGES_PER_PART = 2048
+#: What a message or record lists of the bad images.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a source knows before it has read an image. labels: (N,) of each split it has itself; places: what `contents` needs to
+    find the N images; key: fingerprint of all that the images come from."""
+
+    labels: dict[str, np.ndarray]
+    places: dict[str, Any]
+    class_names: list[str]
+    key: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images of a split: `first` is the id of the first one."""
+
+    split: str
+    number: int
+    first: int
+    labels: np.ndarray
+    places: Any
+
+    @property
+    def file(self) -> str:
+        return f"{self.split}-{self.number:05d}.arrow"
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """A split whose images lie in the storage. content: fingerprint of all its files."""
+
+    table: StoredTable
+    shape: tuple[int, ...]
+    content: str
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        return self.table["label"].to_numpy()
+
+    def take(self, indices: np.ndarray) -> StoredImages:
+        return StoredImages(self.table.take(indices), self.shape, self.content)
+
+    def to_table(self) -> StoredTable:
+        return self.table
+
+    def fingerprint(self) -> str:
+        rows = self.table.rows
+        return self.content if rows is None else digest(self.content, rows.astype(np.int64).tobytes())
+
+
+class EncodedImages(ImageSource):
+    """A source of image files or encoded bytes."""
+
+    may_skip: ClassVar[bool] = True  # whether users can set on_bad_rows
+    size: int | None = Field(
+        None,
+        ge=4,
+        description="height and width that images are brought to (shorter side resized, centre kept); where absent, all must have"
+        " one size already",
+    )
+    channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB; images are converted")
+    on_bad_rows: Literal["fail", "skip"] = Field(
+        "fail", description="what an unreadable image does: stop with its name, or be left out and counted"
+    )
+    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation split")
+    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+
+    @abstractmethod
+    def scan(self) -> Scan:
+        """Labels and places of all images. ConfigError for what is missing or wrong without looking into an image."""
+
+    @abstractmethod
+    def contents(self, places: Any) -> Iterator[tuple[str, bytes | None]]:
+        """Name and encoded bytes of each image of a part; None where there is no such file or it can't be read."""
+
+    @abstractmethod
+    def part_of(self, places: Any, first: int, last: int) -> Any:
+        """The places of the images first..last-1: what travels to the process that decodes them."""
+
+    def decode(self, content: bytes | None) -> np.ndarray:
+        """(C, H, W) uint8. Raises UnreadableImage."""
+        return decode(content, self.size, self.channels)
+
+    def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
+        if self.on_bad_rows == "skip":
+            return None  # who knows which rows will be left
+        labels = dict(scan.labels)
+        if "validation" not in labels:
+            kept, held = self._holdout(labels["train"])
+            labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
+        return labels
+
+    def _holdout(self, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the train split of the rows that stay in it, and of those that are for validation."""
+        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
+
+    def read(self, scan: Scan, storage: Storage | None, run: Run) -> Splits:
+        if storage is None:
+            raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
+        key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
+        folder = storage.within("data_cache", key)
+        if not folder.exists("record.json"):
+            self._decode(scan, folder, run)
+        record = records.read_json(folder, "record.json")
+        shape = tuple(record["shape"])
+        splits = {
+            name: StoredImages(StoredTable(folder, tuple(about["files"])), shape, about["content"])
+            for name, about in record["splits"].items()
+        }
+        if "validation" not in splits:
+            kept, held = self._holdout(splits["train"].labels)
+            splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
+        return Splits(
+            splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)
+        )
+
+    def _decode(self, scan: Scan, folder: Storage, run: Run) -> None:
+        parts = [
+            Part(split, number, first, labels[first : first + IMAGES_PER_PART], self.part_of(scan.places[split], first, min(first + IMAGES_PER_PART, len(labels))))
+            for split, labels in scan.labels.items()
+            for number, first in enumerate(range(0, len(labels), IMAGES_PER_PART))
+        ]  # fmt: skip
+        log.info("images: %d to decode, once", sum(len(labels) for labels in scan.labels.values()))
+        done = run(functools.partial(decode_part, self, folder), parts)
+        try:
+            errors = [part["error"] for part in done if "error" in part]
+            if errors:
+                raise ConfigError(errors[0])
+            shape, splits = self._check(done), self._summary(scan, parts, done)
+        except ConfigError:
+            folder.delete()
+            raise
+        # Written last: where it is, the files are whole.
+        records.write_json(
+            folder, {"shape": shape, "splits": splits, "source": self.model_dump(mode="json")}, "record.json"
+        )
+
+    def _summary(self, scan: Scan, parts: list[Part], done: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of each split: its files, and what was left out."""
+        splits = {}
+        for split in scan.labels:
+            own = [(part, each) for part, each in zip(parts, done, strict=True) if part.split == split]
+            bad = [name for _, each in own for name, _ in each["bad"]]
+            own = [(part, each) for part, each in own if each["rows"]]
+            if not own:
+                raise ConfigError(f"task.data: none of the {len(bad)} images of the split '{split}' can be read")
+            if bad:
+                log.warning(
+                    "%d images of the split '%s' can't be read and are left out: %s",
+                    len(bad),
+                    split,
+                    ", ".join(bad[:3]),
+                )
+            splits[split] = {
+                "files": [part.file for part, _ in own],
+                "rows": sum(each["rows"] for _, each in own),
+                "content": digest(*(each["content"] for _, each in own)),
+                "bad": len(bad),
+                "bad_names": bad[:SHOWN],
+            }
+        return splits
+
+    def _check(self, done: list[dict[str, Any]]) -> tuple[int, ...]:
+        bad = [each for part in done for each in part["bad"]]
+        if bad and self.on_bad_rows == "fail":
+            name, why = bad[0]
+            or_skip = ", or set task.data.on_bad_rows to skip" if self.may_skip else ""
+            raise ConfigError(f"{name}: not a readable image ({why}); {len(bad)} such image(s); mend them{or_skip}")
+        shapes = {tuple(shape): name for part in done for shape, name in part["shapes"]}
+        if not shapes:
+            raise ConfigError(
+                f"task.data: none of the {len(bad)} images can be read; the first is {bad[0][0]}: {bad[0][1]}"
+            )
+        if len(shapes) > 1:
+            (one, a), (other, b) = list(shapes.items())[:2]
+            raise ConfigError(
+                f"task.data.size: images differ in size ({a} is {one[1]}x{one[2]}, {b} is {other[1]}x{other[2]}); give the size to bring"
+                " them to, e.g. 224"
+            )
+        return next(iter(shapes))
+
+
+def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
+    """`_decode_part`; an error that concerns all images of the part comes back as `error`, since a cluster would wrap it up."""
+    try:
+        return _decode_part(source, folder, part)
+    except (ConfigError, OSError) as err:
+        return {"error": " ".join(str(err).split())}
+
+
+def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
+    """Decode a part's images and write its file, where all have one size. What it gives is plain, so that it travels as JSON.
+
+    rows: how many were read; shapes: each (C, H, W) with the name of an image that has it; bad: name and reason of the unreadable
+    ones; content: fingerprint.
+    """
+    images, kept, bad = [], [], []
+    shapes: dict[tuple[int, ...], str] = {}
+    for index, (name, content) in enumerate(source.contents(part.places)):
+        try:
+            image = source.decode(content)
+        except UnreadableImage as err:
+            bad.append((name, str(err)))
+            continue
+        shapes.setdefault(image.shape, name)
+        kept.append(index)
+        if len(shapes) == 1:  # with a second one nothing is written, and large images fill the memory
+            images.append(image)
+        else:
+            images.clear()
+    content_digest = hashlib.sha256()
+    if images and len(shapes) == 1:
+        stacked, labels = np.stack(images), part.labels[kept].astype(np.int64)
+        table = pa.table({"id": part.first + np.array(kept), "image": binary_column(stacked), "label": labels})
+        content_digest.update(stacked.tobytes())
+        content_digest.update(labels.tobytes())
+        write_file(table, folder, part.file)
+    return {"rows": len(kept), "shapes": list(shapes.items()), "bad": bad, "content": content_digest.hexdigest()}
+
+
+class UnreadableImage(ValueError):
+    """The message says why."""
+
+
+def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray:
+    """Encoded bytes -> (C, H, W) uint8."""
+    from PIL import Image, ImageOps
+
+    if content is None:
+        raise UnreadableImage("no such file, or it cannot be read")
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
+            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as err:  # what Pillow's readers make of damaged files: errors of any kind
+        raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
+    if size is not None:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))

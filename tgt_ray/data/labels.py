@@ -1,0 +1,34 @@
+"""Labels and names of classes, as files have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tgt_ray.core.errors import ConfigError
+
+
+def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
+    """(N,) int64; ConfigError for one outside 0..num_classes - 1."""
+    labels = labels.astype(np.int64)
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise ConfigError(
+            f"{file}: label {labels[bad[0]]} in row {bad[0]} is outside the class range 0..{num_classes - 1}"
+            f" ({len(bad)} such rows)"
+        )
+    return labels
+
+
+def label_names(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{file}: not valid JSON ({err})") from err
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{file}: expected a list of class names")
+    return [str(name) for name in names]

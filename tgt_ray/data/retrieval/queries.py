@@ -1,0 +1,95 @@
+"""Queries with the documents that answer them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tgt_ray.core.fingerprint import digest
+
+
+@dataclass(frozen=True)
+class Queries:
+    """N queries: ids (N,) int64, keys and texts (N,) Arrow strings, and lists of the documents that answer each, best first, with their
+    grades. ids: places in the file, from 0 on; keys: what it has in `_id`, for people alone.
+
+    A query whose answers are not to be used has empty lists.
+    """
+
+    ids: np.ndarray
+    keys: pa.Array
+    texts: pa.Array
+    relevant: pa.Array
+    grades: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> Queries:
+        return Queries(self.ids[indices], *(each.take(pa.array(indices)) for each in self._columns))
+
+    def without_labels(self, indices: np.ndarray) -> Queries:
+        """The same queries, those at `indices` without their answers."""
+        hidden = np.zeros(len(self), bool)
+        hidden[indices] = True
+        empty = [pa.scalar([], each.type) for each in (self.relevant, self.grades)]
+        return Queries(
+            self.ids,
+            self.keys,
+            self.texts,
+            *(pc.if_else(pa.array(hidden), none, each) for none, each in zip(empty, self._columns[2:], strict=True)),
+        )
+
+    def joined(self, other: Queries) -> Queries:
+        """These, and then the others."""
+        pairs = zip(self._columns, other._columns, strict=True)
+        return Queries(np.concatenate([self.ids, other.ids]), *(pa.concat_arrays(pair) for pair in pairs))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64: the first document that answers each, or -1."""
+        counts = self._counts.to_numpy()
+        first, there, out = np.cumsum(counts) - counts, counts > 0, np.full(len(self), -1)
+        out[there] = self.relevant.flatten().to_numpy()[first[there]]
+        return out
+
+    @property
+    def _counts(self) -> pa.Array:
+        return pc.list_value_length(self.relevant)
+
+    @property
+    def _columns(self) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
+        return self.keys, self.texts, self.relevant, self.grades
+
+    def fingerprint(self) -> str:
+        lists = [each.flatten().to_numpy().tobytes() for each in (self.relevant, self.grades)]
+        texts = "\0".join(self.texts.to_pylist()).encode()
+        return digest(self.ids.tobytes(), texts, self._counts.to_numpy().tobytes(), *lists)
+
+    def to_table(self) -> pa.Table:
+        return pa.table(
+            {
+                "id": self.ids,
+                "key": self.keys,
+                "text": self.texts,
+                "label": self.labels,
+                "relevant": self.relevant,
+                "grade": self.grades,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class RetrievalSplits:
+    """names: of documents, for people; document_keys: what the file has in `_id`; documents: their texts, the title first; unlabelled: queries of which no answers are known."""
+
+    names: tuple[str, ...]
+    document_keys: pa.Array
+    documents: pa.Array
+    train: Queries
+    validation: Queries
+    test: Queries
+    unlabelled: Queries

@@ -1,0 +1,107 @@
+"""Which rows of the train split a student gets, and which of them keep their labels: seeded sub-samples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from tgt_ray.core.config import Config
+from tgt_ray.core.errors import ConfigError
+
+#: What train rows without labels are: anchors of explorers beside the labelled rows, or nothing.
+Unlabelled = Literal["ignore", "anchors"]
+
+
+class Labelled(Config):
+    """Which rows of the train split are labelled."""
+
+    rows: int = Field(2500, ge=1, description="rows that keep their labels")
+    seed: int = Field(0, ge=0, description="which rows these are")
+    stratified: bool = Field(
+        True,
+        description="one row of each class, the others in the classes' proportions; false: drawn from all rows alike",
+    )
+
+    def choose(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
+        """Sorted indices of the labelled rows. ConfigError where there are too few rows, or a class would have none.
+
+        labels_N: each class has at least one row.
+        """
+        if self.rows > len(labels_N):
+            raise ConfigError(
+                f"task.labelled.rows: {self.rows} is more than the {len(labels_N)} rows with labels of the train split"
+            )
+        if self.rows < num_classes:
+            raise ConfigError(
+                f"task.labelled.rows: {self.rows} is less than the {num_classes} classes, each of which needs a row"
+            )
+        rng = np.random.default_rng(self.seed)
+        if not self.stratified:
+            chosen = np.sort(rng.permutation(len(labels_N))[: self.rows])
+            lacking = np.flatnonzero(np.bincount(labels_N[chosen], minlength=num_classes) == 0)
+            if len(lacking):
+                raise ConfigError(
+                    f"task.labelled: {self.rows} rows drawn with seed {self.seed} leave class {lacking[0]} without any; give more"
+                    " rows, another seed, or stratified: true"
+                )
+            return chosen
+        counts = self.counts(np.bincount(labels_N, minlength=num_classes))
+        parts = [rng.permutation(np.flatnonzero(labels_N == c))[:want] for c, want in enumerate(counts)]
+        return np.sort(np.concatenate(parts))
+
+    def counts(self, there_K: np.ndarray) -> np.ndarray:
+        """(K,) labelled rows of each class, where it has there_K >= 1: they add up to `rows`."""
+        more, rest = self.rows - len(there_K), there_K - 1
+        quota = more * rest / max(1, rest.sum())
+        counts = np.floor(quota).astype(int)
+        # The largest remainders are rounded up; a quota is no more than the class has, so its next whole number isn't either.
+        up = np.argsort(counts - quota, kind="stable")[: more - counts.sum()]
+        counts[up] += 1
+        out: np.ndarray = 1 + counts
+        return out
+
+
+class LongTail(Config):
+    """Class c of K keeps round(head * imbalance^(-c / (K - 1))) rows."""
+
+    head: int = Field(ge=1, description="rows of the most frequent class, class 0")
+    imbalance: float = Field(ge=1, description="rows of the first class over rows of the last")
+    seed: int = Field(0, ge=0, description="which rows are kept")
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        """(K,) rows to keep of each class."""
+        exponent = np.arange(num_classes) / max(1, num_classes - 1)
+        return np.rint(self.head * self.imbalance**-exponent).astype(int)
+
+    def subsample(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
+        """Sorted indices of the kept rows. ConfigError where a class would be empty or has too few rows."""
+        rng = np.random.default_rng(self.seed)
+        kept = []
+        for c, want in enumerate(self.counts(num_classes)):
+            rows = np.flatnonzero(labels_N == c)
+            if want == 0:
+                raise ConfigError(
+                    f"task.long_tail: class {c} is left empty by head {self.head} and imbalance {self.imbalance:g};"
+                    f" imbalance must be below {2 * self.head}"
+                )
+            if want > len(rows):
+                raise ConfigError(
+                    f"task.long_tail: class {c} should keep {want} rows, the train split has {len(rows)}; lower head"
+                )
+            kept.append(rng.permutation(rows)[:want])
+        return np.sort(np.concatenate(kept))
+
+
+class LabelledQueries(Config):
+    """Which training queries keep their answers."""
+
+    rows: int = Field(200, ge=1, description="queries that keep their answers")
+    seed: int = Field(0, ge=0, description="which these are")
+
+    def choose(self, there: int) -> np.ndarray:
+        """Sorted indices. ConfigError where there are too few queries."""
+        if self.rows > there:
+            raise ConfigError(f"task.labelled.rows: {self.rows} is more than the {there} queries of the train split")
+        return np.sort(np.random.default_rng(self.seed).permutation(there)[: self.rows])

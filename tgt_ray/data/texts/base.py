@@ -1,0 +1,288 @@
+"""What a source of labelled texts and pairs of sentences gives, and what all of them check."""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from tgt_ray.core.config import Component
+from tgt_ray.core.errors import ConfigError, nearest
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.texts import SEPARATOR, clean
+from tgt_ray.data.base import Splits, stratified_holdout
+from tgt_ray.data.columns import is_text, plain, valid
+from tgt_ray.data.labels import check_labels
+from tgt_ray.data.subsets import Unlabelled
+
+log = logging.getLogger(__name__)
+
+#: Distinct labels that a message shows.
+SHOWN = 4
+#: Where labels with a point come from.
+FLOATS = "pandas makes such floats of integers where some are missing, which .astype('Int64') undoes"
+#: Characters that a log line shows of a text.
+BEGINNING = 60
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """N labelled texts: ids (N,) int64, texts (N,) Arrow strings, labels (N,) int64 in [0, K), or -1 where a label is not to be used."""
+
+    ids: np.ndarray
+    texts: pa.Array
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> TextRows:
+        return TextRows(self.ids[indices], self.texts.take(pa.array(indices)), self.labels[indices])
+
+    def without_labels(self, indices: np.ndarray) -> TextRows:
+        """The same rows, those at `indices` without their labels."""
+        labels = self.labels.copy()
+        labels[indices] = -1
+        return TextRows(self.ids, self.texts, labels)
+
+    def fingerprint(self) -> str:
+        # No text has a zero byte in it.
+        return digest(self.ids.tobytes(), "\0".join(self.texts.to_pylist()).encode(), self.labels.tobytes())
+
+    def to_table(self) -> pa.Table:
+        return pa.table({"id": self.ids, "text": self.texts, "label": self.labels})
+
+
+@dataclass(frozen=True)
+class RawTexts:
+    """A split as it is found. where: for messages; read: gives some of its columns; class_names: where it has them itself."""
+
+    where: str
+    schema: pa.Schema
+    read: Callable[[list[str]], pa.Table]
+    class_names: tuple[str, ...] = ()
+
+
+class TextSource(Component):
+    """Where texts come from. All is read at once: texts are small."""
+
+    text_column: str = "text"
+    pair_column: str | None = Field(None, description="of second sentences, such as an NLI set's hypotheses")
+    label_column: str = "label"
+    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the classes in the order of their numbers; needed where labels are names",
+    )
+    on_empty: Literal["fail", "skip"] = Field(
+        "fail", description="what an empty text does: stop with its row, or be left out and counted"
+    )
+    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation split")
+    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TextSource:
+        columns = [self.text_column, self.label_column, *([self.pair_column] if self.pair_column is not None else [])]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"text_column, pair_column and label_column must differ (got {', '.join(columns)})")
+        if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
+            raise ValueError("label_names: a name comes twice")
+        return self
+
+    @abstractmethod
+    def open_splits(self) -> dict[str, RawTexts]:
+        """The splits train, test and perhaps validation. ConfigError for what is missing or unreadable."""
+
+    def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
+        """All splits. ConfigError for data that is missing, damaged or outside the class range.
+
+        unlabelled: what rows without a label are. Those of train are kept with the label -1 ("anchors") or left out ("ignore"), those of
+        the other splits left out; None: they are refused.
+        """
+        raw = self.open_splits()
+        tables = {split: self._read(each) for split, each in raw.items()}
+        names = self.label_names or raw["train"].class_names
+        for each in raw.values():
+            if each.class_names != raw["train"].class_names:
+                raise ConfigError(
+                    f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
+                )
+        # Integers are names only of `label_names`: names that come with the data belong to its numbers.
+        kinds = [each.schema.field(self.label_column).type for each in raw.values()]
+        numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
+        may_be = () if numbered else names
+        for split, table in tables.items():
+            tables[split] = self._without_minus_ones(raw[split].where, table, may_be, unlabelled is not None)
+        labels, num_classes = self._class_numbers(raw, tables, names, may_be)
+        rows = {
+            split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
+            for split, table in tables.items()
+        }
+        if "validation" not in rows:
+            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names)
+
+    def _read(self, raw: RawTexts) -> pa.Table:
+        """The columns text, perhaps pair, and label, with texts and labels of legal types; labels as Arrow strings, null where there is none."""
+        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
+        columns = {key: name for key, name in wanted.items() if name is not None}
+        for key, name in columns.items():
+            self._check_column(raw, key, name)
+        table = raw.read(list(columns.values()))
+        if table.num_rows == 0:
+            raise ConfigError(f"{raw.where}: holds no rows")
+        label = plain(table[self.label_column])
+        if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
+            label = pc.utf8_trim_whitespace(label)
+            label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
+        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
+        return pa.table({**out, "label": pc.cast(label, pa.large_string())})
+
+    def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
+        """ConfigError where a column is missing, there twice, or of a type that can't be what it should."""
+        found, at = raw.schema.names, f"task.data.{key}_column"
+        if name not in found:
+            texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
+            if key == "text" and self.pair_column is None and len(texts) == 2:
+                raise ConfigError(
+                    f"{at}: {raw.where} has no column '{name}' but two columns of texts; for pairs give text_column and pair_column,"
+                    f" here '{texts[0]}' and '{texts[1]}'"
+                )
+            raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
+        if found.count(name) > 1:
+            raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
+        kind = raw.schema.field(name).type
+        if key != "label" and not is_text(kind):
+            raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if key == "label" and not (is_text(plain) or pa.types.is_integer(plain) or pa.types.is_boolean(plain)):
+            hint = f"; {FLOATS}" if pa.types.is_floating(plain) else ""
+            raise ConfigError(
+                f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes{hint}"
+            )
+
+    def _without_minus_ones(self, where: str, table: pa.Table, names: tuple[str, ...], permitted: bool) -> pa.Table:
+        """A split whose labels are null where -1 says that there is none: where it isn't one of the names that labels may be.
+
+        ConfigError for rows without a label that are not permitted, and where there are no others.
+        """
+        label, about = table["label"], f"column '{self.label_column}' (task.data.label_column)"
+        minus = pc.fill_null(pc.equal(label, "-1"), False)
+        if "-1" in names:
+            minus = pc.and_(minus, False)
+        missing = pc.or_(label.is_null(), minus)
+        if pc.all(missing).as_py():
+            raise ConfigError(
+                f"{where}: none of its {len(label)} rows has a label in {about}; give a split with labels"
+            )
+        row = minus.index(True).as_py()
+        if row >= 0 and not permitted:
+            raise ConfigError(
+                f"{where}: label -1 in row {row} of {about} is no class ({pc.sum(minus).as_py()} such rows); where it says that there is no"
+                " label, set task.unlabelled to anchors or ignore; where it is a class, give task.data.label_names"
+            )
+        if label.null_count and not permitted:
+            raise ConfigError(
+                f"{where}: {about} has {label.null_count} null values, the first in row {label.is_null().index(True).as_py()}; every row needs"
+                " a label, or task.unlabelled set to anchors or ignore, which says what rows without one are"
+            )
+        if row < 0:
+            return table
+        column = table.column_names.index("label")
+        return table.set_column(column, "label", pc.if_else(minus, pa.scalar(None, label.type), label))
+
+    def _class_numbers(
+        self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...], may_be: tuple[str, ...]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """(N,) int64 of each split, -1 where there is no label, and the number of classes.
+
+        Labels that are all among those that they may be are names, others numbers.
+        """
+        distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
+        first = list(dict.fromkeys(word for words in distinct.values() for word in words))
+        if set(first) <= set(may_be):
+            values = pa.array(names, pa.large_string())
+            found = {split: pc.index_in(table["label"], values).fill_null(-1) for split, table in tables.items()}
+            return {split: column.to_numpy().astype(np.int64) for split, column in found.items()}, len(names)
+        for split, words in distinct.items():
+            other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
+            if other:
+                raise ConfigError(self._not_numbers(raw[split].where, tables[split]["label"], other, names))
+        numbers = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
+        least, most = pc.min_max(numbers["train"]).as_py().values()
+        if not names and least > 0:
+            raise ConfigError(
+                f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0; give the labels"
+                f" in the order of their classes, such as [{least}, ..., {most}]"
+            )
+        num_classes = len(names) or 1 + most
+        checked = {
+            split: check_labels(values.fill_null(0).to_numpy(), num_classes, raw[split].where)
+            for split, values in numbers.items()
+        }
+        return {
+            split: np.where(numbers[split].is_null().to_numpy(), -1, values) for split, values in checked.items()
+        }, num_classes
+
+    def _not_numbers(self, where: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
+        """Why labels that are no integers can't be used. other: the distinct ones."""
+        about = f"column '{self.label_column}' of {where}"
+        unknown = [word for word in other if word not in names]
+        if not names or not unknown:
+            shown = ", ".join(repr(word[:40]) for word in other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
+            return (
+                f"task.data.label_names: labels in {about} are no integers ({shown}); where they are names of classes, give label_names"
+                " in the order of the classes' numbers"
+                + (f"; {FLOATS}" if all(re.fullmatch(r"[0-9]+\.0", word) for word in other) else "")
+            )
+        row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
+        return (
+            f"task.data.label_names: label {unknown[0][:40]!r} in row {row} of {about} is none of the class names;"
+            f" {nearest(unknown[0], names)} ({count} such rows)"
+        )
+
+    def _rows(self, where: str, table: pa.Table, labels: np.ndarray, keep_unlabelled: bool) -> TextRows:
+        """The rows whose texts are not empty, and which have labels or needn't. An id is the row's number in its split, from 0."""
+        parts = [
+            [clean(text or "") for text in table[key].to_pylist()]
+            for key in ("text", "pair")
+            if key in table.column_names
+        ]
+        full = np.array([all(sentences) for sentences in zip(*parts, strict=True)])
+        rows = TextRows(
+            np.arange(len(labels)),
+            pa.array([SEPARATOR.join(sentences) for sentences in zip(*parts, strict=True)], pa.large_string()),
+            labels,
+        )
+        known = labels >= 0
+        if not known.all():
+            log.log(
+                logging.INFO if keep_unlabelled else logging.WARNING,
+                "%s: %d of %d rows have no label; %s",
+                *(where, len(known) - known.sum(), len(known), "unlabelled rows" if keep_unlabelled else "left out"),
+            )
+        if not known.all() and not keep_unlabelled:
+            rows, full = rows.take(np.flatnonzero(known)), full[known]
+        if full.all():
+            return rows
+        empty = f"{len(full) - full.sum()} empty texts, the first in row {rows.ids[full.argmin()]}"
+        if self.on_empty == "fail":
+            raise ConfigError(f"{where}: has {empty}; mend them, or set task.data.on_empty to skip")
+        if not full.any():
+            raise ConfigError(f"{where}: all of its {len(full)} texts are empty")
+        log.warning("%s: has %s; left out", where, empty)
+        return rows.take(np.flatnonzero(full))
+
+    def _hold_out(self, train: TextRows, where: str) -> tuple[TextRows, TextRows]:
+        """(validation, train). Held out are rows with labels: the same ones, whatever rows without labels there are."""
+        known = np.flatnonzero(train.labels >= 0)
+        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
+        return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))

@@ -1,0 +1,37 @@
+"""Text data sets of the Hugging Face `datasets` library, from a folder or from the hub."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from tgt_ray.data.huggingface import HuggingFaceSet
+from tgt_ray.data.texts.base import RawTexts, TextSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class HuggingFaceTexts(HuggingFaceSet, TextSource):
+    """A data set with a column of texts, perhaps one of second sentences, and a class label."""
+
+    type: Literal["huggingface"] = "huggingface"
+
+    def open_splits(self) -> dict[str, RawTexts]:
+        found, out = self.open(self.place()), {}
+        for split, own in self.own_splits().items():
+            rows = self.find_split(found, split, own)
+            names = getattr(rows.features.get(self.label_column), "names", None) or ()
+            out[split] = RawTexts(
+                f"split '{own}' of {self.path}",
+                rows.features.arrow_schema,
+                partial(_columns, rows),
+                tuple(names),
+            )
+        return out
+
+
+def _columns(rows: Dataset, names: list[str]) -> pa.Table:
+    return rows.select_columns(names).with_format("arrow")[:]
