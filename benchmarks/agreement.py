@@ -34,10 +34,11 @@ from common import (
     what_was_seen,
 )
 
-from tgt_ray import records
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
-from tgt_ray.storage import Storage
 
 #: What synthetic rows are compared with; neither looks at the generator.
 BARS = ("one_hot", "distillation")
@@ -52,7 +53,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("--set: train.synthetic_ratio above 0 and the fit check are what this measures")
     if base.teacher.generator.external:
         raise ConfigError("--set teacher.generator: its weights are given, so it can't be trained for different times")
-    storage, environment = Storage(args.storage), records.environment()
+    storage, made_on = Storage(args.storage), environment()
     data = base.task.load(storage)
     seeds, points = list(range(args.seeds)), []
     for steps in args.steps:
@@ -63,7 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         wanted = {args.method: experiment}
         if not points:
             wanted |= {name: methods.method_experiment(base, name) for name in BARS}
-        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args, environment)
+        results = methods.run_all(experiment, wanted, seeds, prepared, storage, args, made_on)
         if not points:
             bars = {name: _score(results, name) for name in BARS}
         points.append(
@@ -84,7 +85,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "teacher_has_seen": what_was_seen(base.model_dump(mode="json"), row_counts(data)),
         "base": base.model_dump(mode="json"),
         "labeler": prepared.teacher["labeler"],
-        "environment": environment,
+        "environment": made_on,
         "bars": bars,
         "points": points,
     }

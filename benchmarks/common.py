@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tgt_ray.config import ConfigError, load_yaml, override, parse_override
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import load_yaml, override, parse_override
 from tgt_ray.experiment import Experiment
 
 HERE = Path(__file__).resolve().parent

@@ -33,12 +33,12 @@ from common import (
     write_record,
 )
 
-from tgt_ray import records
-from tgt_ray.allocator import keep_freed_memory
-from tgt_ray.config import validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.prepared import Prepared
-from tgt_ray.storage import Storage
 
 Settings = dict[str, Any]
 
@@ -144,7 +144,7 @@ def run() -> None:
     if args.show:
         print(render(json.loads(Path(args.show).read_text(encoding="utf-8"))))
         return
-    environment = records.environment()
+    made_on = environment()
     experiment = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
     found: dict[str, list[dict[str, Any]]] = {
         loop: [{**settings, "images_per_s": []} for settings in each]
@@ -163,7 +163,7 @@ def run() -> None:
         "experiment": experiment.model_dump(mode="json"),
         "found": found,
         "load_average": os.getloadavg(),
-        "environment": environment,
+        "environment": made_on,
     }
     print(render(record))
     write_record(record, record_path(args.out, args.storage, f"hot-loops-{record['data']}"))

@@ -36,14 +36,17 @@ from common import (
     what_was_seen,
 )
 
-from tgt_ray import records
-from tgt_ray.allocator import keep_freed_memory
-from tgt_ray.config import ConfigError, digest, validate
+from tgt_ray.core import records
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.objectives import LELP, Consistency, Objective
 from tgt_ray.prepared import Prepared
-from tgt_ray.storage import Storage
 
 EXPLORERS: dict[str, type[Explorer]] = {
     "random": Random,
@@ -346,11 +349,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     experiments = {method: method_experiment(base, method) for method in methods}
     storage = Storage(args.storage)
     data = base.task.load(storage)
-    environment = records.environment()  # now: the checkout may change while this runs
+    made_on = environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
     seeds = list(range(args.seeds))
-    results = run_all(base, experiments, seeds, prepared, storage, args, environment)
+    results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)
     return {
         "kind": "benchmark methods",
@@ -366,7 +369,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "teacher": prepared.teacher,
         "base": config,
         "methods": {name: experiment.model_dump(mode="json") for name, experiment in experiments.items()},
-        "environment": environment,
+        "environment": made_on,
         "results": results,
         "summary": summarise(results, prepared.teacher),
     }

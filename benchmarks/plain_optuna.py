@@ -23,11 +23,12 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgt_ray.config import load_yaml, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.loading import load_yaml
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.local import prepare_local
 from tgt_ray.search import SweepConfig
-from tgt_ray.storage import Storage
 from tgt_ray.teacher import load_teacher
 
 

@@ -33,11 +33,12 @@ from common import (
 )
 from methods import run_all
 
-from tgt_ray import records
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.prepared import Prepared
-from tgt_ray.storage import Storage
 
 #: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
@@ -115,7 +116,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ConfigError(f"--methods: '{unknown[0]}'; legal are {', '.join(METHODS)}")
-    storage, environment = Storage(args.storage), records.environment()
+    storage, made_on = Storage(args.storage), environment()
     seeds, parts, found = list(range(args.seeds)), [], None
     for labelled in args.labelled.split(","):
         if labelled != "all" and not labelled.isdecimal():
@@ -132,7 +133,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 first = next(iter(mine.values()))
                 teacher_of = base if not spans else first
                 prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
-                results += run_all(teacher_of, mine, seeds, prepared, storage, args, environment, SHOWN[0])
+                results += run_all(teacher_of, mine, seeds, prepared, storage, args, made_on, SHOWN[0])
                 found = found or (teacher_of, prepared)
         results.sort(key=lambda result: methods.index(result["method"]))
         parts.append(
@@ -151,7 +152,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "teacher": prepared.teacher,
         "base": base.model_dump(mode="json"),
         "methods": {each: method_experiment(base, each).model_dump(mode="json") for each in methods},
-        "environment": environment,
+        "environment": made_on,
         "speeds": speeds(base, prepared, storage),
         "parts": parts,
     }

@@ -24,19 +24,21 @@ import ray
 import torch
 from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
 
-from tgt_ray import cluster, records, trainer
-from tgt_ray.allocator import keep_freed_memory
+from tgt_ray import cluster, trainer
 from tgt_ray.board import Run
-from tgt_ray.config import validate
 from tgt_ray.coordinator import Job
+from tgt_ray.core.batch import Block
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.local import prepare_local
 from tgt_ray.loop import StudentRun, SyntheticReader
 from tgt_ray.prepared import Prepared
-from tgt_ray.storage import Storage
 from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Block, Synthesizer, synthesizer_of
+from tgt_ray.synthesis import Synthesizer, synthesizer_of
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher import load_teacher
 
@@ -219,7 +221,7 @@ def main() -> None:
         ray.kill(measure)
         record["start_up"] = start_up(experiment, ref, storage, args.repeats)
     record["load_average"] = os.getloadavg()
-    record["environment"] = records.environment()
+    record["environment"] = environment()
     show(record)
     write_record(record, record_path(args.out, args.storage, f"stream-{record['data']}"))
 

@@ -39,11 +39,14 @@ from common import (
 )
 from processes import timed
 
-from tgt_ray import records
-from tgt_ray.config import ConfigError, dump_yaml, validate
+from tgt_ray.core import records
+from tgt_ray.core.config import validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import dump_yaml
+from tgt_ray.core.storage import Storage
 from tgt_ray.prepared import Prepared
 from tgt_ray.search import SweepConfig, default_sweep
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 
 
@@ -256,7 +259,7 @@ def render(record: dict[str, Any]) -> str:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both sides and give the record."""
     sweep, storage = build_sweep(args), Storage(args.storage)
-    environment = records.environment()  # now: the checkout may change while this runs
+    made_on = environment()  # now: the checkout may change while this runs
     print("teacher: pretrained now if the storage doesn't have it", flush=True)
     data, prepared = prepare(sweep, storage)
     runs, rows = run_repeats(args, sweep, storage), row_counts(data)
@@ -272,7 +275,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "sweep": config,
-        "environment": environment,
+        "environment": made_on,
         "summary": summarise(runs),
         "runs": runs,
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.prepared import Prepared
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 
 QUICK_TEACHER = [("teacher.labeler.pretrain.steps", 150), ("teacher.generator.pretrain.steps", 300)]

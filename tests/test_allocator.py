@@ -8,7 +8,7 @@ import pytest
 
 PAGE_FAULTS_OF_TEN_BLOCKS = """
 import resource
-from tgt_ray.allocator import keep_freed_memory
+from tgt_ray.core.memory import keep_freed_memory
 {call}
 import numpy as np
 np.ones(4_000_000)  # 32 MB: the first one must come from the system

@@ -53,10 +53,10 @@ def measure(storage, seeds, names, resume=True, **sets):
 
 
 def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, trained, monkeypatch, capsys):
-    monkeypatch.setattr("tgt_ray.records.commit", lambda: "a" * 40)
+    monkeypatch.setattr("tgt_ray.core.environment.commit", lambda: "a" * 40)
     first = measure(tmp_path, 1, "one_hot,distillation")
     assert trained == [("one_hot", 0), ("distillation", 0)]
-    monkeypatch.setattr("tgt_ray.records.commit", lambda: "b" * 40)
+    monkeypatch.setattr("tgt_ray.core.environment.commit", lambda: "b" * 40)
     more = measure(tmp_path, 2, "one_hot,random,distillation")
     assert trained[2:] == [("random", 0), ("one_hot", 1), ("random", 1), ("distillation", 1)]
     assert "2/6 runs taken" in capsys.readouterr().out

@@ -9,17 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from tgt_ray.config import (
-    Config,
-    ConfigError,
-    digest,
-    dump_yaml,
-    load_yaml,
-    nearest,
-    override,
-    parse_override,
-    validate,
-)
+from tgt_ray.core.config import Config, validate
+from tgt_ray.core.errors import ConfigError, nearest
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.loading import dump_yaml, load_yaml, override, parse_override
 from tgt_ray.experiment import Experiment, TrainConfig, control, with_overrides
 from tgt_ray.explorers import Explorer
 from tgt_ray.generators import Generator
@@ -302,8 +295,8 @@ def test_a_users_own_component_is_found_by_module_and_class(tmp_path):
     "kind, expected",
     [
         ("test_config:NotAnExplorer", "not a subclass of tgt_ray.explorers.base.Explorer"),
-        ("tgt_ray.students:ConvStudent", "not a subclass of"),
-        ("tgt_ray.config:nearest", "not a subclass of"),
+        ("tgt_ray.models.students:ConvStudent", "not a subclass of"),
+        ("tgt_ray.core.config:nearest", "not a subclass of"),
         ("test_config:Absent", "cannot import 'test_config:Absent'"),
         ("no_such_module_at_all:X", "cannot import 'no_such_module_at_all:X'"),
         (".relative:X", "relative"),

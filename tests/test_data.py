@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.data import Digits, ImageRows, LongTail, ParquetImages, in_this_process
 from tgt_ray.data.base import stratified_holdout
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import ImageClassification, TaskData
 
 
@@ -214,8 +214,8 @@ def test_raw_pixels_too_many_for_memory_go_to_the_storage_in_parts(tmp_path, mon
         write(folder, name, part)
     source = ParquetImages(path=folder, image_shape=(3, 4, 6))
     small = source.load()
-    monkeypatch.setattr("tgt_ray.data.parquet.MOST_IN_MEMORY", 100)
-    monkeypatch.setattr("tgt_ray.data.encoded.IMAGES_PER_PART", 7)
+    monkeypatch.setattr("tgt_ray.data.images.parquet.MOST_IN_MEMORY", 100)
+    monkeypatch.setattr("tgt_ray.data.images.encoded.IMAGES_PER_PART", 7)
     task, storage = ImageClassification(data=source), Storage(tmp_path / "s")
     scan = task.scan()
     assert not isinstance(scan, TaskData), "no pixel is in memory yet"

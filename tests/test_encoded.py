@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tgt_ray import metrics
 from tgt_ray.api import run
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.data import (
     EncodedParquet,
     HuggingFaceImages,
@@ -21,10 +22,10 @@ from tgt_ray.data import (
     ParquetImages,
     in_this_process,
 )
-from tgt_ray.data.encoded import UnreadableImage, decode
+from tgt_ray.data.images.encoded import UnreadableImage, decode
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import ImageClassification, inputs_of
+from tgt_ray.tasks.metrics import classification as metrics
 
 CLASSES = ["blue", "green", "red"]
 COUNTS = {"train": 8, "test": 3, "validation": 2}
@@ -102,8 +103,8 @@ SOURCES = {
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_source_gives_the_pixels_and_labels(kind, folder, store, monkeypatch):
     # Row groups, parts and what is read at once end at different rows.
-    monkeypatch.setattr("tgt_ray.data.parquet.ROWS_READ", 2)
-    monkeypatch.setattr("tgt_ray.data.encoded.IMAGES_PER_PART", 4)
+    monkeypatch.setattr("tgt_ray.data.images.parquet.ROWS_READ", 2)
+    monkeypatch.setattr("tgt_ray.data.images.encoded.IMAGES_PER_PART", 4)
     data = ImageClassification(data=SOURCES[kind](folder)).load(store)
     assert data.input_shape == (3, 12, 12) and data.num_classes == 3
     for split, count in COUNTS.items():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tgt_ray.batch import Outputs
+from tgt_ray.core.batch import Outputs
 from tgt_ray.explorers import Gradient, Interpolation, Neighbourhood, NoExplorer, Random, RandomMatched
 from tgt_ray.synthesis import Disagreement
 from tgt_ray.teacher import Teacher

@@ -10,11 +10,12 @@ from PIL import Image
 from torch import nn
 
 from tgt_ray import cli, fit_check, run, tuning
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import Generator
 from tgt_ray.search import Distribution, SweepConfig
-from tgt_ray.storage import Storage
 from tgt_ray.teacher import Teacher
 
 SHORT = {"train.steps": 6, "train.eval_every": 3, "train.batch_size": 8, "pool.rows_per_request": 16}

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tgt_ray.batch import Outputs
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.batch import Outputs
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import (
     ConvAutoencoderGenerator,

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tgt_ray import records
 from tgt_ray.api import SweepResult, print_result
-from tgt_ray.config import validate
+from tgt_ray.core import records
+from tgt_ray.core.config import validate
+from tgt_ray.core.storage import Storage
 from tgt_ray.leaderboard import Leaderboard
 from tgt_ray.search import SweepConfig
-from tgt_ray.storage import Storage
 from tgt_ray.table import render, trial_table
 from tgt_ray.tuning import best_trial
 
@@ -188,8 +188,8 @@ def test_the_table_is_written_whenever_a_trial_ends(tmp_path, capsys):
 
 
 def test_values_of_several_kinds_and_lists_can_be_written(tmp_path):
-    from tgt_ray import records
-    from tgt_ray.storage import Storage
+    from tgt_ray.core import records
+    from tgt_ray.core.storage import Storage
 
     table = pd.DataFrame(
         {"anchors": ["natural", 0.5, None], "widths": [[8, 16], [16], None], "score": [1.0, 2.0, np.nan]}

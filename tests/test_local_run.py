@@ -8,7 +8,9 @@ import safetensors.torch
 
 from tgt_ray import Experiment, cli, run
 from tgt_ray.api import RunFailed
-from tgt_ray.config import ConfigError, dump_yaml, load_yaml, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import dump_yaml, load_yaml
 from tgt_ray.experiment import control, with_overrides
 from tgt_ray.student import build_student
 

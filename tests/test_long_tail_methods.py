@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from tgt_ray.augmentation import Augmentation, RealRows
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment import AugmentConfig, Experiment, with_overrides
 from tgt_ray.loop import Plan, StudentRun, SyntheticReader, row_probabilities
-from tgt_ray.metrics import by_shots
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.label_losses import LDAM, CrossEntropy, LogitAdjusted
 from tgt_ray.synthesis import Synthesizer
+from tgt_ray.tasks.metrics.classification import by_shots
 from tgt_ray.teacher import load_teacher
 
 COUNTS = np.array([100, 40, 10, 4])

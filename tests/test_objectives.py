@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from tgt_ray.models.criteria import accuracy, kl_rows
+from tgt_ray.models.criteria import accuracy
+from tgt_ray.models.numerics import kl_rows
 from tgt_ray.objectives import Distillation, Facts
 
 K = 5

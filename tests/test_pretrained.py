@@ -12,15 +12,16 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 
-from tgt_ray.batch import rows_at_once
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators import AutoencoderKLGenerator
 from tgt_ray.labelers import TimmLabeler, TransformersLabeler
 from tgt_ray.local import prepare_local
-from tgt_ray.models.pretrained import Preprocess
-from tgt_ray.storage import Storage
-from tgt_ray.students import TimmStudent
+from tgt_ray.models.image.preprocess import Preprocess
+from tgt_ray.models.students import TimmStudent
 from tgt_ray.teacher import load_teacher
 
 NAME = "test_byobnet"  # timm's smallest, made for tests

@@ -15,7 +15,7 @@ import yaml
 from tgt_ray import cli, local
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import ConvLabeler
-from tgt_ray.students import ConvStudent
+from tgt_ray.models.students import ConvStudent
 
 
 class Frozen(Generator):

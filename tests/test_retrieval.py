@@ -10,20 +10,22 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tgt_ray import api, ranking
-from tgt_ray.config import ConfigError, validate
+from tgt_ray import api
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import check_name
+from tgt_ray.core.texts import TextShape, to_bytes, to_texts
 from tgt_ray.data import BeirFolder
 from tgt_ray.experiment import Experiment, control
 from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
 from tgt_ray.labelers import DualEncoderLabeler
 from tgt_ray.models.retrieval import EmbedDistillCriterion
-from tgt_ray.models.text import corpus_tokens
+from tgt_ray.models.text.tokens import corpus_tokens
+from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.search import SweepConfig
-from tgt_ray.storage import check_name
 from tgt_ray.tasks import Retrieval
+from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher import Teacher
-from tgt_ray.texts import TextShape, to_bytes, to_texts
-from tgt_ray.vocabulary import train_tokenizer
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey")
 THINGS = ("car", "house", "lamp", "boat", "chair", "shirt")
@@ -355,8 +357,8 @@ def test_queries_of_which_nothing_is_known_are_anchors(unanswered, caplog):
 
 
 def test_queries_of_which_nothing_is_known_are_explored(unanswered, encoder, tmp_path):
+    from tgt_ray.core.storage import Storage
     from tgt_ray.local import prepare_local
-    from tgt_ray.storage import Storage
 
     config = experiment(unanswered, encoder)
     anchors = prepare_local(config, config.task.load(), Storage(str(tmp_path))).anchors
@@ -526,8 +528,8 @@ def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
 
 
 def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_path, caplog):
+    from tgt_ray.core.storage import Storage
     from tgt_ray.local import prepare_local
-    from tgt_ray.storage import Storage
 
     path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "})
     labeler = {"type": "dual_encoder", "path": path, "max_tokens": 24, "document_prefix": "p: "}
@@ -575,8 +577,6 @@ def test_a_model_without_states_of_its_tokens_is_refused(encoder, tmp_path):
 
 
 def test_a_second_tower_has_a_revision_of_its_own(encoder, monkeypatch):
-    from tgt_ray.models import text
-
     asked = set()
 
     def local(load, path, revision, **options):
@@ -586,8 +586,10 @@ def test_a_second_tower_has_a_revision_of_its_own(encoder, monkeypatch):
     def nothing(path, revision, name):
         asked.add((path, revision))
 
-    monkeypatch.setattr(text, "from_hub", local)
-    monkeypatch.setattr(text, "own_file", nothing)
+    for module in ("encoder", "tokens"):
+        monkeypatch.setattr(f"tgt_ray.models.text.{module}.from_hub", local)
+    for module in ("sentence_settings", "tokens"):
+        monkeypatch.setattr(f"tgt_ray.models.text.{module}.own_file", nothing)
     for given, revisions in (
         ({"revision": "a"}, {("x/queries", "a"), ("x/documents", None)}),
         ({"revision": "a", "document_revision": "b"}, {("x/queries", "a"), ("x/documents", "b")}),
@@ -818,8 +820,8 @@ def test_no_query_is_made_from_an_empty_document(encoder, tmp_path, caplog):
     documents = [{**each, "title": "", "text": ""} if each["_id"] in ("d00", "d23") else each for each in corpus()]
     root = write(tmp_path / "x", corpus=documents)
     config = experiment(root, encoder, teacher={"generator": {"type": "spans", "most_words": 6}}, train={"steps": 30})
+    from tgt_ray.core.storage import Storage
     from tgt_ray.local import prepare_local
-    from tgt_ray.storage import Storage
 
     prepared = prepare_local(config, config.task.load(), Storage(str(tmp_path / "s")))
     assert "2 documents are empty" in caplog.text
@@ -910,7 +912,7 @@ def test_the_teacher_cache_has_no_scores_of_all_documents(done):
 
 
 def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder, tmp_path):
-    from tgt_ray.storage import Storage
+    from tgt_ray.core.storage import Storage
     from tgt_ray.teacher import prepare_teacher
 
     def prepared(**changes):
@@ -1075,8 +1077,8 @@ def test_a_query_writer_needs_documents_and_its_model_s_limits(beir, encoder, wr
 
 
 def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encoder, tmp_path):
+    from tgt_ray.core.storage import Storage
     from tgt_ray.local import prepare_local
-    from tgt_ray.storage import Storage
 
     config = experiment(beir, encoder, task={"labelled": {"rows": 8}})
     data = config.task.load()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tgt_ray.core.storage import Storage
 from tgt_ray.data.stored import StoredTable, write_file
-from tgt_ray.storage import Storage
 
 SIZES = (3, 1, 5)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tgt_ray.config import validate
 from tgt_ray.coordinator import Job
+from tgt_ray.core.config import validate
 from tgt_ray.experiment import Experiment, PoolConfig, with_overrides
 from tgt_ray.explorers import Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.prepared import to_matrix

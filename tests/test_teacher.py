@@ -6,13 +6,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.generators.autoencoder import Autoencoder
 from tgt_ray.labelers import Labeler
 from tgt_ray.local import prepare_local
 from tgt_ray.prepared import prepare, to_matrix
-from tgt_ray.storage import Storage
 from tgt_ray.teacher import load_teacher, prepare_teacher, teacher_outputs
 
 #: A teacher that costs nothing.

@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+from tgt_ray.core.texts import SEPARATOR, to_texts
 from tgt_ray.data import Labelled, LongTail
 from tgt_ray.prepared import prepare, to_matrix
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import TextClassification, inputs_of
-from tgt_ray.texts import SEPARATOR, to_texts
 
 CLASSES = ["bad", "fair", "good"]
 COUNTS = {"train": 24, "test": 9, "validation": 6}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgt_ray.text_metrics import distinct_n, empty_rate, exact_copy_rate
+from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
 
 
 def test_copies_are_found_whatever_their_case_and_white_space():

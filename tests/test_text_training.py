@@ -10,10 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from tgt_ray import api, run, run_sweep
-from tgt_ray.config import ConfigError, validate
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.search import Distribution
-from tgt_ray.storage import Storage
 
 GOOD, BAD = ("joy", "delight", "wonder"), ("boredom", "noise", "gloom")
 

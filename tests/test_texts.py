@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgt_ray.texts import SEPARATOR, clean, sentences, to_bytes, to_texts
+from tgt_ray.core.texts import SEPARATOR, clean, sentences, to_bytes, to_texts
 
 
 @given(st.lists(st.text(), min_size=1))

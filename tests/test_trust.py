@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from tgt_ray.config import validate
+from tgt_ray.core.config import validate
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.loop import StudentRun
-from tgt_ray.models.source_norm import SourceNorm, split_norms
+from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.distillation import ConformalWeights
 

@@ -16,14 +16,18 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from tgt_ray import fit_check, records
-from tgt_ray.config import Config, ConfigError, concerning, dump_yaml, load_yaml, parse_yaml, validate
+from tgt_ray import fit_check
+from tgt_ray.core import records
+from tgt_ray.core.config import Config, validate
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml
+from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.objectives import Distillation
 from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import Distribution, SweepConfig, default_sweep
-from tgt_ray.storage import Storage, check_name
 from tgt_ray.table import render
 from tgt_ray.tasks import TaskData
 
@@ -115,7 +119,7 @@ def run(
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "result": history[-1],
-        "environment": records.environment(),
+        "environment": environment(),
     }
     fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")

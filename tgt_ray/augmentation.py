@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgt_ray.config import digest
+from tgt_ray.core.fingerprint import digest
 from tgt_ray.experiment import AugmentConfig
-from tgt_ray.pretraining import augment
+from tgt_ray.models.image.augment import augment
 
 
 @dataclass(frozen=True)

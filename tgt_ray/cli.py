@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 
 from tgt_ray import api
-from tgt_ray.allocator import keep_freed_memory
-from tgt_ray.config import Config, ConfigError, load_yaml, parse_override
+from tgt_ray.core.config import Config
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import load_yaml, parse_override
+from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.experiment import Experiment
 from tgt_ray.search import SweepConfig, default_sweep
 

@@ -14,9 +14,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
-from tgt_ray.storage import Storage
 
 Resources = dict[str, float]
 

@@ -6,18 +6,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import Config, ConfigError, builtin_types, concerning, override, validate
+from tgt_ray.core.batch import Precision
+from tgt_ray.core.config import Config, builtin_types, validate
+from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.loading import override
 from tgt_ray.data import LongTail
 from tgt_ray.explorers import AnyExplorer, Gradient
 from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
 from tgt_ray.labelers import AnyLabeler, ConvLabeler, Labeler
+from tgt_ray.models.students import AnyStudent, ConvStudent, StudentBackbone
+from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective, Distillation, Objective
-from tgt_ray.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.tasks import AnyTask, ImageClassification
-from tgt_ray.vocabulary import same_vocabulary
 
-#: Of computations; weights and what is stored or sent are float32.
-Precision = Literal["float32", "bfloat16"]
 #: How real rows are drawn.
 Sampling = Literal["natural", "square_root", "balanced"]
 

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgt_ray import records
-from tgt_ray.batch import rows_at_once
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.core import records
+from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
+from tgt_ray.core.texts import are_texts, shown, to_texts
 from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import class_label, drawable, say_texts
 from tgt_ray.objectives import Facts
 from tgt_ray.prepared import written
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
-from tgt_ray.text_metrics import distinct_n, exact_copy_rate
+from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
 from tgt_ray.text_page import page
-from tgt_ray.texts import are_texts, shown, to_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tgt_ray.text_metrics import distinct_n, empty_rate, exact_copy_rate
+from tgt_ray.core.texts import are_texts, shown, to_texts
+from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
 from tgt_ray.text_page import page
-from tgt_ray.texts import are_texts, shown, to_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tgt_ray.synthesis import Block
+    from tgt_ray.core.batch import Block
 
 #: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some or a page of texts.
 ROWS_FILE, PICTURE_FILE, PAGE_FILE = "gallery.parquet", "gallery.png", "gallery.html"

@@ -8,38 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from tgt_ray.config import Component, Config, ConfigError, FilePath, FolderOrName, OneOf, digest, nearest
+from tgt_ray.core.config import Component, Config, FilePath, FolderOrName, OneOf
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.models.backbones import TextEncoder, TimmModel, TransformerSize, read_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tgt_ray.batch import InputRows
-    from tgt_ray.models.text import SentenceSettings
-
-
-def known_to_timm(name: str) -> str:
-    import timm
-
-    architecture, _, tag = name.partition(".")
-    what, given, known = "model", architecture, timm.list_models()
-    if tag and architecture in known:
-        what, given, known = "weights", name, timm.list_pretrained(f"{architecture}.*")
-    if given not in known:
-        raise ValueError(f"timm has no {what} '{given}'; {nearest(given, known, 3)[:200]}")
-    return name
-
-
-#: A timm architecture, perhaps with the tag of its weights.
-TimmName = Annotated[
-    str,
-    AfterValidator(known_to_timm),
-    Field(
-        description="as `timm.list_models()` gives it, or with a tag as `timm.list_pretrained()` does (`vit_base_patch16_224.dino`): input"
-        " size and normalisation are those of the tag's weights"
-    ),
-]
+    from tgt_ray.core.batch import InputRows
+    from tgt_ray.models.text.sentence_settings import SentenceSettings
 
 
 class Pretrain(Config):
@@ -147,7 +127,7 @@ class ConvLabeler(Labeler):
     )
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier, ConvNet
+        from tgt_ray.models.image.conv import Classifier, ConvNet
 
         return Classifier(ConvNet(input_shape[0], self.widths, "pool", grid=2), num_classes)
 
@@ -161,7 +141,7 @@ class ResidualLabeler(Labeler):
     )
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier, ResidualNet
+        from tgt_ray.models.image.conv import Classifier, ResidualNet
 
         return Classifier(ResidualNet(input_shape[0], self.widths), num_classes)
 
@@ -209,7 +189,7 @@ class PretrainedLabeler(Labeler):
 
     def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
         """Give the model its own head, or say that one has to be fitted."""
-        from tgt_ray.models.pretrained import set_head
+        from tgt_ray.models.heads import set_head
 
         num_classes, there = model.head.out_features, 0 if weight_KD is None else len(weight_KD)
         if self.classes is not None:
@@ -248,52 +228,6 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-class TimmModel(Config):
-    """What labelers and students of timm have in common."""
-
-    name: TimmName
-    pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
-    weights: FilePath | None = Field(None, description="a .safetensors file of the timm model")
-    img_size: int | None = Field(
-        None,
-        ge=8,
-        description="height and width that images are resized to; absent: as pretrained, or from scratch as they are",
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TimmModel:
-        if self.pretrained and self.weights is not None:
-            raise ValueError("pretrained and weights exclude each other: give one of them")
-        return self
-
-    @property
-    def external(self) -> bool:
-        return self.pretrained or self.weights is not None
-
-    def backbone(self, input_shape: tuple[int, ...]) -> Any:
-        """The architecture without its head, with fresh weights."""
-        from tgt_ray.models.pretrained import timm_backbone
-
-        return timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
-
-    def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
-        """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
-        from tgt_ray.models.pretrained import at_size, split_head, timm_weights
-        from tgt_ray.models.weights import load_strictly, read_safetensors
-
-        if self.weights is not None:
-            where = f"{key}.weights: {self.weights}"
-            state = read_safetensors(read_file(self.weights, f"{key}.weights"), where)
-        else:
-            where, state = f"timm's weights of {self.name}", timm_weights(self.name)
-        body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
-        if self.img_size is not None:
-            body = at_size(backbone.body, body, self.name, key)
-        load_strictly(backbone.body, body, where)
-        return where, weight, bias
-
-
 class TimmLabeler(TimmModel, PretrainedLabeler):
     """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
 
@@ -301,7 +235,7 @@ class TimmLabeler(TimmModel, PretrainedLabeler):
     places: ClassVar[frozenset[str]] = frozenset({"weights", "pretrained"})
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier
+        from tgt_ray.models.image.conv import Classifier
 
         return Classifier(self.backbone(input_shape), num_classes)
 
@@ -332,14 +266,14 @@ class TransformersLabeler(PretrainedLabeler):
         return True
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier
-        from tgt_ray.models.pretrained import transformers_backbone
+        from tgt_ray.models.image.conv import Classifier
+        from tgt_ray.models.image.transformers import transformers_backbone
 
         backbone = transformers_backbone(self.path, self.revision, input_shape[0], self.img_size)
         return Classifier(backbone, num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
-        from tgt_ray.models.pretrained import transformers_weights
+        from tgt_ray.models.image.transformers import transformers_weights
         from tgt_ray.models.weights import load_strictly
 
         body, weight, bias = transformers_weights(self.path, self.revision)
@@ -348,11 +282,6 @@ class TransformersLabeler(PretrainedLabeler):
 
     def facts(self, model: Any) -> dict[str, Any]:
         return model.backbone.facts()
-
-
-def corpus_of(input_shape: tuple[int, ...]) -> str:
-    """The task's vocabulary, where its inputs are texts; otherwise empty."""
-    return getattr(input_shape, "tokenizer", "")
 
 
 class TextPretrain(Pretrain):
@@ -372,81 +301,6 @@ class FineTune(TextPretrain):
     learning_rate: float = Field(3e-5, gt=0, description="peak")
 
 
-class TransformerSize(Config):
-    """A transformer encoder of any size with the task's vocabulary, the mean over its tokens as embedding."""
-
-    layers: int = Field(2, ge=0, description="0: the mean of word embeddings")
-    width: int = Field(128, ge=8)
-    heads: int = Field(4, ge=1)
-    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @property
-    def vocabulary(self) -> str | None:
-        """Where its tokens come from; None: the task's own."""
-        return None
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> TransformerSize:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
-
-    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
-        from tgt_ray.models.text import corpus_tokens
-
-        return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
-
-    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
-        from tgt_ray.models.text import scratch_backbone
-
-        size = self.model_dump(include={"layers", "width", "heads", "dropout"})
-        return scratch_backbone(self.tokens(input_shape, key), **size)
-
-
-class TextEncoder(Config):
-    """An encoder or a sequence classifier of transformers, as labelers and students have it."""
-
-    path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote (with its tokenizer) and all nodes see, `package:NAME/FOLDER` for one in an"
-        " installed Python package, or a name on the hub"
-    )
-    revision: str | None = Field(None, description="commit or tag on the hub")
-    max_tokens: int | None = Field(
-        None, ge=4, description="of a text; longer ones are cut; absent: the model's own limit"
-    )
-    pooling: Literal["auto", "model", "mean", "cls"] = Field(
-        "auto",
-        description="how tokens become an embedding: as the model's own classification head does, their mean, or the first; auto: what"
-        " the model was made for",
-    )
-
-    @property
-    def vocabulary(self) -> str | None:
-        """Where its tokens come from."""
-        return self.path
-
-    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
-        from tgt_ray.models.text import own_tokens
-
-        return own_tokens(self.path, self.revision, self.max_tokens, key)
-
-    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
-        """The architecture without its head, with fresh weights."""
-        from tgt_ray.models.text import transformers_backbone
-
-        return transformers_backbone(self.path, self.revision, self.tokens(input_shape, key), self.pooling)
-
-    def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
-        """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""
-        from tgt_ray.models.text import transformers_weights
-        from tgt_ray.models.weights import load_strictly
-
-        body, weight, bias = transformers_weights(self.path, self.revision, backbone)
-        load_strictly(backbone.body, body, f"{key}.path: {self.path}")
-        return weight, bias
-
-
 class TextTransformerLabeler(TransformerSize, Labeler):
     """A small transformer, trained here from nothing."""
 
@@ -455,7 +309,7 @@ class TextTransformerLabeler(TransformerSize, Labeler):
     pretrain: TextPretrain = Field(default_factory=TextPretrain)  # type: ignore[assignment]
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier
+        from tgt_ray.models.image.conv import Classifier
 
         return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
 
@@ -493,12 +347,12 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         return self.finetune.split if self.finetune is not None else self.probe.split
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.conv import Classifier
+        from tgt_ray.models.image.conv import Classifier
 
         return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
-        from tgt_ray.hub import place
+        from tgt_ray.models.hub import place
 
         weight, bias = self.load_body(model.backbone, "teacher.labeler")
         if self.finetune is not None:
@@ -565,7 +419,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         return "documents"
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        from tgt_ray.models.dual_encoder import DualEncoder
+        from tgt_ray.models.text.dual_encoder import DualEncoder
 
         settings = self._settings(self.path, self.revision)
         backbone = self.backbone(input_shape, "teacher.labeler")
@@ -576,7 +430,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         return self._settings(self.path, self.revision).query if self.query_prefix is None else self.query_prefix
 
     def _settings(self, path: str, revision: str | None) -> SentenceSettings:
-        from tgt_ray.models.text import sentence_settings
+        from tgt_ray.models.text.sentence_settings import sentence_settings
 
         return sentence_settings(path, revision, self.pooling)
 
@@ -638,7 +492,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def documents_encoder(self, model: Any) -> Any:
         """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
-        from tgt_ray.models.text import TextBackbone, own_tokens, transformers_backbone
+        from tgt_ray.models.text.encoder import TextBackbone, transformers_backbone
+        from tgt_ray.models.text.tokens import own_tokens
 
         path, revision = self._documents_place
         longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
@@ -669,13 +524,6 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def embed_documents(self, model: Any, inputs: InputRows) -> tuple[Tensor, Tensor]:
         embeddings, cut = model.embed_documents(inputs)
         return embeddings, cut
-
-
-def read_file(path: Path, key: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as err:
-        raise ConfigError(f"{key}: cannot read {path} ({err.strerror})") from err
 
 
 AnyLabeler = Annotated[

@@ -15,16 +15,16 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 
-from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.board import Run
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
-from tgt_ray.storage import Storage
 
 if TYPE_CHECKING:
+    from tgt_ray.core.batch import Block
     from tgt_ray.loop import StudentRun, SyntheticReader
     from tgt_ray.prepared import Prepared
     from tgt_ray.stream import SyntheticStream
-    from tgt_ray.synthesis import Block
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
 
-from tgt_ray import records
+from tgt_ray.core import records
+from tgt_ray.core.storage import Storage
 from tgt_ray.search import SweepConfig
-from tgt_ray.storage import Storage
 from tgt_ray.table import ENDED, line, render, trial_table
 
 

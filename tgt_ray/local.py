@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from tgt_ray import fit_check
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.loop import StudentRun, SyntheticReader, train_student
 from tgt_ray.objectives import Objective
 from tgt_ray.prepared import STATE_FILE, Prepared, prepare
-from tgt_ray.storage import Storage
 from tgt_ray.synthesis import inline_blocks, synthesizer_of
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher import Teacher, load_teacher, prepare_teacher, teacher_outputs

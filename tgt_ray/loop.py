@@ -18,17 +18,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tgt_ray import gallery, metrics
+from tgt_ray import gallery
 from tgt_ray.augmentation import Augmentation, RealRows
-from tgt_ray.batch import Batch, InputRows, rows_at_once
-from tgt_ray.config import ConfigError
+from tgt_ray.core.batch import Batch, Block, InputRows, rows_at_once
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment import Experiment, TrainConfig
 from tgt_ray.gallery import Gallery
+from tgt_ray.models.numerics import autocast
+from tgt_ray.models.optimise import warmup_cosine
 from tgt_ray.models.weights import whole
 from tgt_ray.prepared import DETAILS_FILES, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
-from tgt_ray.pretraining import warmup_cosine
-from tgt_ray.student import Student, autocast, build_student
-from tgt_ray.synthesis import Block
+from tgt_ray.student import Student, build_student
 from tgt_ray.tasks import inputs_of
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class SyntheticReader:
         if not self.lags:
             return {}
         lags = np.repeat(list(self.lags), list(self.lags.values()))
-        return {f"lag_{name}": value for name, value in metrics.percentiles(lags).items()}
+        return {f"lag_{name}": value for name, value in percentiles(lags).items()}
 
 
 class StudentRun:
@@ -510,3 +510,12 @@ def make_optimizer(
     later = student.frozen_backbone
     factor = warmup_cosine(0 if later else round(train.warmup * steps), steps)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    """p50, p99 and max of a non-empty array."""
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p99": float(np.percentile(values, 99)),
+        "max": float(values.max()),
+    }

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgt_ray.batch import InputRows, rows_at_once
-from tgt_ray.models.criteria import kl_rows
-from tgt_ray.models.pretrained import set_head
+from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.models.heads import set_head
+from tgt_ray.models.image.augment import augment
+from tgt_ray.models.numerics import kl_rows
+from tgt_ray.models.optimise import _optimise
 
 if TYPE_CHECKING:
     from tgt_ray.generators.base import GeneratorPretrain
     from tgt_ray.generators.text import TextGeneratorPretrain
-    from tgt_ray.labelers import LabelerPretrain, Pretrain, Probe, TextPretrain
-
+    from tgt_ray.labelers import LabelerPretrain, Probe, TextPretrain
 
 log = logging.getLogger(__name__)
 
@@ -139,48 +139,3 @@ def fit_denoiser(
                 break
             model.train()
     return {"steps": done}
-
-
-def _optimise(
-    model: nn.Module, optimizer: torch.optim.Optimizer, num_rows: int, how: Pretrain, rng: torch.Generator
-) -> Iterator[Tensor]:
-    """Yield the row indices of each step; the caller computes gradients, the optimizer steps when it comes back."""
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(round(0.2 * how.steps), how.steps))
-    model.train()
-    for _ in range(how.steps):
-        optimizer.zero_grad()
-        yield torch.randint(num_rows, (min(how.batch_size, num_rows),), generator=rng)
-        optimizer.step()
-        schedule.step()
-    model.eval()
-
-
-def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at each step: linear rise over `warmup` steps, then cosine decay to zero."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return factor
-
-
-def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them."""
-    size, _, height, width = images.shape
-    if shift:
-        padded = F.pad(images, (shift,) * 4)
-        down, right = torch.randint(2 * shift + 1, (2, size), generator=rng)
-        rows = (down[:, None] + torch.arange(height))[:, None, :, None]
-        columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-        images = padded[
-            torch.arange(size)[:, None, None, None],
-            torch.arange(images.shape[1])[:, None, None],
-            rows,
-            columns,
-        ]
-    if flip:
-        chosen = (torch.rand(size, generator=rng) < 0.5).to(images.device)
-        images = torch.where(chosen[:, None, None, None], images.flip(3), images)
-    return images

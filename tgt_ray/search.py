@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tgt_ray.config import Config, ConfigError, nearest, validate
+from tgt_ray.core.config import Config, validate
+from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
 from tgt_ray.objectives import Objective
 

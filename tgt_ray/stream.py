@@ -23,12 +23,12 @@ import safetensors.numpy
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayActorError, RayError
 
-from tgt_ray.allocator import keep_freed_memory
 from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
+from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.experiment import Experiment, PoolConfig
 
 if TYPE_CHECKING:
-    from tgt_ray.synthesis import Block
+    from tgt_ray.core.batch import Block
 
 
 #: Seconds that a pool may take to start before the run fails instead of waiting for resources for ever.
@@ -156,7 +156,7 @@ class TeacherGenerator:
 
     def _adopt(self, job: Job) -> None:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
-        from tgt_ray.storage import Storage
+        from tgt_ray.core.storage import Storage
         from tgt_ray.student import build_student, has_split_norms
         from tgt_ray.synthesis import shown_every, synthesizer_of
         from tgt_ray.teacher import load_teacher

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tgt_ray.batch import Loss
-from tgt_ray.config import ConfigError, concerning
-from tgt_ray.experiment import Experiment, Precision
+from tgt_ray.core.batch import Loss
+from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.experiment import Experiment
+from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.models.label_losses import ScaledHead
-from tgt_ray.models.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
 from tgt_ray.prepared import StudentData
 from tgt_ray.tasks import TaskData
@@ -51,11 +51,6 @@ class Student(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 head.reset_parameters()  # type: ignore[union-attr, operator]
-
-
-def autocast(device: str, precision: Precision) -> torch.autocast:
-    """Where `precision` is bfloat16: what may be computed in it is, weights stay in float32."""
-    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def has_split_norms(experiment: Experiment) -> bool:

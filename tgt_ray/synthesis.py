@@ -10,25 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgt_ray.batch import InputRows, rows_at_once
-from tgt_ray.config import digest
-from tgt_ray.experiment import Experiment, Precision
+from tgt_ray.core.batch import Block, InputRows, Precision, rows_at_once
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.experiment import Experiment
 from tgt_ray.explorers import Explorer, Neighbourhood
-from tgt_ray.models.criteria import at_least_float32, kl_rows
+from tgt_ray.models.numerics import at_least_float32, autocast, kl_rows
 from tgt_ray.prepared import Anchors, Prepared, StudentData
-from tgt_ray.student import Student, autocast
+from tgt_ray.student import Student
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher import Teacher
-
-#: One request's rows. inputs (R, ...) float32 or, of texts, uint8; teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
-#: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
-#: teacher_embedding (R, E) float32: the labeler's, and anchor_inputs (R, ...): what each row was made from; only where the objective
-#: needs them.
-#: Where a task's answers are documents, teacher_logits is (R, 0), and there are teacher_class (R,), teacher_p (R,): the labeler's first one
-#: and its share; and document (R,): that of the anchor.
-#: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
-Block = dict[str, np.ndarray]
-
 
 #: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
 EXPLORED_AT_ONCE = 64

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from tgt_ray import records
+from tgt_ray.core import records
 from tgt_ray.search import SweepConfig
 
 SHOWN = 15

@@ -13,18 +13,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tgt_ray import records
-from tgt_ray.batch import InputRows, rows_at_once
-from tgt_ray.config import ConfigError, concerning, digest
+from tgt_ray.core import records
+from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
+from tgt_ray.core.texts import to_texts
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler, PretrainedLabeler
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.prepared import teacher_fingerprint
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import Task, TaskData, inputs_of
-from tgt_ray.text_metrics import exact_copy_rate
-from tgt_ray.texts import to_texts
+from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +297,7 @@ def _ready(
     _freeze(model)
     if config.stored:
         store.write(safetensors.torch.save(whole(model.state_dict())), f"{name}.safetensors")
-    record = {"fingerprint": fingerprint, "config": plain, **source, "environment": records.environment()}
+    record = {"fingerprint": fingerprint, "config": plain, **source, "environment": environment()}
     # The record is written last: where it is, the weights are whole.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}

@@ -18,13 +18,17 @@ from ray.tune.search.optuna import OptunaSearch
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from tgt_ray import cluster, fit_check, records, trainer
-from tgt_ray.config import ConfigError, digest, dump_yaml
+from tgt_ray import cluster, fit_check, trainer
+from tgt_ray.core import records
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.loading import dump_yaml
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
 from tgt_ray.prepared import KEPT_FILES, Prepared
 from tgt_ray.search import SweepConfig
-from tgt_ray.storage import Storage
 from tgt_ray.tasks import TaskData
 from tgt_ray.trial import LaneTrial
 
@@ -286,7 +290,7 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "cluster": cluster.nodes(),
-        "environment": records.environment(),
+        "environment": environment(),
     }
 
 

@@ -79,8 +79,8 @@ def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic
 def test_a_folder_that_another_node_does_not_see_is_refused(monkeypatch, tmp_path, ray_cluster):
     import ray
 
-    from tgt_ray.config import ConfigError
-    from tgt_ray.storage import Storage
+    from tgt_ray.core.errors import ConfigError
+    from tgt_ray.core.storage import Storage
 
     storage = Storage(tmp_path)
     cluster.check_shared(storage)  # one node: nothing to share
@@ -114,9 +114,9 @@ def test_lanes_are_counted_for_the_most_demanding_trial_of_the_space():
 def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, says, monkeypatch, digits, tmp_path):
     """Trials that make no rows have no generators, but the sweep's teacher is made ready where one would be."""
     from tgt_ray import trainer
-    from tgt_ray.config import ConfigError
+    from tgt_ray.core.errors import ConfigError
+    from tgt_ray.core.storage import Storage
     from tgt_ray.search import SweepConfig
-    from tgt_ray.storage import Storage
     from tgt_ray.tuning import check_concurrency
 
     def never(*args, **more):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tgt_ray import api
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.search import SweepConfig
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tgt_ray.config import OneOf
-from tgt_ray.data.base import ImageRows, ImageSource, Run, Splits, in_this_process
-from tgt_ray.data.digits import Digits
-from tgt_ray.data.encoded import EncodedImages
-from tgt_ray.data.folder import ImageFolder, ImageLists
-from tgt_ray.data.huggingface import HuggingFaceImages, HuggingFaceTexts
-from tgt_ray.data.labelled import Labelled, Unlabelled
-from tgt_ray.data.long_tail import LongTail
-from tgt_ray.data.parquet import EncodedParquet, ParquetImages
-from tgt_ray.data.retrieval import BeirFolder, LabelledQueries
+from tgt_ray.core.config import OneOf
+from tgt_ray.data.base import Run, Splits, in_this_process
+from tgt_ray.data.images.base import ImageRows, ImageSource
+from tgt_ray.data.images.digits import Digits
+from tgt_ray.data.images.encoded import EncodedImages
+from tgt_ray.data.images.files import ImageFolder, ImageLists
+from tgt_ray.data.images.huggingface import HuggingFaceImages
+from tgt_ray.data.images.parquet import EncodedParquet, ParquetImages
+from tgt_ray.data.retrieval.beir import BeirFolder
 from tgt_ray.data.stored import StoredTable
-from tgt_ray.data.text import CsvTexts, JsonTexts, ParquetTexts, TextRows, TextSource
+from tgt_ray.data.subsets import Labelled, LabelledQueries, LongTail, Unlabelled
+from tgt_ray.data.texts.base import TextRows, TextSource
+from tgt_ray.data.texts.files import CsvTexts, JsonTexts, ParquetTexts
+from tgt_ray.data.texts.huggingface import HuggingFaceTexts
 
 AnySource = Annotated[
     ImageSource, OneOf(Digits, ParquetImages, EncodedParquet, ImageFolder, ImageLists, HuggingFaceImages)

@@ -1,21 +1,15 @@
-"""Image and text data sets of the Hugging Face `datasets` library, from a folder or from the hub."""
+"""Data sets of the Hugging Face `datasets` library: which one, and which of its splits."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray.config import Config, ConfigError, FolderOrName, digest, nearest
-from tgt_ray.data.encoded import EncodedImages, Scan
-from tgt_ray.data.text import RawTexts, TextSource
+from tgt_ray.core.config import Config, FolderOrName
+from tgt_ray.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -70,87 +64,3 @@ class HuggingFaceSet(Config):
         if own not in found:
             raise ConfigError(f"task.data.{split}: {self.path} has no split '{own}'; {nearest(own, found)}")
         return found[own]
-
-
-class HuggingFaceImages(HuggingFaceSet, EncodedImages):
-    """A data set with an image column and a class label."""
-
-    type: Literal["huggingface"] = "huggingface"
-    image_column: str = "image"
-    label_column: str = "label"
-
-    def scan(self) -> Scan:
-        places = self.own_splits()
-        found = self.open(self.place())
-        labels: dict[str, np.ndarray] = {}
-        names: list[str] = []
-        fingerprints = []
-        for split, own in places.items():
-            rows = self.find_split(found, split, own)
-            for key, column in (("image_column", self.image_column), ("label_column", self.label_column)):
-                if column not in rows.column_names:
-                    raise ConfigError(
-                        f"task.data.{key}: split '{own}' of {self.path} has no column '{column}'; {nearest(column, rows.column_names)}"
-                    )
-            feature = rows.features[self.label_column]
-            if len(rows) == 0 or not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
-                raise ConfigError(
-                    f"task.data.label_column: split '{own}' of {self.path} has {len(rows)} rows, its labels are"
-                    f" {getattr(feature, 'dtype', feature)}; expected rows with a class label or integers"
-                )
-            values = list(rows[self.label_column])
-            if None in values:
-                raise ConfigError(
-                    f"task.data.label_column: split '{own}' of {self.path} has {values.count(None)} rows without a label, the first is row"
-                    f" {values.index(None)}"
-                )
-            labels[split] = np.array(values, np.int64)
-            own_names = list(getattr(feature, "names", None) or [])
-            names = names or own_names or [str(c) for c in range(1 + int(labels[split].max()))]
-            if own_names and own_names != names:
-                raise ConfigError(f"{self.path}: split '{own}' lists its classes otherwise than split '{self.train}'")
-            if labels[split].min() < 0 or labels[split].max() >= len(names):
-                raise ConfigError(f"{self.path}: split '{own}' has labels outside 0..{len(names) - 1}")
-            fingerprints.append([split, own, rows._fingerprint])
-        return Scan(
-            labels, places, names, digest(self.type, self.path, self.image_column, self.label_column, fingerprints)
-        )
-
-    def part_of(self, places: str, first: int, last: int) -> tuple[str, str, int, int]:
-        return self.place(), places, first, last
-
-    def contents(self, places: tuple[str, str, int, int]) -> Iterator[tuple[str, bytes | None]]:
-        import datasets
-
-        path, split, first, last = places
-        rows = self.open(path)[split].cast_column(self.image_column, datasets.Image(decode=False))
-        for row in range(first, last):
-            value: dict[str, Any] = rows[row][self.image_column] or {}
-            content = value.get("bytes")
-            if content is None and value.get("path"):
-                with suppress(OSError):
-                    content = Path(value["path"]).read_bytes()
-            yield f"{self.path}, split {split}, row {row}", content
-
-
-class HuggingFaceTexts(HuggingFaceSet, TextSource):
-    """A data set with a column of texts, perhaps one of second sentences, and a class label."""
-
-    type: Literal["huggingface"] = "huggingface"
-
-    def open_splits(self) -> dict[str, RawTexts]:
-        found, out = self.open(self.place()), {}
-        for split, own in self.own_splits().items():
-            rows = self.find_split(found, split, own)
-            names = getattr(rows.features.get(self.label_column), "names", None) or ()
-            out[split] = RawTexts(
-                f"split '{own}' of {self.path}",
-                rows.features.arrow_schema,
-                partial(_columns, rows),
-                tuple(names),
-            )
-        return out
-
-
-def _columns(rows: Dataset, names: list[str]) -> pa.Table:
-    return rows.select_columns(names).with_format("arrow")[:]

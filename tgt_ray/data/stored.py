@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tgt_ray.config import digest
-from tgt_ray.storage import Storage
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tgt_ray.config import OneOf
+from tgt_ray.core.config import OneOf
 from tgt_ray.explorers.base import Explorer, Neighbourhood
 from tgt_ray.explorers.gradient import Gradient, RandomMatched
 from tgt_ray.explorers.interpolation import Interpolation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import Component
+from tgt_ray.core.config import Component
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from tgt_ray.generators.base import Generator
 if TYPE_CHECKING:
     from torch import nn
 
-    from tgt_ray.batch import InputRows
+    from tgt_ray.core.batch import InputRows
 
 
 class Autoencoder(Generator):
@@ -34,7 +34,7 @@ class MLPAutoencoderGenerator(Autoencoder):
     hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="widths from the image inwards")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        from tgt_ray.models.autoencoder import MLPAutoencoder
+        from tgt_ray.models.image.autoencoders import MLPAutoencoder
 
         return MLPAutoencoder(input_shape, self.hidden, self.latent_dim)
 
@@ -50,7 +50,7 @@ class ConvAutoencoderGenerator(Autoencoder):
     hidden: int = Field(128, ge=1, description="width of the layer between the maps and the latent")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        from tgt_ray.models.autoencoder import ConvAutoencoder
+        from tgt_ray.models.image.autoencoders import ConvAutoencoder
 
         return ConvAutoencoder(input_shape, self.widths, self.hidden, self.latent_dim)
 
@@ -66,6 +66,6 @@ class SpatialAutoencoderGenerator(Autoencoder):
     latent_channels: int = Field(8, ge=1, description="of the map; its pixels times these are the latent's dimensions")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        from tgt_ray.models.autoencoder import SpatialAutoencoder
+        from tgt_ray.models.image.autoencoders import SpatialAutoencoder
 
         return SpatialAutoencoder(input_shape, self.widths, self.blocks, self.latent_channels)

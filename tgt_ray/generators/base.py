@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tgt_ray.config import Component, FilePath
-from tgt_ray.labelers import Pretrain, read_file
+from tgt_ray.core.config import Component, FilePath
+from tgt_ray.labelers import Pretrain
+from tgt_ray.models.backbones import read_file
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tgt_ray.batch import InputRows
+    from tgt_ray.core.batch import InputRows
 
 
 class GeneratorPretrain(Pretrain):
@@ -55,7 +56,7 @@ class Generator(Component):
     """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs.
 
     A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs. One that is `contextual` draws when it
-    encodes as well, and decoding needs more than latents: see `tgt_ray.models.text_generators`.
+    encodes as well, and decoding needs more than latents: see `tgt_ray.models.text.encoder.generation`.
     """
 
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes and makes

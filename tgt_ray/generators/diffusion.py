@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.config import ConfigError, FolderOrName
+from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.generators.base import Generator
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tgt_ray.batch import InputRows
+    from tgt_ray.core.batch import InputRows
 
 
 class AutoencoderKLGenerator(Generator):
@@ -85,7 +86,7 @@ class ImageVariationGenerator(Generator):
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         _diffusers(self.type)
-        from tgt_ray.models import image_variation
+        from tgt_ray.models.image import image_variation
 
         options = self.model_dump(include={"size", "steps", "guidance", "noise_level", "rows_at_once"})
         return image_variation.load(self.path, self.revision, input_shape, **options)
@@ -104,7 +105,7 @@ class ImageVariationGenerator(Generator):
 
 def _library() -> Any:
     _diffusers("autoencoder_kl")
-    from tgt_ray.models import latent_diffusion
+    from tgt_ray.models.image import latent_diffusion
 
     return latent_diffusion
 

@@ -36,7 +36,7 @@ class Doc2QueryGenerator(Writing):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
-        from tgt_ray.models.text_generators import QueryWriter
+        from tgt_ray.models.text.query_writer import QueryWriter
 
         body, tokens = self._load(AutoModelForSeq2SeqLM), self.tokens(input_shape)
         draws = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_k": self.top_k}

@@ -12,7 +12,7 @@ from tgt_ray.generators.base import Generator
 if TYPE_CHECKING:
     from torch import nn
 
-    from tgt_ray.batch import InputRows
+    from tgt_ray.core.batch import InputRows
 
 
 class SpanGenerator(Generator):
@@ -51,7 +51,7 @@ class SpanGenerator(Generator):
         }
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        from tgt_ray.models.spans import Spans
+        from tgt_ray.models.text.spans import Spans
 
         return Spans(input_shape[0], self.least_words, self.most_words)
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.config import ConfigError, FolderOrName
+from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.generators.base import Generator
-from tgt_ray.labelers import Pretrain, corpus_of
+from tgt_ray.labelers import Pretrain
+from tgt_ray.models.backbones import corpus_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tgt_ray.batch import InputRows
+    from tgt_ray.core.batch import InputRows
 
 
 class TextGeneratorPretrain(Pretrain):
@@ -82,7 +84,7 @@ class TextGenerator(Generator):
         return fit_denoiser(model, inputs, agreement, self.pretrain)
 
     def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
-        from tgt_ray.models.text import corpus_tokens, own_tokens
+        from tgt_ray.models.text.tokens import corpus_tokens, own_tokens
 
         if self.path is None:
             return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
@@ -92,7 +94,7 @@ class TextGenerator(Generator):
         """The model with its weights. ConfigError where some aren't there: the library would draw them at random."""
         import torch
 
-        from tgt_ray.hub import from_hub
+        from tgt_ray.models.hub import from_hub
 
         assert self.path is not None
         options |= {"output_loading_info": True, "dtype": torch.float32}
@@ -154,7 +156,7 @@ class Seq2SeqGenerator(Masking):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
-        from tgt_ray.models.text_generators import Seq2Seq, scratch_bart
+        from tgt_ray.models.text.seq2seq import Seq2Seq, scratch_bart
 
         tokens = self.tokens(input_shape)
         body = (
@@ -179,7 +181,7 @@ class MaskedLMGenerator(Masking):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from transformers import AutoModelForMaskedLM
 
-        from tgt_ray.models.text_generators import MaskedLanguageModel, scratch_bert
+        from tgt_ray.models.text.masked_lm import MaskedLanguageModel, scratch_bert
 
         tokens = self.tokens(input_shape)
         body = (
@@ -228,8 +230,8 @@ class CausalLMGenerator(Writing):
     def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
         from transformers import AutoTokenizer
 
-        from tgt_ray.hub import from_hub
-        from tgt_ray.models.text import tokens_of
+        from tgt_ray.models.hub import from_hub
+        from tgt_ray.models.text.tokens import tokens_of
 
         quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}
         return tokens_of(
@@ -239,7 +241,7 @@ class CausalLMGenerator(Writing):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        from tgt_ray.models.text_generators import CausalLanguageModel
+        from tgt_ray.models.text.causal_lm import CausalLanguageModel
 
         body = self._load(AutoModelForCausalLM, **({"gguf_file": self.gguf_file} if self.gguf_file else {}))
         tokens, most = self.tokens(input_shape), getattr(body.config, "max_position_embeddings", None)

@@ -7,19 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgt_ray.batch import Loss
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Autocast's half precision is too coarse for a loss."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def kl_rows(teacher_BK: Tensor, student_BK: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL( softmax(teacher/T) || softmax(student/T) ) of each row, summed over classes: (B, K), (B, K) -> (B,), in nats."""
-    log_p = F.log_softmax(at_least_float32(teacher_BK) / temperature, dim=1)
-    log_q = F.log_softmax(at_least_float32(student_BK) / temperature, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+from tgt_ray.core.batch import Loss
+from tgt_ray.models.numerics import at_least_float32, kl_rows
 
 
 class SetSizeWeights(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgt_ray.batch import Loss
-from tgt_ray.models.criteria import at_least_float32, kl_rows
+from tgt_ray.core.batch import Loss
+from tgt_ray.models.numerics import at_least_float32, kl_rows
 
 
 class EmbedDistillCriterion(nn.Module):

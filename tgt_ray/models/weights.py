@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import safetensors.torch
 from torch import Tensor, nn
 
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
 
 
 def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:

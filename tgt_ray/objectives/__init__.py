@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tgt_ray.config import OneOf
+from tgt_ray.core.config import OneOf
 from tgt_ray.objectives.base import Facts, Objective
 from tgt_ray.objectives.consistency import Consistency
 from tgt_ray.objectives.distillation import Distillation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tgt_ray.config import Component
+from tgt_ray.core.config import Component
 from tgt_ray.embeddings import TeacherEmbeddings
 
 if TYPE_CHECKING:

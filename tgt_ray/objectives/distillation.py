@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import Config
+from tgt_ray.core.config import Config
 from tgt_ray.objectives.base import Facts, Objective
 from tgt_ray.objectives.label_losses import AnyLabelLoss, CrossEntropy
 

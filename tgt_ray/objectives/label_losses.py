@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import Component, OneOf
+from tgt_ray.core.config import Component, OneOf
 
 if TYPE_CHECKING:
     from torch import nn

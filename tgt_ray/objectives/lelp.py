@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.embeddings import MAX_DIRECTIONS, EmbeddingStatistics, head_rank, in_null_space
 from tgt_ray.objectives.base import Facts, Objective
 

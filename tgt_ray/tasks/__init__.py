@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tgt_ray.config import OneOf
-from tgt_ray.tasks.base import LazyInputs, Table, Task, TaskData, inputs_of
-from tgt_ray.tasks.image import ImageClassification
+from tgt_ray.core.config import OneOf
+from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.image_classification import ImageClassification
+from tgt_ray.tasks.inputs import LazyInputs, inputs_of
 from tgt_ray.tasks.retrieval import Retrieval
-from tgt_ray.tasks.text import TextClassification
+from tgt_ray.tasks.text_classification import TextClassification
 
 AnyTask = Annotated[Task, OneOf(ImageClassification, TextClassification, Retrieval)]
 

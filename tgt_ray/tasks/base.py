@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from tgt_ray.batch import InputRows
-from tgt_ray.config import Component, digest
+from tgt_ray.core.config import Component
 from tgt_ray.data import Run, StoredTable, in_this_process
-from tgt_ray.vocabulary import train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tgt_ray.storage import Storage
+    from tgt_ray.core.storage import Storage
 
 #: Rows in memory, or in files of the storage.
 Table: TypeAlias = pa.Table | StoredTable
@@ -97,57 +94,3 @@ class Task(Component):
         """The same of the rows of tables["test"], class by class, or query by query, where that makes sense. tables: all that the student
         has."""
         return None
-
-
-def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage: Storage | None) -> str:
-    """JSON of a vocabulary, learnt once for each storage. made_from: fingerprints of the texts."""
-    name = f"{digest('bpe', *made_from, size)}.json"
-    kept = storage.within("vocabularies") if storage is not None else None
-    if kept is not None and kept.exists(name):
-        return kept.read(name).decode()
-    made = train_tokenizer(texts, size)
-    if kept is not None:
-        kept.write(made.encode(), name)
-    return made
-
-
-class LazyInputs:
-    """The inputs of rows in files, made when asked for: a tensor's len(), [rows] and split()."""
-
-    def __init__(self, task: Task, table: StoredTable, input_shape: tuple[int, ...]):
-        self.task, self.table, self.input_shape = task, table, input_shape
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        return self.task.inputs(self.table.take(rows.numpy()).to_arrow(), self.input_shape)
-
-    def split(self, size: int, /) -> Iterator[Tensor]:
-        for first in range(0, len(self), size):
-            yield self.task.inputs(self.table.slice(first, size).to_arrow(), self.input_shape)
-
-
-@dataclass(frozen=True)
-class InputsOn:
-    """Inputs whose parts are brought to a device when they are asked for."""
-
-    rows: InputRows
-    device: str
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        return self.rows[rows].to(self.device)
-
-    def split(self, size: int, /) -> Iterator[Tensor]:
-        for part in self.rows.split(size):
-            yield part.to(self.device)
-
-
-def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...], device: str = "cpu") -> InputRows:
-    """The inputs of a table: all at once where it is in memory already. device: where parts of them are to be."""
-    there: InputRows
-    there = LazyInputs(task, table, input_shape) if isinstance(table, StoredTable) else task.inputs(table, input_shape)
-    return there if device == "cpu" else InputsOn(there, device)

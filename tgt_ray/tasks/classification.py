@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray import metrics
-from tgt_ray.config import ConfigError
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.data import LongTail, Splits
 from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.metrics import classification as metrics
 
 if TYPE_CHECKING:
     from tgt_ray.data.base import R

@@ -10,17 +10,19 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray import ranking
-from tgt_ray.config import ConfigError, digest
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.texts import TextShape, to_bytes
 from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run, Unlabelled
-from tgt_ray.data.retrieval import Queries
-from tgt_ray.tasks.base import Task, TaskData, corpus_vocabulary
-from tgt_ray.texts import TextShape, to_bytes
+from tgt_ray.data.retrieval.queries import Queries
+from tgt_ray.models.text.vocabulary import corpus_vocabulary
+from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.tasks.metrics import ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tgt_ray.storage import Storage
+    from tgt_ray.core.storage import Storage
 
 log = logging.getLogger(__name__)
 

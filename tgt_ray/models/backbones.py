@@ -1,0 +1,167 @@
+"""What labelers and students of one kind of model have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tgt_ray.core.config import Config, FilePath, FolderOrName
+from tgt_ray.core.errors import ConfigError, nearest
+
+
+def known_to_timm(name: str) -> str:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    what, given, known = "model", architecture, timm.list_models()
+    if tag and architecture in known:
+        what, given, known = "weights", name, timm.list_pretrained(f"{architecture}.*")
+    if given not in known:
+        raise ValueError(f"timm has no {what} '{given}'; {nearest(given, known, 3)[:200]}")
+    return name
+
+
+#: A timm architecture, perhaps with the tag of its weights.
+TimmName = Annotated[
+    str,
+    AfterValidator(known_to_timm),
+    Field(
+        description="as `timm.list_models()` gives it, or with a tag as `timm.list_pretrained()` does (`vit_base_patch16_224.dino`): input"
+        " size and normalisation are those of the tag's weights"
+    ),
+]
+
+
+class TimmModel(Config):
+    """What labelers and students of timm have in common."""
+
+    name: TimmName
+    pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
+    weights: FilePath | None = Field(None, description="a .safetensors file of the timm model")
+    img_size: int | None = Field(
+        None,
+        ge=8,
+        description="height and width that images are resized to; absent: as pretrained, or from scratch as they are",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TimmModel:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights exclude each other: give one of them")
+        return self
+
+    @property
+    def external(self) -> bool:
+        return self.pretrained or self.weights is not None
+
+    def backbone(self, input_shape: tuple[int, ...]) -> Any:
+        """The architecture without its head, with fresh weights."""
+        from tgt_ray.models.image.timm import timm_backbone
+
+        return timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
+
+    def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
+        """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
+        from tgt_ray.models.image.timm import at_size, split_head, timm_weights
+        from tgt_ray.models.weights import load_strictly, read_safetensors
+
+        if self.weights is not None:
+            where = f"{key}.weights: {self.weights}"
+            state = read_safetensors(read_file(self.weights, f"{key}.weights"), where)
+        else:
+            where, state = f"timm's weights of {self.name}", timm_weights(self.name)
+        body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
+        if self.img_size is not None:
+            body = at_size(backbone.body, body, self.name, key)
+        load_strictly(backbone.body, body, where)
+        return where, weight, bias
+
+
+def corpus_of(input_shape: tuple[int, ...]) -> str:
+    """The task's vocabulary, where its inputs are texts; otherwise empty."""
+    return getattr(input_shape, "tokenizer", "")
+
+
+class TransformerSize(Config):
+    """A transformer encoder of any size with the task's vocabulary, the mean over its tokens as embedding."""
+
+    layers: int = Field(2, ge=0, description="0: the mean of word embeddings")
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from; None: the task's own."""
+        return None
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerSize:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text.tokens import corpus_tokens
+
+        return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+
+    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text.encoder import scratch_backbone
+
+        size = self.model_dump(include={"layers", "width", "heads", "dropout"})
+        return scratch_backbone(self.tokens(input_shape, key), **size)
+
+
+class TextEncoder(Config):
+    """An encoder or a sequence classifier of transformers, as labelers and students have it."""
+
+    path: FolderOrName = Field(
+        description="folder that `save_pretrained` wrote (with its tokenizer) and all nodes see, `package:NAME/FOLDER` for one in an"
+        " installed Python package, or a name on the hub"
+    )
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    max_tokens: int | None = Field(
+        None, ge=4, description="of a text; longer ones are cut; absent: the model's own limit"
+    )
+    pooling: Literal["auto", "model", "mean", "cls"] = Field(
+        "auto",
+        description="how tokens become an embedding: as the model's own classification head does, their mean, or the first; auto: what"
+        " the model was made for",
+    )
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from."""
+        return self.path
+
+    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+        from tgt_ray.models.text.tokens import own_tokens
+
+        return own_tokens(self.path, self.revision, self.max_tokens, key)
+
+    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
+        """The architecture without its head, with fresh weights."""
+        from tgt_ray.models.text.encoder import transformers_backbone
+
+        return transformers_backbone(self.path, self.revision, self.tokens(input_shape, key), self.pooling)
+
+    def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
+        """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""
+        from tgt_ray.models.text.encoder import transformers_weights
+        from tgt_ray.models.weights import load_strictly
+
+        body, weight, bias = transformers_weights(self.path, self.revision, backbone)
+        load_strictly(backbone.body, body, f"{key}.path: {self.path}")
+        return weight, bias
+
+
+def read_file(path: Path, key: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ConfigError(f"{key}: cannot read {path} ({err.strerror})") from err

@@ -1,0 +1,62 @@
+"""Floor 1: models of transformers, from a folder, an installed package, or the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from tgt_ray.core.errors import ConfigError
+
+#: What a path begins with that lies in an installed Python package: `package:NAME/FOLDER`.
+PACKAGE = "package:"
+
+
+def place(path: str) -> str:
+    """The folder of `package:NAME/FOLDER` on this machine; any other path as it is. ConfigError where the package is missing."""
+    if not path.startswith(PACKAGE):
+        return path
+    name, _, folder = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{path}: the Python package '{name}' is not installed")
+    found = Path(spec.submodule_search_locations[0]) / folder
+    if ".." in Path(folder).parts or not found.is_dir():
+        raise ConfigError(f"{path}: the package '{name}' has no folder '{folder}'")
+    return str(found)
+
+
+def own_file(path: str, revision: str | None, name: str) -> Any:
+    """What a JSON file beside a model says; None where the model has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    folder = Path(place(path))
+    try:
+        if folder.is_dir():
+            file = folder / name
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return json.loads(Path(hf_hub_download(path, name, revision=revision)).read_text(encoding="utf-8"))
+    except Exception as err:  # names, network and files alike
+        if isinstance(err, EntryNotFoundError) and not isinstance(err, LocalEntryNotFoundError):
+            return None
+        # Not taken for a model without the file: its embeddings would be others.
+        raise ConfigError(
+            f"{path}: whether it has a file {name}, and what that says, can't be found out ({' '.join(str(err).split())[:200]}); without a"
+            " network give the folder of a downloaded model"
+        ) from err
+
+
+def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
+    from transformers.utils import logging
+
+    where, said = place(path), logging.get_verbosity()
+    # What is loaded and what is left out is our own affair, and checked.
+    logging.set_verbosity_error()
+    try:
+        return load(where, revision=revision, **options)
+    except Exception as err:  # folders, names, network and files alike
+        raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err
+    finally:
+        logging.set_verbosity(said)

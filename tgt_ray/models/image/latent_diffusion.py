@@ -1,0 +1,81 @@
+"""The autoencoders of latent diffusion models, with flat latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.models.heads import settings_of
+
+
+class KLAutoencoder(nn.Module):
+    """diffusers' AutoencoderKL: (B, C, H, W) in [0, 1] <-> latents (B, L), L the flattened maps.
+
+    sample: encode by a sample of the posterior instead of its mean. The latents' scale follows from the anchors, so that the
+    diffusion model's own scaling factor has no part.
+    """
+
+    def __init__(self, body: Any, input_shape: tuple[int, ...], sample: bool):
+        super().__init__()
+        self.body, self.sample, self.channels = body, sample, input_shape[0]
+        for name, there in (("in_channels", body.config.in_channels), ("out_channels", body.config.out_channels)):
+            if input_shape[0] not in (1, there):
+                raise ConfigError(
+                    f"teacher.generator.path: an autoencoder for images of {there} channel(s) ({name}), the task's have {input_shape[0]}"
+                )
+        shrink = 2 ** (len(body.config.block_out_channels) - 1)
+        if any(side % shrink for side in input_shape[1:]):
+            raise ConfigError(
+                f"teacher.generator: halves images {shrink.bit_length() - 1} times, so height and width must be multiples of {shrink};"
+                f" the task's images are {input_shape[1]}x{input_shape[2]}: give task.data.size"
+            )
+        self.maps = (body.config.latent_channels, input_shape[1] // shrink, input_shape[2] // shrink)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        wanted = self.body.config.in_channels
+        inputs = inputs.expand(-1, wanted, -1, -1) if inputs.shape[1] == 1 else inputs
+        posterior = self.body.encode(2 * inputs - 1).latent_dist
+        # The same noise at each call, so that a teacher pass can be repeated.
+        noise = torch.Generator(inputs.device).manual_seed(0)
+        return (posterior.sample(noise) if self.sample else posterior.mode()).flatten(1)
+
+    def decode(self, latents_BL: Tensor) -> Tensor:
+        images = (self.body.decode(latents_BL.unflatten(1, self.maps)).sample + 1) / 2
+        images = images.mean(dim=1, keepdim=True) if self.channels == 1 else images
+        return images.clamp(0, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return settings_of(self.body.config)
+
+
+def load_config(path: str, subfolder: str | None, revision: str | None) -> Any:
+    from diffusers import AutoencoderKL
+
+    return _from(AutoencoderKL.load_config, path, subfolder, revision)
+
+
+def build(config: Any, input_shape: tuple[int, ...], sample: bool) -> KLAutoencoder:
+    """With fresh weights."""
+    from diffusers import AutoencoderKL
+
+    return KLAutoencoder(AutoencoderKL.from_config(config), input_shape, sample)
+
+
+def weights(path: str, subfolder: str | None, revision: str | None) -> dict[str, Tensor]:
+    from diffusers import AutoencoderKL
+
+    model = _from(AutoencoderKL.from_pretrained, path, subfolder, revision, torch_dtype=torch.float32)
+    return model.state_dict()
+
+
+def _from(load: Any, path: str, subfolder: str | None, revision: str | None, **options: Any) -> Any:
+    try:
+        return load(path, subfolder=subfolder, revision=revision, **options)
+    except Exception as err:  # folders, names, network and files alike
+        raise ConfigError(
+            f"teacher.generator.path: {path} cannot be loaded ({' '.join(str(err).split())[:200]})"
+        ) from err

@@ -1,0 +1,88 @@
+"""Image classifiers of transformers as backbones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.models.heads import linear_head, settings_of
+from tgt_ray.models.hub import from_hub
+from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
+
+
+class LogitsOf(nn.Module):
+    """A transformers model as images -> tensor. options: of its forward."""
+
+    def __init__(self, model: nn.Module, options: Mapping[str, Any] | None = None):
+        super().__init__()
+        self.model, self.options = model, dict(options or {})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images, **self.options).logits
+
+
+def transformers_backbone(path: str, revision: str | None, image_channels: int, size: int | None) -> PretrainedBackbone:
+    """An image classifier of transformers with fresh weights and without its head. size: None takes the model's own."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    config = from_hub(AutoConfig.from_pretrained, path, revision)
+    processor = from_hub(AutoImageProcessor.from_pretrained, path, revision)
+    model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    name, head = linear_head(model, path)
+    model.set_submodule(name, nn.Identity())
+    channels = int(getattr(config, "num_channels", 3))
+    if image_channels not in (1, channels):
+        raise ConfigError(f"{path} takes images of {channels} channel(s), the task's have {image_channels}")
+    normalises = getattr(processor, "do_normalize", True)
+    mean = processor.image_mean if normalises else [0.0] * channels
+    std = processor.image_std if normalises else [1.0] * channels
+    pixels = (size, size) if size is not None else _own_size(processor, config)
+    mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
+    # What a vision transformer takes for other sizes than its own.
+    resample = "interpolate_pos_encoding"
+    other = size is not None and resample in inspect.signature(model.forward).parameters
+    body = LogitsOf(model, {resample: True} if other else None)
+    if size is not None:
+        _check_size(body, channels, size, path)
+    return PretrainedBackbone(
+        Preprocess(channels, mean, std, pixels, mode), body, head.in_features, settings_of(config)
+    )
+
+
+def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
+    """ConfigError where a model doesn't take images of this height and width."""
+    body.eval()
+    try:
+        with torch.no_grad():
+            body(torch.zeros(1, channels, size, size))
+    except (ValueError, RuntimeError) as err:
+        raise ConfigError(
+            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images ({' '.join(str(err).split())[:200]})"
+        ) from err
+
+
+def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """An image classifier's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
+    from transformers import AutoModelForImageClassification
+
+    load = AutoModelForImageClassification.from_pretrained
+    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    name, head = linear_head(model, path)
+    body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
+    if f"{name}.weight" in info["missing_keys"]:
+        return body, None, None
+    return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
+
+
+def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:
+    for sizes in (getattr(processor, "crop_size", None), getattr(processor, "size", None)):
+        if sizes:
+            height = sizes.get("height") or sizes.get("shortest_edge")
+            return int(height), int(sizes.get("width") or height)
+    side = getattr(config, "image_size", None)
+    return (int(side), int(side)) if side else None

@@ -1,0 +1,61 @@
+"""A sentence encoder for queries whose head has the embeddings of all documents."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.core.batch import InputRows, Outputs
+from tgt_ray.core.texts import to_texts
+from tgt_ray.models.numerics import at_least_float32
+from tgt_ray.models.text.encoder import TextBackbone
+
+log = logging.getLogger(__name__)
+
+#: Parts of documents that are embedded before the log says how far it is.
+SAID_EVERY = 8
+
+
+class DualEncoder(nn.Module):
+    """Queries (B, width) uint8 -> Outputs: scores of all documents over a temperature (B, K), and the query's embedding (B, D)."""
+
+    def __init__(self, backbone: TextBackbone, num_documents: int, normalize: bool, temperature: float):
+        super().__init__()
+        self.backbone, self.normalize, self.temperature = backbone, normalize, temperature
+        self.head = nn.Linear(backbone.dim, num_documents, bias=False)
+        #: Fewer rows at once where each has many scores.
+        self.largest_shape = (num_documents,)
+        #: What embeds documents, while they are still to be embedded: in a list, since it is no part of this model.
+        self.tower: list[TextBackbone] = []
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        embedding = self.backbone(inputs)
+        # Half precision can't tell the scores of many documents apart.
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = self._unit(at_least_float32(embedding))
+            return Outputs(self.head(embedding) / self.temperature, embedding)
+
+    def _unit(self, embedding: Tensor) -> Tensor:
+        return F.normalize(embedding, dim=1) if self.normalize else embedding
+
+    @torch.no_grad()
+    def embed_documents(self, documents: InputRows) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D), and which documents are longer than the tower's tokens, and so cut (N,)."""
+        (tower,) = self.tower
+        device = self.head.weight.device
+        tower.to(device).eval()
+        embeddings, cut = [], []
+        for part in documents.split(512):
+            ids = tower.prepare(part.to(device))
+            # Those that fill all tokens may end there.
+            full = (ids != tower.tokens.pad).all(dim=1)
+            cut.append(full.cpu().clone())
+            for row in full.nonzero().flatten().tolist():
+                cut[-1][row] = tower.tokens.is_cut(to_texts(part[row : row + 1].cpu().numpy())[0])
+            embeddings.append(self._unit(tower(ids)))
+            if len(embeddings) % SAID_EVERY == 0:
+                log.info("labeler: %d of %d documents are embedded", 512 * len(embeddings), len(documents))
+        return torch.cat(embeddings), torch.cat(cut)

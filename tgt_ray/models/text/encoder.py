@@ -1,0 +1,185 @@
+"""Text models as backbones: rows of bytes in (see `tgt_ray.core.texts`), each model's own tokenizer inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.models.heads import linear_head, settings_of
+from tgt_ray.models.hub import from_hub
+from tgt_ray.models.text.sentence_settings import _pooling
+from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
+
+#: Texts of about the same length that are embedded together.
+ALIKE = 32
+
+
+class TextBackbone(nn.Module):
+    """Texts -> embeddings (B, dim).
+
+    Texts are rows of bytes (B, width) uint8; ids (B, T) as `prepare` gives them; or soft tokens (B, T, V) float: shares of the
+    vocabulary, through which gradients flow.
+    pooling: "cls", "mean" over tokens, or "model": the body gives the embedding itself.
+    """
+
+    def __init__(self, body: Any, tokens: Tokens, pooling: str, dim: int):
+        super().__init__()
+        self.body, self.tokens, self.pooling, self.dim = body, tokens, pooling, dim
+        config = body.config
+        check_belongs(body, tokens)
+        check_positions(config, tokens)
+        self.typed = tells_sentences(config)
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return {"tokens": self.tokens.facts(), "pooling": self.pooling, "settings": settings_of(self.body.config)}
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Rows of bytes -> ids."""
+        return self.tokens(inputs)
+
+    def joined(self, *ids: Tensor) -> Tensor:
+        """What `prepare` gave of rows of several widths, as one batch."""
+        return self.tokens.joined(*ids)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.is_floating_point():
+            inputs, embeddings = inputs[:, : self.tokens.max_tokens], self.body.get_input_embeddings().weight
+            # Either model may have room for more tokens than there are.
+            shared = min(inputs.shape[2], len(embeddings))
+            soft = inputs[:, :, :shared] @ embeddings[:shared]
+            try:
+                return self._embed(inputs.argmax(dim=2), {"inputs_embeds": soft})
+            except NotImplementedError as err:  # BART's classifier
+                raise ConfigError(
+                    f"{self.tokens.where}: {type(self.body).__name__} takes no soft tokens, which gradient exploration moves through; use"
+                    " random, or another model"
+                ) from err
+        ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
+        lengths = (ids != self.tokens.pad).sum(dim=1)
+        if self.training or len(ids) <= ALIKE:
+            return self._of_ids(ids, lengths)
+        # Short texts beside short ones: padding to the longest of a large batch would be most of the work.
+        order = lengths.argsort(stable=True)
+        parts = [self._of_ids(ids[rows], lengths[rows]) for rows in order.split(ALIKE)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _of_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        # What no text of the batch reaches costs nothing.
+        ids = ids[:, : max(1, int(lengths.max()))]
+        return self._embed(ids, {"input_ids": ids})
+
+    def _embed(self, ids: Tensor, given: dict[str, Tensor]) -> Tensor:
+        mask = ids != self.tokens.pad
+        if self.typed:
+            given["token_type_ids"] = self.tokens.types(ids)
+        out = self.body(**given, attention_mask=mask.long())
+        if self.pooling == "model":
+            return out.logits
+        states = out.last_hidden_state
+        if self.pooling == "cls":
+            return states[:, 0]
+        weights = mask[:, :, None].to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def tells_sentences(config: Any) -> bool:
+    """Whether a model tells the second sentence of a pair by its token type, as BERT does."""
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> TextBackbone:
+    """A BERT of any size with fresh weights and the task's vocabulary; 0 layers: the mean of word embeddings."""
+    from transformers import BertModel
+
+    body = BertModel(bert_config(tokens, layers, width, heads, dropout), add_pooling_layer=False)
+    return TextBackbone(body, tokens, "mean", width)
+
+
+def bert_config(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> Any:
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=tokens.max_tokens,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        type_vocab_size=2,
+        pad_token_id=tokens.pad,
+    )
+
+
+def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooling: str) -> TextBackbone:
+    """An encoder or classifier of transformers with fresh weights and without its head."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    config = from_hub(AutoConfig.from_pretrained, path, revision)
+    pooling = _pooling(path, revision, config) if pooling == "auto" else pooling
+    if pooling == "model":
+        if config.pad_token_id is None:
+            config.pad_token_id = tokens.pad  # by which a causal model's classifier finds a text's end
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        name, head = linear_head(model, path)
+        model.set_submodule(name, nn.Identity())
+        return TextBackbone(model, tokens, pooling, head.in_features)
+    if config.is_encoder_decoder:
+        raise ConfigError(f"{tokens.where}.path: {path} has a decoder; an encoder or a sequence classifier is needed")
+    try:
+        body = AutoModel.from_config(config, dtype=torch.float32)
+    except ValueError as err:
+        raise ConfigError(
+            f"{tokens.where}.path: {path} is not a text encoder ({' '.join(str(err).split())[:200]})"
+        ) from err
+    backbone = TextBackbone(without_pooler(body), tokens, pooling, int(config.hidden_size))
+    _check_states(backbone, path)
+    return backbone
+
+
+@torch.no_grad()
+def _check_states(backbone: TextBackbone, path: str) -> None:
+    """ConfigError for a model that gives an embedding and nothing of its tokens, as those of DPR do."""
+    body, mode = backbone.body, backbone.body.training
+    out = body.eval()(input_ids=torch.tensor([[backbone.tokens.end]]))  # without dropout nothing is drawn
+    body.train(mode)
+    if getattr(out, "last_hidden_state", None) is None:
+        raise ConfigError(
+            f"{backbone.tokens.where}.path: {path} is a {type(body).__name__}, which gives no states of its tokens; use another model, or the"
+            " same weights as a BertModel or its kind, as sentence-transformers publishes those of DPR"
+        )
+
+
+def transformers_weights(
+    path: str, revision: str | None, backbone: TextBackbone
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """Weights of the body, and weight (K, D) and bias (K,) of its own head, None where it has none. ConfigError where some of the body's
+    aren't there: the library would draw them at random."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    classifies = backbone.pooling == "model"
+    load = (AutoModelForSequenceClassification if classifies else AutoModel).from_pretrained
+    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    name, head = linear_head(model, path) if classifies else ("pooler", None)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{name}."))
+    if missing:
+        hint = "; give pooling: mean" if classifies else ""
+        raise ConfigError(f"{backbone.tokens.where}.path: {path} has no weights for '{missing[0]}'{hint}")
+    if head is None:
+        return without_pooler(model).state_dict(), None, None
+    rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
+    if f"{name}.weight" in info["missing_keys"]:
+        return rest, None, None
+    return rest, head.weight.detach(), head.bias.detach() if head.bias is not None else None
+
+
+def without_pooler(body: Any) -> Any:
+    """A layer behind the tokens' states that is not used here, and that many checkpoints lack."""
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None
+    return body

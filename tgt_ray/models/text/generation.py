@@ -1,0 +1,111 @@
+"""Generators of texts. They start from an anchor's text and not from a stored latent, since which tokens are masked is drawn anew each
+time.
+
+Each is a module with the attribute `contextual` and
+
+    encode(inputs (B, width) uint8, rng) -> latents (B, L), context (B, ...)
+    decode(latents, rng, context) -> inputs (B, width) uint8
+    latent_std(inputs, rng) -> (H,): the standard deviation of each dimension; latents are t times H numbers, t tokens of the batch
+
+and, where gradients flow, relaxed(latents, context) -> soft tokens (B, t, V). rng: a generator on the CPU.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.texts import to_bytes
+from tgt_ray.models.heads import settings_of
+from tgt_ray.models.text.tokens import Tokens, check_belongs
+
+#: Texts that are decoded together.
+AT_ONCE = 32
+
+
+class TextGenerator(nn.Module):
+    contextual = True
+    samples = True
+
+    def __init__(self, body: Any, tokens: Tokens, width: int):
+        super().__init__()
+        check_belongs(body, tokens)
+        self.body, self.tokens, self.width = body, tokens, width
+
+    def facts(self) -> dict[str, Any]:
+        """What outputs follow from beside weights, as plain data."""
+        return {"tokens": self.tokens.facts(), "settings": settings_of(self.body.config)}
+
+    def rows(self, texts: list[str], device: torch.device) -> Tensor:
+        return torch.from_numpy(to_bytes(texts, self.width)).to(device)
+
+
+class Writer(TextGenerator):
+    """Writes new texts. It has no latents: nothing is moved."""
+
+    def __init__(self, body: Any, tokens: Tokens, width: int):
+        super().__init__(body, tokens, width)
+        self.ends = write_by_our_settings(body)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "ends": self.ends}
+
+    def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.zeros(0, device=inputs.device)
+
+    def decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
+        return torch.cat([self._written(some, rng) for some in context.split(AT_ONCE)])
+
+    @abstractmethod
+    def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
+        """Rows of texts for a part of what `encode` gave."""
+
+
+def check_decoder(body: Any, where: str) -> None:
+    if not body.config.is_encoder_decoder:
+        raise ConfigError(f"{where}.path: a model without a decoder")
+    if body.config.decoder_start_token_id is None:
+        raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
+
+
+def write_by_our_settings(body: Any) -> dict[str, Any]:
+    """Of what a model's folder says of writing, only special tokens count, which are returned: how is drawn is said in the generator's
+    config."""
+    from transformers import GenerationConfig
+
+    names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")]
+    said = {name: getattr(body.config, name, None) for name in names}
+    said |= {name: value for name in names if (value := getattr(body.generation_config, name, None)) is not None}
+    body.generation_config = GenerationConfig(**said)
+    return said
+
+
+def logits_at(body: Any, places: Tensor, **given: Any) -> Tensor:
+    """A language model's logits at `places` (B, t): (M, V). The layer that has an output for each word of the vocabulary sees these
+    places alone, since it is most of the work, where the model calls it as a layer."""
+    seen = []
+
+    def some(_layer: Any, states: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(True)
+        return (states[0][places],)
+
+    hook = body.get_output_embeddings().register_forward_pre_hook(some)
+    try:
+        logits = body(**given).logits
+    finally:
+        hook.remove()
+    return logits if seen else logits[places]
+
+
+@contextmanager
+def seeded(rng: torch.Generator) -> Iterator[None]:
+    """The library draws from torch's own generators: these follow from `rng` meanwhile, and are as before afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        yield

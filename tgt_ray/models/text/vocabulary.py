@@ -1,0 +1,65 @@
+"""Floor 1: a vocabulary of a task's own texts, for models that are trained from nothing. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.texts import sentences
+from tgt_ray.models.hub import from_hub
+
+if TYPE_CHECKING:
+    from tgt_ray.core.storage import Storage
+
+#: Start, padding, end, unknown, mask: in the order and with the names that BART and RoBERTa have.
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def train_tokenizer(texts: Sequence[str], size: int) -> str:
+    """JSON of a byte-level BPE tokenizer with at most `size` tokens, trained on `texts`; the same texts give the same one.
+
+    It takes any text apart without loss. A text becomes `<s> a </s>`, a pair `<s> a </s></s> b </s>`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for text in texts for part in sentences(text)), trainer)
+    start, end = SPECIAL[0], SPECIAL[2]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} {end} $B {end}",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (start, end)],
+    )
+    return tokenizer.to_str()
+
+
+def same_vocabulary(one: str | None, other: str | None) -> bool:
+    """Whether two models number their tokens alike. one, other: folder or hub name; None: the task's own vocabulary."""
+    if one is None or other is None or one == other:
+        return one == other
+    from transformers import AutoTokenizer
+
+    first, second = (from_hub(AutoTokenizer.from_pretrained, path, None).get_vocab() for path in (one, other))
+    return bool(first == second)
+
+
+def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage: Storage | None) -> str:
+    """JSON of a vocabulary, learnt once for each storage. made_from: fingerprints of the texts."""
+    name = f"{digest('bpe', *made_from, size)}.json"
+    kept = storage.within("vocabularies") if storage is not None else None
+    if kept is not None and kept.exists(name):
+        return kept.read(name).decode()
+    made = train_tokenizer(texts, size)
+    if kept is not None:
+        kept.write(made.encode(), name)
+    return made

@@ -1,0 +1,65 @@
+"""Image classification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from tgt_ray.data import AnySource, Digits, ImageRows, Run, Splits
+from tgt_ray.tasks.base import TaskData
+from tgt_ray.tasks.classification import Classification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tgt_ray.core.storage import Storage
+
+
+class ImageClassification(Classification):
+    """Images with one label each. Model inputs are float32 (N, C, H, W) in [0, 1]; models normalise for themselves."""
+
+    type: Literal["image_classification"] = "image_classification"
+    data: AnySource = Field(default_factory=Digits)
+
+    def scan(self) -> Any:
+        found = self.data.scan()
+        return self._task_data(found) if isinstance(found, Splits) else found
+
+    def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
+        return scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
+
+    def _task_data(self, splits: Splits[Any]) -> TaskData:
+        train = self.student_rows(splits)
+        rows = {
+            "train": train,
+            "full": splits.train,
+            "validation": splits.validation,
+            "test": splits.test,
+        }
+        return TaskData(
+            tables={name: r.to_table() for name, r in rows.items()},
+            num_classes=splits.num_classes,
+            input_shape=train.shape,
+            fingerprints={name: r.fingerprint() for name, r in rows.items()},
+            class_names=splits.class_names,
+        )
+
+    def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        channels, height, width = input_shape
+        images = ImageRows.from_table(table, (channels, height, width)).images
+        # The copy is float anyway, so Arrow's read-only memory is never written to.
+        return torch.from_numpy(images.astype(np.float32)).div_(255)
+
+    def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:
+        labels = None if isinstance(scan, TaskData) else self.data.labels(scan)
+        if labels is None:
+            return super().metrics_of_scan(scan)
+        train, num_classes = labels["train"], len(scan.class_names)
+        if self.long_tail is not None:
+            train = train[self.long_tail.subsample(train, num_classes)]
+        return self.metrics_from(labels["validation"], np.bincount(train, minlength=num_classes))

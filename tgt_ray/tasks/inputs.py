@@ -1,0 +1,56 @@
+"""The models' inputs of a table's rows, wherever these are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tgt_ray.core.batch import InputRows
+from tgt_ray.data import StoredTable
+from tgt_ray.tasks.base import Table, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LazyInputs:
+    """The inputs of rows in files, made when asked for: a tensor's len(), [rows] and split()."""
+
+    def __init__(self, task: Task, table: StoredTable, input_shape: tuple[int, ...]):
+        self.task, self.table, self.input_shape = task, table, input_shape
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.task.inputs(self.table.take(rows.numpy()).to_arrow(), self.input_shape)
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        for first in range(0, len(self), size):
+            yield self.task.inputs(self.table.slice(first, size).to_arrow(), self.input_shape)
+
+
+@dataclass(frozen=True)
+class InputsOn:
+    """Inputs whose parts are brought to a device when they are asked for."""
+
+    rows: InputRows
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.rows[rows].to(self.device)
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        for part in self.rows.split(size):
+            yield part.to(self.device)
+
+
+def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...], device: str = "cpu") -> InputRows:
+    """The inputs of a table: all at once where it is in memory already. device: where parts of them are to be."""
+    there: InputRows
+    there = LazyInputs(task, table, input_shape) if isinstance(table, StoredTable) else task.inputs(table, input_shape)
+    return there if device == "cpu" else InputsOn(there, device)

@@ -1,0 +1,124 @@
+"""Text classification."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.texts import TextShape, shown, to_bytes
+from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows, Unlabelled
+from tgt_ray.data.texts.base import BEGINNING
+from tgt_ray.models.text.vocabulary import corpus_vocabulary
+from tgt_ray.tasks.base import TaskData
+from tgt_ray.tasks.classification import Classification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tgt_ray.core.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+class TextClassification(Classification):
+    """Texts or pairs of sentences with one label each. Model inputs are uint8 (N, max_bytes), as `texts.to_bytes` makes them."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_classification"] = "text_classification"
+    data: AnyTextSource
+    max_bytes: int = Field(
+        512, ge=8, description="bytes of UTF-8 of a row; longer texts are cut, and counted in the log"
+    )
+    vocabulary: int = Field(
+        8000,
+        ge=300,
+        description="tokens at the most, of models that are trained from nothing: learnt from the texts of the whole train split, without"
+        " labels",
+    )
+    labelled: Labelled | None = Field(
+        None, description="only some rows of the train split keep their labels; absent: all that have one"
+    )
+    unlabelled: Unlabelled | None = Field(
+        None,
+        description="what the train rows are that `labelled` leaves over: anchors of explorers beside the labelled rows, or nothing;"
+        " absent: anchors. Their labels are used nowhere, whichever split the teacher is pretrained on. Rows that have no label in the data"
+        " (null, empty, or -1) are permitted where this is given: in train `anchors` makes them such rows as well, `ignore` leaves them out"
+        " altogether, vocabulary and pretraining included; in validation and test they are left out",
+    )
+
+    @model_validator(mode="after")
+    def _one_subsample(self) -> TextClassification:
+        if self.labelled is not None and self.long_tail is not None:
+            raise ValueError("labelled and long_tail exclude each other: give one of them")
+        return self
+
+    def scan(self) -> TaskData:
+        splits = self.data.scan(self.unlabelled)
+        self._report_cuts(splits)
+        full = splits.train
+        known = np.flatnonzero(full.labels >= 0)
+        train = self.student_rows(splits if len(known) == len(full) else replace(splits, train=full.take(known)))
+        if self.labelled is not None:
+            known = known[self.labelled.choose(full.labels[known], splits.num_classes)]
+            train = full.take(known)
+        # Not the rows that a long tail leaves over, which have labels.
+        rest = np.setdiff1d(np.arange(len(full)), known)
+        if self.unlabelled == "anchors" and not len(rest):
+            raise ConfigError(
+                f"task.unlabelled: 'anchors', but no row of the train split is without a label; give task.labelled fewer than its"
+                f" {len(full)} rows, or leave unlabelled out"
+            )
+        full = full.without_labels(rest)
+        rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
+        if self.unlabelled != "ignore" and len(rest):
+            rows["unlabelled"] = full.take(rest)
+        return TaskData(
+            tables={name: each.to_table() for name, each in rows.items()},
+            num_classes=splits.num_classes,
+            input_shape=(self.max_bytes,),
+            # What models see of a text depends on where it is cut, and on its tokens.
+            fingerprints={
+                name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
+            },
+            class_names=splits.class_names,
+        )
+
+    def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
+        texts = scan.tables["full"]["text"].to_pylist()
+        tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
+        # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.
+        fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
+        return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
+
+    def _report_cuts(self, splits: Splits[TextRows]) -> None:
+        """One line in the log where texts are longer than a row."""
+        counts, longest, beginning = [], 0, ""
+        for name in ("train", "validation", "test"):
+            rows: TextRows = getattr(splits, name)
+            sizes = pc.binary_length(rows.texts).to_numpy()
+            long = np.flatnonzero(sizes > self.max_bytes)
+            counts.append(f"{len(long)} of {len(rows)} in {name}")
+            longest = max(longest, int(sizes.max()))
+            if len(long) and not beginning:
+                beginning = shown(rows.texts[int(long[0])].as_py())[:BEGINNING]
+        if beginning:
+            log.warning(
+                "texts longer than task.max_bytes %d are cut: %s; the longest has %d bytes; the first begins %r",
+                self.max_bytes,
+                ", ".join(counts),
+                longest,
+                beginning,
+            )
+
+    def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        return torch.from_numpy(to_bytes(table["text"].to_pylist(), input_shape[0]))
