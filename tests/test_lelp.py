@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tgt_ray import cli, embeddings, run
+from tgt_ray import cli, run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.embeddings import EmbeddingStatistics
 from tgt_ray.experiment import Experiment, control, with_overrides
 from tgt_ray.labelers import ConvLabeler
 from tgt_ray.local import prepare_local, train_local
 from tgt_ray.loop import StudentRun, SyntheticReader
 from tgt_ray.models.image.conv import Classifier, ConvNet
-from tgt_ray.objectives import LELP, Distillation, Facts
+from tgt_ray.objectives import LELP, Distillation, Facts, embeddings
+from tgt_ray.objectives.embeddings import EmbeddingStatistics
 from tgt_ray.prepared import STATE_FILE
 from tgt_ray.search import SweepConfig
 from tgt_ray.stream import pack, unpack

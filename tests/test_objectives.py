@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from tgt_ray.models.criteria import accuracy
 from tgt_ray.models.numerics import kl_rows
 from tgt_ray.objectives import Distillation, Facts
+from tgt_ray.objectives.criteria.distillation import accuracy
 
 K = 5
 COUNTS = np.array([50, 20, 10, 5, 1])

@@ -19,9 +19,9 @@ from tgt_ray.data import BeirFolder
 from tgt_ray.experiment import Experiment, control
 from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
 from tgt_ray.labelers import DualEncoderLabeler
-from tgt_ray.models.retrieval import EmbedDistillCriterion
 from tgt_ray.models.text.tokens import corpus_tokens
 from tgt_ray.models.text.vocabulary import train_tokenizer
+from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 from tgt_ray.search import SweepConfig
 from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking

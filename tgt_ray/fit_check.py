@@ -22,10 +22,10 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import are_texts, shown, to_texts
-from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import class_label, drawable, say_texts
 from tgt_ray.objectives import Facts
+from tgt_ray.objectives.embeddings import TeacherEmbeddings
 from tgt_ray.prepared import written
 from tgt_ray.tasks import TaskData
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate

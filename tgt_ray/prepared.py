@@ -15,17 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from tgt_ray import embeddings
 from tgt_ray.core import records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.data import StoredTable
-from tgt_ray.embeddings import TeacherEmbeddings
 from tgt_ray.experiment import TeacherConfig
 from tgt_ray.generators import Generator
 from tgt_ray.labelers import Labeler
-from tgt_ray.objectives import Facts, Objective
+from tgt_ray.objectives import Facts, Objective, embeddings
+from tgt_ray.objectives.embeddings import TeacherEmbeddings
 from tgt_ray.tasks import Table, TaskData
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.base import Objective
 from tgt_ray.objectives.consistency import Consistency
 from tgt_ray.objectives.distillation import Distillation
 from tgt_ray.objectives.embed_distill import EmbedDistill
+from tgt_ray.objectives.facts import Facts
 from tgt_ray.objectives.lelp import LELP
 
 AnyObjective = Annotated[Objective, OneOf(Distillation, LELP, Consistency, EmbedDistill)]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.base import Objective
+from tgt_ray.objectives.facts import Facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,6 @@ class Consistency(Objective):
     def build(self, dim: int, facts: Facts) -> nn.Module:
         from torch import nn
 
-        from tgt_ray.models.criteria import ConsistencyCriterion
+        from tgt_ray.objectives.criteria.consistency import ConsistencyCriterion
 
         return ConsistencyCriterion(nn.Linear(dim, facts.num_classes), self.weight, self.sharpening, self.threshold)

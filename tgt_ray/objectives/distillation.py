@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from tgt_ray.core.config import Config
-from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.base import Objective
+from tgt_ray.objectives.facts import Facts
 from tgt_ray.objectives.label_losses import AnyLabelLoss, CrossEntropy
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ConformalWeights(Config):
     coverage: float = Field(0.9, gt=0, lt=1, description="share of held-out rows whose true class the sets contain")
 
     def build(self, facts: Facts) -> nn.Module:
-        from tgt_ray.models.criteria import SetSizeWeights
+        from tgt_ray.objectives.criteria.distillation import SetSizeWeights
 
         scores = np.sort(facts.calibration_M)
         rank = math.ceil((len(scores) + 1) * self.coverage)
@@ -66,8 +67,8 @@ class Distillation(Objective):
     def build(self, dim: int, facts: Facts) -> nn.Module:
         from torch import nn
 
-        from tgt_ray.models.criteria import DistillationCriterion
-        from tgt_ray.models.label_losses import CosineHead
+        from tgt_ray.objectives.criteria.distillation import DistillationCriterion
+        from tgt_ray.objectives.criteria.heads import CosineHead
 
         loss, classes = self.label_loss, facts.num_classes
         return DistillationCriterion(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.base import Objective
+from tgt_ray.objectives.facts import Facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,7 @@ class EmbedDistill(Objective):
         return {**self.model_dump(mode="json"), "embedding_weight": 0.0, "score_weight": self.score_weight or 1.0}
 
     def build(self, dim: int, facts: Facts) -> nn.Module:
-        from tgt_ray.models.retrieval import EmbedDistillCriterion
+        from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 
         assert facts.embedding_statistics is not None, (
             "an objective that needs the labeler's embeddings says so with needs_embedding"

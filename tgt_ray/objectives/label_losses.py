@@ -32,7 +32,7 @@ class CrossEntropy(LabelLoss):
     type: Literal["cross_entropy"] = "cross_entropy"
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
-        from tgt_ray.models.label_losses import AdjustedCrossEntropy
+        from tgt_ray.objectives.criteria.label_losses import AdjustedCrossEntropy
 
         return AdjustedCrossEntropy(class_counts_K, tau=0.0)
 
@@ -44,7 +44,7 @@ class LogitAdjusted(LabelLoss):
     tau: float = Field(1.0, ge=0)
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
-        from tgt_ray.models.label_losses import AdjustedCrossEntropy
+        from tgt_ray.objectives.criteria.label_losses import AdjustedCrossEntropy
 
         return AdjustedCrossEntropy(class_counts_K, self.tau)
 
@@ -61,7 +61,7 @@ class LDAM(LabelLoss):
     beta: float = Field(0.9999, ge=0, lt=1, description="a class of n rows weighs (1 - beta) / (1 - beta^n)")
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
-        from tgt_ray.models.label_losses import MarginLoss
+        from tgt_ray.objectives.criteria.label_losses import MarginLoss
 
         scale = self.cosine_scale if self.cosine_head else 1.0
         return MarginLoss(class_counts_K, self.max_margin, scale, self.defer, self.beta)

@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.embeddings import MAX_DIRECTIONS, EmbeddingStatistics, head_rank, in_null_space
-from tgt_ray.objectives.base import Facts, Objective
+from tgt_ray.objectives.base import Objective
+from tgt_ray.objectives.embeddings import MAX_DIRECTIONS, EmbeddingStatistics, head_rank, in_null_space
+from tgt_ray.objectives.facts import Facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,7 +91,7 @@ class LELP(Objective):
     def build(self, dim: int, facts: Facts) -> nn.Module:
         from torch import nn
 
-        from tgt_ray.models.subclasses import SubclassCriterion, Subclasses
+        from tgt_ray.objectives.criteria.lelp import SubclassCriterion, Subclasses
 
         targets = None
         if isinstance(facts.embedding_statistics, EmbeddingStatistics):

@@ -50,26 +50,3 @@ class MarginLoss(nn.Module):
     def advance(self, done: float) -> None:
         """done: share of the steps that are over."""
         self.weighted = done >= self.defer
-
-
-class CosineHead(nn.Linear):
-    """scale x cosine of embedding and class weights: (B, D) -> (B, K)."""
-
-    def __init__(self, dim: int, num_classes: int, scale: float):
-        super().__init__(dim, num_classes, bias=False)
-        self.scale = scale
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(embedding_BD), F.normalize(self.weight))
-
-
-class ScaledHead(nn.Module):
-    """A head whose classes are scaled by learned factors: what learnable weight scaling (LWS) trains in its second phase."""
-
-    def __init__(self, head: nn.Linear):
-        super().__init__()
-        self.head = head
-        self.factors = nn.Parameter(torch.ones(head.out_features))
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        return self.factors * self.head(embedding_BD)

@@ -1,0 +1,38 @@
+"""The criterion of `tgt_ray.objectives.consistency`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tgt_ray.core.batch import Loss
+from tgt_ray.models.numerics import at_least_float32, kl_rows
+
+
+class ConsistencyCriterion(nn.Module):
+    """See `tgt_ray.objectives.consistency.Consistency` for the formula.
+
+    forward: the embedding has a row for each of the batch, real and synthetic, and then one for the anchor of each synthetic row.
+    """
+
+    def __init__(self, head: nn.Linear, weight: float, sharpening: float, threshold: float):
+        super().__init__()
+        self.head: nn.Module = head
+        self.weight, self.sharpening, self.threshold = weight, sharpening, threshold
+
+    def scores(self, embedding_BD: Tensor) -> Tensor:
+        return self.head(embedding_BD)
+
+    def forward(self, embedding: Tensor, labels: Tensor, teacher_logits_BK: Tensor) -> Loss:
+        logits, real, rows = at_least_float32(self.head(embedding)), len(labels), len(teacher_logits_BK)
+        anchors = logits[rows:].detach()
+        sure = (anchors.softmax(dim=1).amax(dim=1) > self.threshold).to(logits.dtype)
+        kl = sure * kl_rows(anchors / self.sharpening, logits[real:rows])
+        ce_sum = F.cross_entropy(logits[:real], labels, reduction="sum")
+        synthetic = max(rows - real, 1)
+        parts = {
+            "ce": ce_sum.detach() / max(real, 1),
+            "kl_synthetic": kl.sum().detach() / synthetic,
+            "sure": sure.sum() / synthetic,
+        }
+        return Loss((ce_sum + self.weight * kl.sum()) / rows, parts)
