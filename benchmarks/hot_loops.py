@@ -38,7 +38,7 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.prepared import Prepared
+from tgt_ray.teacher.transfer_set import Prepared
 
 Settings = dict[str, Any]
 
@@ -65,8 +65,8 @@ def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage)
 
 def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) -> Callable[[int], Any]:
     from tgt_ray.student import build_student
-    from tgt_ray.synthesis import synthesizer_of
-    from tgt_ray.teacher import load_teacher
+    from tgt_ray.teacher.store import load_teacher
+    from tgt_ray.training.generation import synthesizer_of
 
     shape, classes = prepared.student.input_shape, prepared.student.num_classes
     teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)

@@ -44,9 +44,9 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
-from tgt_ray.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.objectives import LELP, Consistency, Objective
-from tgt_ray.prepared import Prepared
+from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.teacher.transfer_set import Prepared
 
 EXPLORERS: dict[str, type[Explorer]] = {
     "random": Random,

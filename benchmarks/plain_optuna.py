@@ -29,7 +29,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.local import prepare_local
 from tgt_ray.search import SweepConfig
-from tgt_ray.teacher import load_teacher
+from tgt_ray.teacher.store import load_teacher
 
 
 class Shared:

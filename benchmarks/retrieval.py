@@ -38,7 +38,7 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
-from tgt_ray.prepared import Prepared
+from tgt_ray.teacher.transfer_set import Prepared
 
 #: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
@@ -77,7 +77,7 @@ def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, 
 
     from tgt_ray.student import build_student
     from tgt_ray.tasks import inputs_of
-    from tgt_ray.teacher import load_teacher
+    from tgt_ray.teacher.store import load_teacher
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

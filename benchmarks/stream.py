@@ -35,12 +35,13 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.local import prepare_local
 from tgt_ray.loop import StudentRun, SyntheticReader
-from tgt_ray.prepared import Prepared
 from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Synthesizer, synthesizer_of
 from tgt_ray.tasks import inputs_of
-from tgt_ray.teacher import load_teacher
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training.generation import synthesizer_of
 
 
 class ReadyGenerator(TeacherGenerator):

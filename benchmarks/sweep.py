@@ -45,9 +45,9 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
-from tgt_ray.prepared import Prepared
 from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import Prepared
 
 
 def build_sweep(args: argparse.Namespace) -> SweepConfig:

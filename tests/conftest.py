@@ -9,8 +9,8 @@ import torch
 
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.prepared import Prepared
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import Prepared
 
 QUICK_TEACHER = [("teacher.labeler.pretrain.steps", 150), ("teacher.generator.pretrain.steps", 300)]
 

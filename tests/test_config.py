@@ -14,9 +14,9 @@ from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.loading import dump_yaml, load_yaml, override, parse_override
 from tgt_ray.experiment import Experiment, TrainConfig, control, with_overrides
-from tgt_ray.explorers import Explorer
-from tgt_ray.generators import Generator
 from tgt_ray.search import SweepConfig, default_sweep, lookup
+from tgt_ray.teacher.explorers import Explorer
+from tgt_ray.teacher.generators import Generator
 
 ROOT = Path(__file__).parent.parent
 EXPLORERS = ("none", "random", "gradient", "random-matched", "interpolation")
@@ -294,7 +294,7 @@ def test_a_users_own_component_is_found_by_module_and_class(tmp_path):
 @pytest.mark.parametrize(
     "kind, expected",
     [
-        ("test_config:NotAnExplorer", "not a subclass of tgt_ray.explorers.base.Explorer"),
+        ("test_config:NotAnExplorer", "not a subclass of tgt_ray.teacher.explorers.base.Explorer"),
         ("tgt_ray.models.students:ConvStudent", "not a subclass of"),
         ("tgt_ray.core.config:nearest", "not a subclass of"),
         ("test_config:Absent", "cannot import 'test_config:Absent'"),

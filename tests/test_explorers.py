@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tgt_ray.core.batch import Outputs
-from tgt_ray.explorers import Gradient, Interpolation, Neighbourhood, NoExplorer, Random, RandomMatched
-from tgt_ray.synthesis import Disagreement
-from tgt_ray.teacher import Teacher
+from tgt_ray.teacher.explorers import Gradient, Interpolation, Neighbourhood, NoExplorer, Random, RandomMatched
+from tgt_ray.teacher.module import Teacher
+from tgt_ray.teacher.synthesizer import Disagreement
 
 L, PIXELS, K, N = 5, 12, 4, 40
 

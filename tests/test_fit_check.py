@@ -14,9 +14,9 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.generators import Generator
 from tgt_ray.search import Distribution, SweepConfig
-from tgt_ray.teacher import Teacher
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.module import Teacher
 
 SHORT = {"train.steps": 6, "train.eval_every": 3, "train.batch_size": 8, "pool.rows_per_request": 16}
 
@@ -55,7 +55,7 @@ def experiment(prepared) -> Experiment:
 
 @pytest.fixture
 def labeler(prepared, storage):
-    from tgt_ray.teacher import load_teacher
+    from tgt_ray.teacher.store import load_teacher
 
     return load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, (1, 8, 8), 10, storage).labeler
 

@@ -9,12 +9,8 @@ from tgt_ray.core.batch import Outputs
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.generators import (
-    ConvAutoencoderGenerator,
-    MLPAutoencoderGenerator,
-    SpatialAutoencoderGenerator,
-)
 from tgt_ray.local import devices
+from tgt_ray.teacher.generators import ConvAutoencoderGenerator, MLPAutoencoderGenerator, SpatialAutoencoderGenerator
 
 KINDS = [MLPAutoencoderGenerator(), ConvAutoencoderGenerator(), SpatialAutoencoderGenerator(widths=(8, 16))]
 

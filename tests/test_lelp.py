@@ -17,18 +17,18 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, control, with_overrides
-from tgt_ray.labelers import ConvLabeler
 from tgt_ray.local import prepare_local, train_local
 from tgt_ray.loop import StudentRun, SyntheticReader
 from tgt_ray.models.image.conv import Classifier, ConvNet
 from tgt_ray.objectives import LELP, Distillation, Facts, embeddings
 from tgt_ray.objectives.embeddings import EmbeddingStatistics
-from tgt_ray.prepared import STATE_FILE
 from tgt_ray.search import SweepConfig
 from tgt_ray.stream import pack, unpack
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Synthesizer, check_block
-from tgt_ray.teacher import load_teacher
+from tgt_ray.teacher.labelers.image import ConvLabeler
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer, check_block
+from tgt_ray.training.files import STATE_FILE
 
 K, D, E = 3, 7, 5  # classes, numbers of the teacher's embedding, of the student's
 

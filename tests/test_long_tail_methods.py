@@ -14,9 +14,9 @@ from tgt_ray.experiment import AugmentConfig, Experiment, with_overrides
 from tgt_ray.loop import Plan, StudentRun, SyntheticReader, row_probabilities
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.label_losses import LDAM, CrossEntropy, LogitAdjusted
-from tgt_ray.synthesis import Synthesizer
 from tgt_ray.tasks.metrics.classification import by_shots
-from tgt_ray.teacher import load_teacher
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer
 
 COUNTS = np.array([100, 40, 10, 4])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.5, 0.5, 0.5, 3.0], [-1.0, 2.0, 0.3, 0.0]], dtype=torch.float64)

@@ -16,7 +16,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment, TrainConfig, with_overrides
 from tgt_ray.local import train_local
 from tgt_ray.loop import Diverged, Plan, StudentRun, SyntheticReader, make_optimizer
-from tgt_ray.prepared import STATE_FILE, WEIGHTS_FILE
+from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
 
 ratios = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1 / 3, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]))
 plans = st.builds(

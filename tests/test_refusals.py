@@ -13,9 +13,9 @@ import ray
 import yaml
 
 from tgt_ray import cli, local
-from tgt_ray.generators import Generator
-from tgt_ray.labelers import ConvLabeler
 from tgt_ray.models.students import ConvStudent
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.labelers.image import ConvLabeler
 
 
 class Frozen(Generator):

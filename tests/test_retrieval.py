@@ -17,15 +17,15 @@ from tgt_ray.core.storage import check_name
 from tgt_ray.core.texts import TextShape, to_bytes, to_texts
 from tgt_ray.data import BeirFolder
 from tgt_ray.experiment import Experiment, control
-from tgt_ray.generators import Doc2QueryGenerator, SpanGenerator
-from tgt_ray.labelers import DualEncoderLabeler
 from tgt_ray.models.text.tokens import corpus_tokens
 from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 from tgt_ray.search import SweepConfig
 from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking
-from tgt_ray.teacher import Teacher
+from tgt_ray.teacher.generators import Doc2QueryGenerator, SpanGenerator
+from tgt_ray.teacher.labelers.dual_encoder import DualEncoderLabeler
+from tgt_ray.teacher.module import Teacher
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey")
 THINGS = ("car", "house", "lamp", "boat", "chair", "shirt")
@@ -913,7 +913,7 @@ def test_the_teacher_cache_has_no_scores_of_all_documents(done):
 
 def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder, tmp_path):
     from tgt_ray.core.storage import Storage
-    from tgt_ray.teacher import prepare_teacher
+    from tgt_ray.teacher.store import prepare_teacher
 
     def prepared(**changes):
         config = experiment(beir, encoder, **changes)

@@ -9,13 +9,15 @@ import torch
 from tgt_ray.coordinator import Job
 from tgt_ray.core.config import validate
 from tgt_ray.experiment import Experiment, PoolConfig, with_overrides
-from tgt_ray.explorers import Gradient, Interpolation, Random, RandomMatched
-from tgt_ray.prepared import to_matrix
 from tgt_ray.stream import PoolSetup, TeacherGenerator
 from tgt_ray.student import build_student
-from tgt_ray.synthesis import Synthesizer, check_block, inline_blocks, shown_every, synthesizer_of
 from tgt_ray.tasks import inputs_of
-from tgt_ray.teacher import Teacher, load_teacher
+from tgt_ray.teacher.explorers import Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.teacher.module import Teacher
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer, check_block
+from tgt_ray.teacher.transfer_set import to_matrix
+from tgt_ray.training.generation import inline_blocks, shown_every, synthesizer_of
 
 ROWS = 32
 

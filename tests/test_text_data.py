@@ -18,8 +18,8 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_texts
 from tgt_ray.data import Labelled, LongTail
-from tgt_ray.prepared import prepare, to_matrix
 from tgt_ray.tasks import TextClassification, inputs_of
+from tgt_ray.teacher.transfer_set import prepare, to_matrix
 
 CLASSES = ["bad", "fair", "good"]
 COUNTS = {"train": 24, "test": 9, "validation": 6}

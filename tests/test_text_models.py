@@ -18,8 +18,6 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import override
 from tgt_ray.core.texts import SEPARATOR, TextShape, to_bytes, to_texts
 from tgt_ray.experiment import Experiment
-from tgt_ray.generators import CausalLMGenerator, Doc2QueryGenerator, MaskedLMGenerator, Seq2SeqGenerator
-from tgt_ray.labelers import TextEncoderLabeler, TextTransformerLabeler
 from tgt_ray.models.hub import own_file, place
 from tgt_ray.models.students import TextEncoderStudent, TextTransformerStudent
 from tgt_ray.models.text.generation import logits_at
@@ -27,7 +25,9 @@ from tgt_ray.models.text.tokens import corpus_tokens, tokens_of
 from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.models.weights import whole
 from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
-from tgt_ray.teacher import Teacher
+from tgt_ray.teacher.generators import CausalLMGenerator, Doc2QueryGenerator, MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.teacher.labelers.text import TextEncoderLabeler, TextTransformerLabeler
+from tgt_ray.teacher.module import Teacher
 
 WIDTH = 96
 TEXTS = [

@@ -19,13 +19,13 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
 from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import Gallery
-from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler
 from tgt_ray.loop import StudentRun
 from tgt_ray.models.image.conv import Classifier
 from tgt_ray.models.students import StudentBackbone
-from tgt_ray.prepared import StudentData
-from tgt_ray.teacher import prepare_teacher
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.store import prepare_teacher
+from tgt_ray.teacher.transfer_set import StudentData
 
 WIDTH = 24
 NAMES = ("<b>up</b>", "down")

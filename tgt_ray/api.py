@@ -26,10 +26,11 @@ from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import StoredTable, in_this_process
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.objectives import Distillation
-from tgt_ray.prepared import KEPT_FILES, WEIGHTS_FILE, Prepared
 from tgt_ray.search import Distribution, SweepConfig, default_sweep
 from tgt_ray.table import render
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training.files import KEPT_FILES, WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 

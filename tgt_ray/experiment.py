@@ -11,23 +11,18 @@ from tgt_ray.core.config import Config, builtin_types, validate
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.loading import override
 from tgt_ray.data import LongTail
-from tgt_ray.explorers import AnyExplorer, Gradient
-from tgt_ray.generators import AnyGenerator, Generator, MLPAutoencoderGenerator
-from tgt_ray.labelers import AnyLabeler, ConvLabeler, Labeler
 from tgt_ray.models.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective, Distillation, Objective
 from tgt_ray.tasks import AnyTask, ImageClassification
+from tgt_ray.teacher.config import TeacherConfig
+from tgt_ray.teacher.explorers import AnyExplorer, Gradient
+from tgt_ray.teacher.generators import AnyGenerator, Generator
+from tgt_ray.teacher.labelers import AnyLabeler
+from tgt_ray.teacher.labelers.base import Labeler
 
 #: How real rows are drawn.
 Sampling = Literal["natural", "square_root", "balanced"]
-
-
-class TeacherConfig(Config):
-    """The two frozen models of a teacher."""
-
-    labeler: AnyLabeler = Field(default_factory=ConvLabeler)
-    generator: AnyGenerator = Field(default_factory=MLPAutoencoderGenerator)
 
 
 class AugmentConfig(Config):

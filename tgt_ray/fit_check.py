@@ -26,16 +26,16 @@ from tgt_ray.experiment import Experiment
 from tgt_ray.gallery import class_label, drawable, say_texts
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.embeddings import TeacherEmbeddings
-from tgt_ray.prepared import written
 from tgt_ray.tasks import TaskData
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
+from tgt_ray.teacher.transfer_set import written
 from tgt_ray.text_page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from tgt_ray.teacher import Teacher
+    from tgt_ray.teacher.module import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -183,11 +183,11 @@ def measure(
     """
     import torch
 
-    from tgt_ray.explorers import Neighbourhood
     from tgt_ray.student import build_student
-    from tgt_ray.synthesis import Disagreement, along, latent_std
     from tgt_ray.tasks import inputs_of
-    from tgt_ray.teacher import check_decoded
+    from tgt_ray.teacher.explorers import Neighbourhood
+    from tgt_ray.teacher.module import check_decoded
+    from tgt_ray.teacher.synthesizer import Disagreement, along, latent_std
 
     # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
     from_documents = experiment.teacher.generator.starts_from_documents

@@ -23,8 +23,8 @@ from tgt_ray.experiment import Experiment
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
     from tgt_ray.loop import StudentRun, SyntheticReader
-    from tgt_ray.prepared import Prepared
     from tgt_ray.stream import SyntheticStream
+    from tgt_ray.teacher.transfer_set import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class LaneWorker:
         import torch
 
         from tgt_ray.loop import StudentRun
-        from tgt_ray.prepared import STATE_FILE
+        from tgt_ray.training.files import STATE_FILE
 
         if item.experiment.train.compile:
             torch._dynamo.reset()  # what was compiled for an earlier run counts against a limit

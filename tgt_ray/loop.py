@@ -27,9 +27,10 @@ from tgt_ray.gallery import Gallery
 from tgt_ray.models.numerics import autocast
 from tgt_ray.models.optimise import warmup_cosine
 from tgt_ray.models.weights import whole
-from tgt_ray.prepared import DETAILS_FILES, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE, StudentData, to_matrix
 from tgt_ray.student import Student, build_student
 from tgt_ray.tasks import inputs_of
+from tgt_ray.teacher.transfer_set import StudentData, to_matrix
+from tgt_ray.training.files import DETAILS_FILES, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 

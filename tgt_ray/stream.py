@@ -80,9 +80,9 @@ class TeacherGenerator:
     def __init__(self, setup: PoolSetup):
         import torch
 
+        import tgt_ray.teacher.store  # noqa: F401
+
         # What any job needs, before the first one comes.
-        import tgt_ray.synthesis
-        import tgt_ray.teacher  # noqa: F401
 
         self.setup = setup
         keep_freed_memory()
@@ -142,7 +142,7 @@ class TeacherGenerator:
     def _synthesize(self, grant: Grant) -> Block:
         import torch
 
-        from tgt_ray.synthesis import check_block
+        from tgt_ray.teacher.synthesizer import check_block
 
         if grant.job is not None and grant.number != self.number:
             self._adopt(grant.job)
@@ -158,8 +158,8 @@ class TeacherGenerator:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.core.storage import Storage
         from tgt_ray.student import build_student, has_split_norms
-        from tgt_ray.synthesis import shown_every, synthesizer_of
-        from tgt_ray.teacher import load_teacher
+        from tgt_ray.teacher.store import load_teacher
+        from tgt_ray.training.generation import shown_every, synthesizer_of
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
         prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))

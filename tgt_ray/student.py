@@ -11,8 +11,8 @@ from tgt_ray.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.criteria.heads import ScaledHead
-from tgt_ray.prepared import StudentData
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import StudentData
 
 
 class Student(nn.Module):

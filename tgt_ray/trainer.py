@@ -31,8 +31,9 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.lane import LaneSetup, lane_worker
 from tgt_ray.objectives import Objective
-from tgt_ray.prepared import Prepared, prepare, stored_teacher
 from tgt_ray.tasks import Table, TaskData, inputs_of
+from tgt_ray.teacher.fingerprints import stored_teacher
+from tgt_ray.teacher.transfer_set import Prepared, prepare
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, t
 
     import torch
 
-    from tgt_ray.teacher import DocumentsWanted, prepare_teacher
+    from tgt_ray.teacher.store import DocumentsWanted, prepare_teacher
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
@@ -195,7 +196,7 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     import ray.data
     import safetensors.numpy
 
-    from tgt_ray.teacher import DOCUMENTS
+    from tgt_ray.teacher.store import DOCUMENTS
 
     table = data.tables["documents"]
     places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
@@ -233,14 +234,14 @@ class TeacherLabeler:
         tables: tuple[Any, ...],
         embedding: bool,
     ):
-        from tgt_ray.teacher import load_teacher
+        from tgt_ray.teacher.store import load_teacher
 
         self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
         self.device, self.embedding = device_of(experiment), embedding
         self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        from tgt_ray.teacher import teacher_outputs
+        from tgt_ray.teacher.outputs import teacher_outputs
 
         (number,), (first,) = places["table"], places["first"]
         rows = self.tables[number].slice(first, ROWS_PER_BLOCK)

@@ -27,9 +27,10 @@ from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
-from tgt_ray.prepared import KEPT_FILES, Prepared
 from tgt_ray.search import SweepConfig
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training.files import KEPT_FILES
 from tgt_ray.trial import LaneTrial
 
 log = logging.getLogger(__name__)

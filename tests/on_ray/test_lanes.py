@@ -9,8 +9,8 @@ import ray
 from tgt_ray import api, cluster, trainer
 from tgt_ray.board import Run
 from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.prepared import true_class_probability
 from tgt_ray.search import SweepConfig
+from tgt_ray.teacher.transfer_set import true_class_probability
 
 pytestmark = pytest.mark.ray
 

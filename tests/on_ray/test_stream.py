@@ -13,8 +13,9 @@ from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
 from tgt_ray.experiment import Experiment, with_overrides
 from tgt_ray.loop import StudentRun
 from tgt_ray.stream import GenerationFailed, SyntheticStream, TeacherGenerator, num_requests, pack, unpack
-from tgt_ray.synthesis import Synthesizer, inline_blocks
-from tgt_ray.teacher import load_teacher
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.training.generation import inline_blocks
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from tgt_ray.labelers import Pretrain
+    from tgt_ray.teacher.pretraining.config import Pretrain
 
 
 def _optimise(

@@ -1,4 +1,4 @@
-"""The module of `tgt_ray.generators.spans`: see `tgt_ray.models.text.encoder.generation` for its calls."""
+"""The module of `tgt_ray.teacher.generators.spans`: see `tgt_ray.models.text.encoder.generation` for its calls."""
 
 from __future__ import annotations
 

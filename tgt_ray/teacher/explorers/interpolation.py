@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.explorers.base import Explorer, Neighbourhood
+from tgt_ray.teacher.explorers.base import Explorer, Neighbourhood
 
 if TYPE_CHECKING:
     from torch import Tensor

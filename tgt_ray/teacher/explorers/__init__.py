@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.explorers.base import Explorer, Neighbourhood
-from tgt_ray.explorers.gradient import Gradient, RandomMatched
-from tgt_ray.explorers.interpolation import Interpolation
-from tgt_ray.explorers.random import Identity, NoExplorer, Random
+from tgt_ray.teacher.explorers.base import Explorer, Neighbourhood
+from tgt_ray.teacher.explorers.controls import Identity, NoExplorer
+from tgt_ray.teacher.explorers.gradient import Gradient, RandomMatched
+from tgt_ray.teacher.explorers.interpolation import Interpolation
+from tgt_ray.teacher.explorers.random import Random
 
 AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Identity)]
 

@@ -1,4 +1,4 @@
-"""Queries from documents, where no model is at hand that was trained to write them (`tgt_ray.generators.doc2query`)."""
+"""Queries from documents, where no model is at hand that was trained to write them (`tgt_ray.teacher.generators.doc2query`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.generators.base import Generator
+from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,47 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from tgt_ray.core.config import Component, FilePath
-from tgt_ray.labelers import Pretrain
 from tgt_ray.models.backbones import read_file
+from tgt_ray.teacher.pretraining.config import GeneratorPretrain
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tgt_ray.core.batch import InputRows
-
-
-class GeneratorPretrain(Pretrain):
-    steps: int = Field(1500, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW; warm-up, then cosine decay")
-    weight_decay: float = Field(0.0, ge=0)
-    consistency: float = Field(
-        0.0,
-        ge=0,
-        description="weight w of KL(h(x) || h(dec(enc(x)))) beside the pixels' squared error: makes the generator faithful to"
-        " the labeler and not only to pixels (our choice)",
-    )
-    consistency_start: float = Field(
-        0.5,
-        ge=0,
-        lt=1,
-        description="share of the steps before consistency counts: of colour images the pixels are learnt first, or neither is",
-    )
-    latent_noise: float = Field(
-        0.0,
-        ge=0,
-        description="standard deviation, in units of each latent dimension's own, of noise added before decoding, so that the decoder"
-        " knows the neighbourhood of anchors (our choice)",
-    )
-    shift: int = Field(0, ge=0, description="augmentation: largest random shift in pixels, each way")
-    flip: bool = Field(False, description="augmentation: random horizontal flips")
-    agreement: float | None = Field(
-        None,
-        gt=0,
-        le=100,
-        description="stop before `steps` when the labeler agrees with itself on this share of validation reconstructions, in percent",
-    )
-    check_every: int = Field(100, ge=1, description="steps between looks at the agreement")
 
 
 class Generator(Component):

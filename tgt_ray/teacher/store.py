@@ -1,11 +1,10 @@
-"""Floor 3: the teacher as frozen modules: found by fingerprint, or pretrained once and stored. No ray."""
+"""Teachers in the storage: found by fingerprint, or pretrained once."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,61 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core import records
-from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.core.batch import InputRows
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.core.texts import to_texts
-from tgt_ray.experiment import TeacherConfig
-from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler, PretrainedLabeler
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
-from tgt_ray.prepared import teacher_fingerprint
 from tgt_ray.tasks import Task, TaskData, inputs_of
-from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
+from tgt_ray.teacher.config import TeacherConfig
+from tgt_ray.teacher.fingerprints import teacher_fingerprint
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
+from tgt_ray.teacher.module import Teacher
+from tgt_ray.teacher.quality import _fidelity, _scores
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """labeler(inputs) -> Outputs; generator.encode(inputs) -> latents (B, L), generator.decode(latents) -> inputs.
-
-    A generator with the attribute `samples` has a decoder that draws: generator.decode(latents, rng) -> inputs.
-    """
-
-    labeler: nn.Module
-    generator: nn.Module
-
-    @property
-    def contextual(self) -> bool:
-        """Whether the generator starts from inputs, and draws when it encodes."""
-        return bool(getattr(self.generator, "contextual", False))
-
-    def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, L), and what decoding needs beside them."""
-        if self.contextual:
-            return self.generator.encode(inputs, rng)  # type: ignore[operator]
-        return self.generator.encode(inputs), None  # type: ignore[operator]
-
-    def relax(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None) -> Tensor:
-        """Inputs for latents, differentiable where the generator is: of texts, soft tokens."""
-        if context is not None:
-            return self.generator.relaxed(latents_BL, context)  # type: ignore[operator]
-        return self.decode(latents_BL, rng)
-
-    def decode(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None = None) -> Tensor:
-        """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
-        if context is not None:
-            return self.generator.decode(latents_BL, rng, context)  # type: ignore[operator]
-        if getattr(self.generator, "samples", False):
-            return self.generator.decode(latents_BL, rng)  # type: ignore[operator]
-        return self.generator.decode(latents_BL)  # type: ignore[operator]
-
-    def to(self, device: str) -> Teacher:
-        return Teacher(self.labeler.to(device), self.generator.to(device))
-
 
 #: Makes a model whole, given the record so far; gives its quality.
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
@@ -127,32 +87,6 @@ def load_teacher(
         elif digest(list(state_digests(model).values())) != record[role]["state"]:
             raise ConfigError(f"teacher.{role}: its weights here are not those that the run began with ({fingerprint})")
     return Teacher(_freeze(labeler), _freeze(generator))
-
-
-@torch.no_grad()
-def teacher_outputs(
-    teacher: Teacher,
-    inputs: InputRows,
-    input_shape: tuple[int, ...],
-    embedding: bool = False,
-    most: int = 512,
-    logits: bool = True,
-) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32; no latents where the
-    generator is contextual. The inputs are where the teacher is. most: rows that it gets at once. logits: False gives the first class
-    alone, "first" (N,)."""
-    batch_size = rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)
-    found: dict[str, list[Tensor]] = {}
-    for there in inputs.split(batch_size):
-        said = teacher.labeler(there)
-        parts = {"logits": said.logits} if logits else {"first": said.logits.argmax(dim=1)}
-        if not teacher.contextual:
-            parts["latent"] = teacher.generator.encode(there)  # type: ignore[operator]
-        if embedding:
-            parts["embedding"] = said.embedding
-        for name, values in parts.items():
-            found.setdefault(name, []).append(values.cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
 def _labeler(
@@ -317,43 +251,3 @@ def _stored(store: Storage, name: str, role: str, fingerprint: str) -> dict[str,
 def _freeze(model: nn.Module) -> nn.Module:
     """For use alone. Convolutions are faster in this layout on a CPU; what has no convolutions is as before."""
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
-    model.eval()
-    inputs = inputs_of(task, data.tables[split], data.input_shape, device)
-    parts = inputs.split(rows_at_once(data.input_shape, model))
-    scores = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
-    return task.evaluate(scores.numpy(), data.tables[split], data.class_counts)
-
-
-@torch.no_grad()
-def _fidelity(
-    generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str, longest: int | None
-) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies (longest: see `exact_copy_rate`), and
-    how often the labeler says of them what it says of the row."""
-    teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
-    inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
-    agree, total, measured = 0, 0.0, "reconstruction_mse"
-    for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
-        latents, context = teacher.encode(part, rng)
-        again = teacher.decode(latents, rng, context)
-        check_decoded(again, part)
-        if again.is_floating_point():
-            mean = float((again - part).square().mean())
-        else:
-            measured = "exact_copy_rate"
-            before, after = (to_texts(rows.cpu().numpy()) for rows in (part, again))
-            mean = exact_copy_rate(before, after, longest)
-        total += mean * len(part)
-        agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
-    return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
-
-
-def check_decoded(again: torch.Tensor, inputs: torch.Tensor) -> None:
-    """ConfigError where a generator's rows are of another shape than the inputs that they were made from."""
-    if again.shape[1:] != inputs.shape[1:] and inputs.is_floating_point():
-        there, wanted = ("x".join(map(str, rows.shape[1:])) for rows in (again, inputs))
-        raise ConfigError(f"teacher.generator: decodes rows of shape {there}, and the task's inputs are {wanted}")

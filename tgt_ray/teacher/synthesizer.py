@@ -1,9 +1,7 @@
-"""Floor 3: one request to its synthetic rows: anchors -> explore -> decode -> label. No ray; the same code runs in a pool actor."""
+"""One request to its synthetic rows: anchors -> explore -> decode -> label. The same code runs in a pool actor."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +10,11 @@ from torch import Tensor
 
 from tgt_ray.core.batch import Block, InputRows, Precision, rows_at_once
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.experiment import Experiment
-from tgt_ray.explorers import Explorer, Neighbourhood
 from tgt_ray.models.numerics import at_least_float32, autocast, kl_rows
-from tgt_ray.prepared import Anchors, Prepared, StudentData
 from tgt_ray.student import Student
-from tgt_ray.tasks import inputs_of
-from tgt_ray.teacher import Teacher
+from tgt_ray.teacher.explorers import Explorer, Neighbourhood
+from tgt_ray.teacher.module import Teacher
+from tgt_ray.teacher.transfer_set import Anchors
 
 #: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
 EXPLORED_AT_ONCE = 64
@@ -196,41 +192,6 @@ def to_array(values: Tensor) -> np.ndarray:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
-def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:
-    """What makes an experiment's rows. device: where the teacher is."""
-    pool, objective = experiment.pool, experiment.objective
-    inputs = anchor_inputs(experiment, prepared.student, teacher)
-    return Synthesizer(
-        teacher,
-        prepared.anchors,
-        pool.rows_per_request,
-        device,
-        pool.precision,
-        objective.needs_embedding,
-        inputs,
-        objective.needs_anchors,
-        experiment.task.answers == "documents",
-        shown_every(experiment),
-    )
-
-
-def shown_every(experiment: Experiment) -> int:
-    """Spread over the run, so that the last ones are of a student that has learnt something."""
-    train = experiment.train
-    rows = train.steps * train.batch_size * experiment.synthetic_ratio
-    return max(1, int(rows / experiment.pool.rows_per_request) // SHOWN_REQUESTS)
-
-
-def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
-    """The inputs of all anchors, where the generator starts from them, the objective looks at them or they are the rows themselves."""
-    if experiment.explorer.decodes and not (teacher.contextual or experiment.objective.needs_anchors):
-        return None
-    task, tables = experiment.task, data.anchor_tables
-    if len(tables) == 1:
-        return inputs_of(task, tables[0], data.input_shape)
-    return torch.cat([part for table in tables for part in inputs_of(task, table, data.input_shape).split(1024)])
-
-
 def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
     for column in ("inputs", "teacher_logits", "teacher_embedding", "anchor_inputs"):
@@ -238,20 +199,3 @@ def check_block(block: Block) -> None:
             raise ValueError(
                 f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"
             )
-
-
-def inline_blocks(
-    synthesizer: Synthesizer, experiment: Experiment, student: Student, first: int, step: Callable[[], int]
-) -> Iterator[Block]:
-    """Blocks from request `first` on, each made when asked for, with the student as it is then; `step` tells its step."""
-    frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
-    request = first
-    while True:
-        version = -1
-        if experiment.explorer.on_policy:
-            frozen.load_state_dict(student.state_dict())
-            version = step()
-        block = synthesizer(request, experiment.train.seed, experiment.explorer, frozen, version)
-        check_block(block)
-        yield block
-        request += 1

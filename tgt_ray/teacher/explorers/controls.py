@@ -1,12 +1,10 @@
-"""No exploration, anchors as they are, and isotropic Gaussian noise."""
+"""Explorers to compare with: no synthetic rows, and anchors as they are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from tgt_ray.explorers.base import Explorer, Neighbourhood
+from tgt_ray.teacher.explorers.base import Explorer, Neighbourhood
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,15 +29,3 @@ class Identity(Explorer):
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         return latents_BL
-
-
-class Random(Explorer):
-    """z' = z + sigma * s * nu, nu ~ N(0, I): isotropic noise (TGT, arXiv 2208.06825), in units of the latent scale s (our choice)."""
-
-    type: Literal["random"] = "random"
-    sigma: float = Field(
-        0.5, ge=0, description="standard deviation of the noise, in standard deviations of each latent"
-    )
-
-    def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
-        return latents_BL + self.sigma * near.scale_L * near.noise_like(latents_BL)

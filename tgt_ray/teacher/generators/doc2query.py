@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.generators.text import Writing
+from tgt_ray.teacher.generators.writing import Writing
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""Floor 3: what all trials on one task and teacher share. Plain tables, so that it travels without torch."""
+"""The transfer set: real rows with what the teacher says of them. Plain tables, so that it travels without torch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from tgt_ray.core import records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.data import StoredTable
-from tgt_ray.experiment import TeacherConfig
-from tgt_ray.generators import Generator
-from tgt_ray.labelers import Labeler
 from tgt_ray.objectives import Facts, Objective, embeddings
 from tgt_ray.objectives.embeddings import TeacherEmbeddings
 from tgt_ray.tasks import Table, TaskData
 
 log = logging.getLogger(__name__)
-
-#: Of a run's checkpoint: all that resumes it, and the student alone.
-STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
-#: Beside them after the last step, where the task has one: its test metrics class by class, or query by query; by what it answers.
-DETAILS_FILES = {"classes": "per_class.csv", "documents": "per_query.csv"}
-#: Of a student of texts, so that its weights can be used without the data that its vocabulary was learnt from.
-TOKENIZER_FILE = "tokenizer.json"
-#: What a run or a best trial shows of all that lies in its checkpoint.
-KEPT_FILES = (WEIGHTS_FILE, TOKENIZER_FILE, *DETAILS_FILES.values(), "gallery.parquet", "gallery.png", "gallery.html")
 
 #: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
 #: the generator is contextual; the first class "first": (N,) in place of logits where a task's answers are documents; and
@@ -99,26 +86,6 @@ class Prepared:
     anchors: Anchors
     teacher: dict[str, Any]
     fingerprints: dict[str, Any]
-
-
-def teacher_fingerprint(role: str, config: Labeler | Generator, made_from: list[str]) -> str:
-    """Of a model that is pretrained here. made_from: fingerprints of its data and, for a generator, of the labeler."""
-    return digest(role, config.model_dump(mode="json", exclude={"weights"}), made_from)
-
-
-def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> dict[str, Any] | None:
-    """The record of a pretrained teacher that the storage has, found without torch; None where there is something to do first."""
-    store, out = storage.within("teachers"), {}
-    made_from: list[str] = []
-    for role, part in (("labeler", config.labeler), ("generator", config.generator)):
-        if part.external:
-            return None
-        fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
-        if not store.exists(f"{role}-{fingerprint}.json"):
-            return None
-        out[role] = {**records.read_json(store, f"{role}-{fingerprint}.json"), "reused": True}
-        made_from = [fingerprint]
-    return out
 
 
 def prepare(

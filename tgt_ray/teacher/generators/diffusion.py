@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.generators.base import Generator
+from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.generators.autoencoder import (
+from tgt_ray.teacher.generators.autoencoders import (
     ConvAutoencoderGenerator,
     MLPAutoencoderGenerator,
     SpatialAutoencoderGenerator,
 )
-from tgt_ray.generators.base import Generator
-from tgt_ray.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
-from tgt_ray.generators.doc2query import Doc2QueryGenerator
-from tgt_ray.generators.spans import SpanGenerator
-from tgt_ray.generators.text import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.teacher.generators.base import Generator
+from tgt_ray.teacher.generators.diffusion import AutoencoderKLGenerator, ImageVariationGenerator
+from tgt_ray.teacher.generators.doc2query import Doc2QueryGenerator
+from tgt_ray.teacher.generators.masking import MaskedLMGenerator, Seq2SeqGenerator
+from tgt_ray.teacher.generators.spans import SpanGenerator
+from tgt_ray.teacher.generators.writing import CausalLMGenerator
 
 AnyGenerator = Annotated[
     Generator,

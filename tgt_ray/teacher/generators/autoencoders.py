@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgt_ray.generators.base import Generator
+from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ class Autoencoder(Generator):
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
     ) -> dict[str, Any]:
-        from tgt_ray.pretraining import fit_autoencoder
+        from tgt_ray.teacher.pretraining.generators import fit_autoencoder
 
         return fit_autoencoder(model, inputs, labeler, agreement, self.pretrain)
 

@@ -1,0 +1,33 @@
+"""A stored teacher is found by its fingerprint, without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tgt_ray.core import records
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
+from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.config import TeacherConfig
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.labelers.base import Labeler
+
+
+def teacher_fingerprint(role: str, config: Labeler | Generator, made_from: list[str]) -> str:
+    """Of a model that is pretrained here. made_from: fingerprints of its data and, for a generator, of the labeler."""
+    return digest(role, config.model_dump(mode="json", exclude={"weights"}), made_from)
+
+
+def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> dict[str, Any] | None:
+    """The record of a pretrained teacher that the storage has, found without torch; None where there is something to do first."""
+    store, out = storage.within("teachers"), {}
+    made_from: list[str] = []
+    for role, part in (("labeler", config.labeler), ("generator", config.generator)):
+        if part.external:
+            return None
+        fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
+        if not store.exists(f"{role}-{fingerprint}.json"):
+            return None
+        out[role] = {**records.read_json(store, f"{role}-{fingerprint}.json"), "reused": True}
+        made_from = [fingerprint]
+    return out

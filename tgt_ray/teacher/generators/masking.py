@@ -1,0 +1,108 @@
+"""Generators that mask tokens of a text and fill them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tgt_ray.teacher.generators.text import TextGenerator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Masking(TextGenerator):
+    mask_rate: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="share of tokens that are masked before encoding; at least one of each text, unless 0",
+    )
+    temperature: float = Field(1.0, ge=0, description="of the draw of tokens; 0: the likeliest")
+    layers: int = Field(2, ge=1, description="of a model that is trained here; of encoder and decoder each")
+    width: int = Field(128, ge=8, description="of a model that is trained here")
+    heads: int = Field(4, ge=1, description="of a model that is trained here")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Masking:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Seq2SeqGenerator(Masking):
+    """An encoder-decoder (BART and its kind): tokens are masked, noise moves the encoder's states, the decoder writes.
+
+    BART as generator is the paper's (TGT, arXiv 2208.06825, for text), rates and decodings are our choice.
+    """
+
+    type: Literal["seq2seq"] = "seq2seq"
+    decoding: Literal["parallel", "sample"] = Field(
+        "parallel",
+        description="parallel: one pass of the decoder fills the masked places, the other tokens stay; sample: the decoder writes a whole"
+        " text, token by token",
+    )
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        """Through soft tokens."""
+        return self.decoding == "parallel"
+
+    @property
+    def keeps_pairs(self) -> bool:  # type: ignore[override]
+        return self.decoding == "parallel"
+
+    @model_validator(mode="after")
+    def _fills_something(self) -> Seq2SeqGenerator:
+        if self.decoding == "parallel" and not self.mask_rate:
+            raise ValueError(
+                "decoding 'parallel' fills masked places, and mask_rate is 0; give a rate, or decoding: sample"
+            )
+        return self
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from transformers import AutoModelForSeq2SeqLM
+
+        from tgt_ray.models.text.seq2seq import Seq2Seq, scratch_bart
+
+        tokens = self.tokens(input_shape)
+        body = (
+            scratch_bart(tokens, self.layers, self.width, self.heads)
+            if self.path is None
+            else self._load(AutoModelForSeq2SeqLM)
+        )
+        return Seq2Seq(
+            body, tokens, input_shape[0], self.mask_rate, self.temperature, self.decoding, "teacher.generator"
+        )
+
+
+class MaskedLMGenerator(Masking):
+    """A masked language model (BERT and its kind) fills masked tokens in one pass; noise moves the word embeddings that it reads."""
+
+    type: Literal["masked_lm"] = "masked_lm"
+    differentiable: ClassVar[bool] = True
+    mask_rate: float = Field(
+        0.3, gt=0, lt=1, description="share of tokens that are masked and filled; at least one of each text"
+    )
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        from transformers import AutoModelForMaskedLM
+
+        from tgt_ray.models.text.masked_lm import MaskedLanguageModel, scratch_bert
+
+        tokens = self.tokens(input_shape)
+        body = (
+            scratch_bert(tokens, self.layers, self.width, self.heads)
+            if self.path is None
+            else self._load(AutoModelForMaskedLM)
+        )
+        return MaskedLanguageModel(
+            body,
+            tokens,
+            input_shape[0],
+            self.mask_rate,
+            self.temperature,
+            "teacher.generator",
+            trained_elsewhere=self.external,
+        )

@@ -1,0 +1,88 @@
+"""What generators of texts have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.models.backbones import corpus_of
+from tgt_ray.teacher.generators.base import Generator
+from tgt_ray.teacher.pretraining.config import TextGeneratorPretrain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tgt_ray.core.batch import InputRows
+
+
+class TextGenerator(Generator):
+    """A generator of texts from transformers: from a folder or the hub, or a small one that is trained here."""
+
+    modality: ClassVar[str] = "text"
+    # Which tokens are masked is drawn anew each time, so it starts from texts and not from stored latents.
+    contextual: ClassVar[bool] = True
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
+    path: FolderOrName | None = Field(
+        None,
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub; absent: a small"
+        " model with the task's vocabulary is trained here on the task's texts, by `pretrain`",
+    )
+    revision: str | None = Field(None, description="commit or tag on the hub")
+    weights: None = Field(None, description="not used: the folder has them")
+    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
+    pretrain: TextGeneratorPretrain = Field(default_factory=TextGeneratorPretrain)  # type: ignore[assignment]
+
+    @property
+    def external(self) -> bool:
+        return self.path is not None
+
+    @property
+    def stored(self) -> bool:  # type: ignore[override]
+        """Others may be gigabytes, which every process loads from where they are."""
+        return self.path is None
+
+    @property
+    def longest_text(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from; None: the task's own."""
+        return self.path
+
+    def load_weights(self, model: nn.Module) -> dict[str, Any]:
+        return {"weights": self.path}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.facts()
+
+    def fit(
+        self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
+    ) -> dict[str, Any]:
+        from tgt_ray.teacher.pretraining.generators import fit_denoiser
+
+        return fit_denoiser(model, inputs, agreement, self.pretrain)
+
+    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
+        from tgt_ray.models.text.tokens import corpus_tokens, own_tokens
+
+        if self.path is None:
+            return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+        return own_tokens(self.path, self.revision, self.max_tokens, key)
+
+    def _load(self, auto: Any, **options: Any) -> Any:
+        """The model with its weights. ConfigError where some aren't there: the library would draw them at random."""
+        import torch
+
+        from tgt_ray.models.hub import from_hub
+
+        assert self.path is not None
+        options |= {"output_loading_info": True, "dtype": torch.float32}
+        model, info = from_hub(auto.from_pretrained, self.path, self.revision, **options)
+        if info["missing_keys"]:
+            raise ConfigError(f"teacher.generator.path: {self.path} has no weights for '{min(info['missing_keys'])}'")
+        return model

@@ -1,0 +1,24 @@
+"""Labelers. A new labeler is one file here with one config type, and its name in `AnyLabeler`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tgt_ray.core.config import OneOf
+from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.labelers.dual_encoder import DualEncoderLabeler
+from tgt_ray.teacher.labelers.image import ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler
+from tgt_ray.teacher.labelers.text import TextEncoderLabeler, TextTransformerLabeler
+
+AnyLabeler = Annotated[
+    Labeler,
+    OneOf(
+        ConvLabeler,
+        ResidualLabeler,
+        TimmLabeler,
+        TransformersLabeler,
+        TextEncoderLabeler,
+        TextTransformerLabeler,
+        DualEncoderLabeler,
+    ),
+]

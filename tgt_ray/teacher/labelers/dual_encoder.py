@@ -1,0 +1,173 @@
+"""The teacher of a retrieval task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.models.backbones import TextEncoder
+from tgt_ray.teacher.labelers.base import Labeler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tgt_ray.core.batch import InputRows
+    from tgt_ray.models.text.sentence_settings import SentenceSettings
+
+
+class DualEncoderLabeler(TextEncoder, Labeler):
+    """The teacher of a retrieval task: a sentence encoder for queries, and its embeddings of all documents as head.
+
+    Pooling, normalisation and what is put before texts are as sentence-transformers wrote them beside the model, where nothing else is
+    said; the log and the record show what that was. Documents are embedded once, and stored with the teacher.
+    """
+
+    modality: ClassVar[str] = "text"
+    answers: ClassVar[str] = "documents"
+    type: Literal["dual_encoder"] = "dual_encoder"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path", "document_revision"})
+    weights: None = Field(None, description="not used: the folder has them")
+    document_path: FolderOrName | None = Field(
+        None, description="a second model for documents, as `path`; absent: the same one embeds queries and documents"
+    )
+    document_revision: str | None = Field(None, description="as revision, of document_path")
+    document_tokens: int | None = Field(None, ge=4, description="as max_tokens, of a document")
+    normalize: bool | None = Field(
+        None,
+        description="embeddings of length 1, so that scores are cosines; absent: as the model's own files say (a layer Normalize, or the"
+        " similarity they name), or true where they say nothing",
+    )
+    query_prefix: str | None = Field(None, description="put before queries; absent: as the model's own files say")
+    document_prefix: str | None = Field(None, description="put before documents; absent: as the model's own files say")
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        description="a document's share is the softmax of scores / temperature (our choice); rankings don't depend on it",
+    )
+
+    @model_validator(mode="after")
+    def _revision_of_something(self) -> DualEncoderLabeler:
+        if self.document_revision is not None and self.document_path is None:
+            raise ValueError(
+                f"document_revision: '{self.document_revision}' is of document_path, which is not given; that of path is revision"
+            )
+        return self
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    @property
+    def head_split(self) -> str:
+        return "documents"
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.text.dual_encoder import DualEncoder
+
+        settings = self._settings(self.path, self.revision)
+        backbone = self.backbone(input_shape, "teacher.labeler")
+        backbone.tokens.prefix = self._prefix("query", settings)
+        return DualEncoder(backbone, num_classes, self._normalizes(settings)[0], self.temperature)
+
+    def prompt(self) -> str:
+        return self._settings(self.path, self.revision).query if self.query_prefix is None else self.query_prefix
+
+    def _settings(self, path: str, revision: str | None) -> SentenceSettings:
+        from tgt_ray.models.text.sentence_settings import sentence_settings
+
+        return sentence_settings(path, revision, self.pooling)
+
+    def _prefix(self, kind: Literal["query", "document"], settings: SentenceSettings) -> str:
+        """What is put before queries or documents. ConfigError where the model wouldn't pool it."""
+        given: str | None = getattr(self, f"{kind}_prefix")
+        prefix: str = getattr(settings, kind) if given is None else given
+        if prefix and not settings.pools_prompt:
+            raise ConfigError(
+                f"{settings.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false), which is not there; give"
+                f" {kind}_prefix: '', or pooling: mean or cls where the prompt's tokens may have a part in it"
+            )
+        return prefix
+
+    def _normalizes(self, settings: SentenceSettings) -> tuple[bool, str]:
+        """Whether embeddings are made of length 1, and who says so."""
+        if self.normalize:
+            return True, "config"
+        said = settings.normalize()
+        if self.normalize is not None:
+            return self.normalize, "config"
+        # As sentence-transformers compares embeddings where a model doesn't say how.
+        return (True, "default") if said is None else (said, "files")
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        self.load_body(model.backbone, "teacher.labeler")
+        tower = self.documents_encoder(model)
+        model.tower[:] = [tower]
+        weights = [value.numpy().tobytes() for value in tower.state_dict().values()]
+        return {
+            "weights": self.path,
+            "head": "fit",
+            "fitted_by": digest(tower.facts(), model.normalize, *weights),
+            "encoders": {
+                "queries": self._said_of(model.backbone, self.path, self.revision),
+                "documents": self._said_of(tower, *self._documents_place),
+            },
+        }
+
+    @property
+    def _documents_place(self) -> tuple[str, str | None]:
+        """Path and revision of the model that embeds documents."""
+        if self.document_path is None:
+            return self.path, self.revision
+        return self.document_path, self.document_revision
+
+    def _said_of(self, tower: Any, path: str, revision: str | None) -> dict[str, Any]:
+        """How it embeds, for people."""
+        normalizes, said_by = self._normalizes(self._settings(path, revision))
+        return {
+            "path": path,
+            "revision": revision,
+            "prompt": tower.tokens.prefix,
+            "max_tokens": tower.tokens.max_tokens,
+            "pooling": tower.pooling,
+            "normalize": normalizes,
+            "normalize_said_by": said_by,
+        }
+
+    def documents_encoder(self, model: Any) -> Any:
+        """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
+        from tgt_ray.models.text.encoder import TextBackbone, transformers_backbone
+        from tgt_ray.models.text.tokens import own_tokens
+
+        path, revision = self._documents_place
+        longest = self.document_tokens or (self.max_tokens if self.document_path is None else None)
+        key = "document_tokens" if self.document_tokens is not None else "max_tokens"
+        tokens = own_tokens(path, revision, longest, "teacher.labeler", key)
+        settings = self._settings(path, revision)
+        tokens.prefix = self._prefix("document", settings)
+        if self._normalizes(settings)[0] != model.normalize:
+            lengths = ["length 1" if each else "any length" for each in (not model.normalize, model.normalize)]
+            raise ConfigError(
+                f"teacher.labeler.document_path: {path} gives embeddings of {lengths[0]}, and path {self.path} of {lengths[1]}, as far as"
+                " their files say; say it for both by teacher.labeler.normalize: true or false"
+            )
+        if self.document_path is None:
+            return TextBackbone(model.backbone.body, tokens, model.backbone.pooling, model.backbone.dim)
+        tower = transformers_backbone(path, revision, tokens, self.pooling)
+        if tower.dim != model.backbone.dim:
+            raise ConfigError(
+                f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path} of"
+                f" {model.backbone.dim}; the two must belong together"
+            )
+        TextEncoder(path=path, revision=revision, pooling=self.pooling).load_body(tower, "teacher.labeler")
+        return tower
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return {**model.backbone.facts(), "normalize": model.normalize}
+
+    def embed_documents(self, model: Any, inputs: InputRows) -> tuple[Tensor, Tensor]:
+        embeddings, cut = model.embed_documents(inputs)
+        return embeddings, cut

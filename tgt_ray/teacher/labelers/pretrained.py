@@ -1,0 +1,101 @@
+"""Labelers from elsewhere, whose head may have to be fitted or cut to the task's classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tgt_ray.core.config import FilePath
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.pretraining.config import Probe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tgt_ray.core.batch import InputRows
+
+
+class PretrainedLabeler(Labeler):
+    """A model from elsewhere whose head may have to be fitted or cut to the task's classes."""
+
+    weights: FilePath | None = Field(None, description="a .safetensors file of the model")
+    head: Literal["auto", "own", "fit"] = Field(
+        "auto",
+        description="`own`: the model's own classes (or its `classes`) are the task's; `fit`: a linear head is fitted on labelled"
+        " rows; `auto`: own where `classes` is given, or where a weights file's head has as many classes as the task",
+    )
+    classes: tuple[int, ...] | None = Field(
+        None, min_length=1, description="for each class of the task, the number of the model's own class that it is"
+    )
+    probe: Probe = Field(default_factory=Probe)
+
+    @property
+    def head_split(self) -> str:
+        return self.probe.split
+
+    def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        from tgt_ray.teacher.pretraining.labelers import fit_linear_head
+
+        return {
+            "probe": {"split": self.probe.split, "train_accuracy": fit_linear_head(model, inputs, labels, self.probe)}
+        }
+
+    def own_classes(self, model: Any, class_names: Sequence[str]) -> list[list[str]]:
+        """Of each class what the model calls it and what the task does; nothing where either has no names. ConfigError where these are the
+        same in another order."""
+        own = _own_names(model)
+        if own and self.classes is not None:
+            own = [own[number] for number in self.classes]
+        if len(own) != len(class_names):
+            return []
+        said, wanted = ([each.strip().casefold() for each in names] for names in (own, class_names))
+        if self.classes is None and said != wanted and sorted(said) == sorted(wanted):
+            raise ConfigError(
+                f"teacher.labeler.classes: the model's own classes are {_some(own)}, and the task's {_some(class_names)}: the same in"
+                f" another order; give classes: {[said.index(each) for each in wanted]}"
+            )
+        return [list(pair) for pair in zip(own, class_names, strict=True)]
+
+    def _use_head(self, model: Any, weight_KD: Any, bias_K: Any, from_a_file: bool) -> str:
+        """Give the model its own head, or say that one has to be fitted."""
+        from tgt_ray.models.heads import set_head
+
+        num_classes, there = model.head.out_features, 0 if weight_KD is None else len(weight_KD)
+        if self.classes is not None:
+            if len(self.classes) != num_classes or max(self.classes) >= there or min(self.classes) < 0:
+                raise ConfigError(
+                    f"teacher.labeler.classes: {len(self.classes)} numbers up to {max(self.classes)}; the task has {num_classes}"
+                    f" classes, the model's head {there}"
+                )
+        elif self.head == "fit" or (self.head == "auto" and not (from_a_file and there == num_classes)):
+            return "fit"
+        elif weight_KD is None:
+            raise ConfigError(
+                "teacher.labeler.head: own, but the model has no head that is one linear layer on its embedding; use fit"
+            )
+        elif there != num_classes:
+            raise ConfigError(
+                f"teacher.labeler.head: own, but the model's head has {there} classes, the task {num_classes}; use fit, or name the"
+                " model's classes in teacher.labeler.classes"
+            )
+        set_head(model.head, weight_KD, bias_K, self.classes)
+        return "own"
+
+
+def _own_names(model: Any) -> list[str]:
+    """What transformers' configuration calls a model's own classes; nothing where it has no names for them."""
+    for module in model.backbone.modules():
+        names = getattr(getattr(module, "config", None), "id2label", None)
+        if names:
+            ordered = [str(names[number]) for number in sorted(names)]
+            # What the library calls them where nobody has.
+            return [] if all(re.fullmatch(r"LABEL_\d+", name) for name in ordered) else ordered
+    return []
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,89 @@
+"""Labelers of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tgt_ray.models.backbones import TextEncoder, TransformerSize
+from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
+from tgt_ray.teacher.pretraining.config import FineTune, TextPretrain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tgt_ray.core.batch import InputRows
+
+
+class TextTransformerLabeler(TransformerSize, Labeler):
+    """A small transformer, trained here from nothing."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_transformer"] = "text_transformer"
+    pretrain: TextPretrain = Field(default_factory=TextPretrain)  # type: ignore[assignment]
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.image.conv import Classifier
+
+        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
+
+    def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:
+        from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
+
+        fit_text_classifier(model, inputs, labels, self.pretrain)
+
+
+class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
+    """A text model from elsewhere: its own classes, or a head that is fitted on labelled rows, alone or with all weights."""
+
+    modality: ClassVar[str] = "text"
+    type: Literal["text_encoder"] = "text_encoder"
+    places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
+    weights: None = Field(None, description="not used: the folder has them")
+    finetune: FineTune | None = Field(
+        None,
+        description="fit a new head, and train all weights with it; absent: the head alone (`probe`), where one has to be fitted",
+    )
+
+    @model_validator(mode="after")
+    def _one_head(self) -> TextEncoderLabeler:
+        if self.finetune is not None and (self.head == "own" or self.classes is not None):
+            given = "head: own" if self.head == "own" else "classes"
+            raise ValueError(f"finetune: trains a new head, and {given} keeps the model's own; leave one of them out")
+        return self
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    @property
+    def head_split(self) -> str:
+        return self.finetune.split if self.finetune is not None else self.probe.split
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        from tgt_ray.models.image.conv import Classifier
+
+        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
+
+    def load_weights(self, model: Any) -> dict[str, Any]:
+        from tgt_ray.models.hub import place
+
+        weight, bias = self.load_body(model.backbone, "teacher.labeler")
+        if self.finetune is not None:
+            return {"weights": self.path, "head": "fit"}
+        in_a_folder = Path(place(self.path)).is_dir()
+        return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=in_a_folder)}
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        return model.backbone.facts()
+
+    def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
+        if self.finetune is None:
+            return super().fit_head(model, inputs, labels)
+        from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
+
+        fit_text_classifier(model, inputs, labels, self.finetune)
+        return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}

@@ -1,0 +1,47 @@
+"""What a teacher's models are worth, measured on held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.texts import to_texts
+from tgt_ray.tasks import Task, TaskData, inputs_of
+from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
+from tgt_ray.teacher.module import Teacher, check_decoded
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
+    model.eval()
+    inputs = inputs_of(task, data.tables[split], data.input_shape, device)
+    parts = inputs.split(rows_at_once(data.input_shape, model))
+    scores = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
+    return task.evaluate(scores.numpy(), data.tables[split], data.class_counts)
+
+
+@torch.no_grad()
+def _fidelity(
+    generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str, longest: int | None
+) -> dict[str, float]:
+    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies (longest: see `exact_copy_rate`), and
+    how often the labeler says of them what it says of the row."""
+    teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
+    inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
+    agree, total, measured = 0, 0.0, "reconstruction_mse"
+    for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
+        latents, context = teacher.encode(part, rng)
+        again = teacher.decode(latents, rng, context)
+        check_decoded(again, part)
+        if again.is_floating_point():
+            mean = float((again - part).square().mean())
+        else:
+            measured = "exact_copy_rate"
+            before, after = (to_texts(rows.cpu().numpy()) for rows in (part, again))
+            mean = exact_copy_rate(before, after, longest)
+        total += mean * len(part)
+        agree += int((labeler(again).logits.argmax(1) == labeler(part).logits.argmax(1)).sum())
+    return {measured: total / len(inputs), "labeler_agreement": 100 * agree / len(inputs)}
