@@ -38,14 +38,14 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 #: What synthetic rows are compared with; neither looks at the generator.
 BARS = ("one_hot", "distillation")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     plain = apply_sets(base_experiment(args.data), args.sets)
     base = validate(Experiment, plain)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import load_yaml, override, parse_override
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 HERE = Path(__file__).resolve().parent
 METRIC = "balanced_accuracy"

@@ -35,9 +35,10 @@ from common import (
 
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.transfer_set import Prepared
 
 Settings = dict[str, Any]
@@ -45,7 +46,8 @@ Settings = dict[str, Any]
 
 def student_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -> Iterator[int]:
     """Train on a block in memory; gives the rows of each step."""
-    from tgt_ray.loop import StudentRun, SyntheticReader
+    from tgt_ray.training.reader import SyntheticReader
+    from tgt_ray.training.run import StudentRun
 
     run = StudentRun(experiment, prepared.student)
     run.student.train()
@@ -64,9 +66,9 @@ def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage)
 
 
 def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) -> Callable[[int], Any]:
-    from tgt_ray.student import build_student
     from tgt_ray.teacher.store import load_teacher
     from tgt_ray.training.generation import synthesizer_of
+    from tgt_ray.training.student import build_student
 
     shape, classes = prepared.student.input_shape, prepared.student.num_classes
     teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
@@ -82,7 +84,7 @@ def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: fl
     """In a process of its own: images per second over `seconds`, once all processes of the setting are ready."""
     import torch
 
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     if settings["memory"] == "kept":
         keep_freed_memory()

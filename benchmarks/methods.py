@@ -41,9 +41,11 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
+from tgt_ray.experiment.controls import CONTROLS, control
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import LELP, Consistency, Objective
 from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.transfer_set import Prepared
@@ -155,7 +157,7 @@ def with_seed(experiment: Experiment, seed: int) -> Experiment:
 def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None:
     import torch
 
-    from tgt_ray.local import train_local
+    from tgt_ray.training.local import train_local
 
     # One thread in every worker, whatever --jobs says: core-seconds then mean the same, and rows are summed in one order.
     torch.set_num_threads(1)
@@ -169,7 +171,7 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
 def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
     """Train one student in this process: its metrics on both splits, and what it cost; kept in the storage at once. made: by
     what, for the record."""
-    from tgt_ray.local import train_local
+    from tgt_ray.training.local import train_local
 
     cpu, wall = time.process_time(), time.perf_counter()
     prepared, storage = _shared["prepared"], _shared["storage"]
@@ -342,7 +344,7 @@ def _row(method: str, line: dict[str, Any]) -> list[str]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Prepare the teacher, run everything, and give the record."""
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     base = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
     methods = args.methods.split(",") if args.methods else SUITES[args.suite]

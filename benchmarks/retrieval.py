@@ -36,8 +36,10 @@ from methods import run_all
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
+from tgt_ray.experiment.controls import CONTROLS, control
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.transfer_set import Prepared
 
 #: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
@@ -75,9 +77,9 @@ def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, 
     """Test queries a second that teacher and student encode, in turns in this process with one thread; and their sizes."""
     import torch
 
-    from tgt_ray.student import build_student
     from tgt_ray.tasks import inputs_of
     from tgt_ray.teacher.store import load_teacher
+    from tgt_ray.training.student import build_student
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -109,7 +111,7 @@ def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, 
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     plain = apply_sets(base_experiment(args.data), args.sets)
     methods = args.methods.split(",") if args.methods else list(METHODS)

@@ -30,18 +30,20 @@ from tgt_ray.coordinator import Job
 from tgt_ray.core.batch import Block
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.local import prepare_local
-from tgt_ray.loop import StudentRun, SyntheticReader
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
-from tgt_ray.student import build_student
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
 from tgt_ray.teacher.transfer_set import Prepared
 from tgt_ray.training.generation import synthesizer_of
+from tgt_ray.training.local import prepare_local
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.run import StudentRun
+from tgt_ray.training.student import build_student
 
 
 class ReadyGenerator(TeacherGenerator):

@@ -76,7 +76,7 @@ def check_comparable(sweep: SweepConfig) -> None:
 
 def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
     """Teacher and teacher cache, made before any clock starts."""
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     data = sweep.experiment.task.load(storage)
     return data, prepare_local(sweep.experiment, data, storage)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
 
@@ -41,7 +42,7 @@ def digits(quick_experiment) -> TaskData:
 
 @pytest.fixture(scope="session")
 def prepared(storage, quick_experiment, digits) -> Ready:
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     return Ready(quick_experiment, prepare_local(quick_experiment, digits, storage))
 

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from tgt_ray.board import Board, Run
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 
 
 def experiment(**overrides: object) -> Experiment:

@@ -12,8 +12,10 @@ from pydantic import Field
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.loading import dump_yaml, load_yaml, override, parse_override
-from tgt_ray.experiment import Experiment, TrainConfig, control, with_overrides
+from tgt_ray.core.loading import dump_yaml, load_yaml, override, parse_override, with_overrides
+from tgt_ray.experiment.controls import control
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.train import TrainConfig
 from tgt_ray.search import SweepConfig, default_sweep, lookup
 from tgt_ray.teacher.explorers import Explorer
 from tgt_ray.teacher.generators import Generator

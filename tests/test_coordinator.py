@@ -3,7 +3,8 @@
 import asyncio
 
 from tgt_ray.coordinator import Coordinator, Grant, Job, Spent
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 
 WINDOW, LENGTH = 3, 8
 

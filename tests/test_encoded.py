@@ -13,6 +13,7 @@ from PIL import Image
 from tgt_ray.api import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.data import (
     EncodedParquet,
@@ -23,7 +24,7 @@ from tgt_ray.data import (
     in_this_process,
 )
 from tgt_ray.data.images.encoded import UnreadableImage, decode
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification, inputs_of
 from tgt_ray.tasks.metrics import classification as metrics
 

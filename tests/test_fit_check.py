@@ -9,14 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tgt_ray import cli, fit_check, run, tuning
+from tgt_ray import cli, run, tuning
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.search import Distribution, SweepConfig
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.module import Teacher
+from tgt_ray.training import fit_check
 
 SHORT = {"train.steps": 6, "train.eval_every": 3, "train.batch_size": 8, "pool.rows_per_request": 16}
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tgt_ray import gallery
-from tgt_ray.gallery import Gallery
+from tgt_ray.results import gallery
+from tgt_ray.results.gallery import Gallery
 
 K = 4
 

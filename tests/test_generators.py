@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from tgt_ray.core.batch import Outputs
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.local import devices
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.generators import ConvAutoencoderGenerator, MLPAutoencoderGenerator, SpatialAutoencoderGenerator
+from tgt_ray.training.local import devices
 
 KINDS = [MLPAutoencoderGenerator(), ConvAutoencoderGenerator(), SpatialAutoencoderGenerator(widths=(8, 16))]
 

@@ -21,9 +21,9 @@ from transformers import (
 from tgt_ray import run
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.local import prepare_local
 from tgt_ray.teacher.generators import ImageVariationGenerator
 from tgt_ray.teacher.store import load_teacher
+from tgt_ray.training.local import prepare_local
 
 EMBEDDING = 12
 

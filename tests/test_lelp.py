@@ -15,20 +15,23 @@ from torch import nn
 from tgt_ray import cli, run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, control, with_overrides
-from tgt_ray.local import prepare_local, train_local
-from tgt_ray.loop import StudentRun, SyntheticReader
+from tgt_ray.experiment.controls import control
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier, ConvNet
 from tgt_ray.objectives import LELP, Distillation, Facts, embeddings
 from tgt_ray.objectives.embeddings import EmbeddingStatistics
 from tgt_ray.search import SweepConfig
 from tgt_ray.stream import pack, unpack
-from tgt_ray.student import build_student
 from tgt_ray.teacher.labelers.image import ConvLabeler
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer, check_block
 from tgt_ray.training.files import STATE_FILE
+from tgt_ray.training.local import prepare_local, train_local
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.run import StudentRun
+from tgt_ray.training.student import build_student
 
 K, D, E = 3, 7, 5  # classes, numbers of the teacher's embedding, of the student's
 
@@ -387,7 +390,7 @@ def test_what_does_not_fit_is_refused_by_the_command_line_before_training(
 ):
     file = tmp_path / "experiment.yaml"
     file.write_text(lelp(quick_experiment, objective__subclasses=50).model_dump_json())
-    monkeypatch.setattr("tgt_ray.loop.train_student", lambda *args: pytest.fail("training was started"))
+    monkeypatch.setattr("tgt_ray.training.loop.train_student", lambda *args: pytest.fail("training was started"))
     argv = ["train", str(file), "--local", "--storage", storage.root, "--name", "refused"]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ended:
@@ -431,7 +434,7 @@ def test_statistics_are_made_once_where_an_objective_needs_them(
     np.testing.assert_array_equal(there.class_N, said.logits.argmax(dim=1))
     np.testing.assert_array_equal(there.head_KD, teacher.labeler.head.weight)
     np.testing.assert_array_equal(there.count_K, np.bincount(there.class_N, minlength=10))
-    monkeypatch.setattr("tgt_ray.local.teacher_outputs", lambda *args: pytest.fail("asked again"))
+    monkeypatch.setattr("tgt_ray.training.local.teacher_outputs", lambda *args: pytest.fail("asked again"))
     again = prepare_local(lelp(quick_experiment, objective__subclasses=1), digits, storage).student
     np.testing.assert_array_equal(again.embedding_statistics.embedding_ND, there.embedding_ND)
 

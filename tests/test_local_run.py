@@ -10,9 +10,9 @@ from tgt_ray import Experiment, cli, run
 from tgt_ray.api import RunFailed
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import dump_yaml, load_yaml
-from tgt_ray.experiment import control, with_overrides
-from tgt_ray.student import build_student
+from tgt_ray.core.loading import dump_yaml, load_yaml, with_overrides
+from tgt_ray.experiment.controls import control
+from tgt_ray.training.student import build_student
 
 SHORT = [("train.steps", 12), ("train.eval_every", 6), ("train.batch_size", 16), ("pool.rows_per_request", 32)]
 

@@ -7,16 +7,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tgt_ray.augmentation import Augmentation, RealRows
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.experiment import AugmentConfig, Experiment, with_overrides
-from tgt_ray.loop import Plan, StudentRun, SyntheticReader, row_probabilities
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.train import AugmentConfig
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.label_losses import LDAM, CrossEntropy, LogitAdjusted
 from tgt_ray.tasks.metrics.classification import by_shots
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.training.augmentation import Augmentation, RealRows
+from tgt_ray.training.plan import Plan, row_probabilities
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.run import StudentRun
 
 COUNTS = np.array([100, 40, 10, 4])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.5, 0.5, 0.5, 3.0], [-1.0, 2.0, 0.3, 0.0]], dtype=torch.float64)

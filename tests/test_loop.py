@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, TrainConfig, with_overrides
-from tgt_ray.local import train_local
-from tgt_ray.loop import Diverged, Plan, StudentRun, SyntheticReader, make_optimizer
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.train import TrainConfig
 from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
+from tgt_ray.training.local import train_local
+from tgt_ray.training.optimizer import make_optimizer
+from tgt_ray.training.plan import Plan
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.run import Diverged, StudentRun
 
 ratios = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1 / 3, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]))
 plans = st.builds(
@@ -132,7 +137,7 @@ def test_lag_is_the_steps_since_the_snapshot_and_absent_without_one():
 
 def test_waiting_for_the_first_block_is_not_waiting_in_training(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("tgt_ray.loop.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("tgt_ray.training.reader.time.perf_counter", lambda: float(next(clock)))
     reader = SyntheticReader(numbered_blocks(2))
     reader.take(6, 0)
     assert (reader.start_wait_s, reader.wait_s) == (1.0, 2.0)

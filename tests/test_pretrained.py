@@ -15,14 +15,15 @@ from diffusers import AutoencoderKL
 from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.local import prepare_local
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.preprocess import Preprocess
 from tgt_ray.models.students import TimmStudent
 from tgt_ray.teacher.generators import AutoencoderKLGenerator
 from tgt_ray.teacher.labelers.image import TimmLabeler, TransformersLabeler
 from tgt_ray.teacher.store import load_teacher
+from tgt_ray.training.local import prepare_local
 
 NAME = "test_byobnet"  # timm's smallest, made for tests
 

@@ -12,10 +12,11 @@ import pytest
 import ray
 import yaml
 
-from tgt_ray import cli, local
+from tgt_ray import cli
 from tgt_ray.models.students import ConvStudent
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.image import ConvLabeler
+from tgt_ray.training import local
 
 
 class Frozen(Generator):

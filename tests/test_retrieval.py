@@ -16,7 +16,9 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import check_name
 from tgt_ray.core.texts import TextShape, to_bytes, to_texts
 from tgt_ray.data import BeirFolder
-from tgt_ray.experiment import Experiment, control
+from tgt_ray.experiment.advice import _say_what_is_cut
+from tgt_ray.experiment.controls import control
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.tokens import corpus_tokens
 from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
@@ -358,7 +360,7 @@ def test_queries_of_which_nothing_is_known_are_anchors(unanswered, caplog):
 
 def test_queries_of_which_nothing_is_known_are_explored(unanswered, encoder, tmp_path):
     from tgt_ray.core.storage import Storage
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     config = experiment(unanswered, encoder)
     anchors = prepare_local(config, config.task.load(), Storage(str(tmp_path))).anchors
@@ -529,7 +531,7 @@ def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
 
 def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_path, caplog):
     from tgt_ray.core.storage import Storage
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "})
     labeler = {"type": "dual_encoder", "path": path, "max_tokens": 24, "document_prefix": "p: "}
@@ -821,7 +823,7 @@ def test_no_query_is_made_from_an_empty_document(encoder, tmp_path, caplog):
     root = write(tmp_path / "x", corpus=documents)
     config = experiment(root, encoder, teacher={"generator": {"type": "spans", "most_words": 6}}, train={"steps": 30})
     from tgt_ray.core.storage import Storage
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     prepared = prepare_local(config, config.task.load(), Storage(str(tmp_path / "s")))
     assert "2 documents are empty" in caplog.text
@@ -1054,7 +1056,7 @@ def test_how_is_drawn_is_not_said_by_the_model_s_folder(beir, writer, tmp_path):
 def test_documents_that_are_cut_are_counted(beir, encoder, writer, caplog):
     config = experiment(beir, encoder, teacher={"generator": doc2query(writer, max_tokens=8)})
     with caplog.at_level(logging.WARNING):
-        api._say_what_is_cut(config, config.task.load())
+        _say_what_is_cut(config, config.task.load())
     assert "teacher.generator: cuts 48 of 48 documents to its 8 tokens" in caplog.text
 
 
@@ -1078,7 +1080,7 @@ def test_a_query_writer_needs_documents_and_its_model_s_limits(beir, encoder, wr
 
 def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encoder, tmp_path):
     from tgt_ray.core.storage import Storage
-    from tgt_ray.local import prepare_local
+    from tgt_ray.training.local import prepare_local
 
     config = experiment(beir, encoder, task={"labelled": {"rows": 8}})
     data = config.task.load()

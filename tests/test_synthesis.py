@@ -8,9 +8,10 @@ import torch
 
 from tgt_ray.coordinator import Job
 from tgt_ray.core.config import validate
-from tgt_ray.experiment import Experiment, PoolConfig, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.stream import PoolSetup, TeacherGenerator
-from tgt_ray.student import build_student
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.explorers import Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.module import Teacher
@@ -18,6 +19,7 @@ from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer, check_block
 from tgt_ray.teacher.transfer_set import to_matrix
 from tgt_ray.training.generation import inline_blocks, shown_every, synthesizer_of
+from tgt_ray.training.student import build_student
 
 ROWS = 32
 

@@ -8,14 +8,15 @@ import torch
 
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.local import prepare_local
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.generators.autoencoders import Autoencoder
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.outputs import teacher_outputs
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
 from tgt_ray.teacher.transfer_set import prepare, to_matrix
+from tgt_ray.training.local import prepare_local
 
 #: A teacher that costs nothing.
 TINY = [

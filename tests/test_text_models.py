@@ -17,7 +17,7 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import override
 from tgt_ray.core.texts import SEPARATOR, TextShape, to_bytes, to_texts
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.hub import own_file, place
 from tgt_ray.models.students import TextEncoderStudent, TextTransformerStudent
 from tgt_ray.models.text.generation import logits_at

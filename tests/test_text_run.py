@@ -13,19 +13,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tgt_ray import fit_check, gallery, run
+from tgt_ray import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
-from tgt_ray.experiment import Experiment
-from tgt_ray.gallery import Gallery
-from tgt_ray.loop import StudentRun
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier
 from tgt_ray.models.students import StudentBackbone
+from tgt_ray.results import gallery
+from tgt_ray.results.gallery import Gallery
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.store import prepare_teacher
 from tgt_ray.teacher.transfer_set import StudentData
+from tgt_ray.training import fit_check
+from tgt_ray.training.run import StudentRun
 
 WIDTH = 24
 NAMES = ("<b>up</b>", "down")

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from tgt_ray import api, run, run_sweep
+from tgt_ray import run, run_sweep
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.search import Distribution
 
 GOOD, BAD = ("joy", "delight", "wonder"), ("boredom", "noise", "gloom")
@@ -140,7 +141,7 @@ def test_texts_that_never_had_a_label_are_anchors(folder, storage, tmp_path):
 
 
 def test_a_run_goes_on_exactly(folder, storage, monkeypatch):
-    from tgt_ray import local
+    from tgt_ray.training import local
 
     config = experiment(folder)
     whole = run(config, storage=storage, name="whole", local=True)
@@ -184,7 +185,7 @@ def test_texts_without_labels_that_are_cut_are_counted(folder, caplog):
         )
         caplog.clear()
         data = config.task.load()
-        api._say_what_is_cut(config, data)
+        _say_what_is_cut(config, data)
         said = [record.getMessage() for record in caplog.records if ": cuts " in record.getMessage()]
         assert [line.partition(":")[0] for line in said] == list(parts)
         assert all(f" of {there} train texts to its 6 tokens" in line for line in said)
@@ -257,5 +258,5 @@ def test_gradients_need_one_vocabulary(folder, storage):
 def test_what_is_hardly_ever_meant_is_warned_of(folder, caplog, changes, space, warned):
     student = {"type": "text_encoder", "path": "some/hub-name"}
     config = experiment(folder, student=student, **{"train": {"learning_rate": 3e-5}, **changes})
-    api._say_what_is_odd(config, {key: Distribution(uniform=ends) for key, ends in space.items()})
+    _say_what_is_odd(config, {key: Distribution(uniform=ends) for key, ends in space.items()})
     assert (warned in caplog.text) if warned else not caplog.text

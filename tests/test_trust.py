@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from tgt_ray.core.config import validate
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.loop import StudentRun
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.distillation import ConformalWeights
+from tgt_ray.training.run import StudentRun
 
 K = 4
 COUNTS = np.array([10, 10, 10, 10])

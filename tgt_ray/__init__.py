@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tgt_ray.api import RunResult, SweepResult, run, run_sweep
-    from tgt_ray.experiment import Experiment
+    from tgt_ray.experiment.experiment import Experiment
     from tgt_ray.search import SweepConfig
 
 __all__ = ["Experiment", "RunResult", "SweepConfig", "SweepResult", "run", "run_sweep"]
 
-_HOME = {"Experiment": "experiment", "SweepConfig": "search"}
+_HOME = {"Experiment": "experiment.experiment", "SweepConfig": "search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -16,20 +15,19 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from tgt_ray import fit_check
 from tgt_ray.core import records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
-from tgt_ray.core.errors import ConfigError, concerning
-from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.storage import Storage, check_name
-from tgt_ray.data import StoredTable, in_this_process
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.objectives import Distillation
-from tgt_ray.search import Distribution, SweepConfig, default_sweep
+from tgt_ray.data import in_this_process
+from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.search import SweepConfig, default_sweep
 from tgt_ray.table import render
-from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training import fit_check
 from tgt_ray.training.files import KEPT_FILES, WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
@@ -129,8 +127,8 @@ def run(
 
 
 def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
-    from tgt_ray.local import devices, prepare_local, train_local
-    from tgt_ray.loop import Diverged
+    from tgt_ray.training.local import devices, prepare_local, train_local
+    from tgt_ray.training.run import Diverged
 
     devices(config)
     data = config.task.read(scan, root, in_this_process)
@@ -185,65 +183,6 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(folder)
     return answer.history, prepared
-
-
-#: AdamW's peak above which a pretrained student is likely to lose what it knows (our choice).
-FAST = 1e-3
-
-
-def _say_what_is_odd(config: Experiment, space: Mapping[str, Distribution] | None = None) -> None:
-    """Warn of what is legal and hardly ever meant. space: of a sweep, whose trials may differ in it."""
-    train, space = config.train, space or {}
-    key = "train.learning_rate"
-    fastest = max(space[key].ends()) if key in space else train.learning_rate
-    if config.student.pretrained_elsewhere and train.optimizer == "adamw" and fastest > FAST:
-        log.warning(
-            "%s: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for convolutions",
-            *(key, fastest),
-        )
-    objective = config.objective
-    if isinstance(objective, Distillation) and objective.alpha == 1 and "objective.alpha" not in space:
-        loss = objective.label_loss.type
-        if loss != "cross_entropy":
-            log.warning(
-                "objective.label_loss: '%s' is weighted by 1 - alpha, and alpha is 1, so it has no part in the loss; give an alpha below 1",
-                loss,
-            )
-
-
-def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
-    """One line for each model of texts that doesn't see all of them."""
-    # Anchors are read by the teacher, and what is made of them by the student.
-    anchors = config.streams and not config.teacher.generator.starts_from_documents
-    own = ("train", "unlabelled") if anchors else ("train",)
-    for key, part in (
-        ("teacher.labeler", config.teacher.labeler),
-        ("teacher.generator", config.teacher.generator),
-        ("student", config.student),
-    ):
-        unused = part is config.teacher.generator and not config.streams
-        from_documents = getattr(part, "starts_from_documents", False)
-        # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
-        prompted = getattr(part, "only_samples", False) and not from_documents
-        if not hasattr(part, "tokens") or unused or prompted:
-            continue
-        with concerning(key):
-            tokens = part.tokens(data.input_shape, key)
-        reads = [(("documents",), "document", "documents")] if from_documents else [(own, "text", "train texts")]
-        if part is config.student and config.objective.needs_documents:
-            reads.append((("documents",), "document", "documents (objective.document_encoder: student)"))
-        for names, column, what in reads:
-            tables = [data.tables[name] for name in names if name in data.tables]
-            # A user's own task may call its texts otherwise.
-            if any(isinstance(table, StoredTable) or column not in table.column_names for table in tables):
-                continue
-            texts = [text for table in tables for text in table[column].to_pylist()]
-            count, first = tokens.count_cut(texts)
-            if count:
-                log.warning(
-                    "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
-                    *(key, count, len(texts), what, tokens.max_tokens, first[:60]),
-                )
 
 
 def _keep_files(folder: Storage) -> None:

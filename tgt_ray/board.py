@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from tgt_ray.cluster import LaneShape, beside_the_caller
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 Metrics = dict[str, Any]
 

@@ -17,7 +17,7 @@ from tgt_ray.core.config import Config
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import load_yaml, parse_override
 from tgt_ray.core.memory import keep_freed_memory
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.search import SweepConfig, default_sweep
 
 Sets = Annotated[

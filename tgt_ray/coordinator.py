@@ -20,7 +20,7 @@ import numpy as np
 import ray
 
 from tgt_ray.cluster import beside_the_caller
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 
 @dataclass(frozen=True)

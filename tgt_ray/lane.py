@@ -18,13 +18,14 @@ from ray.exceptions import RayError
 from tgt_ray.board import Run
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
-    from tgt_ray.loop import StudentRun, SyntheticReader
     from tgt_ray.stream import SyntheticStream
     from tgt_ray.teacher.transfer_set import Prepared
+    from tgt_ray.training.reader import SyntheticReader
+    from tgt_ray.training.run import StudentRun
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class LaneWorker:
         """What any run needs, before the first one comes."""
         import torch
 
-        import tgt_ray.loop  # noqa: F401
+        import tgt_ray.training.loop  # noqa: F401
 
         train = self.setup.plan.train
         keep_freed_memory()
@@ -101,8 +102,8 @@ class LaneWorker:
 
         Raises what this process or its group can't go on after; Ray Train then replaces it, and the run resumes.
         """
-        from tgt_ray.loop import Diverged, Stopped
         from tgt_ray.stream import StreamLost
+        from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
         try:
@@ -130,8 +131,8 @@ class LaneWorker:
         """Everything that trains, made anew, or as it was at the run's checkpoint."""
         import torch
 
-        from tgt_ray.loop import StudentRun
         from tgt_ray.training.files import STATE_FILE
+        from tgt_ray.training.run import StudentRun
 
         if item.experiment.train.compile:
             torch._dynamo.reset()  # what was compiled for an earlier run counts against a limit
@@ -153,7 +154,8 @@ class LaneWorker:
         return run
 
     def _train(self, item: Run, run: StudentRun) -> None:
-        from tgt_ray.loop import SyntheticReader, train_student
+        from tgt_ray.training.loop import train_student
+        from tgt_ray.training.reader import SyntheticReader
 
         experiment, reader = item.experiment, None
         if experiment.streams:

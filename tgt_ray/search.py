@@ -13,7 +13,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.errors import ConfigError, nearest
-from tgt_ray.experiment import CONTROLS, Experiment, control, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.controls import CONTROLS, control
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 
 

@@ -25,7 +25,8 @@ from ray.exceptions import RayActorError, RayError
 
 from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
 from tgt_ray.core.memory import keep_freed_memory
-from tgt_ray.experiment import Experiment, PoolConfig
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import PoolConfig
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -157,9 +158,9 @@ class TeacherGenerator:
     def _adopt(self, job: Job) -> None:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.core.storage import Storage
-        from tgt_ray.student import build_student, has_split_norms
         from tgt_ray.teacher.store import load_teacher
         from tgt_ray.training.generation import shown_every, synthesizer_of
+        from tgt_ray.training.student import build_student, has_split_norms
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
         prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))

@@ -23,17 +23,18 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from tgt_ray import cluster, fit_check
+from tgt_ray import cluster
 from tgt_ray.board import start_board
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.lane import LaneSetup, lane_worker
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher.fingerprints import stored_teacher
 from tgt_ray.teacher.transfer_set import Prepared, prepare
+from tgt_ray.training import fit_check
 
 log = logging.getLogger(__name__)
 

@@ -18,18 +18,19 @@ from ray.tune.search.optuna import OptunaSearch
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from tgt_ray import cluster, fit_check, trainer
+from tgt_ray import cluster, trainer
 from tgt_ray.core import records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.leaderboard import Leaderboard
 from tgt_ray.search import SweepConfig
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training import fit_check
 from tgt_ray.training.files import KEPT_FILES
 from tgt_ray.trial import LaneTrial
 

@@ -16,7 +16,8 @@ import yaml
 
 from tgt_ray import api, trainer
 from tgt_ray.board import Answer, Run
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

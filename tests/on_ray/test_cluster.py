@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from tgt_ray import cluster
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def experiment(**overrides: object) -> Experiment:
-    from tgt_ray.experiment import with_overrides
+    from tgt_ray.core.loading import with_overrides
 
     return Experiment.model_validate(
         with_overrides(Experiment().model_dump(mode="json"), [(k.replace("__", "."), v) for k, v in overrides.items()])

@@ -75,7 +75,7 @@ def submit(
 
 @pytest.fixture
 def sweep_file(prepared, tmp_path) -> Path:
-    from tgt_ray.experiment import with_overrides
+    from tgt_ray.core.loading import with_overrides
 
     values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]
     data = {

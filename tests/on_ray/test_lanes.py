@@ -8,7 +8,8 @@ import ray
 
 from tgt_ray import api, cluster, trainer
 from tgt_ray.board import Run
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.search import SweepConfig
 from tgt_ray.teacher.transfer_set import true_class_probability
 

@@ -7,7 +7,8 @@ import pytest
 
 from tgt_ray import api
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.search import SweepConfig
 
 pytestmark = pytest.mark.ray

@@ -7,9 +7,10 @@ from PIL import Image
 from tgt_ray import api, trainer
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.images import encoded
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification
 
 pytestmark = pytest.mark.ray

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tgt_ray import api
-from tgt_ray.experiment import Experiment, with_overrides
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 
 pytestmark = pytest.mark.ray
 

@@ -10,12 +10,13 @@ import pytest
 import ray
 
 from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
-from tgt_ray.experiment import Experiment, with_overrides
-from tgt_ray.loop import StudentRun
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.stream import GenerationFailed, SyntheticStream, TeacherGenerator, num_requests, pack, unpack
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
 from tgt_ray.training.generation import inline_blocks
+from tgt_ray.training.run import StudentRun
 
 pytestmark = pytest.mark.ray
 

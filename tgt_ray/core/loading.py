@@ -77,3 +77,10 @@ def _split_key(data: Mapping[str, Any], key: str) -> tuple[str, str]:
         if (head := ".".join(parts[:length])) in data:
             return head, ".".join(parts[length:])
     return parts[0], ".".join(parts[1:])
+
+
+def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Types first, in this order: setting one starts its block anew.
+    for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
+        data = override(data, key, value)
+    return data

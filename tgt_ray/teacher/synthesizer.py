@@ -11,10 +11,10 @@ from torch import Tensor
 from tgt_ray.core.batch import Block, InputRows, Precision, rows_at_once
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.models.numerics import at_least_float32, autocast, kl_rows
-from tgt_ray.student import Student
 from tgt_ray.teacher.explorers import Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.transfer_set import Anchors
+from tgt_ray.training.student import Student
 
 #: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
 EXPLORED_AT_ONCE = 64

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import torch
 
 from tgt_ray.core.batch import Block, InputRows
-from tgt_ray.experiment import Experiment
-from tgt_ray.student import Student
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.synthesizer import SHOWN_REQUESTS, Synthesizer, check_block
 from tgt_ray.teacher.transfer_set import Prepared, StudentData
+from tgt_ray.training.student import Student
 
 
 def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:

@@ -6,12 +6,9 @@ them than from no synthetic rows at all. torch is imported only where something 
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +18,17 @@ from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.core.texts import are_texts, shown, to_texts
-from tgt_ray.experiment import Experiment
-from tgt_ray.gallery import class_label, drawable, say_texts
+from tgt_ray.core.texts import are_texts, to_texts
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.embeddings import TeacherEmbeddings
+from tgt_ray.results.fit_pages import _png, gallery, text_gallery
+from tgt_ray.results.gallery import drawable
 from tgt_ray.tasks import TaskData
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
 from tgt_ray.teacher.transfer_set import written
-from tgt_ray.text_page import page
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from tgt_ray.teacher.module import Teacher
@@ -183,11 +179,11 @@ def measure(
     """
     import torch
 
-    from tgt_ray.student import build_student
     from tgt_ray.tasks import inputs_of
     from tgt_ray.teacher.explorers import Neighbourhood
     from tgt_ray.teacher.module import check_decoded
     from tgt_ray.teacher.synthesizer import Disagreement, along, latent_std
+    from tgt_ray.training.student import build_student
 
     # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
     from_documents = experiment.teacher.generator.starts_from_documents
@@ -295,53 +291,3 @@ def held_out_rows(there: int, count: int) -> np.ndarray:
     """Places of at most `count` of the rows that are there, drawn at random and always the same; in random order, so that the first
     of them stand for all."""
     return np.random.default_rng(0).permutation(there)[:count]
-
-
-def text_gallery(
-    texts: dict[str, list[str]],
-    few: list[int],
-    labels: list[int],
-    seen: dict[str, list[tuple[int, float]]],
-    class_names: Sequence[str] = (),
-    longest: int | None = None,
-) -> bytes:
-    """A page with a few of each kind of texts side by side below their class. few: which; labels, seen: of these, the classes, and the
-    labeler's first one of each kind with its share; longest: see `exact_copy_rate`."""
-    name = partial(class_label, class_names=class_names, most=None)
-    groups = []
-    for place, (row, label) in enumerate(zip(few, labels, strict=True)):
-        said = {kind: pairs[place] for kind, pairs in seen.items()}
-        cells = [
-            f"{shown(rows[row])} [{name(said[kind][0])}: {100 * said[kind][1]:.0f} %]" for kind, rows in texts.items()
-        ]
-        groups.append((name(label), [cells]))
-    facts = [
-        say_texts(texts["real"], texts[kind], what, longest)
-        for kind, what in (("reconstructed", "reconstructions"), ("explored", "explored rows"))
-    ]
-    return page("Does the teacher fit?", facts, [f"{kind} [labeler]" for kind in texts], groups)
-
-
-def gallery(
-    images: dict[str, np.ndarray], seen: dict[str, list[tuple[int, float]]], class_names: Sequence[str] = ()
-) -> Figure:
-    """A line for each kind of row, (N, C, H, W) in [0, 1], with the labeler's first class and its share."""
-    from matplotlib.figure import Figure
-
-    columns = len(next(iter(images.values())))
-    figure = Figure(figsize=(1.3 * columns + 1, 1.6 * len(images) + 0.3), layout="constrained")
-    axes = figure.subplots(len(images), columns, squeeze=False)
-    for line, (name, rows) in zip(axes, images.items(), strict=True):
-        for place, image, (number, share) in zip(line, rows, seen[name], strict=True):
-            place.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            place.set_title(f"{class_label(number, class_names)}: {100 * share:.0f} %", fontsize=8)
-            place.set_xticks([])
-            place.set_yticks([])
-        line[0].set_ylabel(name, fontsize=9)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

@@ -1,15 +1,10 @@
-"""Floor 3: the training loop, without Ray. Which rows a step sees depends on (seed, step) alone, so a run resumes exactly."""
+"""A student somewhere in its training."""
 
 from __future__ import annotations
 
 import io
-import logging
-import math
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,21 +13,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tgt_ray import gallery
-from tgt_ray.augmentation import Augmentation, RealRows
-from tgt_ray.core.batch import Batch, Block, InputRows, rows_at_once
+from tgt_ray.core.batch import Batch, InputRows, rows_at_once
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.experiment import Experiment, TrainConfig
-from tgt_ray.gallery import Gallery
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.numerics import autocast
-from tgt_ray.models.optimise import warmup_cosine
 from tgt_ray.models.weights import whole
-from tgt_ray.student import Student, build_student
+from tgt_ray.results import gallery
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.transfer_set import StudentData, to_matrix
+from tgt_ray.training.augmentation import Augmentation, RealRows
 from tgt_ray.training.files import DETAILS_FILES, STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-
-log = logging.getLogger(__name__)
+from tgt_ray.training.optimizer import make_optimizer
+from tgt_ray.training.plan import Plan, row_probabilities
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.student import build_student
 
 
 class Diverged(RuntimeError):
@@ -41,113 +35,6 @@ class Diverged(RuntimeError):
 
 class Stopped(Exception):
     """Whoever wanted the run doesn't any more."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which rows each step of one worker takes. Counts are a function of the step, so nothing needs remembering."""
-
-    batch_size: int  # of this worker
-    ratio: float
-    rank: int
-    world_size: int
-    num_real: int
-    seed: int
-    #: From which step on, how likely each of the real rows is drawn; None: each once an epoch.
-    phases: tuple[tuple[int, np.ndarray | None], ...] = ((0, None),)
-
-    def synthetic_before(self, step: int) -> int:
-        """Synthetic rows that this worker has used before `step`: rounding errors never add up beyond one row."""
-        # The small number keeps 0.3 * 10 * step from falling below the whole number it stands for.
-        return math.floor(step * self.batch_size * self.ratio + 1e-9)
-
-    def synthetic_count(self, step: int) -> int:
-        return self.synthetic_before(step + 1) - self.synthetic_before(step)
-
-    def real_indices(self, step: int) -> np.ndarray:
-        """Rows of the train split: the workers' parts of an endless sequence of seeded permutations."""
-        count = self.batch_size - self.synthetic_count(step)
-        first = (step * self.batch_size - self.synthetic_before(step)) * self.world_size + self.rank * count
-        positions = np.arange(first, first + count)
-        out = np.empty(count, np.int64)
-        for epoch in np.unique(positions // self.num_real):
-            here = positions // self.num_real == epoch
-            out[here] = self._drawn(int(epoch), step)[positions[here] % self.num_real]
-        return out
-
-    def _drawn(self, epoch: int, step: int) -> np.ndarray:
-        """The rows of an epoch in their order; where the phase has probabilities, as many with replacement."""
-        cached = self.__dict__.setdefault("_cache", {})
-        phase = max(index for index, (first, _) in enumerate(self.phases) if step >= first)
-        if (epoch, phase) not in cached:
-            if len(cached) > 2:
-                cached.clear()
-            rng, p = np.random.default_rng([self.seed, epoch]), self.phases[phase][1]
-            cached[epoch, phase] = (
-                rng.permutation(self.num_real) if p is None else rng.choice(self.num_real, self.num_real, p=p)
-            )
-        return cached[epoch, phase]
-
-
-def row_probabilities(sampling: str, labels_N: np.ndarray) -> np.ndarray | None:
-    """How likely each row is drawn so that classes come by n_c^q: q = 1 natural, 1/2 square_root, 0 balanced; None: natural."""
-    if sampling == "natural":
-        return None
-    counts = np.bincount(labels_N)[labels_N].astype(float)
-    weights = counts ** (-0.5 if sampling == "square_root" else -1.0)
-    return weights / weights.sum()
-
-
-class SyntheticReader:
-    """Serves synthetic rows n at a time from blocks that come in request order, and measures what they cost."""
-
-    def __init__(self, blocks: Iterator[Block], skip_rows: int = 0):
-        self.blocks = blocks
-        self.skip_rows = skip_rows
-        self.rest: Block | None = None
-        self.offset = 0
-        self.start_wait_s = 0.0  # until the first block: the pool's start
-        self.wait_s = 0.0  # after it
-        self.lags: Counter[int] = Counter()
-        self.num_blocks = 0
-        self.gallery = Gallery()
-
-    def take(self, count: int, step: int) -> tuple[Tensor, ...]:
-        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, document and anchor_inputs, where the
-        blocks have them."""
-        parts = []
-        while count:
-            block = self._block(step)
-            part = slice(self.offset, self.offset + count)
-            more = (name for name in ("teacher_embedding", "document", "anchor_inputs") if name in block)
-            names = ("inputs", "teacher_logits", *more)
-            parts.append([torch.from_numpy(block[name][part]) for name in names])
-            versions = block["version"][part]
-            self.lags.update((step - versions[versions >= 0]).tolist())
-            count -= len(versions)
-            self.offset += len(versions)
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-    def _block(self, step: int) -> Block:
-        if self.rest is None or self.offset >= len(self.rest["request"]):
-            started = time.perf_counter()
-            self.rest = next(self.blocks)
-            waited = time.perf_counter() - started
-            if self.num_blocks:
-                self.wait_s += waited
-            else:
-                self.start_wait_s += waited
-            self.num_blocks += 1
-            self.gallery.look_at(self.rest, step)
-            self.offset, self.skip_rows = self.skip_rows, 0
-        return self.rest
-
-    def lag(self) -> dict[str, float]:
-        """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
-        if not self.lags:
-            return {}
-        lags = np.repeat(list(self.lags), list(self.lags.values()))
-        return {f"lag_{name}": value for name, value in percentiles(lags).items()}
 
 
 class StudentRun:
@@ -429,94 +316,3 @@ class StudentRun:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         self.step, self.history, self.train_s = state["step"], state["history"], state["train_s"]
         assert tuple(state["position"]) == self.position, "the request offset follows from the step"
-
-
-class Hooks(Protocol):
-    """What the loop tells the world."""
-
-    def snapshot(self, run: StudentRun) -> None:
-        """Every pool.snapshot_every steps, where the explorer looks at the student."""
-
-    def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
-        """At each evaluation; a checkpoint can be taken here."""
-
-    def stream_metrics(self) -> dict[str, float]:
-        """What the generators say of themselves."""
-
-    def stopped(self) -> bool:
-        """Whether to end before the last step; asked about every pool.snapshot_every steps."""
-
-
-def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
-    """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged, Stopped."""
-    train, pool = run.experiment.train, run.experiment.pool
-    run.student.train()
-    if run.step == train.steps and run.history:
-        # Killed between its last report and its end: who waits for the report may have missed it.
-        hooks.report(run, run.history[-1])
-    lap = time.perf_counter()
-    while run.step < train.steps:
-        run.train_step(reader)
-        last = run.step == train.steps
-        due = last or run.step % train.eval_every == 0
-        if due or run.step % pool.snapshot_every == 0:
-            run.check(hooks.stopped())
-            if run.experiment.explorer.on_policy and not last:
-                hooks.snapshot(run)
-        if due:
-            elapsed = time.perf_counter() - lap
-            run.train_s += elapsed
-            run.session_s += elapsed
-            report = _report(run, reader, hooks, last) if is_main else {}
-            run.history.append(report)
-            hooks.report(run, report)
-            lap = time.perf_counter()
-
-
-def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluate("validation")}
-    report["train_s"] = run.train_s
-    if reader is not None:
-        busy = max(run.session_s - reader.start_wait_s, 1e-9)
-        report |= {
-            "wait_share": reader.wait_s / busy,
-            "start_wait_s": reader.start_wait_s,
-            **reader.lag(),
-            **hooks.stream_metrics(),
-        }
-    if last:
-        run.samples = reader.gallery.samples if reader is not None else []
-        # The only look at the test split, after the last decision about this student.
-        report |= {f"test_{name}": value for name, value in run.evaluate("test").items()}
-    return report
-
-
-def make_optimizer(
-    student: Student, train: TrainConfig, steps: int | None = None, learning_rate: float | None = None
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimizer of what trains, and linear warm-up followed by cosine decay to zero over `steps`.
-
-    steps, learning_rate: of the second phase, which has no warm-up; None: of the first.
-    """
-    steps = train.first_phase_steps if steps is None else steps
-    rate, decay = learning_rate or train.learning_rate, train.weight_decay
-    parameters = [each for each in student.parameters() if each.requires_grad]
-    optimizer: torch.optim.Optimizer
-    if train.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
-    else:
-        optimizer = torch.optim.SGD(
-            parameters, lr=rate, weight_decay=decay, momentum=train.momentum, nesterov=train.momentum > 0, fused=True
-        )
-    later = student.frozen_backbone
-    factor = warmup_cosine(0 if later else round(train.warmup * steps), steps)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def percentiles(values: np.ndarray) -> dict[str, float]:
-    """p50, p99 and max of a non-empty array."""
-    return {
-        "p50": float(np.percentile(values, 50)),
-        "p99": float(np.percentile(values, 99)),
-        "max": float(values.max()),
-    }

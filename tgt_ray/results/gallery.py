@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tgt_ray.core.texts import are_texts, shown, to_texts
+from tgt_ray.results.text_page import page
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
-from tgt_ray.text_page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from tgt_ray import fit_check
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment import Experiment
-from tgt_ray.loop import StudentRun, SyntheticReader, train_student
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.outputs import teacher_outputs
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
 from tgt_ray.teacher.transfer_set import Prepared, prepare
+from tgt_ray.training import fit_check
 from tgt_ray.training.files import STATE_FILE
 from tgt_ray.training.generation import inline_blocks, synthesizer_of
+from tgt_ray.training.loop import train_student
+from tgt_ray.training.reader import SyntheticReader
+from tgt_ray.training.run import StudentRun
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.batch import Loss
 from tgt_ray.core.errors import ConfigError, concerning
-from tgt_ray.experiment import Experiment
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.criteria.heads import ScaledHead

@@ -1,16 +1,16 @@
-"""Floor 3: the Experiment, all that one training run depends on, and the checks that span its parts. No torch, no ray."""
+"""The Experiment: all that one training run depends on, and the checks that span its parts. No torch, no ray."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from tgt_ray.core.batch import Precision
-from tgt_ray.core.config import Config, builtin_types, validate
+from tgt_ray.core.config import Config, builtin_types
 from tgt_ray.core.errors import ConfigError, concerning
-from tgt_ray.core.loading import override
 from tgt_ray.data import LongTail
+from tgt_ray.experiment.pool import FitCheckConfig, PoolConfig
+from tgt_ray.experiment.train import TrainConfig
 from tgt_ray.models.students import AnyStudent, ConvStudent, StudentBackbone
 from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective, Distillation, Objective
@@ -20,134 +20,6 @@ from tgt_ray.teacher.explorers import AnyExplorer, Gradient
 from tgt_ray.teacher.generators import AnyGenerator, Generator
 from tgt_ray.teacher.labelers import AnyLabeler
 from tgt_ray.teacher.labelers.base import Labeler
-
-#: How real rows are drawn.
-Sampling = Literal["natural", "square_root", "balanced"]
-
-
-class AugmentConfig(Config):
-    """Of real rows of images. Synthetic rows are as the generator makes them; the teacher's cached outputs are of the image as it is."""
-
-    shift: int = Field(0, ge=0, description="largest random shift in pixels, each way")
-    flip: bool = Field(False, description="random horizontal flips")
-    randaugment: str | None = Field(
-        None,
-        pattern=r"^rand(-((m|n|inc|mmax)\d+|(mstd|p)[\d.]+))*$",
-        description="timm's RandAugment, e.g. rand-m9-mstd0.5",
-    )
-    mixup: float = Field(0.0, ge=0, description="MixUp's alpha; 0: none. Also mixes the teacher's probabilities")
-
-
-class SecondPhase(Config):
-    """The last part of a run trains the head alone on a frozen backbone (Kang et al. 2020, arXiv 1910.09217)."""
-
-    type: Literal["crt", "lws"] = Field(description="crt: a new head; lws: a factor for each class of the old one")
-    share: float = Field(0.1, gt=0, lt=1, description="of the run's steps")
-    learning_rate: float | None = Field(None, gt=0, description="its peak; absent: the first phase's")
-    sampling: Sampling = Field("balanced", description="of real rows, as train.sampling")
-
-
-class TrainConfig(Config):
-    """How the student trains."""
-
-    steps: int = Field(500, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, description="rows of a step over all workers, real and synthetic together")
-    synthetic_ratio: float = Field(
-        0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch"
-    )
-    sampling: Sampling = Field(
-        "natural",
-        description="how real rows are drawn: each equally often, by the square root of their class's size, or each class equally"
-        " often",
-    )
-    augment: AugmentConfig | None = Field(None, description="of real rows; absent: as they are")
-    second_phase: SecondPhase | None = Field(None, description="a last part of the run that trains the head alone")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
-    weight_decay: float = Field(1e-2, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate")
-    eval_every: int = Field(
-        100,
-        ge=1,
-        description="steps between evaluations on the validation split; each is a report and a checkpoint",
-    )
-    workers: int = Field(1, ge=1, description="student workers (data parallel)")
-    cpus_per_worker: float = Field(0.5, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
-    max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
-    channels_last: bool = Field(True, description="memory layout of the student's convolutions")
-    batch_norm: Literal["shared", "per_source"] = Field(
-        "shared",
-        description="per_source: the student's batch norms keep statistics of their own for synthetic rows (our choice)",
-    )
-    precision: Precision = Field(
-        "float32", description="bfloat16: autocast, worth it on GPUs and CPUs that compute in it"
-    )
-    compile: bool = Field(
-        False,
-        description="torch.compile the student: half a minute at its first step, so for long runs; needs a C++ compiler",
-    )
-    seed: int = Field(0, ge=0, description="of student weights, batches, anchors and noise")
-
-    @model_validator(mode="after")
-    def _divisible(self) -> TrainConfig:
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
-        return self
-
-    @property
-    def first_phase_steps(self) -> int:
-        return self.steps - (max(1, round(self.second_phase.share * self.steps)) if self.second_phase else 0)
-
-
-class PoolConfig(Config):
-    """The actor pool of generators that feeds one student worker."""
-
-    actors: int = Field(1, ge=1, description="generators of each student worker")
-    cpus_per_actor: float = Field(0.4, gt=0)
-    gpus_per_actor: float = Field(0, ge=0)
-    actor_resources: dict[str, float] = Field(
-        default_factory=dict,
-        description="custom resources an actor needs, to place the pool on certain nodes",
-    )
-    precision: Precision = Field("float32", description="of generator and labeler; as train.precision")
-    rows_per_request: int = Field(
-        2048,
-        ge=1,
-        description="synthetic rows of one generator call; a call should take tenths of a second: fewer rows for larger images"
-        " (less memory, fresher snapshots), more for smaller ones (each call costs some milliseconds)",
-    )
-    window: int = Field(3, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
-    slot_length: int = Field(
-        32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"
-    )
-    snapshot_every: int = Field(
-        20, ge=1, description="steps between snapshots of the student for explorers that look at it"
-    )
-
-    @model_validator(mode="after")
-    def _enough(self) -> PoolConfig:
-        if self.window < self.actors:
-            raise ValueError(f"window {self.window} is below actors {self.actors}, so some actors would never work")
-        return self
-
-
-class FitCheckConfig(Config):
-    """Measured on held-out rows before anything trains: whether the labeler takes the generator's rows for what they were made from."""
-
-    rows: int = Field(512, ge=1, description="validation rows to measure on")
-    seconds: float = Field(300, gt=0, description="after so long no more rows are taken, where the generator is slow")
-    minimum: float = Field(
-        80.0,
-        ge=0,
-        le=100,
-        description="percent of reconstructions on which the labeler must agree with itself (our choice, from what was measured on"
-        " Fashion-MNIST-LT)",
-    )
-    on_low: Literal["warn", "fail", "skip"] = Field(
-        "warn", description="what happens below the minimum; `--strict` means fail; skip: nothing is measured"
-    )
 
 
 class Experiment(Config):
@@ -345,30 +217,3 @@ class Experiment(Config):
 def fits(modality: str, kind: str) -> bool:
     """Whether a component for one kind of inputs can work with another."""
     return modality == kind or "any" in (modality, kind)
-
-
-CONTROLS: dict[str, dict[str, Any]] = {
-    "one_hot": {"explorer": {"type": "none"}, "objective.alpha": 0.0},
-    "distillation": {"explorer": {"type": "none"}},
-    "anchors": {"explorer": {"type": "identity"}},
-}
-
-
-def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Types first, in this order: setting one starts its block anew.
-    for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
-        data = override(data, key, value)
-    return data
-
-
-def control(experiment: Experiment, name: str) -> Experiment:
-    """The same experiment as plain distillation without synthetic rows, without the teacher as well (`one_hot`), or with anchors as they
-    are in the place of synthetic rows (`anchors`): where some have no labels, distillation of more rows."""
-    if name not in CONTROLS:
-        raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
-    plain = experiment.model_dump(mode="json")
-    plain["objective"] = experiment.objective.plain()
-    data = with_overrides(plain, list(CONTROLS[name].items()))
-    if experiment.explorer.synthesizes and data["explorer"]["type"] != "none":
-        data["explorer"]["anchors"] = experiment.explorer.anchors  # drawn as the trials draw them
-    return validate(Experiment, data)

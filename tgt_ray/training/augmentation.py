@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.experiment import AugmentConfig
+from tgt_ray.experiment.train import AugmentConfig
 from tgt_ray.models.image.augment import augment
 
 

@@ -1,0 +1,75 @@
+"""Synthetic rows, n at a time, and what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgt_ray.core.batch import Block
+from tgt_ray.results.gallery import Gallery
+
+
+class SyntheticReader:
+    """Serves synthetic rows n at a time from blocks that come in request order, and measures what they cost."""
+
+    def __init__(self, blocks: Iterator[Block], skip_rows: int = 0):
+        self.blocks = blocks
+        self.skip_rows = skip_rows
+        self.rest: Block | None = None
+        self.offset = 0
+        self.start_wait_s = 0.0  # until the first block: the pool's start
+        self.wait_s = 0.0  # after it
+        self.lags: Counter[int] = Counter()
+        self.num_blocks = 0
+        self.gallery = Gallery()
+
+    def take(self, count: int, step: int) -> tuple[Tensor, ...]:
+        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, document and anchor_inputs, where the
+        blocks have them."""
+        parts = []
+        while count:
+            block = self._block(step)
+            part = slice(self.offset, self.offset + count)
+            more = (name for name in ("teacher_embedding", "document", "anchor_inputs") if name in block)
+            names = ("inputs", "teacher_logits", *more)
+            parts.append([torch.from_numpy(block[name][part]) for name in names])
+            versions = block["version"][part]
+            self.lags.update((step - versions[versions >= 0]).tolist())
+            count -= len(versions)
+            self.offset += len(versions)
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def _block(self, step: int) -> Block:
+        if self.rest is None or self.offset >= len(self.rest["request"]):
+            started = time.perf_counter()
+            self.rest = next(self.blocks)
+            waited = time.perf_counter() - started
+            if self.num_blocks:
+                self.wait_s += waited
+            else:
+                self.start_wait_s += waited
+            self.num_blocks += 1
+            self.gallery.look_at(self.rest, step)
+            self.offset, self.skip_rows = self.skip_rows, 0
+        return self.rest
+
+    def lag(self) -> dict[str, float]:
+        """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
+        if not self.lags:
+            return {}
+        lags = np.repeat(list(self.lags), list(self.lags.values()))
+        return {f"lag_{name}": value for name, value in percentiles(lags).items()}
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    """p50, p99 and max of a non-empty array."""
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p99": float(np.percentile(values, 99)),
+        "max": float(values.max()),
+    }
