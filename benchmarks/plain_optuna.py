@@ -27,7 +27,7 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.loading import load_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.local import prepare_local
 

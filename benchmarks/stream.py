@@ -24,17 +24,18 @@ import ray
 import torch
 from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
 
-from tgt_ray import cluster, trainer
-from tgt_ray.board import Run
-from tgt_ray.coordinator import Job
 from tgt_ray.core.batch import Block
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed import cluster
+from tgt_ray.distributed import lanes
+from tgt_ray.distributed.messages import Job, Run
+from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
+from tgt_ray.distributed.stream import SyntheticStream
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.stream import PoolSetup, SyntheticStream, TeacherGenerator
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
@@ -168,7 +169,7 @@ def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, rep
     values = [("train.steps", 100), ("train.eval_every", 100)]
     short = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), values))
     out, since = [], time.time()
-    with trainer.open_lanes("stream benchmark", short, 1, storage) as board:
+    with lanes.open_lanes("stream benchmark", short, 1, storage) as board:
         for index in range(repeats + 1):
             folder = storage.within("benchmark_runs", f"start-up-{time.time_ns()}")
             ray.get(board.submit.remote(Run(str(index), short, ref, folder.root)))

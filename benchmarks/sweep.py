@@ -45,7 +45,7 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
-from tgt_ray.search import SweepConfig, default_sweep
+from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
 

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from tgt_ray.board import Board, Run
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed.board import Board
+from tgt_ray.distributed.messages import Run
 from tgt_ray.experiment.experiment import Experiment
 
 

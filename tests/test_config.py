@@ -16,7 +16,8 @@ from tgt_ray.core.loading import dump_yaml, load_yaml, override, parse_override,
 from tgt_ray.experiment.controls import control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.train import TrainConfig
-from tgt_ray.search import SweepConfig, default_sweep, lookup
+from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.sweeps.space import lookup
 from tgt_ray.teacher.explorers import Explorer
 from tgt_ray.teacher.generators import Generator
 

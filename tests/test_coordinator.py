@@ -2,8 +2,9 @@
 
 import asyncio
 
-from tgt_ray.coordinator import Coordinator, Grant, Job, Spent
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed.coordinator import Coordinator
+from tgt_ray.distributed.messages import Grant, Job, Spent
 from tgt_ray.experiment.experiment import Experiment
 
 WINDOW, LENGTH = 3, 8

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tgt_ray.api import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -24,6 +23,7 @@ from tgt_ray.data import (
     in_this_process,
 )
 from tgt_ray.data.images.encoded import UnreadableImage, decode
+from tgt_ray.entrypoints.api import run
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification, inputs_of
 from tgt_ray.tasks.metrics import classification as metrics

@@ -9,13 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tgt_ray import cli, run, tuning
+from tgt_ray import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import Distribution, SweepConfig
+from tgt_ray.sweeps.concurrency import checked
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.space import Distribution
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.training import fit_check
@@ -162,7 +165,7 @@ def test_a_sweep_is_checked_on_rows_that_its_trials_make():
     space = {"explorer.type": Distribution(choice=["none", "random"])}
     for written in ("none", "gradient"):
         experiment = changed(Experiment(), explorer__type=written)
-        plan = tuning.checked(SweepConfig(experiment=experiment, space=space))
+        plan = checked(SweepConfig(experiment=experiment, space=space))
         assert plan.streams and plan.explorer.type == ("random" if written == "none" else written)
 
 

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tgt_ray.api import SweepResult, print_result
 from tgt_ray.core import records
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
-from tgt_ray.leaderboard import Leaderboard
-from tgt_ray.search import SweepConfig
-from tgt_ray.table import render, trial_table
-from tgt_ray.tuning import best_trial
+from tgt_ray.entrypoints.api import SweepResult
+from tgt_ray.entrypoints.summary import print_result
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.driver import best_trial
+from tgt_ray.sweeps.leaderboard import Leaderboard
+from tgt_ray.sweeps.table import render, trial_table
 
 METRIC = "balanced_accuracy"
 

@@ -12,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tgt_ray import cli, run
+from tgt_ray import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.wire import pack, unpack
+from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.controls import control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier, ConvNet
 from tgt_ray.objectives import LELP, Distillation, Facts, embeddings
 from tgt_ray.objectives.embeddings import EmbeddingStatistics
-from tgt_ray.search import SweepConfig
-from tgt_ray.stream import pack, unpack
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.teacher.labelers.image import ConvLabeler
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer, check_block

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 import safetensors.torch
 
-from tgt_ray import Experiment, cli, run
-from tgt_ray.api import RunFailed
+from tgt_ray import Experiment, run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml, load_yaml, with_overrides
+from tgt_ray.entrypoints import cli
+from tgt_ray.entrypoints.api import RunFailed
 from tgt_ray.experiment.controls import control
 from tgt_ray.training.student import build_student
 
@@ -72,12 +73,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch
         def killed(headline, metrics):
             raise KeyboardInterrupt
 
-        patch.setattr("tgt_ray.api._log_report", killed)
+        patch.setattr("tgt_ray.entrypoints.api._log_report", killed)
         with pytest.raises(KeyboardInterrupt):
             run(short, storage=storage.root, name="stopped", local=True)
     assert not storage.exists("stopped", "record.json")
     reported = []
-    monkeypatch.setattr("tgt_ray.api._log_report", lambda headline, metrics: reported.append(metrics["step"]))
+    monkeypatch.setattr(
+        "tgt_ray.entrypoints.api._log_report", lambda headline, metrics: reported.append(metrics["step"])
+    )
     resumed = run(short, storage=storage.root, name="stopped", local=True, resume=True)
     assert reported == [12]
     assert resumed.metrics.step.tolist() == [6, 12]

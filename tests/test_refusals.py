@@ -12,7 +12,7 @@ import pytest
 import ray
 import yaml
 
-from tgt_ray import cli
+from tgt_ray.entrypoints import cli
 from tgt_ray.models.students import ConvStudent
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.image import ConvLabeler

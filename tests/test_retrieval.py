@@ -10,19 +10,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tgt_ray import api
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import check_name
 from tgt_ray.core.texts import TextShape, to_bytes, to_texts
 from tgt_ray.data import BeirFolder
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.advice import _say_what_is_cut
 from tgt_ray.experiment.controls import control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.tokens import corpus_tokens
 from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher.generators import Doc2QueryGenerator, SpanGenerator

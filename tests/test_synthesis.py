@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tgt_ray.coordinator import Job
 from tgt_ray.core.config import validate
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed.messages import Job
+from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
-from tgt_ray.stream import PoolSetup, TeacherGenerator
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.explorers import Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.module import Teacher
@@ -193,7 +193,7 @@ def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teache
 def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
     """torch's libraries keep some 100 MB for each thread that has ever used them."""
     # Settings of a process of its own, which this one isn't.
-    monkeypatch.setattr("tgt_ray.stream.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     made = TeacherGenerator(PoolSetup(PoolConfig(slot_length=2), "", None))
     made._ask = lambda slot, place: None
@@ -204,7 +204,7 @@ def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
 
 def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, storage):
     """What it has loaded stays between trials as far as it is the same: norms are split where there are two sources alone."""
-    monkeypatch.setattr("tgt_ray.stream.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
     made.loaded["prepared"] = ("reference", prepared.prepared)

@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from tgt_ray import api
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import override
 from tgt_ray.core.texts import SEPARATOR, TextShape, to_bytes, to_texts
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.hub import own_file, place
 from tgt_ray.models.students import TextEncoderStudent, TextTransformerStudent

@@ -15,7 +15,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import Distribution
+from tgt_ray.sweeps.space import Distribution
 
 GOOD, BAD = ("joy", "delight", "wonder"), ("boredom", "noise", "gloom")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tgt_ray.api import RunResult, SweepResult, run, run_sweep
+    from tgt_ray.entrypoints.api import RunResult, SweepResult, run, run_sweep
     from tgt_ray.experiment.experiment import Experiment
-    from tgt_ray.search import SweepConfig
+    from tgt_ray.sweeps.config import SweepConfig
 
 __all__ = ["Experiment", "RunResult", "SweepConfig", "SweepResult", "run", "run_sweep"]
 
-_HOME = {"Experiment": "experiment.experiment", "SweepConfig": "search"}
+_HOME = {"Experiment": "experiment.experiment", "SweepConfig": "sweeps.config"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tgt_ray' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(f"tgt_ray.{_HOME.get(name, 'api')}"), name)
+    return getattr(import_module(f"tgt_ray.{_HOME.get(name, 'entrypoints.api')}"), name)

@@ -10,7 +10,7 @@ import pytest
 def ray_cluster():
     import ray
 
-    from tgt_ray import cluster
+    from tgt_ray.distributed import cluster
 
     with cluster.connect():
         assert ray.is_initialized()

@@ -14,9 +14,10 @@ import pytest
 import ray
 import yaml
 
-from tgt_ray import api, trainer
-from tgt_ray.board import Answer, Run
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed import lanes
+from tgt_ray.distributed.messages import Answer, Run
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
@@ -63,7 +64,7 @@ def test_kill_9_of_a_part_of_an_idle_lane_costs_its_next_run_nothing(title, ray_
     config = Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), values))
     name, reference = "idle-" + title.decode().partition("::")[2], (ray.put(prepared.prepared),)
     before = processes(title)
-    with trainer.open_lanes(f"test of {name}", config, 1, storage) as board:
+    with lanes.open_lanes(f"test of {name}", config, 1, storage) as board:
 
         def train(number: int) -> Answer:
             run = Run(f"run {number}", config, reference, storage.within(name, str(number)).root)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tgt_ray import cluster
+from tgt_ray.distributed import cluster
+from tgt_ray.distributed.resources import count_lanes, lane_bundles
+from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
 from tgt_ray.experiment.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,22 +41,22 @@ def test_the_launcher_file_s_validation_can_fail():
 
 
 def test_two_default_runs_fit_on_two_cpus_and_one_on_one():
-    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}]) == 2
-    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 1.0}]) == 1
-    assert cluster.count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}, {"CPU": 2.0}]) == 4
+    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}]) == 2
+    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 1.0}]) == 1
+    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}, {"CPU": 2.0}]) == 4
 
 
 def test_a_run_without_synthetic_rows_counts_no_generator():
     plain = experiment(train__synthetic_ratio=0.0)
-    assert cluster.lane_bundles(plain) == [{"CPU": 0.5}]
+    assert lane_bundles(plain) == [{"CPU": 0.5}]
 
 
 def test_custom_resources_place_the_pool_on_its_node_type():
     placed = experiment(train__gpus_per_worker=1, pool__actor_resources={"generator": 0.5})
     students, generators = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0, "generator": 1.0}
-    assert cluster.count_lanes(placed, at_most=8, free=[students, generators]) == 1
-    assert cluster.count_lanes(placed, at_most=8, free=[students, students, generators]) == 2
-    assert cluster.count_lanes(placed, at_most=8, free=[students, students]) == 0
+    assert count_lanes(placed, at_most=8, free=[students, generators]) == 1
+    assert count_lanes(placed, at_most=8, free=[students, students, generators]) == 2
+    assert count_lanes(placed, at_most=8, free=[students, students]) == 0
 
 
 @pytest.mark.ray
@@ -94,8 +96,8 @@ def test_a_folder_that_another_node_does_not_see_is_refused(monkeypatch, tmp_pat
 
 
 def test_lanes_are_counted_for_the_most_demanding_trial_of_the_space():
-    from tgt_ray.search import SweepConfig
-    from tgt_ray.tuning import most_demanding
+    from tgt_ray.sweeps.concurrency import most_demanding
+    from tgt_ray.sweeps.config import SweepConfig
 
     space = {"train.workers": {"choice": [1, 4]}, "explorer.type": {"choice": ["none", "random"]}}
     demanding = most_demanding(
@@ -113,11 +115,11 @@ def test_lanes_are_counted_for_the_most_demanding_trial_of_the_space():
 )
 def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, says, monkeypatch, digits, tmp_path):
     """Trials that make no rows have no generators, but the sweep's teacher is made ready where one would be."""
-    from tgt_ray import trainer
     from tgt_ray.core.errors import ConfigError
     from tgt_ray.core.storage import Storage
-    from tgt_ray.search import SweepConfig
-    from tgt_ray.tuning import check_concurrency
+    from tgt_ray.distributed import lanes
+    from tgt_ray.sweeps.concurrency import check_concurrency
+    from tgt_ray.sweeps.config import SweepConfig
 
     def never(*args, **more):
         raise AssertionError("Ray was asked for what no node has, and would wait for ever")
@@ -127,13 +129,13 @@ def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, s
         {"experiment": base.model_dump(mode="json"), "space": {"explorer.type": {"choice": ["none"]}}}
     )
     monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 2.0}])
-    monkeypatch.setattr(trainer.ray, "remote", never)
+    monkeypatch.setattr(lanes.ray, "remote", never)
     assert check_concurrency(sweep) == 3, "the trials fit"
     with pytest.raises(ConfigError, match=rf"{says}the cluster's 1 node\(s\) have: 2 CPU"):
-        trainer.teacher_on_ray(sweep.experiment, digits, Storage(tmp_path))
+        teacher_on_ray(sweep.experiment, digits, Storage(tmp_path))
     record = {role: {"fingerprint": role} for role in ("labeler", "generator")}
     with pytest.raises(ConfigError, match=says):
-        trainer.prepare_on_ray(sweep.experiment, record, digits, Storage(tmp_path), beside_lanes=False)
+        prepare_on_ray(sweep.experiment, record, digits, Storage(tmp_path), beside_lanes=False)
 
 
 def test_controls_neither_stop_nor_stop_others():
@@ -141,7 +143,7 @@ def test_controls_neither_stop_nor_stop_others():
 
     from ray.tune.schedulers import TrialScheduler
 
-    from tgt_ray.tuning import ControlledASHA
+    from tgt_ray.sweeps.schedulers import ControlledASHA
 
     scheduler = ControlledASHA(
         time_attr="step", metric="score", mode="max", max_t=500, grace_period=200, reduction_factor=3

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import ray
 
-from tgt_ray import api, cluster, trainer
-from tgt_ray.board import Run
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed import lanes
+from tgt_ray.distributed.messages import Run
+from tgt_ray.distributed.resources import nodes
+from tgt_ray.distributed.teacher_pass import label_rows
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.teacher.transfer_set import true_class_probability
 
 pytestmark = pytest.mark.ray
@@ -49,7 +52,7 @@ def test_a_run_gives_the_same_alone_and_after_others_on_a_warm_lane(ray_cluster,
         experiment(prepared.experiment, explorer__type="none"),
     ]
     reference = (ray.put(prepared.prepared),)
-    with trainer.open_lanes("test of warm lanes", wanted, 1, storage) as board:
+    with lanes.open_lanes("test of warm lanes", wanted, 1, storage) as board:
         for index, config in enumerate([*others, wanted]):
             run = Run(f"run {index}", config, reference, storage.within("warm", f"run-{index}").root)
             reports = all_reports(board, run)
@@ -66,7 +69,7 @@ def test_what_goes_wrong_in_a_run_stays_in_it(ray_cluster, prepared, storage):
     data = prepared.prepared.student
     unlabelled = {**data.tables, "validation": data.tables["validation"].drop_columns(["label"])}
     incomplete = (ray.put(replace(prepared.prepared, student=replace(data, tables=unlabelled))),)
-    with trainer.open_lanes("test of broken runs", config, 1, storage) as board:
+    with lanes.open_lanes("test of broken runs", config, 1, storage) as board:
         for name, what, rows in (("diverges", hopeless, reference), ("raises", config, incomplete)):
             ray.get(board.submit.remote(Run(name, what, rows, storage.within("broken", name).root)))
         good = all_reports(board, Run("good", config, reference, storage.within("broken", "good").root))
@@ -90,12 +93,12 @@ def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage)
 
 
 def test_the_teacher_pass_does_not_wait_for_what_lanes_hold(ray_cluster, prepared, storage, digits):
-    held = ray.util.placement_group([{"CPU": node["CPU"]} for node in cluster.nodes()])
+    held = ray.util.placement_group([{"CPU": node["CPU"]} for node in nodes()])
     try:
         assert held.wait(60)
         teacher = prepared.prepared.teacher
         tables = [digits.tables["train"], digits.tables["validation"]]
-        train, validation = trainer.label_rows(prepared.experiment, teacher, digits, tables, storage, beside_lanes=True)
+        train, validation = label_rows(prepared.experiment, teacher, digits, tables, storage, beside_lanes=True)
     finally:
         ray.util.remove_placement_group(held)
     np.testing.assert_allclose(train["latent"], prepared.prepared.anchors.latents, atol=1e-4)

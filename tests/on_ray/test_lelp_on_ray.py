@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from tgt_ray import api
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 
 pytestmark = pytest.mark.ray
 

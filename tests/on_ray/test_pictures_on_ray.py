@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tgt_ray import api, trainer
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.images import encoded
+from tgt_ray.distributed.teacher_tasks import run_on_ray
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification
 
@@ -36,7 +37,7 @@ def test_parts_decoded_by_ray_are_those_decoded_here(ray_cluster, folder, tmp_pa
     monkeypatch.setattr(encoded, "IMAGES_PER_PART", 7)
     task = ImageClassification(data={"type": "folder", "path": folder})
     here = task.load(Storage(tmp_path / "here"))
-    there = task.load(Storage(tmp_path / "there"), trainer.run_on_ray)
+    there = task.load(Storage(tmp_path / "there"), run_on_ray)
     assert here.fingerprints == there.fingerprints
     for split, table in here.tables.items():
         assert table.to_arrow().equals(there.tables[split].to_arrow()), split
@@ -46,7 +47,7 @@ def test_parts_decoded_by_ray_are_those_decoded_here(ray_cluster, folder, tmp_pa
 def test_an_unreadable_image_is_one_line_from_ray_as_well(ray_cluster, folder, tmp_path):
     (folder / "train" / "colour1" / "03.png").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"colour1/03\.png: not a readable image"):
-        ImageClassification(data={"type": "folder", "path": folder}).load(Storage(tmp_path / "s"), trainer.run_on_ray)
+        ImageClassification(data={"type": "folder", "path": folder}).load(Storage(tmp_path / "s"), run_on_ray)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 from test_retrieval import beir, encoder, experiment  # noqa: F401
 
-from tgt_ray import api
+from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray
 

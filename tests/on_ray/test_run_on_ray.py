@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tgt_ray import api
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 
 pytestmark = pytest.mark.ray
@@ -68,7 +68,7 @@ def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tgt_ray.api._log_report", killed)
+        patch.setattr("tgt_ray.entrypoints.api._log_report", killed)
         with pytest.raises(KeyboardInterrupt):
             api.run(config, storage=storage.root, name=name, local=begun_locally)
     resumed = api.run(config, storage=storage.root, name=name, local=not begun_locally, resume=True)

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import ray
 
-from tgt_ray.coordinator import Grant, Job, Spent, start_coordinator
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed.coordinator import start_coordinator
+from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.distributed.pool_actor import GenerationFailed, TeacherGenerator
+from tgt_ray.distributed.stream import SyntheticStream, num_requests
+from tgt_ray.distributed.wire import pack, unpack
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.stream import GenerationFailed, SyntheticStream, TeacherGenerator, num_requests, pack, unpack
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
 from tgt_ray.training.generation import inline_blocks

@@ -13,10 +13,10 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tgt_ray import api
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 
 pytestmark = pytest.mark.ray
 

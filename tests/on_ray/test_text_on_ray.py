@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_text_training import experiment, folder  # noqa: F401
 
-from tgt_ray import api
+from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray
 

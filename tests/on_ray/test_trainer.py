@@ -2,7 +2,7 @@
 
 import pytest
 
-from tgt_ray.trainer import trainer_class
+from tgt_ray.distributed.ray_train import trainer_class
 
 
 @pytest.mark.parametrize("workers", [1, 2])

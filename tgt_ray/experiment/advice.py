@@ -9,7 +9,7 @@ from tgt_ray.core.errors import concerning
 from tgt_ray.data import StoredTable
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Distillation
-from tgt_ray.search import Distribution
+from tgt_ray.sweeps.space import Distribution
 from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)

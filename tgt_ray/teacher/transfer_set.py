@@ -276,3 +276,11 @@ def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A column of equally long lists as a float32 matrix."""
     lists = column.combine_chunks()
     return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1).astype(np.float32)
+
+
+def log_teacher(prepared: Prepared) -> None:
+    for role in ("labeler", "generator"):
+        about = prepared.teacher[role]
+        source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"
+        how = "reused" if about["reused"] else f"made in {about['seconds']:.1f} s" if "seconds" in about else "loaded"
+        log.info("%s %s: %s, %s", role, about["fingerprint"], source, how)

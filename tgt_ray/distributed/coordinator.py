@@ -13,55 +13,13 @@ where to go on.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 
-from tgt_ray.cluster import beside_the_caller
-from tgt_ray.experiment.experiment import Experiment
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the generators of one student worker are to do. Requests of worker `rank` are rank, rank + world_size, ..."""
-
-    number: int  # counts the jobs of a stream
-    experiment: Experiment
-    prepared: tuple[Any, ...]  # holds a reference to a Prepared: one that stands alone would be fetched on the way
-    rank: int
-    world_size: int
-    first: int  # index of the first request, after a resume
-    count: int  # indices below this are wanted
-
-    def request(self, index: int) -> int:
-        return index * self.world_size + self.rank
-
-
-@dataclass(frozen=True)
-class Grant:
-    """Leave to make one request, or the answer that there is nothing to make in its place.
-
-    request: None where a retried task asks for what is used up or was an earlier job's, or where the stream has ended.
-    job: of the request, where the generator doesn't have it. snapshot: holds a reference to the student's state, where a newer
-    one is at hand.
-    """
-
-    number: int
-    request: int | None = None
-    job: Job | None = None
-    version: int = -1
-    snapshot: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a generator spent on its last request, of job `number`, and in all since the one before."""
-
-    number: int = -1
-    busy_s: float = 0.0
-    total_s: float = 0.0
+from tgt_ray.distributed.cluster import beside_the_caller
+from tgt_ray.distributed.messages import Grant, Job, Spent
 
 
 class Coordinator:

@@ -1,4 +1,4 @@
-"""Floor 4: what a sweep is: an experiment, a space over its keys, and how to search it. No torch, no ray."""
+"""What a sweep is: an experiment, a space over its keys, and how to search it. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -17,63 +17,7 @@ from tgt_ray.core.loading import with_overrides
 from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
-
-
-class Distribution(Config):
-    """Where one key is searched: exactly one of these."""
-
-    uniform: tuple[float, float] | None = Field(None, description="[low, high], evenly")
-    loguniform: tuple[float, float] | None = Field(None, description="[low, high], evenly in the logarithm")
-    integers: tuple[int, int] | None = Field(None, description="[low, high], both included")
-    choice: list[Any] | None = Field(None, description="one of these values", min_length=1)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Distribution:
-        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(kinds) != 1:
-            raise ValueError(
-                f"give exactly one of uniform, loguniform, integers, choice (got {', '.join(kinds) or 'none'})"
-            )
-        if kinds[0] != "choice":
-            low, high = getattr(self, kinds[0])
-            if not low < high:
-                raise ValueError(f"{kinds[0]}: the low end {low} is not below the high end {high}")
-            if kinds[0] == "loguniform" and low <= 0:
-                raise ValueError(f"loguniform: the low end {low} must be above 0")
-        return self
-
-    def ends(self) -> list[Any]:
-        """The values that must be legal for all to be: both ends, or every choice."""
-        return list(self.choice or self.uniform or self.loguniform or self.integers or ())
-
-    def probes(self) -> list[Any]:
-        """Values to try before a sweep starts: the ends and one between them, or every choice."""
-        if self.choice is not None:
-            return list(self.choice)
-        low, high = self.ends()
-        return [
-            low,
-            high,
-            min(low + 1, high) if self.integers else math.sqrt(low * high) if self.loguniform else (low + high) / 2,
-        ]
-
-    def contains(self, value: Any) -> bool:
-        if self.choice is not None:
-            return value in self.choice
-        low, high = self.ends()
-        return isinstance(value, int | float) and low <= value <= high
-
-    def to_optuna(self) -> Any:
-        from optuna import distributions
-
-        if self.choice is not None:
-            return distributions.CategoricalDistribution(self.choice)
-        if self.uniform is not None:
-            return distributions.FloatDistribution(*self.uniform)
-        if self.loguniform is not None:
-            return distributions.FloatDistribution(*self.loguniform, log=True)
-        assert self.integers is not None
-        return distributions.IntDistribution(*self.integers)
+from tgt_ray.sweeps.space import Distribution, lookup
 
 
 class SearchConfig(Config):
@@ -223,14 +167,6 @@ class SweepConfig(Config):
 
 def _said(point: dict[str, Any]) -> str:
     return ", ".join(f"space.{key} = {value!r}" for key, value in reversed(point.items()))
-
-
-def lookup(data: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key of nested mappings; None where there is none."""
-    value: Any = data
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def default_sweep() -> dict[str, Any]:

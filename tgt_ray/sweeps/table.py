@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tgt_ray.core import records
-from tgt_ray.search import SweepConfig
+from tgt_ray.sweeps.config import SweepConfig
 
 SHOWN = 15
 

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tgt_ray import api
 from tgt_ray.core.config import Config
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import load_yaml, parse_override
 from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.entrypoints import api
+from tgt_ray.entrypoints.summary import print_result
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig, default_sweep
+from tgt_ray.sweeps.config import SweepConfig, default_sweep
 
 Sets = Annotated[
     list[str] | None,
@@ -91,7 +92,7 @@ def sweep(
     result = api.run_sweep(
         None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
     )
-    api.print_result(result)
+    print_result(result)
     if result.interrupted:
         raise typer.Exit(130)
     if result.best is None:

@@ -4,76 +4,34 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import ray
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search.optuna import OptunaSearch
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from tgt_ray import cluster, trainer
 from tgt_ray.core import records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.leaderboard import Leaderboard
-from tgt_ray.search import SweepConfig
+from tgt_ray.distributed import lanes
+from tgt_ray.distributed.board import board_name
+from tgt_ray.distributed.resources import TRIAL_CPUS, nodes
+from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.leaderboard import Leaderboard
+from tgt_ray.sweeps.schedulers import make_scheduler
+from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
+from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
-from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import KEPT_FILES
-from tgt_ray.trial import LaneTrial
 
 log = logging.getLogger(__name__)
-
-STUDY_FILE = "optuna_journal.log"
-
-
-class ControlledSearch(OptunaSearch):
-    """Optuna's suggestions, after the controls: trials whose config is {"control": name} and which the study doesn't see."""
-
-    def __init__(self, controls: list[str], **options: Any):
-        super().__init__(**options)
-        self._controls_left = list(controls)
-        self._control_ids: set[str] = set()
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._controls_left:
-            self._control_ids.add(trial_id)
-            return {"control": self._controls_left.pop(0)}
-        return super().suggest(trial_id)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id not in self._control_ids:
-            super().on_trial_result(trial_id, result)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._control_ids:
-            super().on_trial_complete(trial_id, result, error)
-
-
-class ControlledASHA(ASHAScheduler):
-    """ASHA that lets controls run to their end: they are there to be compared with, not to win."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "control" in trial.config:
-            return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        # A control's final score in a rung would raise the bar there for the trials of the search.
-        if "control" not in trial.config:
-            super().on_trial_complete(tune_controller, trial, result)
 
 
 class CancelRuns(tune.Callback):
@@ -105,7 +63,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             f"--resume: the sweep runs {before} trials at once, this cluster holds {concurrent}; use a larger one"
         )
     how = sweep.search
-    with trainer.open_prepared_lanes(
+    with lanes.open_prepared_lanes(
         board_name(folder),
         checked(sweep),
         data,
@@ -147,49 +105,6 @@ def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
     writer.close()
 
 
-def board_name(folder: Storage) -> str:
-    return f"tgt-ray board of {folder.root}"
-
-
-def most_demanding(sweep: SweepConfig) -> Experiment:
-    """The experiment of the space that holds the most of a cluster, so that what fits for it fits for every trial."""
-
-    def size(experiment: Experiment) -> tuple[float, ...]:
-        bundles = cluster.lane_bundles(experiment)
-        return tuple(sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("GPU", "CPU"))
-
-    values: dict[str, Any] = {}
-    for key in sorted(sweep.space, key=lambda key: not key.endswith(".type")):
-        points = [{**values, key: end} for end in sweep.space[key].ends()]
-        values = max(points, key=lambda point: size(sweep.trial_experiment(point)))
-    return sweep.trial_experiment(values)
-
-
-def typical(sweep: SweepConfig) -> Experiment:
-    """The experiment for whose resources lanes are opened: the first of the search, so that trials of another shape cost a rebuild."""
-    first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
-    return first[0] if first and first[0].streams else most_demanding(sweep)
-
-
-def checked(sweep: SweepConfig) -> Experiment:
-    """The experiment that the teacher is made ready and checked for: the one as written, or where it makes no rows one that does."""
-    return sweep.experiment if sweep.experiment.streams else typical(sweep)
-
-
-def check_concurrency(sweep: SweepConfig) -> int:
-    """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
-    demanding = most_demanding(sweep)
-    cluster.check_fits(demanding)
-    asked = sweep.search.concurrent
-    room = cluster.count_lanes(demanding, at_most=sweep.num_trials if asked == "auto" else asked)
-    if asked != "auto" and room < asked:
-        raise ConfigError(
-            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room};"
-            f" {cluster.arithmetic(demanding)}. Lower it or use auto"
-        )
-    return room
-
-
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
@@ -199,7 +114,7 @@ def make_tuner(
         tune.with_parameters(
             LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
         ),
-        {"CPU": cluster.TRIAL_CPUS},
+        {"CPU": TRIAL_CPUS},
     )
     if resume:
         return tune.Tuner.restore(
@@ -235,53 +150,6 @@ def not_of_a_failed_trial(message: logging.LogRecord) -> bool:
     return not str(message.msg).startswith("Trial task failed")
 
 
-def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = sweep.search
-    if search.algorithm == "tpe":
-        sampler: Any = optuna.samplers.TPESampler(
-            seed=search.seed, n_startup_trials=search.startup_trials, constant_liar=True
-        )
-    else:
-        sampler = optuna.samplers.RandomSampler(seed=search.seed)
-    return ControlledSearch(
-        search.controls,
-        # Given here and not to the Tuner, which would fill the keys that a control leaves out with unresolved distributions.
-        space={key: distribution.to_optuna() for key, distribution in sweep.space.items()},
-        metric=search.metric,
-        mode=search.mode,
-        sampler=sampler,
-        points_to_evaluate=sweep.first_points(),
-        study_name=Path(folder.root).name,
-        storage=JournalStorage(JournalFileBackend(str(study_path(folder)))),
-    )
-
-
-def study_path(folder: Storage) -> Path:
-    """Optuna's journal needs a real file: in the sweep's folder, or beside this driver where the folder is remote."""
-    if folder.is_local:
-        return Path(folder.base) / STUDY_FILE
-    private = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)
-    private.mkdir(parents=True, exist_ok=True)
-    return private / STUDY_FILE
-
-
-def make_scheduler(sweep: SweepConfig) -> TrialScheduler:
-    search, steps = sweep.search, int(sweep.largest("train.steps"))
-    grace = search.grace_evaluations * int(sweep.largest("train.eval_every"))
-    if search.scheduler == "none" or grace >= steps:
-        return FIFOScheduler()
-    return ControlledASHA(time_attr="step", max_t=steps, grace_period=grace, reduction_factor=search.reduction_factor)
-
-
-def log_teacher(prepared: Prepared) -> None:
-    for role in ("labeler", "generator"):
-        about = prepared.teacher[role]
-        source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"
-        how = "reused" if about["reused"] else f"made in {about['seconds']:.1f} s" if "seconds" in about else "loaded"
-        log.info("%s %s: %s, %s", role, about["fingerprint"], source, how)
-
-
 def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -> dict[str, Any]:
     """What a reader needs to judge and repeat the numbers."""
     return {
@@ -291,7 +159,7 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
         "concurrent": concurrent,
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
-        "cluster": cluster.nodes(),
+        "cluster": nodes(),
         "environment": environment(),
     }
 

@@ -1,58 +1,19 @@
-"""Floor 4: the Ray cluster at hand: connect to it or start a local one, and what fits on it."""
+"""What a lane asks for, and what fits on the cluster's nodes."""
 
 from __future__ import annotations
 
-import logging
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 
 Resources = dict[str, float]
 
 #: The share of a CPU that a trial's own process counts for: it only waits. Zero is refused by Tune.
 TRIAL_CPUS = 0.01
-
-
-@contextmanager
-def connect() -> Iterator[None]:
-    """Use the cluster that this process is in or that RAY_ADDRESS names; otherwise start a local one and stop it at the end."""
-    if ray.is_initialized():
-        yield
-        return
-    # People watch the leaderboard; the progress of single data sets would only cut it up.
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=False)
-        else:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as err:  # Ray raises a bare one where a node doesn't start in time
-        what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
-        raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def beside_the_caller() -> NodeAffinitySchedulingStrategy:
-    """Puts an actor on the calling process's node, so that no other node's end takes it from its owner."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def nodes() -> list[Resources]:
@@ -172,29 +133,23 @@ def _show(resources: Resources) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in kept.items()) or "nothing"
 
 
-def check_shared(storage: Storage) -> None:
-    """ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see."""
-    if not storage.is_local:
-        return
-    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
-    marker = f"shared-{uuid.uuid4().hex[:8]}"
-    storage.write(b"", marker)
-    try:
-        seen = {n["NodeManagerAddress"]: _sees(n["NodeID"], storage.path(marker)) for n in others}
-        blind = sorted(address for address, ref in seen.items() if not ray.get(ref))
-    finally:
-        storage.fs.delete_file(storage.path(marker))
-    if blind:
-        raise ConfigError(
-            f"--storage {storage.root}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this folder;"
-            " give a folder that all nodes mount, or a URI such as s3://bucket/path"
-        )
+def needs_places(experiment: Experiment) -> bool:
+    """Whether generators are placed by more than CPUs. Where no rows are made there are none, and nothing is asked for."""
+    return experiment.streams and bool(experiment.pool.actor_resources or experiment.pool.gpus_per_actor)
 
 
-def _sees(node_id: str, path: str) -> Any:
-    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(_exists).options(num_cpus=0, scheduling_strategy=where).remote(path)
+def pool_resources(experiment: Experiment) -> dict[str, Any]:
+    """What one generator asks for, as options of Ray."""
+    pool = experiment.pool
+    if not experiment.streams:
+        return {"num_cpus": pool.cpus_per_actor}
+    return {
+        "num_cpus": pool.cpus_per_actor,
+        "num_gpus": pool.gpus_per_actor or None,
+        "resources": pool.actor_resources or None,
+    }
 
 
-def _exists(path: str) -> bool:
-    return Path(path).exists()
+def device_of(experiment: Experiment) -> str:
+    """Where the teacher computes."""
+    return "cuda" if experiment.streams and experiment.pool.gpus_per_actor else "cpu"

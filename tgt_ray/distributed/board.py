@@ -11,29 +11,15 @@ from typing import Any
 
 import ray
 
-from tgt_ray.cluster import LaneShape, beside_the_caller
+from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.cluster import beside_the_caller
+from tgt_ray.distributed.messages import Answer, Metrics, Run
+from tgt_ray.distributed.resources import LaneShape
 from tgt_ray.experiment.experiment import Experiment
 
-Metrics = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Run:
-    """One experiment to be trained. `prepared` holds a reference to a Prepared; `folder`: of its checkpoint."""
-
-    id: str
-    experiment: Experiment
-    prepared: tuple[Any, ...]
-    folder: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """To a trial: the next report of its run, or, where there is none any more, how the run ended."""
-
-    metrics: Metrics | None = None
-    reason: str | None = None  # why it failed
-    history: list[Metrics] = field(default_factory=list)
+def board_name(folder: Storage) -> str:
+    return f"tgt-ray board of {folder.root}"
 
 
 @dataclass

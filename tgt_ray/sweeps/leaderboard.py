@@ -12,8 +12,8 @@ from rich.live import Live
 
 from tgt_ray.core import records
 from tgt_ray.core.storage import Storage
-from tgt_ray.search import SweepConfig
-from tgt_ray.table import ENDED, line, render, trial_table
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.table import ENDED, line, render, trial_table
 
 
 class Leaderboard(Callback):

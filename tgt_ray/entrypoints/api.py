@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from tgt_ray.core import records
 from tgt_ray.core.config import Config, validate
@@ -24,9 +23,8 @@ from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import in_this_process
 from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.search import SweepConfig, default_sweep
-from tgt_ray.table import render
-from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import KEPT_FILES, WEIGHTS_FILE
 
@@ -155,17 +153,20 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     import ray
     from ray.exceptions import RayActorError
 
-    from tgt_ray import cluster, trainer, tuning
-    from tgt_ray.board import Run
+    from tgt_ray.distributed import cluster
+    from tgt_ray.distributed.board import board_name
+    from tgt_ray.distributed.lanes import open_prepared_lanes
+    from tgt_ray.distributed.messages import Run
+    from tgt_ray.distributed.resources import check_fits
+    from tgt_ray.distributed.teacher_tasks import run_on_ray
 
     with cluster.connect():
-        cluster.check_fits(config)
+        check_fits(config)
         cluster.check_shared(root)
-        data = config.task.read(scan, root, trainer.run_on_ray)
+        data = config.task.read(scan, root, run_on_ray)
         _say_what_is_cut(config, data)
-        board_name = tuning.board_name(folder)
-        with trainer.open_prepared_lanes(board_name, config, data, config, 1, root) as (board, prepared):
-            tuning.log_teacher(prepared)
+        with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
+            log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
             try:
@@ -207,7 +208,9 @@ def run_sweep(
     resume: bool = False,
 ) -> SweepResult:
     """Run a sweep (a config, plain data or a YAML file; None: the default one). Raises ConfigError for bad input."""
-    from tgt_ray import cluster, trainer, tuning
+    from tgt_ray.distributed import cluster
+    from tgt_ray.distributed.teacher_tasks import run_on_ray
+    from tgt_ray.sweeps import driver
 
     if resume:
         if config is not None:
@@ -227,12 +230,12 @@ def run_sweep(
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
-        data = loaded.experiment.task.read(scan, root, trainer.run_on_ray)
+        data = loaded.experiment.task.read(scan, root, run_on_ray)
         _say_what_is_cut(loaded.experiment, data)
         _check_metric(loaded, loaded.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
-        table = tuning.start(loaded, data, root, name, resume)
-    best = tuning.best_trial(loaded, table)
+        table = driver.start(loaded, data, root, name, resume)
+    best = driver.best_trial(loaded, table)
     return SweepResult(folder.root, loaded, table, best, records.read_json(folder, "record.json"))
 
 
@@ -242,32 +245,6 @@ def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:
         raise ConfigError(
             f"search.metric: '{config.search.metric}' needs classes that this data hasn't; it gives {', '.join(given)}"
         )
-
-
-def print_result(result: SweepResult) -> None:
-    """The final table, and how the best student compares with the controls on the test split."""
-    console = Console(width=None if Console().is_terminal else 160)
-    metric = result.config.search.metric
-    console.print(render(result.config, result.trials))
-    if result.best is None:
-        console.print("no trial has finished")
-        return
-    line = f"best: {result.best.trial}, test {metric} {result.best[f'test_{metric}']:.2f}"
-    controls = result.trials[result.trials.control.notna() & (result.trials.status == "finished")].to_dict("records")
-    for row in controls:
-        line += f"; {row['control']} {row[f'test_{metric}']:.2f}"
-    teacher = result.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
-    console.print(line + (f"; teacher {teacher:.2f}" if teacher is not None else ""), soft_wrap=True)
-    sign = 1 if result.config.search.mode == "max" else -1
-    for row in controls:
-        # Over one seed no reason to take the control for the better one, but one not to take the best trial for a gain.
-        if sign * row[metric] >= sign * result.best[metric]:
-            console.print(
-                f"the control {row['control']} is not behind the best trial by validation {metric} ({row[metric]:.2f} beside"
-                f" {result.best[metric]:.2f}): this sweep shows no gain over it",
-                soft_wrap=True,
-            )
-    console.print(f"table, best student and records: {result.folder}", soft_wrap=True)
 
 
 def _build(cls: type[Config], what: Any) -> Any:

@@ -11,18 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray
 import ray.train
 from ray.exceptions import RayError
 
-from tgt_ray.board import Run
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.messages import Run
 from tgt_ray.experiment.experiment import Experiment
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
-    from tgt_ray.stream import SyntheticStream
+    from tgt_ray.distributed.stream import SyntheticStream
     from tgt_ray.teacher.transfer_set import Prepared
     from tgt_ray.training.reader import SyntheticReader
     from tgt_ray.training.run import StudentRun
@@ -63,7 +62,7 @@ class LaneWorker:
         self.stream = self._open_stream() if setup.plan.streams else None
 
     def _open_stream(self) -> SyntheticStream:
-        from tgt_ray.stream import SyntheticStream
+        from tgt_ray.distributed.stream import SyntheticStream
 
         return SyntheticStream(self.setup.plan.pool, self.setup.storage_root, self.rank, self.world_size)
 
@@ -102,7 +101,7 @@ class LaneWorker:
 
         Raises what this process or its group can't go on after; Ray Train then replaces it, and the run resumes.
         """
-        from tgt_ray.stream import StreamLost
+        from tgt_ray.distributed.stream import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
@@ -170,7 +169,7 @@ class LaneWorker:
 
     def _begin(self, item: Run, run: StudentRun) -> Iterator[Block]:
         """The run's blocks. That the stream has ended while the lane had nothing to do is no failure of the run: another one is opened."""
-        from tgt_ray.stream import StreamLost
+        from tgt_ray.distributed.stream import StreamLost
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         snapshot = run.snapshot() if item.experiment.explorer.on_policy else None

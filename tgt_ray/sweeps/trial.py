@@ -8,9 +8,9 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
-from tgt_ray.board import Run
 from tgt_ray.core.storage import Storage
-from tgt_ray.search import SweepConfig
+from tgt_ray.distributed.messages import Run
+from tgt_ray.sweeps.config import SweepConfig
 
 
 class TrialFailed(RuntimeError):

@@ -1,0 +1,76 @@
+"""Floor 4: the Ray cluster at hand: connect to it or start a local one, and what fits on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+
+
+@contextmanager
+def connect() -> Iterator[None]:
+    """Use the cluster that this process is in or that RAY_ADDRESS names; otherwise start a local one and stop it at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    # People watch the leaderboard; the progress of single data sets would only cut it up.
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except Exception as err:  # Ray raises a bare one where a node doesn't start in time
+        what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
+        raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def beside_the_caller() -> NodeAffinitySchedulingStrategy:
+    """Puts an actor on the calling process's node, so that no other node's end takes it from its owner."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def check_shared(storage: Storage) -> None:
+    """ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see."""
+    if not storage.is_local:
+        return
+    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
+    marker = f"shared-{uuid.uuid4().hex[:8]}"
+    storage.write(b"", marker)
+    try:
+        seen = {n["NodeManagerAddress"]: _sees(n["NodeID"], storage.path(marker)) for n in others}
+        blind = sorted(address for address, ref in seen.items() if not ray.get(ref))
+    finally:
+        storage.fs.delete_file(storage.path(marker))
+    if blind:
+        raise ConfigError(
+            f"--storage {storage.root}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this folder;"
+            " give a folder that all nodes mount, or a URI such as s3://bucket/path"
+        )
+
+
+def _sees(node_id: str, path: str) -> Any:
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(_exists).options(num_cpus=0, scheduling_strategy=where).remote(path)
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()

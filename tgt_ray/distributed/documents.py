@@ -1,0 +1,76 @@
+"""Embeddings of documents, by an actor pool of Ray Data."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import ray.train
+
+from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.resources import device_of, largest_node_cpus, needs_places, nodes, pool_resources
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.tasks import TaskData, inputs_of
+
+log = logging.getLogger(__name__)
+
+#: Documents that an actor embeds at a time.
+DOCUMENTS_PER_BLOCK = 1024
+
+
+class DocumentEmbedder:
+    """An actor that embeds documents: the place of a block in their table -> its embeddings."""
+
+    def __init__(self, experiment: Experiment, shape: tuple[int, ...], threads: int, tables: tuple[Any, ...]):
+        import torch
+
+        torch.set_num_threads(threads)
+        self.task, self.shape, self.labeler, self.table = (
+            experiment.task,
+            shape,
+            experiment.teacher.labeler,
+            ray.get(tables[0]),
+        )
+        model = self.labeler.build(shape, 1)  # its head isn't looked at
+        self.labeler.load_weights(model)
+        self.model = model.to(device_of(experiment)).eval()
+
+    def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (first,) = places["first"]
+        inputs = inputs_of(self.task, self.table.slice(first, DOCUMENTS_PER_BLOCK), self.shape)
+        embedding, cut = (each.numpy(force=True) for each in self.labeler.embed_documents(self.model, inputs))
+        return {"row": np.arange(first, first + len(cut)), "embedding": embedding, "cut": cut}
+
+
+def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: Storage) -> None:
+    """The documents' embeddings, by a Ray Data actor pool into a file of the storage.
+
+    Where generators are placed by more than CPUs there are as many actors as of them; otherwise one for each four CPUs.
+    """
+    import ray.data
+    import safetensors.numpy
+
+    from tgt_ray.teacher.store import DOCUMENTS
+
+    table = data.tables["documents"]
+    places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
+    special = needs_places(experiment)
+    # A few threads each: every actor holds the encoder's weights.
+    threads = 1 if special else max(1, min(4, int(largest_node_cpus())))
+    room = experiment.pool.actors if special else sum(int(node.get("CPU", 0) // threads) for node in nodes())
+    actors = max(1, min(room, len(places)))
+    log.info("teacher: %d documents are embedded by %d actor%s, once", len(table), actors, "s" if actors > 1 else "")
+    embedded = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
+        DocumentEmbedder,
+        batch_size=1,
+        fn_constructor_args=(experiment, data.input_shape, threads, (ray.put(table),)),
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        **pool_resources(experiment) if special else {"num_cpus": min(threads, largest_node_cpus())},
+    )
+    embedded.context.enable_progress_bars = False
+    parts = list(embedded.iter_batches(batch_size=None))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(columns.pop("row"))
+    arrays = {name: np.ascontiguousarray(values[order]) for name, values in columns.items()}
+    storage.write(safetensors.numpy.save(arrays), DOCUMENTS, file)

@@ -1,0 +1,168 @@
+"""The generator process: a request that was granted becomes rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.exceptions import RayError
+
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.distributed.wire import pack, stub
+from tgt_ray.experiment.pool import PoolConfig
+
+if TYPE_CHECKING:
+    from tgt_ray.core.batch import Block
+
+
+class GenerationFailed(RuntimeError):
+    """A generator could not make a request; the message is its error."""
+
+
+@dataclass(frozen=True)
+class PoolSetup:
+    """What a pool actor needs whatever the job."""
+
+    pool: PoolConfig
+    storage_root: str
+    coordinator: Any
+
+
+class TeacherGenerator:
+    """The pool's actor: for each request of a slot it asks leave, explores, decodes and labels."""
+
+    def __init__(self, setup: PoolSetup):
+        import torch
+
+        import tgt_ray.teacher.store  # noqa: F401
+
+        # What any job needs, before the first one comes.
+
+        self.setup = setup
+        keep_freed_memory()
+        torch.set_num_threads(max(1, int(setup.pool.cpus_per_actor)))
+        self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
+        self.loaded: dict[str, tuple[Any, Any]] = {}
+        self.spent, self.last_done = Spent(), 0.0
+        self.number = self.version = -1
+        self.ended = False
+        # One thread for good: what torch's libraries keep for a thread is not given back when it ends (some 100 MB).
+        self.ahead = ThreadPoolExecutor(max_workers=1)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        length, (slot,) = self.setup.pool.slot_length, map(int, batch["slot"])
+        # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
+        self.asked = self._ask(slot, 0)
+        upcoming = self.ahead.submit(self._make, slot, 0)
+        try:
+            for place in range(length):
+                row = upcoming.result()
+                if place + 1 < length and not self.ended:
+                    upcoming = self.ahead.submit(self._make, slot, place + 1)
+                yield row
+                if self.ended:
+                    return
+        finally:
+            wait([upcoming])
+
+    def _ask(self, slot: int, place: int) -> Any:
+        """A reference to the grant."""
+        return self.setup.coordinator.grant.remote(slot, place, self.number, self.version, self.spent)
+
+    def _make(self, slot: int, place: int) -> pa.Table:
+        """The row of one request; a stub where there is nothing to make, or where making it failed."""
+        grant: Grant = ray.get(self.asked)
+        granted = time.perf_counter()
+        self.ended = grant.number < 0
+        if place + 1 < self.setup.pool.slot_length and not self.ended:
+            # While this request is worked on, the next one's leave is on its way.
+            self.asked = self._ask(slot, place + 1)
+        if grant.request is None:
+            return stub(grant.number)
+        try:
+            block = self._synthesize(grant)
+        except RayError:
+            raise
+        except Exception as err:
+            if self.device == "cuda":
+                raise  # what CUDA does after an error is not to be trusted; a new process is
+            return stub(grant.number, f"{type(err).__name__}: {err}")
+        done = time.perf_counter()
+        # Before a job's first request it had nothing to do: not counted.
+        total = done - (self.last_done if self.spent.number == grant.number else granted)
+        self.spent, self.last_done = Spent(grant.number, done - granted, total), done
+        return pack(grant.number, block)
+
+    def _synthesize(self, grant: Grant) -> Block:
+        import torch
+
+        from tgt_ray.teacher.synthesizer import check_block
+
+        if grant.job is not None and grant.number != self.number:
+            self._adopt(grant.job)
+        if grant.snapshot and grant.version != self.version:
+            arrays = ray.get(grant.snapshot[0])
+            self.student.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+            self.version = grant.version
+        block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version)
+        check_block(block)
+        return block
+
+    def _adopt(self, job: Job) -> None:
+        """Get ready for a job. What the one before has loaded stays, where it is the same."""
+        from tgt_ray.core.storage import Storage
+        from tgt_ray.teacher.store import load_teacher
+        from tgt_ray.training.generation import shown_every, synthesizer_of
+        from tgt_ray.training.student import build_student, has_split_norms
+
+        experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
+        prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))
+        shape, classes = prepared.student.input_shape, prepared.student.num_classes
+
+        def load() -> Any:
+            storage = Storage(self.setup.storage_root)
+            return load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage).to(self.device)
+
+        pool, objective = experiment.pool, experiment.objective
+        made_from = prepared.fingerprints["teacher_cache"]
+        teacher = self._once("teacher", made_from, load)
+        self.synthesizer = self._once(
+            "synthesizer",
+            (
+                made_from,
+                pool.rows_per_request,
+                pool.precision,
+                objective.needs_embedding,
+                objective.needs_anchors,
+                experiment.explorer.decodes,
+            ),
+            lambda: synthesizer_of(experiment, prepared, teacher, self.device),
+        )
+        self.synthesizer.shown_every = shown_every(experiment)
+        # Its weights come with each job's snapshots.
+        self.student = self._once(
+            "student",
+            (
+                made_from,
+                experiment.student,
+                experiment.objective,
+                train.channels_last,
+                train.second_phase,
+                has_split_norms(experiment),
+            ),
+            lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
+        )
+        self.explorer, self.seed = experiment.explorer, experiment.train.seed
+        self.number, self.version = job.number, -1
+
+    def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
+        if what not in self.loaded or self.loaded[what][0] != key:
+            self.loaded[what] = key, make()
+        return self.loaded[what][1]

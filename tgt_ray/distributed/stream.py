@@ -1,0 +1,189 @@
+"""Floor 4: synthetic rows as one long pass of a Ray Data actor pool over slots of requests.
+
+Nothing here imports torch before a pool actor or a worker needs it, so that a pool starts while its worker still imports.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayActorError
+
+from tgt_ray.distributed.coordinator import start_coordinator
+from tgt_ray.distributed.messages import Job
+from tgt_ray.distributed.pool_actor import GenerationFailed, PoolSetup, TeacherGenerator
+from tgt_ray.distributed.wire import unpack
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import PoolConfig
+
+if TYPE_CHECKING:
+    from tgt_ray.core.batch import Block
+
+#: Seconds that a pool may take to start before the run fails instead of waiting for resources for ever.
+START_TIMEOUT_S = 120
+#: Seconds that a pass may take to end.
+CLOSE_TIMEOUT_S = 15
+#: Slots of a pass. Each costs a millisecond when the pass is opened; when all are used up, another pass is, with new actors.
+SLOTS = 256
+
+
+class StreamLost(RuntimeError):
+    """The pool or its coordinator has ended: a new stream must be opened."""
+
+
+class SyntheticStream:
+    """A worker's stream: opened first (the pool starts), one job after another, closed when the worker is done."""
+
+    def __init__(
+        self,
+        pool: PoolConfig,
+        storage_root: str,
+        rank: int = 0,
+        world_size: int = 1,
+        generator: type = TeacherGenerator,
+        slots: int = SLOTS,
+    ):
+        self.rank, self.world_size = rank, world_size
+        self.number = -1
+        self.dropped = 0  # blocks of earlier jobs that came during the present one
+        self.coordinator = start_coordinator()
+        setup = PoolSetup(pool, storage_root, self.coordinator)
+        self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
+        self.closed = threading.Event()
+        self.lost: BaseException | None = None  # why the pass has ended by itself
+        self.feeder = threading.Thread(target=self._feed, args=(setup, generator, slots), daemon=True)
+        self.feeder.start()
+
+    def begin(
+        self,
+        experiment: Experiment,
+        prepared: tuple[Any, ...],
+        first: int,
+        snapshot: dict[str, np.ndarray] | None = None,
+        version: int = -1,
+    ) -> Iterator[Block]:
+        """Let generators work for an experiment from request index `first` on; the job before is over.
+
+        snapshot, version: of the student as it starts, where the explorer looks at it. Gives the job's blocks in request order.
+        Raises RuntimeError where one is missing or comes twice, GenerationFailed, StreamLost; StreamLost at once where the stream has
+        ended while there was nothing to do.
+        """
+        if self.lost is not None:
+            raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
+        self.number += 1
+        self.dropped = 0
+        count = num_requests(experiment, self.world_size)
+        job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count)
+        self._call("begin", job, snapshot, version)
+        return self._blocks(self.number, first)
+
+    def _blocks(self, number: int, expected: int) -> Iterator[Block]:
+        waiting: dict[int, pa.Table] = {}
+        while True:
+            while expected not in waiting:
+                row = self.blocks.get()
+                if isinstance(row, BaseException):
+                    raise StreamLost(f"the stream has ended: {row}") from row
+                job, error, request = (row[name][0].as_py() for name in ("job", "error", "request"))
+                if job != number:
+                    self.dropped += request is not None
+                    continue
+                if error is not None:
+                    raise GenerationFailed(error)
+                if request is None:
+                    raise RuntimeError("the place of a request that is used up came twice")
+                index = request // self.world_size
+                if index < expected or index in waiting:
+                    raise RuntimeError(f"request index {index} came twice")
+                waiting[index] = row
+            yield unpack(waiting.pop(expected))
+            expected += 1
+            # Not waited for: the next block is most likely here already.
+            self.coordinator.consumed.remote(number, expected)
+
+    def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
+        """Hand generators the student as it is after `version` steps. Not waited for."""
+        self.coordinator.publish.remote(self.number, version, weights)
+
+    def metrics(self) -> dict[str, float]:
+        return {**self._call("stream_metrics"), "dropped_blocks": float(self.dropped)}
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.coordinator, method).remote(*args))
+        except RayActorError as err:
+            raise StreamLost(f"the stream's coordinator has ended: {err}") from err
+
+    def close(self) -> None:
+        """Stop the generators; the pool's processes end with the pass, or, where it doesn't end in time, with this one."""
+        self.closed.set()
+        self.coordinator.end.remote()
+        deadline = time.time() + CLOSE_TIMEOUT_S
+        while self.feeder.is_alive() and time.time() < deadline:
+            self._drain()
+            self.feeder.join(timeout=0.05)
+
+    def _feed(self, setup: PoolSetup, generator: type, slots: int) -> None:
+        try:
+            for first_slot in itertools.count(0, slots):
+                # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which
+                # would compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until
+                # another one comes, and that may be the very block that the window waits for.
+                (split,) = make_dataset(setup, range(first_slot, first_slot + slots), generator).streaming_split(
+                    1, equal=False
+                )
+                rows = iter(split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+                for row in rows:
+                    if self.closed.is_set():
+                        rows.close()  # ends the pass
+                        return
+                    self.blocks.put(row)
+        except BaseException as err:  # handed to the thread that can do something about it
+            self.lost = err  # first: rows that nobody takes may be in the way of the other
+            self.blocks.put(err)
+
+    def _drain(self) -> None:
+        while not self.blocks.empty():
+            self.blocks.get_nowait()
+
+
+def num_requests(experiment: Experiment, world_size: int) -> int:
+    """Requests that one worker consumes over a whole run."""
+    train = experiment.train
+    rows = train.steps * (train.batch_size // world_size) * experiment.synthetic_ratio
+    return math.ceil(rows / experiment.pool.rows_per_request)
+
+
+def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Dataset:
+    """Slots, one task each, mapped by the pool to one block a request."""
+    pool = setup.pool
+    dataset = ray.data.from_items([{"slot": slot} for slot in slots], override_num_blocks=len(slots))
+    # A block must leave its actor at once: held back to be merged with the next ones, it would wait for grants that wait for it.
+    # Each request is one row, so that the smallest limit never splits it either.
+    dataset.context.target_max_block_size = 1
+    dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
+    # Generators wait for as long as the student needs none of them.
+    dataset.context.execution_no_progress_timeout_s = -1
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    return dataset.map_batches(
+        generator,
+        batch_size=1,
+        fn_constructor_args=(setup,),
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor or None,
+        resources=pool.actor_resources or None,
+        # One task at a time: a second one, queued, would hold up the retry of a task that its actor's death cut off, and with it
+        # the window that the second one waits for.
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
+    )

@@ -1,0 +1,117 @@
+"""The teacher's pretraining and check in one task, and what all trials share."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray.train
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.documents import embed_documents
+from tgt_ray.distributed.resources import check_teacher_fits, device_of, largest_node_cpus, needs_places, pool_resources
+from tgt_ray.distributed.teacher_pass import label_rows
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.objectives import Objective
+from tgt_ray.tasks import Table, TaskData
+from tgt_ray.teacher.fingerprints import stored_teacher
+from tgt_ray.teacher.transfer_set import Prepared, prepare
+from tgt_ray.training import fit_check
+
+log = logging.getLogger(__name__)
+
+
+def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+    """The teacher's record with its `fit_check`; pretrained and checked in one task where the storage doesn't have them."""
+    record = stored_teacher(experiment.teacher, data, storage)
+    check = fit_check.stored(experiment, record, data, storage) if record is not None else None
+    if record is None or check is None:
+        record = _teacher_by_a_task(experiment, data, storage)
+    else:
+        record["fit_check"] = check
+    fit_check.judge(experiment, record["fit_check"])
+    return record
+
+
+def prepare_on_ray(
+    experiment: Experiment,
+    teacher: dict[str, Any],
+    data: TaskData,
+    storage: Storage,
+    beside_lanes: bool,
+    objectives: Sequence[Objective] = (),
+) -> Prepared:
+    """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start. objectives: those
+    that trials may have, where it isn't the experiment's alone."""
+    objectives = objectives or [experiment.objective]
+    embedding = any(objective.needs_embedding for objective in objectives)
+
+    def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
+        return label_rows(experiment, teacher, data, tables, storage, beside_lanes, embedding)
+
+    from_documents = experiment.teacher.generator.starts_from_documents
+    return prepare(data, teacher, teacher_pass, storage, objectives, from_documents)
+
+
+def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+    # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
+    # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
+    special = needs_places(experiment)
+    if special:
+        check_teacher_fits(experiment)
+    task = ray.remote(max_calls=1)(_prepare_teacher).options(
+        **pool_resources(experiment) if special else {"num_cpus": 1}
+    )
+    threads = max(1, int(largest_node_cpus()))
+    log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
+    reference = ray.put(data)
+    try:
+        record = ray.get(task.remote(experiment, reference, storage, threads))
+        if "documents_wanted" in record:
+            embed_documents(experiment, data, record["documents_wanted"], storage)
+            record = ray.get(task.remote(experiment, reference, storage, threads))
+        return record
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, ConfigError):
+            raise err.cause from None
+        raise
+
+
+def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
+    import logging
+
+    import torch
+
+    from tgt_ray.teacher.store import DocumentsWanted, prepare_teacher
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    device = device_of(experiment)
+    try:
+        teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, embed_here=False)
+    except DocumentsWanted as wanted:
+        return {"documents_wanted": wanted.args[0]}
+    return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+
+
+def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    """Calls `function` on each of some parts in tasks of Ray Data; gives its results, which JSON can hold, in the parts' order."""
+    import ray.data
+
+    references = [(ray.put(part),) for part in parts]
+
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        (part,) = references[row["number"]]
+        return {"number": row["number"], "result": json.dumps(function(ray.get(part)))}
+
+    numbers = ray.data.from_items([{"number": number} for number in range(len(parts))], override_num_blocks=len(parts))
+    done = numbers.map(work)
+    done.context.enable_progress_bars = False
+    results = {row["number"]: row["result"] for row in done.iter_rows()}
+    return [json.loads(results[number]) for number in range(len(parts))]

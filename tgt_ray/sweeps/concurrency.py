@@ -1,0 +1,49 @@
+"""How many trials run at once, and for whose resources lanes are opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.distributed.resources import arithmetic, check_fits, count_lanes, lane_bundles
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.sweeps.config import SweepConfig
+
+
+def most_demanding(sweep: SweepConfig) -> Experiment:
+    """The experiment of the space that holds the most of a cluster, so that what fits for it fits for every trial."""
+
+    def size(experiment: Experiment) -> tuple[float, ...]:
+        bundles = lane_bundles(experiment)
+        return tuple(sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("GPU", "CPU"))
+
+    values: dict[str, Any] = {}
+    for key in sorted(sweep.space, key=lambda key: not key.endswith(".type")):
+        points = [{**values, key: end} for end in sweep.space[key].ends()]
+        values = max(points, key=lambda point: size(sweep.trial_experiment(point)))
+    return sweep.trial_experiment(values)
+
+
+def typical(sweep: SweepConfig) -> Experiment:
+    """The experiment for whose resources lanes are opened: the first of the search, so that trials of another shape cost a rebuild."""
+    first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
+    return first[0] if first and first[0].streams else most_demanding(sweep)
+
+
+def checked(sweep: SweepConfig) -> Experiment:
+    """The experiment that the teacher is made ready and checked for: the one as written, or where it makes no rows one that does."""
+    return sweep.experiment if sweep.experiment.streams else typical(sweep)
+
+
+def check_concurrency(sweep: SweepConfig) -> int:
+    """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
+    demanding = most_demanding(sweep)
+    check_fits(demanding)
+    asked = sweep.search.concurrent
+    room = count_lanes(demanding, at_most=sweep.num_trials if asked == "auto" else asked)
+    if asked != "auto" and room < asked:
+        raise ConfigError(
+            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room};"
+            f" {arithmetic(demanding)}. Lower it or use auto"
+        )
+    return room
