@@ -70,8 +70,8 @@ def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) ->
     from tgt_ray.training.generation import synthesizer_of
     from tgt_ray.training.student import build_student
 
-    shape, classes = prepared.student.input_shape, prepared.student.num_classes
-    teacher = load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage)
+    spec, classes = prepared.student.spec, prepared.student.num_classes
+    teacher = load_teacher(experiment.teacher, prepared.teacher, spec, classes, storage)
     synthesizer = synthesizer_of(experiment, prepared, teacher)
     student = build_student(experiment, prepared.student).eval().requires_grad_(False)
     return lambda request: synthesizer(request, experiment.train.seed, experiment.explorer, student, 0)

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 from sklearn.metrics import balanced_accuracy_score
@@ -37,13 +36,13 @@ class Shared:
 
     def __init__(self, experiment: Experiment, storage: Storage):
         data = experiment.task.load(storage)
-        self.shape, self.classes = data.input_shape, data.num_classes
+        self.spec, self.shape, self.classes = data.spec, data.input_shape, data.num_classes
         splits = ("train", "validation", "test")
         self.inputs = {name: experiment.task.inputs(data.tables[name], self.shape) for name in splits}
         self.labels = {name: torch.from_numpy(data.labels(name).copy()) for name in splits}
         prepared = prepare_local(experiment, data, storage)  # stored before the clock was started
-        self.teacher = load_teacher(experiment.teacher, prepared.teacher, self.shape, self.classes, storage)
-        self.logits = torch.from_numpy(np.stack(prepared.student.tables["train"]["logits"].to_numpy()))
+        self.teacher = load_teacher(experiment.teacher, prepared.teacher, self.spec, self.classes, storage)
+        self.logits = torch.from_numpy(prepared.student.columns["logits"])
         self.latents = torch.from_numpy(prepared.anchors.latents)
         self.scale = self.latents.std(dim=0)
 
@@ -95,7 +94,7 @@ def train(
     """Train one student, adding to `spent` what it costs. Raises optuna.TrialPruned where the study's pruner says so."""
     how, objective = experiment.train, experiment.objective
     torch.manual_seed(how.seed)
-    backbone = experiment.student.build(shared.shape)
+    backbone = experiment.student.build(shared.spec)
     experiment.student.load_weights(backbone)
     student = nn.Sequential(backbone, nn.Linear(backbone.dim, shared.classes)).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)

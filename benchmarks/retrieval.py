@@ -84,7 +84,7 @@ def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     data = prepared.student
-    teacher = load_teacher(base.teacher, prepared.teacher, data.input_shape, data.num_classes, storage).labeler
+    teacher = load_teacher(base.teacher, prepared.teacher, data.spec, data.num_classes, storage).labeler
     student = build_student(base, data).eval()
     encoders = {
         "teacher": teacher.backbone,

@@ -16,10 +16,10 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from common import apply_sets, at_least_one, base_experiment, command, data_name, record_path, write_record
@@ -30,16 +30,17 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed import cluster
-from tgt_ray.distributed import lanes
+from tgt_ray.distributed import cluster, lanes
 from tgt_ray.distributed.messages import Job, Run
 from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
 from tgt_ray.distributed.stream import SyntheticStream
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
 from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training import checkpoint
 from tgt_ray.training.generation import synthesizer_of
 from tgt_ray.training.local import prepare_local
 from tgt_ray.training.reader import SyntheticReader
@@ -52,16 +53,16 @@ class ReadyGenerator(TeacherGenerator):
 
     def __init__(self, setup: PoolSetup):
         TeacherGenerator.__init__(self, setup)
-        self.ready: Block = {}
+        self.ready: Block | None = None
 
     def _adopt(self, job: Job) -> None:
         TeacherGenerator._adopt(self, job)
-        self.ready = self.synthesizer(0, self.seed, self.explorer, self.student, 0)
+        self.ready = self.synthesizer(0, self.seed, self.explorer, self.student, 0, 0)
         self.synthesizer = self.copy
 
-    def copy(self, request: int, seed: int, explorer: Any, student: Any, version: int) -> Block:
-        size = len(self.ready["anchor"])
-        return {**self.ready, "request": np.full(size, request), "version": np.full(size, version)}
+    def copy(self, request: int, seed: int, explorer: Any, student: Any, version: int, shown: int) -> Block:
+        assert self.ready is not None
+        return replace(self.ready, request=request, version=version)
 
 
 @ray.remote
@@ -106,7 +107,7 @@ class Measure:
             and run.experiment.explorer.on_policy
             and run.step % run.experiment.pool.snapshot_every == 0
         ):
-            stream.publish(run.step, run.snapshot())
+            stream.publish(run.step, checkpoint.snapshot(run.student))
 
     def generator(self, segments: int, blocks: int) -> list[dict[str, float]]:
         """Images per second of one generator, in turns in the pool and in a plain loop."""
@@ -129,7 +130,7 @@ class Measure:
 
     def _stream(self, run: StudentRun, generator: type) -> tuple[SyntheticStream, Iterator[Block]]:
         stream = SyntheticStream(self.experiment.pool, self.root, generator=generator)
-        snapshot = run.snapshot() if self.experiment.explorer.on_policy else None
+        snapshot = checkpoint.snapshot(run.student) if self.experiment.explorer.on_policy else None
         return stream, stream.begin(self.experiment, self.ref, 0, snapshot, 0)
 
     def _plain(self) -> Iterator[Block]:
@@ -149,7 +150,7 @@ class Measure:
     def _synthesizer(self) -> Synthesizer:
         data = self.prepared.student
         teacher = load_teacher(
-            self.experiment.teacher, self.prepared.teacher, data.input_shape, data.num_classes, Storage(self.root)
+            self.experiment.teacher, self.prepared.teacher, data.spec, data.num_classes, Storage(self.root)
         )
         return synthesizer_of(self.experiment, self.prepared, teacher)
 
@@ -233,7 +234,7 @@ def main() -> None:
 def tokens_per_row(experiment: Experiment, prepared: Prepared) -> float | None:
     """The student's tokens of a train text, on average; None where rows are no texts."""
     backbone = build_student(experiment, prepared.student).backbone
-    if not hasattr(backbone, "tokens"):
+    if not isinstance(backbone, TextBackbone):
         return None
     table = prepared.student.tables["train"]
     ids = backbone.prepare(inputs_of(experiment.task, table, prepared.student.input_shape)[:])

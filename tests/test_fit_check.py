@@ -10,12 +10,14 @@ from PIL import Image
 from torch import nn
 
 from tgt_ray import run
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.results import fit_pages
 from tgt_ray.sweeps.concurrency import checked
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.space import Distribution
@@ -46,7 +48,7 @@ class Blind(Perfect):
 class BlindGenerator(Generator):
     type: str = "test_fit_check:BlindGenerator"
 
-    def build(self, input_shape):
+    def build(self, spec):
         return Blind()
 
     def fit(self, model, inputs, labeler, agreement):
@@ -62,7 +64,9 @@ def experiment(prepared) -> Experiment:
 def labeler(prepared, storage):
     from tgt_ray.teacher.store import load_teacher
 
-    return load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, (1, 8, 8), 10, storage).labeler
+    return load_teacher(
+        prepared.experiment.teacher, prepared.prepared.teacher, InputSpec((1, 8, 8)), 10, storage
+    ).labeler
 
 
 def blind(experiment: Experiment, **check) -> Experiment:
@@ -185,7 +189,7 @@ def test_a_check_is_measured_once(experiment, digits, tmp_path, monkeypatch):
 
 def test_the_gallery_lies_beside_the_results(experiment, tmp_path):
     run(experiment, storage=str(tmp_path), name="shown", local=True)
-    picture = Image.open(io.BytesIO(Storage(tmp_path).read("shown", fit_check.GALLERY)))
+    picture = Image.open(io.BytesIO(Storage(tmp_path).read("shown", fit_pages.PICTURE_FILE)))
     assert picture.format == "PNG" and picture.width > picture.height > 200
 
 

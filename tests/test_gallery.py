@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tgt_ray.core.batch import Block
 from tgt_ray.results import gallery
 from tgt_ray.results.gallery import Gallery
 
@@ -14,16 +15,14 @@ K = 4
 
 
 def block(anchors, classes, version=3, shown=None, shape=(1, 4, 4)):
-    logits = np.full((len(anchors), K), -2.0, np.float32)
-    logits[np.arange(len(anchors)), classes] = 2.0
     images = np.stack([np.full(shape, anchor / 100, np.float32) for anchor in anchors])
-    return {
-        "inputs": images,
-        "reconstructed": images[: len(anchors) if shown is None else shown] / 2,
-        "teacher_logits": logits,
-        "anchor": np.array(anchors),
-        "version": np.full(len(anchors), version),
+    few = slice(len(anchors) if shown is None else shown)
+    seen = {
+        "reconstructed": images[few] / 2,
+        "top_class": np.array(classes)[few],
+        "top_share": np.full(len(anchors), 0.75, np.float32)[few],
     }
+    return Block(images, np.array(anchors), {}, seen, 0, version, "random")
 
 
 def test_the_newest_rows_of_each_class_are_kept():
@@ -55,7 +54,7 @@ def test_files_say_what_was_seen_in_each_row(shape):
     assert [row["anchor"] for row in rows] == [1, 7, 2]
     assert [row["teacher_class"] for row in rows] == [0, 1, 2] and [row["student_class"] for row in rows] == [0, 1, 0]
     assert [row["lag"] for row in rows] == [2, None, 2]
-    assert rows[0]["teacher_p"] == pytest.approx(np.exp(2) / (np.exp(2) + 3 * np.exp(-2)))
+    assert rows[0]["teacher_p"] == 0.75
     image = np.frombuffer(rows[2]["explored"], np.float32).reshape(rows[2]["shape"])
     np.testing.assert_allclose(image, 0.02)
     assert Image.open(io.BytesIO(files[gallery.PICTURE_FILE])).format == "PNG"

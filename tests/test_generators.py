@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tgt_ray.core.batch import Outputs
+from tgt_ray.core.batch import InputSpec, Outputs
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -19,7 +19,7 @@ KINDS = [MLPAutoencoderGenerator(), ConvAutoencoderGenerator(), SpatialAutoencod
 @pytest.mark.parametrize("how", KINDS, ids=lambda how: how.type)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 10), (3, 32, 32)])
 def test_latents_are_flat_and_images_come_back_in_their_size(how, shape):
-    model = how.build(shape).eval()
+    model = how.build(InputSpec(shape)).eval()
     images = torch.rand(4, *shape)
     latents = model.encode(images)
     assert latents.dim() == 2 and len(latents) == 4
@@ -29,14 +29,14 @@ def test_latents_are_flat_and_images_come_back_in_their_size(how, shape):
 
 @pytest.mark.parametrize("how", KINDS, ids=lambda how: how.type)
 def test_gradients_reach_latents(how):
-    model = how.build((3, 16, 16)).eval()
+    model = how.build(InputSpec((3, 16, 16))).eval()
     latents = model.encode(torch.rand(2, 3, 16, 16)).detach().requires_grad_()
     (slope,) = torch.autograd.grad(model.decode(latents).square().sum(), latents)
     assert slope.abs().sum() > 0
 
 
 def test_an_untrained_spatial_autoencoder_gives_the_blurred_image():
-    model = SpatialAutoencoderGenerator(widths=(8, 8)).build((3, 16, 16)).eval()
+    model = SpatialAutoencoderGenerator(widths=(8, 8)).build(InputSpec((3, 16, 16))).eval()
     images = torch.rand(2, 3, 16, 16)
     blurred = F.interpolate(F.avg_pool2d(images, 4), scale_factor=4, mode="bilinear")
     torch.testing.assert_close(model.decode(model.encode(images)), blurred, atol=1e-5, rtol=1e-4)
@@ -65,7 +65,7 @@ def test_pretraining_stops_when_the_labeler_agrees(reached, steps):
         looked.append(min(float(next(looks)), 99.0))
         return looked[-1]
 
-    record = how.fit(how.build((1, 8, 8)), torch.rand(16, 1, 8, 8), Labeler(), agreement)
+    record = how.fit(how.build(InputSpec((1, 8, 8))), torch.rand(16, 1, 8, 8), Labeler(), agreement)
     assert record == {"steps": steps}
 
 
@@ -77,7 +77,7 @@ def test_without_a_wanted_agreement_nobody_looks():
     def never():
         raise AssertionError("looked")
 
-    assert how.fit(how.build((1, 8, 8)), torch.rand(16, 1, 8, 8), Labeler(), never) == {"steps": 5}
+    assert how.fit(how.build(InputSpec((1, 8, 8))), torch.rand(16, 1, 8, 8), Labeler(), never) == {"steps": 5}
 
 
 @pytest.mark.parametrize(("start", "steps_with_labeler"), [(0.0, 8), (0.5, 4), (0.9, 0)])
@@ -91,7 +91,7 @@ def test_consistency_counts_after_a_share_of_the_steps(start, steps_with_labeler
 
     pretrain = {"steps": 8, "batch_size": 4, "consistency": 0.1, "consistency_start": start}
     how = MLPAutoencoderGenerator(pretrain=pretrain)
-    how.fit(how.build((1, 4, 4)), torch.rand(8, 1, 4, 4), Counting(), lambda: 0.0)
+    how.fit(how.build(InputSpec((1, 4, 4))), torch.rand(8, 1, 4, 4), Counting(), lambda: 0.0)
     # Of the image and of its reconstruction.
     assert Counting.calls == 2 * steps_with_labeler
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tgt_ray import run
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.teacher.generators import ImageVariationGenerator
@@ -69,7 +70,7 @@ def folder(tmp_path_factory):
 
 def built(folder, shape=(3, 8, 8), **options):
     how = ImageVariationGenerator(path=str(folder), steps=2, **options)
-    return how.build(shape).eval().requires_grad_(False)
+    return how.build(InputSpec(shape)).eval().requires_grad_(False)
 
 
 def rng(seed=0):
@@ -173,10 +174,10 @@ def test_weights_that_changed_since_the_run_began_are_refused(folder, tmp_path):
     storage, experiment = Storage(tmp_path / "runs"), experiment_of(folder)
     data = experiment.task.load()
     record = prepare_local(experiment, data, storage).teacher
-    load_teacher(experiment.teacher, record, data.input_shape, data.num_classes, storage)
+    load_teacher(experiment.teacher, record, data.spec, data.num_classes, storage)
     record["generator"]["state"] = "others"
     with pytest.raises(ConfigError, match=r"teacher.generator: its weights here are not those that the run began with"):
-        load_teacher(experiment.teacher, record, data.input_shape, data.num_classes, storage)
+        load_teacher(experiment.teacher, record, data.spec, data.num_classes, storage)
 
 
 def test_the_same_pipeline_in_another_folder_is_the_same_teacher_until_its_settings_change(folder, tmp_path):

@@ -16,6 +16,7 @@ from tgt_ray import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.wire import pack, unpack
 from tgt_ray.entrypoints import cli
@@ -23,11 +24,12 @@ from tgt_ray.experiment.controls import control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier, ConvNet
 from tgt_ray.objectives import LELP, Distillation, Facts, embeddings
-from tgt_ray.objectives.embeddings import EmbeddingStatistics
+from tgt_ray.objectives.embeddings import CLASS_DIRECTIONS, EmbeddingStatistics
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.teacher.labelers.image import ConvLabeler
 from tgt_ray.teacher.store import load_teacher
-from tgt_ray.teacher.synthesizer import Synthesizer, check_block
+from tgt_ray.teacher.synthesizer import Recipe, Synthesizer, check_block
+from tgt_ray.training import checkpoint, local
 from tgt_ray.training.files import STATE_FILE
 from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.reader import SyntheticReader
@@ -44,8 +46,17 @@ def made_up(seed: int = 0, rows: int = 40, classes: int = K, dim: int = D) -> Fa
     middle, spread = rng.normal(0, 3, (classes, dim)), rng.normal(0, 1, (classes, dim, dim))
     embedding = middle[labels] + np.einsum("nd,nde->ne", rng.normal(0, 1, (len(labels), dim)), spread[labels])
     head = rng.normal(0, 1, (classes, dim)).astype(np.float32)
-    statistics = embeddings.fit(embedding.astype(np.float32), labels, head)
-    return Facts(classes, np.bincount(labels), embedding_statistics=statistics)
+    return fitted(labels, embedding.astype(np.float32), head)
+
+
+def fitted(labels, embedding, head, names=()) -> Facts:
+    statistics = embeddings.fit(embedding, labels, head)
+    counts = np.bincount(labels, minlength=len(head))
+    return Facts(len(head), counts, names, {"embedding": embedding}, {CLASS_DIRECTIONS.name: statistics})
+
+
+def statistics_of(facts) -> EmbeddingStatistics:
+    return facts.fits[CLASS_DIRECTIONS.name]
 
 
 # The same once more, in plain loops and by other means: eigenvectors, least squares, the joint distribution of subclasses
@@ -53,12 +64,12 @@ def made_up(seed: int = 0, rows: int = 40, classes: int = K, dim: int = D) -> Fa
 
 def subspace_by_hand(facts: Facts, count: int, null_space: bool) -> np.ndarray:
     """(K, S, D) eigenvectors of each class's covariance, with the largest component positive."""
-    there = facts.embedding_statistics
+    there = statistics_of(facts)
     head = there.head_KD.astype(float)
     out = []
     for c in range(len(head)):
         rows = []
-        for h, of in zip(there.embedding_ND.astype(float), there.class_N, strict=True):
+        for h, of in zip(facts.columns["embedding"].astype(float), there.class_N, strict=True):
             if of == c:
                 # The part of h in the span of the head's rows, by least squares.
                 coefficients = np.linalg.lstsq(head.T, h, rcond=None)[0]
@@ -71,17 +82,19 @@ def subspace_by_hand(facts: Facts, count: int, null_space: bool) -> np.ndarray:
 
 def teacher_by_hand(facts: Facts, directions, embedding, logits, beta, temperature, null_space) -> list:
     """p_{c,s} of each row, as lists."""
-    there = facts.embedding_statistics
+    there = statistics_of(facts)
     head = there.head_KD.astype(float)
     projection = np.eye(head.shape[1]) - np.linalg.pinv(head) @ head if null_space else np.eye(head.shape[1])
     mean = []
     for c in range(facts.num_classes):
         of_class = [
-            projection @ h for h, of in zip(there.embedding_ND.astype(float), there.class_N, strict=True) if of == c
+            projection @ h
+            for h, of in zip(facts.columns["embedding"].astype(float), there.class_N, strict=True)
+            if of == c
         ]
         mean.append(sum(of_class) / len(of_class))
     own = []
-    for h, c in zip(there.embedding_ND.astype(float), there.class_N, strict=True):
+    for h, c in zip(facts.columns["embedding"].astype(float), there.class_N, strict=True):
         own += [u @ (projection @ h - mean[c]) for u in directions[c]]
     unit = beta * np.std(own)
     out = []
@@ -146,7 +159,8 @@ def test_the_loss_equals_the_formula(null_space, alpha, temperature, scale, real
     criterion = config.build(E, facts).double()
     student, logits = rng.normal(0, 1, (rows, E)), rng.normal(0, 2, (rows, K))
     embedding, labels = rng.normal(0, 3, (rows, D)), rng.integers(K, size=real)
-    loss = criterion(*map(torch.from_numpy, (student, labels, logits, embedding)))
+    teacher = {"logits": torch.from_numpy(logits), "embedding": torch.from_numpy(embedding)}
+    loss = criterion(torch.from_numpy(student), torch.from_numpy(labels), teacher, {})
     directions = subspace_by_hand(facts, subclasses, null_space)
     p = teacher_by_hand(facts, directions, embedding, logits, beta, temperature, null_space)
     of_head = student @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
@@ -184,7 +198,9 @@ def test_a_student_that_fits_the_teacher_has_its_scores():
     with torch.no_grad():
         criterion.head.weight.copy_(torch.eye(K * 2))
         criterion.head.bias.zero_()
-    loss = criterion(log_p.flatten(1), torch.zeros(8, dtype=torch.int64), logits, embedding)
+    loss = criterion(
+        log_p.flatten(1), torch.zeros(8, dtype=torch.int64), {"logits": logits, "embedding": embedding}, {}
+    )
     assert abs(loss.value.item()) < 1e-10
     torch.testing.assert_close(criterion.scores(log_p.flatten(1)), logits)
 
@@ -208,7 +224,7 @@ worlds = st.builds(made_up, seed=st.integers(0, 50))
 @given(configs, worlds)
 @settings(deadline=None, max_examples=60)
 def test_directions_are_orthonormal_and_the_head_does_not_see_them(config, facts):
-    there = facts.embedding_statistics
+    there = statistics_of(facts)
     directions = config.directions_of(there)
     assert directions.shape == (K, config.subclasses, D)
     for u in directions:
@@ -230,7 +246,8 @@ def test_subclasses_sum_to_the_teacher_s_classes_and_one_alone_is_distillation(c
     plain = Distillation(alpha=config.alpha, temperature=config.temperature).build(E, facts).double()
     plain.load_state_dict(one.state_dict())
     student, labels = torch.randn(6, E, generator=rng).double(), torch.tensor([0, 2, 1, 0])
-    a, b = one(student, labels, logits, embedding), plain(student, labels, logits)
+    teacher = {"logits": logits, "embedding": embedding}
+    a, b = (each(student, labels, teacher, {}) for each in (one, plain))
     torch.testing.assert_close(a.value, b.value)
     for name, part in b.parts.items():
         torch.testing.assert_close(a.parts[name], part)
@@ -241,7 +258,7 @@ def test_subclasses_sum_to_the_teacher_s_classes_and_one_alone_is_distillation(c
 @given(worlds)
 @settings(deadline=None, max_examples=20)
 def test_fewer_subclasses_take_the_first_directions_and_a_rotation_keeps_their_span(facts):
-    there = facts.embedding_statistics
+    there = statistics_of(facts)
     four, two = (LELP(subclasses=s, rotate=False).directions_of(there) for s in (4, 2))
     np.testing.assert_array_equal(four[:, :2], two)
     turned = LELP(subclasses=4).directions_of(there)
@@ -251,12 +268,13 @@ def test_fewer_subclasses_take_the_first_directions_and_a_rotation_keeps_their_s
 
 
 def test_random_directions_follow_the_seed_and_hold_less_variance():
-    there = made_up(rows=200).embedding_statistics
+    facts = made_up(rows=200)
+    there = statistics_of(facts)
 
     def variance(**options):
         directions = LELP(subclasses=2, **options).directions_of(there)
         parts = [
-            ((there.embedding_ND[there.class_N == c] - there.mean_KD[c]) @ u.T).var(axis=0).sum()
+            ((facts.columns["embedding"][there.class_N == c] - there.mean_KD[c]) @ u.T).var(axis=0).sum()
             for c, u in enumerate(directions)
         ]
         return np.array(parts)
@@ -280,14 +298,15 @@ def test_without_the_teacher_it_is_one_hot_training_of_class_scores():
     torch.manual_seed(0)
     criterion = LELP(alpha=0.0).build(E, made_up())
     student, labels = torch.randn(6, E), torch.randint(K, (6,))
-    loss = criterion(student, labels, torch.randn(6, K), torch.randn(6, D)).value
+    teacher = {"logits": torch.randn(6, K), "embedding": torch.randn(6, D)}
+    loss = criterion(student, labels, teacher, {}).value
     torch.testing.assert_close(loss, nn.functional.cross_entropy(criterion.scores(student), labels))
 
 
 def test_statistics_survive_their_file():
-    there = made_up().embedding_statistics
-    again = EmbeddingStatistics.from_bytes(there.to_bytes())
-    for name in ("head_KD", "embedding_ND", "class_N", "count_K", "mean_KD"):
+    there = statistics_of(made_up())
+    again = CLASS_DIRECTIONS.load(safetensors.numpy.load(safetensors.numpy.save(there.arrays())))
+    for name in ("head_KD", "class_N", "count_K", "mean_KD"):
         np.testing.assert_array_equal(getattr(again, name), getattr(there, name))
     for name in ("everywhere", "in_null_space"):
         np.testing.assert_array_equal(getattr(again, name).rank_K, getattr(there, name).rank_K)
@@ -298,11 +317,7 @@ def test_statistics_survive_their_file():
 
 
 def facts_of(labels, embedding, head, names=()) -> Facts:
-    labels = np.asarray(labels)
-    statistics = embeddings.fit(embedding.astype(np.float32), labels, head.astype(np.float32))
-    return Facts(
-        len(head), np.bincount(labels, minlength=len(head)), embedding_statistics=statistics, class_names=names
-    )
+    return fitted(np.asarray(labels), embedding.astype(np.float32), head.astype(np.float32), names)
 
 
 def refusals():
@@ -355,8 +370,8 @@ class OtherHead(ConvLabeler):
 
     type: str = "test_lelp:OtherHead"
 
-    def build(self, input_shape, num_classes):
-        model = Classifier(ConvNet(input_shape[0], self.widths, "pool", grid=2), num_classes)
+    def build(self, spec, num_classes):
+        model = Classifier(ConvNet(spec.shape[0], self.widths, "pool", grid=2), num_classes)
         model.head = nn.Sequential(nn.Linear(model.backbone.dim, 12), nn.Linear(12, num_classes))
         return model
 
@@ -407,7 +422,7 @@ def test_a_sweep_says_what_its_trials_may_minimise():
     sweep = SweepConfig.model_validate({"experiment": {"objective": {"type": "lelp"}}, "space": space})
     assert [objective.subclasses for objective in sweep.objectives()] == [2, 4]
     types = {"space": {"objective.type": {"choice": ["distillation", "lelp"]}}}
-    assert [each.needs_embedding for each in SweepConfig.model_validate(types).objectives()] == [False, True]
+    assert [EMBEDDING in each.signals for each in SweepConfig.model_validate(types).objectives()] == [False, True]
     assert [each.type for each in SweepConfig().objectives()] == ["distillation"] * 3  # its space has a temperature
 
 
@@ -423,32 +438,35 @@ def test_statistics_are_made_once_where_an_objective_needs_them(
     ready, prepared, storage, quick_experiment, digits, monkeypatch
 ):
     """The teacher and its outputs are those of a storage that an objective without embeddings has used before."""
-    assert prepared.prepared.student.embedding_statistics is None
+    assert "embedding" not in prepared.prepared.student.columns and not prepared.prepared.student.fits
     assert ready.fingerprints == prepared.prepared.fingerprints
-    there, key = ready.student.embedding_statistics, ready.fingerprints["teacher_cache"]
-    assert storage.exists("teacher_cache", f"{key}.embedding.safetensors")
-    data = ready.student
-    teacher = load_teacher(quick_experiment.teacher, ready.teacher, data.input_shape, data.num_classes, storage)
+    data, there = ready.student, statistics_of(ready.student)
+    teacher = load_teacher(quick_experiment.teacher, ready.teacher, data.spec, data.num_classes, storage)
     with torch.no_grad():
         said = teacher.labeler(quick_experiment.task.inputs(digits.tables["train"], (1, 8, 8)))
-    np.testing.assert_allclose(there.embedding_ND, said.embedding, atol=1e-4)
+    np.testing.assert_allclose(data.columns["embedding"], said.embedding, atol=1e-4)
     np.testing.assert_array_equal(there.class_N, said.logits.argmax(dim=1))
     np.testing.assert_array_equal(there.head_KD, teacher.labeler.head.weight)
     np.testing.assert_array_equal(there.count_K, np.bincount(there.class_N, minlength=10))
-    monkeypatch.setattr("tgt_ray.training.local.teacher_outputs", lambda *args: pytest.fail("asked again"))
+    monkeypatch.setattr("tgt_ray.training.local.ask_teacher", lambda *args: pytest.fail("asked again"))
+    monkeypatch.setattr("tgt_ray.objectives.embeddings.fit", lambda *args: pytest.fail("fitted again"))
     again = prepare_local(lelp(quick_experiment, objective__subclasses=1), digits, storage).student
-    np.testing.assert_array_equal(again.embedding_statistics.embedding_ND, there.embedding_ND)
+    np.testing.assert_array_equal(again.columns["embedding"], data.columns["embedding"])
+    np.testing.assert_array_equal(statistics_of(again).mean_KD, there.mean_KD)
 
 
-def test_without_need_there_are_none(prepared, storage, tmp_path, digits, quick_experiment):
+def test_without_need_there_are_none(prepared, storage, tmp_path, digits, quick_experiment, monkeypatch):
     shutil.copytree(storage.path("teachers"), tmp_path / "teachers")
     own = Storage(tmp_path)
     prepare_local(quick_experiment, digits, own)
-    assert not [name for name in own.files("teacher_cache") if "embedding" in name]
-    # And where the teacher is asked for the first time, once is enough for both files.
+    assert len(own.files("teacher_cache")) == 2, "logits and latents"
+    # And where the teacher is asked for the first time, once is enough for all.
     shutil.rmtree(tmp_path / "teacher_cache")
-    assert prepare_local(lelp(quick_experiment), digits, own).student.embedding_statistics is not None
-    assert len(own.files("teacher_cache")) == 3
+    asked = []
+    ask = local.ask_teacher
+    monkeypatch.setattr(local, "ask_teacher", lambda *args: asked.append(args) or ask(*args))
+    assert prepare_local(lelp(quick_experiment), digits, own).student.fits
+    assert len(asked) == 1 and len(own.files("teacher_cache")) == 4, "embeddings, and what follows from them"
 
 
 # Synthetic rows and runs
@@ -456,24 +474,29 @@ def test_without_need_there_are_none(prepared, storage, tmp_path, digits, quick_
 
 def test_rows_carry_the_labeler_s_embedding_where_it_is_needed(ready, quick_experiment, storage):
     config, data = lelp(quick_experiment, explorer__type="random"), ready.student
-    teacher = load_teacher(config.teacher, ready.teacher, data.input_shape, data.num_classes, storage)
+    teacher = load_teacher(config.teacher, ready.teacher, data.spec, data.num_classes, storage)
     without, with_them = (
-        Synthesizer(teacher, ready.anchors, 24, embedding=on)(0, 0, config.explorer) for on in (False, True)
+        Synthesizer(teacher, ready.anchors, Recipe(24, signals))(0, 0, config.explorer)
+        for signals in ((LOGITS,), config.objective.signals)
     )
-    assert set(with_them) - set(without) == {"teacher_embedding"}
+    assert set(with_them.columns) - set(without.columns) == {"embedding"}
     with torch.no_grad():
-        said = teacher.labeler(torch.from_numpy(with_them["inputs"]))
-    np.testing.assert_allclose(with_them["teacher_embedding"], said.embedding, atol=1e-4)
-    assert with_them["teacher_embedding"].dtype == np.float32
+        said = teacher.labeler(torch.from_numpy(with_them.inputs))
+    np.testing.assert_allclose(with_them.columns["embedding"], said.embedding, atol=1e-4)
+    assert with_them.columns["embedding"].dtype == np.float32
     for block in (without, with_them):
         again = unpack(pack(0, block))
-        assert set(again) == set(block)
-        assert all(np.array_equal(again[name], block[name]) for name in block)
-    inputs, logits, embedding = SyntheticReader(iter([with_them])).take(5, 0)
-    np.testing.assert_array_equal(embedding, with_them["teacher_embedding"][:5])
-    assert len(SyntheticReader(iter([without])).take(5, 0)) == 2 and len(inputs) == len(logits) == 5
-    with_them["teacher_embedding"][3, 0] = np.nan
-    with pytest.raises(ValueError, match=r"request 0: .*'teacher_embedding'"):
+        assert again.columns.keys() == block.columns.keys() and again.shown.keys() == block.shown.keys()
+        for part in ("columns", "shown"):
+            there = getattr(again, part)
+            assert all(np.array_equal(there[name], values) for name, values in getattr(block, part).items())
+        assert np.array_equal(again.inputs, block.inputs) and np.array_equal(again.anchor, block.anchor)
+    inputs, columns = SyntheticReader(iter([with_them])).take(5, 0)
+    np.testing.assert_array_equal(columns["embedding"], with_them.columns["embedding"][:5])
+    assert SyntheticReader(iter([without])).take(5, 0)[1].keys() == {"logits"}
+    assert len(inputs) == len(columns["logits"]) == 5
+    with_them.columns["embedding"][3, 0] = np.nan
+    with pytest.raises(ValueError, match=r"request 0: .*'embedding'"):
         check_block(with_them)
 
 
@@ -516,7 +539,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(ready, quick_experiment, stor
     torch.manual_seed(1234)
     resumed = train_local(config, ready, storage, checkpoints)
     assert [row["step"] for row in resumed.history] == [4, 8, 12]
-    assert resumed.weights() == whole.weights()
+    assert checkpoint.weights(resumed.student) == checkpoint.weights(whole.student)
     parts = {f"train_{kind}{name}" for kind in ("kl_", "subclass_kl_") for name in ("real", "synthetic")}
     assert all(parts <= row.keys() and np.isfinite([row[part] for part in parts]).all() for row in whole.history)
 
@@ -541,7 +564,7 @@ def test_half_precision_leaves_the_targets_in_float32(quick_experiment, ready, s
         for p in ("float32", "bfloat16")
     )
     criterion = build_student(half, ready.student).criterion
-    rows = torch.from_numpy(ready.student.embedding_statistics.embedding_ND[:32])
+    rows = torch.from_numpy(ready.student.columns["embedding"][:32])
     with torch.autocast("cpu", torch.bfloat16):
         inside = criterion.targets(rows)
     assert inside.dtype == torch.float32
@@ -560,5 +583,5 @@ def test_a_compiled_student_trains_alike(quick_experiment, ready, storage):
 
 
 def test_a_run_on_what_was_prepared_without_embeddings_is_a_mistake_in_the_code(prepared, quick_experiment):
-    with pytest.raises(AssertionError, match="no embeddings"):
+    with pytest.raises(AssertionError, match="no embedding"):
         StudentRun(lelp(quick_experiment), prepared.prepared.student)

@@ -17,7 +17,9 @@ from tgt_ray.objectives.label_losses import LDAM, CrossEntropy, LogitAdjusted
 from tgt_ray.tasks.metrics.classification import by_shots
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.training import checkpoint
 from tgt_ray.training.augmentation import Augmentation, RealRows
+from tgt_ray.training.generation import recipe_of
 from tgt_ray.training.plan import Plan, row_probabilities
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
@@ -74,8 +76,8 @@ def test_the_posthoc_adjustment_changes_scores_and_not_the_loss():
     plain = Distillation(alpha=0.0).build(6, Facts(4, COUNTS))
     adjusted = Distillation(alpha=0.0, posthoc_adjustment=1.5).build(6, Facts(4, COUNTS))
     adjusted.load_state_dict(plain.state_dict())
-    embedding, teacher = torch.randn(3, 6), torch.randn(3, 4)
-    assert adjusted(embedding, LABELS, teacher).value == plain(embedding, LABELS, teacher).value
+    embedding, teacher = torch.randn(3, 6), {"logits": torch.randn(3, 4)}
+    assert adjusted(embedding, LABELS, teacher, {}).value == plain(embedding, LABELS, teacher, {}).value
     shift = (plain.scores(embedding) - adjusted.scores(embedding)).detach().numpy()
     np.testing.assert_allclose(shift, np.tile(1.5 * np.log(COUNTS / COUNTS.sum()), (3, 1)), rtol=1e-4)
 
@@ -127,8 +129,8 @@ def experiment(prepared, **values) -> Experiment:
 
 def reader(config, prepared, storage) -> SyntheticReader:
     data = prepared.prepared.student
-    teacher = load_teacher(config.teacher, prepared.prepared.teacher, data.input_shape, data.num_classes, storage)
-    make = Synthesizer(teacher, prepared.prepared.anchors, config.pool.rows_per_request)
+    teacher = load_teacher(config.teacher, prepared.prepared.teacher, data.spec, data.num_classes, storage)
+    make = Synthesizer(teacher, prepared.prepared.anchors, recipe_of(config))
     return SyntheticReader(make(request, 0, config.explorer) for request in range(100))
 
 
@@ -161,11 +163,11 @@ def test_a_run_with_two_phases_resumes_exactly(kind, at, prepared, storage):
     rows = reader(config, prepared, storage)
     for _ in range(at):
         whole.train_step(rows)
-    state, position = whole.state()["state.pt"], whole.position
+    state, position = checkpoint.state(whole), whole.position
     for _ in range(20 - at):
         whole.train_step(rows)
     resumed = StudentRun(config, prepared.prepared.student)
-    resumed.load_state(state)
+    checkpoint.load_state(resumed, state)
     resumed.student.train()
     rest = reader(config, prepared, storage)
     rest.take(position[0] * 64 + position[1], 0)
@@ -181,7 +183,7 @@ def test_a_run_with_two_phases_resumes_exactly(kind, at, prepared, storage):
 def rows(count=6, channels=1) -> RealRows:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, 8, 8), generator=rng) / 255
-    return RealRows(images, torch.arange(count) % 4, torch.randn(count, 4, generator=rng))
+    return RealRows(images, torch.arange(count) % 4, {"logits": torch.randn(count, 4, generator=rng)})
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -201,14 +203,17 @@ def test_augmentation_changes_rows_by_seed_and_step_alone(settings, channels):
 
 def test_mixup_mixes_images_labels_and_teacher_alike():
     rng = torch.Generator().manual_seed(0)
-    before = RealRows(torch.rand(6, 1, 4, 4, generator=rng), torch.arange(6), torch.randn(6, 6, generator=rng))
+    before = RealRows(
+        torch.rand(6, 1, 4, 4, generator=rng), torch.arange(6), {"logits": torch.randn(6, 6, generator=rng)}
+    )
     after = Augmentation(AugmentConfig(mixup=1.0), 6, 0, 0)(before, 0)
     # Every row has a class of its own, so that the labels tell what was mixed with what.
     shares = after.labels
     np.testing.assert_allclose(shares.sum(dim=1), 1, rtol=1e-6)
     assert (shares > 0).sum(dim=1).max() == 2
     torch.testing.assert_close(after.inputs, torch.einsum("ij,jchw->ichw", shares, before.inputs))
-    torch.testing.assert_close(after.teacher_logits.softmax(dim=1), shares @ before.teacher_logits.softmax(dim=1))
+    p_after, p_before = (each.teacher["logits"].softmax(dim=1) for each in (after, before))
+    torch.testing.assert_close(p_after, shares @ p_before)
 
 
 def test_a_run_with_everything_at_once_trains(prepared, storage):

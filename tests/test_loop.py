@@ -10,12 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tgt_ray.core.batch import Block
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.signals.values import Ragged
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.train import TrainConfig
+from tgt_ray.training import checkpoint
+from tgt_ray.training.evaluation import Evaluation
 from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
 from tgt_ray.training.local import train_local
 from tgt_ray.training.optimizer import make_optimizer
@@ -104,13 +108,11 @@ def test_seeds_and_epochs_shuffle_differently():
 def numbered_blocks(rows: int, version: int = -1):
     for request in itertools.count():
         place = np.arange(request * rows, (request + 1) * rows)
-        yield {
-            "inputs": place[:, None].astype(np.float32),
-            "teacher_logits": place[:, None].astype(np.float32) + 0.5,
-            "request": np.full(rows, request),
-            "version": np.full(rows, version),
-            "reconstructed": np.empty((0, 1), np.float32),
-        }
+        values = place[:, None].astype(np.float32)
+        lists = Ragged(np.repeat(place, place % 3), place % 3)
+        columns = {"logits": values + 0.5, "lists": lists}
+        nothing = {name: np.empty((0, 1)) for name in ("reconstructed", "top_class", "top_share")}
+        yield Block(values, place, columns, nothing, request, version, "random")
 
 
 @given(st.integers(1, 9), st.integers(0, 8), st.lists(st.integers(1, 25), min_size=1, max_size=12))
@@ -121,7 +123,9 @@ def test_each_row_is_served_once_and_in_order(rows, skip, counts):
     assert [len(inputs) for inputs, _ in taken] == counts
     served = torch.cat([inputs for inputs, _ in taken])[:, 0]
     np.testing.assert_array_equal(served, np.arange(skip, skip + sum(counts)))
-    np.testing.assert_array_equal(torch.cat([logits for _, logits in taken])[:, 0], served + 0.5)
+    np.testing.assert_array_equal(torch.cat([columns["logits"] for _, columns in taken])[:, 0], served + 0.5)
+    lists = [row.tolist() for _, columns in taken for row in columns["lists"].lists()]
+    assert lists == [[int(number)] * (int(number) % 3) for number in served]
     assert reader.num_blocks == math.ceil((skip + sum(counts)) / rows), "no block is asked for before it is needed"
 
 
@@ -150,6 +154,10 @@ def small(prepared, **overrides) -> Experiment:
     base = [("train.steps", 12), ("train.eval_every", 4), ("train.batch_size", 16), ("pool.rows_per_request", 24)]
     sets = [(key.replace("__", "."), value) for key, value in overrides.items()]
     return validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), base + sets))
+
+
+def weights_of(run: StudentRun) -> bytes:
+    return checkpoint.weights(run.student)
 
 
 class Killed(Exception):
@@ -192,7 +200,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prepared, storage, tmp_path, 
     resumed = train_local(config, prepared.prepared, storage, checkpoints, lambda m: steps.append(m["step"]))
     assert steps == [8, 12]
     assert resumed.step == 12 and [row["step"] for row in resumed.history] == [4, 8, 12]
-    assert resumed.weights() == whole.weights()
+    assert weights_of(resumed) == weights_of(whole)
     if not config.explorer.on_policy:
         assert without_times(resumed.history) == without_times(whole.history)
 
@@ -202,13 +210,13 @@ def test_a_finished_run_is_not_trained_again(prepared, storage, tmp_path):
     first = train_local(config, prepared.prepared, storage, checkpoints)
     reports = []
     again = train_local(config, prepared.prepared, storage, checkpoints, reports.append)
-    assert again.weights() == first.weights() and again.history == first.history
+    assert weights_of(again) == weights_of(first) and again.history == first.history
     assert reports == first.history[-1:], "who waits for the last report gets it again: it may have been lost"
 
 
 def test_runs_repeat_exactly_and_follow_their_seed(prepared, storage):
     first, again, other = (
-        train_local(small(prepared, train__seed=seed), prepared.prepared, storage).weights() for seed in (0, 0, 1)
+        weights_of(train_local(small(prepared, train__seed=seed), prepared.prepared, storage)) for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
@@ -216,14 +224,14 @@ def test_runs_repeat_exactly_and_follow_their_seed(prepared, storage):
 
 def test_a_checkpoint_of_another_experiment_is_refused(prepared):
     one, other = small(prepared), small(prepared, train__seed=5)
-    state = StudentRun(one, prepared.prepared.student).state()[STATE_FILE]
+    state = checkpoint.state(StudentRun(one, prepared.prepared.student))
     with pytest.raises(ValueError, match=f"belongs to experiment {one.fingerprint()}, this is {other.fingerprint()}"):
-        StudentRun(other, prepared.prepared.student).load_state(state)
+        checkpoint.load_state(StudentRun(other, prepared.prepared.student), state)
 
 
 def test_a_checkpoint_loads_as_plain_data_and_has_all_it_needs(prepared, storage):
     run = train_local(small(prepared), prepared.prepared, storage)
-    files = run.state()
+    files = checkpoint.files_of(run)
     state = torch.load(io.BytesIO(files[STATE_FILE]), weights_only=True)
     assert {"model", "optimizer", "schedule", "rng", "step", "position", "experiment"} <= set(state)
     assert state["step"] == 12
@@ -239,13 +247,19 @@ def test_a_diverging_run_is_stopped_with_the_reason(prepared, storage):
 
 
 def spied_splits(monkeypatch) -> list[tuple[int, str]]:
-    seen, scores = [], StudentRun.scores
+    seen, scores, steps = [], Evaluation.scores, []
+    train_step = StudentRun.train_step
+
+    def counted(self, reader):
+        train_step(self, reader)
+        steps.append(self.step)
 
     def spy(self, split):
-        seen.append((self.step, split))
+        seen.append((steps[-1], split))
         return scores(self, split)
 
-    monkeypatch.setattr(StudentRun, "scores", spy)
+    monkeypatch.setattr(StudentRun, "train_step", counted)
+    monkeypatch.setattr(Evaluation, "scores", spy)
     return seen
 
 
@@ -288,17 +302,19 @@ def test_without_synthetic_rows_there_is_no_stream_to_report_on(prepared, storag
 
 def test_training_teaches(prepared, storage):
     config = small(prepared, train__steps=120, train__eval_every=120, explorer__type="random", train__batch_size=32)
-    untrained = StudentRun(config, prepared.prepared.student).evaluate("validation")["balanced_accuracy"]
+    untrained = StudentRun(config, prepared.prepared.student).evaluation.metrics("validation")["balanced_accuracy"]
     trained = train_local(config, prepared.prepared, storage).history[-1]["balanced_accuracy"]
     assert trained > max(40, untrained + 20)
 
 
 def test_scores_do_not_depend_on_the_rows_beside_them_and_training_goes_on(prepared):
     run = StudentRun(small(prepared), prepared.prepared.student)
-    scores = run.scores("validation")
+    scores = run.evaluation.scores("validation")
     assert run.student.training
     with torch.no_grad():
-        first = run.student.eval().scores(run.task.inputs(run.data.tables["validation"].slice(0, 1), (1, 8, 8)))
+        first = run.student.eval().scores(
+            run.experiment.task.inputs(run.data.tables["validation"].slice(0, 1), (1, 8, 8))
+        )
     np.testing.assert_allclose(scores[:1], first, atol=1e-5)
 
 
@@ -341,11 +357,11 @@ def test_a_compiled_student_trains_alike(prepared, storage):
         pytest.skip("torch.compile needs a C++ compiler")
     runs = [train_local(small(prepared, train__compile=on), prepared.prepared, storage) for on in (True, False)]
     assert runs[0].history[-1]["train_loss"] == pytest.approx(runs[1].history[-1]["train_loss"], rel=1e-3)
-    assert set(safetensors.torch.load(runs[0].weights())) == set(safetensors.torch.load(runs[1].weights()))
+    assert set(safetensors.torch.load(weights_of(runs[0]))) == set(safetensors.torch.load(weights_of(runs[1])))
 
 
 def test_a_checkpoint_of_another_number_of_workers_is_refused(prepared):
     config = small(prepared)
-    state = StudentRun(config, prepared.prepared.student, 0, 2).state()[STATE_FILE]
+    state = checkpoint.state(StudentRun(config, prepared.prepared.student, 0, 2))
     with pytest.raises(ConfigError, match=r"begun with 2 worker\(s\), here it has 1"):
-        StudentRun(config, prepared.prepared.student).load_state(state)
+        checkpoint.load_state(StudentRun(config, prepared.prepared.student), state)

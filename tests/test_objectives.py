@@ -52,7 +52,7 @@ def test_the_loss_equals_the_formula(temperature, alpha, scale, real, synthetic)
     student, teacher = rng.normal(0, 3, (2, real + synthetic, K))
     labels = rng.integers(K, size=real)
     loss = criterion(alpha=alpha, temperature=temperature, scale_by_t2=scale)(
-        torch.from_numpy(student), torch.from_numpy(labels), torch.from_numpy(teacher)
+        torch.from_numpy(student), torch.from_numpy(labels), {"logits": torch.from_numpy(teacher)}, {}
     )
     expected = reference(student, labels, teacher, alpha, temperature, scale)
     np.testing.assert_allclose(loss.value.detach(), expected, rtol=1e-10)
@@ -77,14 +77,14 @@ TEACHER = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
 )
 def test_golden_values(settings, labels, expected):
     module = with_identity_head(Distillation(**settings).build(3, Facts(3, np.array([3, 2, 1]))).double(), 3)
-    value = module(STUDENT, torch.tensor(labels, dtype=torch.int64), TEACHER).value.item()
+    value = module(STUDENT, torch.tensor(labels, dtype=torch.int64), {"logits": TEACHER}, {}).value.item()
     assert value == pytest.approx(expected, abs=2e-6)
 
 
 def test_one_hot_is_cross_entropy():
     torch.manual_seed(0)
     logits, teacher, labels = torch.randn(7, K).double(), torch.randn(7, K).double(), torch.randint(K, (7,))
-    loss = criterion(alpha=0.0)(logits, labels, teacher)
+    loss = criterion(alpha=0.0)(logits, labels, {"logits": teacher}, {})
     assert float(loss.value) == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-12)
     assert float(loss.parts["ce"]) == pytest.approx(float(loss.value), rel=1e-12)
 
@@ -102,7 +102,7 @@ def gradient_norm(temperature: float, scale: bool) -> float:
     torch.manual_seed(0)
     logits, teacher = torch.randn(8, K).double().requires_grad_(), torch.randn(8, K).double()
     criterion(alpha=1.0, temperature=temperature, scale_by_t2=scale)(
-        logits, torch.zeros(8, dtype=torch.int64), teacher
+        logits, torch.zeros(8, dtype=torch.int64), {"logits": teacher}, {}
     ).value.backward()
     return float(logits.grad.norm())
 
@@ -116,7 +116,7 @@ def test_parts_are_means_over_their_own_rows_and_detached():
     torch.manual_seed(0)
     logits, teacher = torch.randn(6, K).double().requires_grad_(), torch.randn(6, K).double()
     labels = torch.randint(K, (4,))
-    loss = criterion(alpha=0.5, temperature=1.0)(logits, labels, teacher)
+    loss = criterion(alpha=0.5, temperature=1.0)(logits, labels, {"logits": teacher}, {})
     kl = kl_rows(teacher, logits.detach())
     assert float(loss.parts["kl_real"]) == pytest.approx(float(kl[:4].mean()))
     assert float(loss.parts["kl_synthetic"]) == pytest.approx(float(kl[4:].mean()))
@@ -129,7 +129,7 @@ def test_synthetic_rows_claim_no_label():
     module = criterion(alpha=0.0)
     moved = logits.clone()
     moved[4:] = teacher[4:]
-    without_synthetic_loss = module(moved, torch.zeros(4, dtype=torch.int64), teacher)
+    without_synthetic_loss = module(moved, torch.zeros(4, dtype=torch.int64), {"logits": teacher}, {})
     assert float(without_synthetic_loss.parts["kl_synthetic"]) == pytest.approx(0, abs=1e-12)
     assert float(without_synthetic_loss.value) == pytest.approx(
         4 / 6 * float(nn.functional.cross_entropy(logits[:4], torch.zeros(4, dtype=torch.int64)))
@@ -139,7 +139,7 @@ def test_synthetic_rows_claim_no_label():
 def test_the_head_trains_with_the_loss():
     module = Distillation().build(3, Facts(K, COUNTS))
     assert module.scores(torch.randn(2, 3)).shape == (2, K)
-    module(torch.randn(4, 3), torch.tensor([0, 1]), torch.randn(4, K)).value.backward()
+    module(torch.randn(4, 3), torch.tensor([0, 1]), {"logits": torch.randn(4, K)}, {}).value.backward()
     assert module.head.weight.grad.abs().sum() > 0
 
 
@@ -156,8 +156,9 @@ def test_consistency_follows_the_student_s_own_prediction_on_the_anchor():
     labels = np.array([0, 3, 1])
     objective = Consistency(weight=0.7, sharpening=0.5, threshold=0.6)
     module = with_identity_head(objective.build(K, Facts(K, COUNTS)).double(), K)
-    embedding = torch.tensor(np.concatenate([student, anchors]), requires_grad=True)
-    loss = module(embedding, torch.tensor(labels), torch.zeros(real + made, K))
+    embedding, of_anchors = (torch.tensor(each, requires_grad=True) for each in (student, anchors))
+    teacher = {"logits": torch.zeros(real + made, K)}
+    loss = module(embedding, torch.tensor(labels), teacher, {"anchor_inputs": of_anchors})
     total, sure = 0.0, 0
     for row in range(real):
         total -= log_softmax(student[row : row + 1])[0, labels[row]]
@@ -170,8 +171,8 @@ def test_consistency_follows_the_student_s_own_prediction_on_the_anchor():
     assert 0 < sure < made, "the test has rows of both kinds"
     assert float(loss.value) == pytest.approx(total / (real + made), rel=1e-9)
     assert float(loss.parts["sure"]) == pytest.approx(sure / made)
-    (gradient,) = torch.autograd.grad(loss.value, embedding)
-    assert not gradient[real + made :].any(), "the target is not trained"
+    of_rows, of_target = torch.autograd.grad(loss.value, (embedding, of_anchors), allow_unused=True)
+    assert of_rows.any() and of_target is None, "the target is not trained"
 
 
 def test_consistency_without_synthetic_rows_is_one_hot_training():
@@ -179,5 +180,5 @@ def test_consistency_without_synthetic_rows_is_one_hot_training():
 
     module = with_identity_head(Consistency().build(K, Facts(K, COUNTS)).double(), K)
     logits, labels = torch.randn(4, K, dtype=torch.double), torch.tensor([0, 1, 2, 3])
-    loss = module(logits, labels, torch.zeros(4, K))
+    loss = module(logits, labels, {"logits": torch.zeros(4, K)}, {"anchor_inputs": logits[:0]})
     assert float(loss.value) == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-12)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 
-from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.batch import InputSpec, rows_at_once
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -55,7 +55,7 @@ def labeler(folder, digits, **values):
 def test_a_backbone_does_what_the_model_s_own_preprocessing_does(tmp_path):
     """timm's own transform on an image of the right size, against ours on pixels."""
     file, model = timm_file(tmp_path, 10)
-    ours = TimmLabeler(name=NAME, weights=file).build((3, 160, 160), 10).eval()
+    ours = TimmLabeler(name=NAME, weights=file).build(InputSpec((3, 160, 160)), 10).eval()
     assert TimmLabeler(name=NAME, weights=file).load_weights(ours)["head"] == "own"
     data = timm.data.resolve_model_data_config(model)
     images = torch.rand(2, 3, *data["input_size"][1:])
@@ -92,7 +92,7 @@ def test_batches_go_by_the_size_that_images_are_brought_to(head, tmp_path, digit
 
 
 def test_rows_at_once_go_by_the_largest_of_the_models():
-    large, small = (TimmLabeler(name=NAME, img_size=size).build((3, 32, 32), 2) for size in (224, 16))
+    large, small = (TimmLabeler(name=NAME, img_size=size).build(InputSpec((3, 32, 32)), 2) for size in (224, 16))
     assert rows_at_once((3, 32, 32)) == rows_at_once((3, 32, 32), small) == 512
     assert rows_at_once((3, 32, 32), small, large) == 27
     assert rows_at_once((3, 32, 32), large, most=5) == 5
@@ -112,9 +112,9 @@ def test_classes_of_a_larger_head_are_chosen(tmp_path):
     file, model = timm_file(tmp_path, 20)
     chosen = (3, 17, 0)
     how = TimmLabeler(name=NAME, weights=file, classes=chosen)
-    ours = how.build((3, 160, 160), 3).eval()
+    ours = how.build(InputSpec((3, 160, 160)), 3).eval()
     assert how.load_weights(ours)["head"] == "own"
-    plain = TimmLabeler(name=NAME, weights=file).build((3, 160, 160), 20).eval()
+    plain = TimmLabeler(name=NAME, weights=file).build(InputSpec((3, 160, 160)), 20).eval()
     TimmLabeler(name=NAME, weights=file).load_weights(plain)
     images = torch.rand(2, 3, 160, 160)
     torch.testing.assert_close(ours(images).logits, plain(images).logits[:, list(chosen)])
@@ -154,7 +154,8 @@ def test_an_unknown_timm_name_gets_the_nearest_ones(key):
 def test_a_tag_of_timm_s_weights_is_part_of_the_name():
     """Normalisation follows the tag: MAE's weights have another one than the default's."""
     plain, tagged = (
-        TimmLabeler(name=f"vit_base_patch16_224{tag}").backbone((3, 32, 32)).preprocess for tag in ("", ".mae")
+        TimmLabeler(name=f"vit_base_patch16_224{tag}").backbone(InputSpec((3, 32, 32))).preprocess
+        for tag in ("", ".mae")
     )
     assert plain.mean.flatten().tolist() == [0.5] * 3 and tagged.mean.flatten().tolist() == pytest.approx(
         [0.485, 0.456, 0.406]
@@ -167,20 +168,20 @@ def test_a_tag_of_timm_s_weights_is_part_of_the_name():
 def test_a_head_that_is_no_linear_layer_on_the_embedding_is_fitted_anew(tmp_path, name):
     file, model = timm_file(tmp_path, 10, name)
     how = TimmLabeler(name=name, weights=file)
-    ours = how.build((3, 224, 224), 10).eval()
+    ours = how.build(InputSpec((3, 224, 224)), 10).eval()
     assert how.load_weights(ours)["head"] == "fit"
     loaded = ours.backbone.body.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items() if key in loaded)
     own = TimmLabeler(name=name, weights=file, head="own")
     with pytest.raises(ConfigError, match=r"teacher\.labeler\.head: own, but the model has no head that is one linear"):
-        own.load_weights(own.build((3, 224, 224), 10))
+        own.load_weights(own.build(InputSpec((3, 224, 224)), 10))
 
 
 def test_weights_for_another_size_are_resampled_where_timm_can(tmp_path):
     name = "vit_tiny_patch16_224"
     file, model = timm_file(tmp_path, 10, name)
     how = TimmLabeler(name=name, weights=file, img_size=64)
-    ours = how.build((3, 64, 64), 10).eval()
+    ours = how.build(InputSpec((3, 64, 64)), 10).eval()
     assert how.load_weights(ours)["head"] == "own"
     model.set_input_size(img_size=(64, 64))
     images = torch.rand(1, 3, 64, 64)
@@ -193,7 +194,7 @@ def test_weights_for_one_size_alone_say_so(tmp_path):
     how = TimmLabeler(name="mixer_s32_224", weights=file, img_size=64)
     says = r"teacher\.labeler\.img_size: weights of 'mixer_s32_224' are for images of 224x224 .*; leave it out"
     with pytest.raises(ConfigError, match=says):
-        how.load_weights(how.build((3, 64, 64), 10))
+        how.load_weights(how.build(InputSpec((3, 64, 64)), 10))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224", "xcit_nano_12_p16_224"])
@@ -202,7 +203,7 @@ def test_weights_that_were_trained_at_the_size_stay_as_they_are(tmp_path, name):
     model = timm.create_model(name, num_classes=10, **sized)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
     how = TimmLabeler(name=name, weights=tmp_path / "w.safetensors", img_size=64)
-    ours = how.build((3, 64, 64), 10)
+    ours = how.build(InputSpec((3, 64, 64)), 10)
     assert how.load_weights(ours)["head"] == "own"
     loaded = ours.backbone.body.state_dict()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.items())
@@ -211,7 +212,7 @@ def test_weights_that_were_trained_at_the_size_stay_as_they_are(tmp_path, name):
 def test_windows_of_another_size_are_resampled(tmp_path):
     file, _ = timm_file(tmp_path, 10, "swin_tiny_patch4_window7_224")
     how = TimmLabeler(name="swin_tiny_patch4_window7_224", weights=file, img_size=64)
-    ours = how.build((3, 64, 64), 10)
+    ours = how.build(InputSpec((3, 64, 64)), 10)
     assert how.load_weights(ours)["head"] == "own"
     assert torch.isfinite(ours.eval()(torch.rand(1, 3, 64, 64)).logits).all()
 
@@ -224,7 +225,7 @@ def test_two_sources_of_weights_are_one_too_many(tmp_path):
 def test_a_student_starts_from_weights_without_their_head(tmp_path):
     file, model = timm_file(tmp_path, 7)
     how = TimmStudent(name=NAME, weights=file)
-    backbone = how.build((1, 8, 8))
+    backbone = how.build(InputSpec((1, 8, 8)))
     how.load_weights(backbone)
     for name, value in backbone.body.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
@@ -241,19 +242,19 @@ def test_a_student_s_weights_that_are_not_there_are_refused_at_once():
 )
 def test_architectures_of_each_family_train_from_scratch(name):
     options = {"img_size": 32} if "vit" in name else {}
-    backbone = TimmStudent(name=name, **options).build((1, 32, 32))
+    backbone = TimmStudent(name=name, **options).build(InputSpec((1, 32, 32)))
     assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.dim)
 
 
 def test_from_scratch_images_stay_as_they_are():
-    backbone = TimmStudent(name=NAME).build((2, 16, 32))
+    backbone = TimmStudent(name=NAME).build(InputSpec((2, 16, 32)))
     assert backbone.preprocess(torch.rand(1, 2, 16, 32)).shape == (1, 2, 16, 32)
     assert backbone(torch.rand(2, 2, 16, 32)).shape == (2, backbone.dim)
 
 
 def test_options_that_timm_does_not_know_are_one_line():
     with pytest.raises(ConfigError, match=rf"'{NAME}' can't be made with \{{'no_such_option': 3\}}"):
-        TimmStudent(name=NAME, options={"no_such_option": 3}).build((3, 16, 16))
+        TimmStudent(name=NAME, options={"no_such_option": 3}).build(InputSpec((3, 16, 16)))
 
 
 # transformers
@@ -282,7 +283,7 @@ def vit(tmp_path):
 def test_a_transformers_classifier_gives_its_own_logits(vit):
     folder, model = vit(5)
     how = TransformersLabeler(path=str(folder))
-    ours = how.build((3, 16, 16), 5).eval()
+    ours = how.build(InputSpec((3, 16, 16)), 5).eval()
     assert how.load_weights(ours)["head"] == "own"
     images = torch.rand(2, 3, 16, 16)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
@@ -300,7 +301,7 @@ def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_
 def test_a_transformers_classifier_takes_another_size_or_says_that_it_does_not(vit, tmp_path):
     folder, model = vit(5)
     how = TransformersLabeler(path=str(folder), img_size=32)
-    ours = how.build((3, 32, 32), 5).eval()
+    ours = how.build(InputSpec((3, 32, 32)), 5).eval()
     how.load_weights(ours)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -311,7 +312,9 @@ def test_a_transformers_classifier_takes_another_size_or_says_that_it_does_not(v
     fixed.save_pretrained(tmp_path / "msn")
     transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "msn")
     with pytest.raises(ConfigError, match=r"teacher\.labeler\.img_size: 3, but .*msn doesn't take such images"):
-        TransformersLabeler.model_construct(path=str(tmp_path / "msn"), img_size=3, revision=None).build((3, 8, 8), 2)
+        TransformersLabeler.model_construct(path=str(tmp_path / "msn"), img_size=3, revision=None).build(
+            InputSpec((3, 8, 8)), 2
+        )
 
 
 def test_a_transformers_classifier_with_two_heads_is_refused(vit, tmp_path):
@@ -322,7 +325,7 @@ def test_a_transformers_classifier_with_two_heads_is_refused(vit, tmp_path):
     transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "deit")
     how = TransformersLabeler(path=str(tmp_path / "deit"))
     with pytest.raises(ConfigError, match=r"has several heads \(cls_classifier, distillation_classifier\)"):
-        how.build((3, 16, 16), 5)
+        how.build(InputSpec((3, 16, 16)), 5)
 
 
 def test_the_same_classifier_in_another_folder_is_the_same_teacher(vit, tmp_path, digits):
@@ -354,7 +357,7 @@ def test_what_a_folder_says_besides_its_weights_is_part_of_the_fingerprint(file,
     said = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**said, **change}))
     with pytest.raises(ConfigError, match=r"teacher\.labeler: the settings in its folder here are not those"):
-        load_teacher(experiment.teacher, before.teacher, digits.input_shape, digits.num_classes, storage)
+        load_teacher(experiment.teacher, before.teacher, digits.spec, digits.num_classes, storage)
     after = prepare_local(experiment, digits, storage)
     assert after.fingerprints["labeler"] != before.fingerprints["labeler"]
     assert after.teacher["labeler"]["state"] == before.teacher["labeler"]["state"], "the weights are the same"
@@ -406,7 +409,7 @@ def kl_folder(tmp_path):
 def test_an_autoencoder_kl_encodes_and_decodes_as_diffusers_does(kl_folder, channels):
     folder, model = kl_folder
     how = AutoencoderKLGenerator(path=str(folder), subfolder="vae")
-    ours = how.build((channels, 8, 8)).eval()
+    ours = how.build(InputSpec((channels, 8, 8))).eval()
     assert how.load_weights(ours) == {"weights": str(folder)}
     images = torch.rand(2, channels, 8, 8)
     with torch.no_grad():
@@ -421,7 +424,7 @@ def test_an_autoencoder_kl_encodes_and_decodes_as_diffusers_does(kl_folder, chan
 def test_sampled_encodings_differ_from_the_mean_and_repeat(kl_folder):
     folder, _ = kl_folder
     mean, sampled = (AutoencoderKLGenerator(path=str(folder), subfolder="vae", sample=s) for s in (False, True))
-    models = [how.build((3, 8, 8)).eval() for how in (mean, sampled)]
+    models = [how.build(InputSpec((3, 8, 8))).eval() for how in (mean, sampled)]
     for how, model in zip((mean, sampled), models, strict=True):
         how.load_weights(model)
     images = torch.rand(2, 3, 8, 8)
@@ -448,7 +451,7 @@ def test_the_same_autoencoder_in_another_folder_is_the_same_teacher(kl_folder, t
 
 def test_gradients_flow_through_it(kl_folder):
     folder, _ = kl_folder
-    model = AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((3, 8, 8)).requires_grad_(False)
+    model = AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((3, 8, 8))).requires_grad_(False)
     latents = torch.randn(2, 32, requires_grad=True)
     (slope,) = torch.autograd.grad(model.decode(latents).sum(), latents)
     assert slope.abs().sum() > 0
@@ -457,13 +460,13 @@ def test_gradients_flow_through_it(kl_folder):
 def test_images_of_other_channels_than_the_autoencoder_s_are_refused(kl_folder):
     folder, _ = kl_folder
     with pytest.raises(ConfigError, match=r"for images of 3 channel\(s\) \(in_channels\), the task's have 2"):
-        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((2, 8, 8))
+        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((2, 8, 8)))
 
 
 def test_images_that_it_cannot_halve_are_refused(kl_folder):
     folder, _ = kl_folder
     with pytest.raises(ConfigError, match="height and width must be multiples of 2; the task's images are 7x7"):
-        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build((3, 7, 7))
+        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((3, 7, 7)))
 
 
 def test_a_teacher_of_both_libraries_trains_a_student(vit, kl_folder, digits, tmp_path, storage):

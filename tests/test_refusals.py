@@ -22,7 +22,7 @@ from tgt_ray.training import local
 class Frozen(Generator):
     """A user's own generator through which no gradient flows."""
 
-    def build(self, input_shape):
+    def build(self, spec):
         raise AssertionError("nothing may be started")
 
     def fit(self, model, inputs, labeler):

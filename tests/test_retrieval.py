@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import check_name
-from tgt_ray.core.texts import TextShape, to_bytes, to_texts
+from tgt_ray.core.texts import to_bytes, to_texts
 from tgt_ray.data import BeirFolder
 from tgt_ray.entrypoints import api
-from tgt_ray.experiment.advice import _say_what_is_cut
+from tgt_ray.experiment.advice import warn_of_cut_texts
 from tgt_ray.experiment.controls import control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.tokens import corpus_tokens
@@ -378,12 +379,12 @@ def test_anchors_without_answers_are_not_asked_for_where_there_are_none(beir):
 def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
     data = Retrieval(data={"type": "beir", "path": str(beir)}, max_bytes=64, document_bytes=96).load()
     config = DualEncoderLabeler(path=str(encoder), document_prefix="find: ", query_prefix="ask: ")
-    model = config.build(data.input_shape, data.num_classes)
+    model = config.build(data.spec, data.num_classes)
     assert config.load_weights(model)["head"] == "fit"
     inputs = Retrieval(data={"type": "beir", "path": str(beir)}, document_bytes=96).inputs(
         data.tables["documents"], data.input_shape
     )
-    embeddings, cut = config.embed_documents(model, inputs)
+    embeddings, cut = config.document_embedder(model)(inputs)
     assert not cut.any()
     with torch.no_grad():
         model.head.weight.copy_(embeddings)
@@ -409,18 +410,18 @@ def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
 def test_a_document_that_fits_exactly_is_not_cut(encoder):
     text = "a red car and a blue lamp"
     plain = DualEncoderLabeler(path=str(encoder))
-    whole = len(plain.build(TextShape((64,)), 2).backbone.tokens.tokenizer(text)["input_ids"])
+    whole = len(plain.build(InputSpec((64,)), 2).backbone.tokens.tokenizer(text)["input_ids"])
     for tokens, expected in ((whole, [False, False]), (whole - 1, [False, True])):
         config = DualEncoderLabeler(path=str(encoder), document_tokens=tokens)
-        model = config.build(TextShape((64,)), 2)
+        model = config.build(InputSpec((64,)), 2)
         config.load_weights(model)
-        _, cut = config.embed_documents(model, torch.from_numpy(to_bytes(["a red car", text], 64)))
+        _, cut = config.document_embedder(model)(torch.from_numpy(to_bytes(["a red car", text], 64)))
         assert cut.tolist() == expected
 
 
 def test_a_limit_that_the_model_has_no_positions_for_names_its_key(encoder):
     config = DualEncoderLabeler(path=str(encoder), max_tokens=16, document_tokens=100_000)
-    model = config.build(TextShape((64,)), 2)
+    model = config.build(InputSpec((64,)), 2)
     with pytest.raises(
         ConfigError, match=r"teacher\.labeler\.document_tokens: 100000, but the model has positions for"
     ):
@@ -440,7 +441,7 @@ def sentence_model(encoder, folder, layers=("Transformer", "Pooling"), pooling=N
 
 
 def built(path, **settings):
-    return DualEncoderLabeler(path=str(path), **settings).build(TextShape((64,)), 3)
+    return DualEncoderLabeler(path=str(path), **settings).build(InputSpec((64,)), 3)
 
 
 @pytest.mark.parametrize(
@@ -598,7 +599,7 @@ def test_a_second_tower_has_a_revision_of_its_own(encoder, monkeypatch):
     ):
         asked.clear()
         labeler = DualEncoderLabeler(path="x/queries", document_path="x/documents", **given)
-        model = labeler.build(TextShape((64,)), 3)
+        model = labeler.build(InputSpec((64,)), 3)
         fitted_by = labeler.load_weights(model)["fitted_by"]
         assert asked == revisions
     assert fitted_by == DualEncoderLabeler(path=str(encoder)).load_weights(built(encoder))["fitted_by"]
@@ -615,13 +616,13 @@ def test_towers_that_disagree_on_normalisation_are_refused(encoder, tmp_path):
         towers = {"path": str(first), "document_path": str(second)}
         labeler = DualEncoderLabeler(**towers)
         with pytest.raises(ConfigError, match=r"document_path: .* teacher\.labeler\.normalize: true or false"):
-            labeler.load_weights(labeler.build(TextShape((64,)), 3))
+            labeler.load_weights(labeler.build(InputSpec((64,)), 3))
         for given in (True, False):
             labeler = DualEncoderLabeler(**towers, normalize=given)
-            model = labeler.build(TextShape((64,)), 3)
+            model = labeler.build(InputSpec((64,)), 3)
             assert {each["normalize"] for each in labeler.load_weights(model)["encoders"].values()} == {given}
     labeler = DualEncoderLabeler(path=dot, document_path=dot)
-    model = labeler.build(TextShape((64,)), 3)
+    model = labeler.build(InputSpec((64,)), 3)
     labeler.load_weights(model)
     assert not model.normalize
 
@@ -635,7 +636,7 @@ def test_towers_of_different_sizes_are_refused(encoder, tmp_path):
     t.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
     config = DualEncoderLabeler(path=str(encoder), document_path=str(tmp_path))
     with pytest.raises(ConfigError, match=r"document_path: .* gives embeddings of 16 numbers, and path .* of 32"):
-        config.load_weights(config.build(TextShape((64,)), 3))
+        config.load_weights(config.build(InputSpec((64,)), 3))
 
 
 def test_a_second_tower_embeds_documents(encoder, tmp_path):
@@ -649,9 +650,10 @@ def test_a_second_tower_embeds_documents(encoder, tmp_path):
     heads = []
     for path in (None, str(tmp_path)):
         labeler = DualEncoderLabeler(path=str(encoder), document_path=path)
-        model = labeler.build(TextShape((64,)), 2)
+        model = labeler.build(InputSpec((64,)), 2)
         labeler.load_weights(model)
-        heads.append(labeler.embed_documents(model, torch.from_numpy(to_bytes(["a red car", "a blue lamp"], 64)))[0])
+        embed = labeler.document_embedder(model)
+        heads.append(embed(torch.from_numpy(to_bytes(["a red car", "a blue lamp"], 64)))[0])
     assert not torch.allclose(*heads)
 
 
@@ -672,9 +674,8 @@ def test_the_criterion_is_its_formula():
     embedding, teacher = rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((5, 6)).astype(np.float32)
     teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
     of_rows = np.array([3, 7, 3, 11, 7])
-    got = criterion(
-        *map(torch.from_numpy, (embedding, of_rows[:3])), torch.empty(5, 0), *map(torch.from_numpy, (teacher, of_rows))
-    )
+    said = {"embedding": torch.from_numpy(teacher), "document": torch.from_numpy(of_rows)}
+    got = criterion(torch.from_numpy(embedding), torch.from_numpy(of_rows[:3]), said, {})
     student = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
     student /= np.linalg.norm(student, axis=1, keepdims=True)
     candidates = [3, 7, 11]
@@ -693,7 +694,7 @@ def test_the_criterion_is_its_formula():
 
 
 def test_a_student_that_embeds_documents_is_taught_them_too():
-    """Against plain numpy; a batch's documents come after its rows."""
+    """Against plain numpy; the last three embeddings are of a batch's documents."""
     rng = np.random.default_rng(1)
     documents = rng.standard_normal((20, 6)).astype(np.float32)
     documents /= np.linalg.norm(documents, axis=1, keepdims=True)
@@ -701,9 +702,9 @@ def test_a_student_that_embeds_documents_is_taught_them_too():
     criterion = EmbedDistillCriterion(4, documents, 0.25, 0.1, 0.2, 0.7, 1.3, own_documents=True)
     embedding, teacher = rng.standard_normal((4 + 3, 4)).astype(np.float32), documents[[5, 6, 7, 8]]
     of_rows, candidates = np.array([9, 2, 9, 4]), [2, 4, 9]
-    got = criterion(
-        *map(torch.from_numpy, (embedding, of_rows[:2])), torch.empty(4, 0), *map(torch.from_numpy, (teacher, of_rows))
-    )
+    said = {"embedding": torch.from_numpy(teacher), "document": torch.from_numpy(of_rows)}
+    rows, further = torch.from_numpy(embedding).split([4, 3])
+    got = criterion(rows, torch.from_numpy(of_rows[:2]), said, {"documents": further})
     out = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     student, own = out[:4], out[4:]
@@ -745,7 +746,8 @@ def test_half_precision_ranks_as_full_does():
         wanted = criterion.scores(rows)
         with torch.autocast("cpu", torch.bfloat16):
             got = criterion.scores(rows)
-            loss = criterion(rows, torch.arange(3), torch.empty(3, 0), documents[:3], torch.arange(3)).value
+            said = {"embedding": documents[:3], "document": torch.arange(3)}
+            loss = criterion(rows, torch.arange(3), said, {}).value
     assert got.dtype == loss.dtype == torch.float32
     assert torch.equal(got, wanted)
 
@@ -763,13 +765,13 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn():
         criterion.head.weight.copy_(torch.eye(5))
         criterion.head.bias.zero_()
     rows = documents[:4] + 0.0
-    loss = criterion(rows, torch.arange(4), torch.empty(4, 0), rows, torch.arange(4))
+    loss = criterion(rows, torch.arange(4), {"embedding": rows, "document": torch.arange(4)}, {})
     assert float(loss.value.detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_spans_are_words_of_their_documents_and_follow_from_the_generator():
     text = "The red car stands in the old garden near the harbour. It is old."
-    model = SpanGenerator(least_words=3, most_words=5).build((64,))
+    model = SpanGenerator(least_words=3, most_words=5).build(InputSpec((64,)))
     rows = torch.from_numpy(to_bytes([text] * 40, 96))
     latents, context = model.encode(rows, torch.Generator().manual_seed(0))
     first, again = (
@@ -787,7 +789,7 @@ def test_spans_are_words_of_their_documents_and_follow_from_the_generator():
 
 
 def spans_of(text, count=60, **settings):
-    model = SpanGenerator(**settings).build((64,))
+    model = SpanGenerator(**settings).build(InputSpec((64,)))
     rows = torch.from_numpy(to_bytes([text] * count, 512))
     return to_texts(model.decode(torch.zeros(count, 0), torch.Generator().manual_seed(1), rows).numpy())
 
@@ -905,12 +907,8 @@ def test_the_teacher_cache_has_no_scores_of_all_documents(done):
     import safetensors.numpy
 
     cache = Path(done.folder).parent / "teacher_cache"
-    for file in cache.glob("*.parquet"):
-        assert set(pd.read_parquet(file).columns) == {"id", "label", "first"}
-    (file,) = cache.glob("*.safetensors")
-    kept = safetensors.numpy.load(file.read_bytes())
-    assert kept["head_KD"].shape == (48, 32)
-    assert kept["embedding_ND"].shape == (48, 32)
+    shapes = [{n: v.shape for n, v in safetensors.numpy.load(file.read_bytes()).items()} for file in cache.iterdir()]
+    assert shapes == [{"embedding": (48, 32)}]
 
 
 def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder, tmp_path):
@@ -1024,7 +1022,7 @@ def test_a_trained_model_writes_queries_of_documents(beir, encoder, writer, tmp_
 
 
 def test_what_is_written_follows_from_the_generator_alone(beir, writer):
-    shape = TextShape((64,), "")
+    shape = InputSpec((64,), "")
     model = validate(Doc2QueryGenerator, doc2query(writer, temperature=8.0)).build(shape).eval()
     rows = torch.from_numpy(to_bytes([each["text"] for each in corpus()][:6], 96))
 
@@ -1045,7 +1043,7 @@ def test_how_is_drawn_is_not_said_by_the_model_s_folder(beir, writer, tmp_path):
     rows = torch.from_numpy(to_bytes([each["text"] for each in corpus()][:6], 96))
     written, facts = [], []
     for folder in (writer, tmp_path / "other"):
-        model = validate(Doc2QueryGenerator, doc2query(folder)).build(TextShape((64,), "")).eval()
+        model = validate(Doc2QueryGenerator, doc2query(folder)).build(InputSpec((64,), "")).eval()
         latents, context = model.encode(rows, torch.Generator())
         written.append(model.decode(latents, torch.Generator().manual_seed(0), context))
         facts.append(model.facts())
@@ -1056,12 +1054,12 @@ def test_how_is_drawn_is_not_said_by_the_model_s_folder(beir, writer, tmp_path):
 def test_documents_that_are_cut_are_counted(beir, encoder, writer, caplog):
     config = experiment(beir, encoder, teacher={"generator": doc2query(writer, max_tokens=8)})
     with caplog.at_level(logging.WARNING):
-        _say_what_is_cut(config, config.task.load())
+        warn_of_cut_texts(config, config.task.load())
     assert "teacher.generator: cuts 48 of 48 documents to its 8 tokens" in caplog.text
 
 
 def test_a_query_writer_needs_documents_and_its_model_s_limits(beir, encoder, writer):
-    shape = TextShape((64,), "")
+    shape = InputSpec((64,), "")
     with pytest.raises(ConfigError, match=r"max_tokens: 300, but the model has positions for 48 tokens"):
         validate(Doc2QueryGenerator, doc2query(writer, max_tokens=300)).build(shape)
     with pytest.raises(ConfigError, match=r"max_new_tokens: 60, but the model has positions for 48 tokens"):
@@ -1099,7 +1097,7 @@ def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encode
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"objective": {"type": "distillation"}}, "objective.type: 'distillation' is for tasks whose answers are classes, and those of task.type 'retrieval' are documents; legal: embed_distill"),
+        ({"objective": {"type": "distillation"}}, "objective.type: 'distillation' needs the signal 'logits', and the labeler scores documents, too many for logits of all of them; legal: embed_distill"),
         ({"teacher": {"labeler": {"type": "text_transformer"}}}, "teacher.labeler.type: 'text_transformer' is for tasks whose answers are classes"),
         ({"train": {"sampling": "balanced"}}, "train.sampling: 'balanced' is for classes"),
         ({"train": {"second_phase": {"type": "crt"}}}, "train.second_phase: 'crt' is for classes"),

@@ -1,21 +1,24 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.signals.of_generator import LATENT
+from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS, TOP
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.objectives import Distillation
 from tgt_ray.teacher.generators.autoencoders import Autoencoder
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.outputs import teacher_outputs
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
-from tgt_ray.teacher.transfer_set import prepare, to_matrix
+from tgt_ray.teacher.transfer_set import prepare
 from tgt_ray.training.local import prepare_local
 
 #: A teacher that costs nothing.
@@ -158,7 +161,7 @@ def test_the_record_says_how_good_the_teacher_is(prepared):
 
 def test_a_teacher_loads_without_its_data(digits, own):
     made, record = make(tiny(), digits, own)
-    loaded = load_teacher(tiny().teacher, record, (1, 8, 8), 10, own)
+    loaded = load_teacher(tiny().teacher, record, InputSpec((1, 8, 8)), 10, own)
     assert states_equal(made.labeler, loaded.labeler) and states_equal(made.generator, loaded.generator)
     assert not any(p.requires_grad for p in loaded.labeler.parameters()) and not loaded.generator.training
 
@@ -169,7 +172,7 @@ def test_a_teacher_loads_without_its_data(digits, own):
 def weights_file(folder, widths=(4, 4), change=lambda state: state):
     torch.manual_seed(5)
     config = tiny(("teacher.labeler.widths", list(widths))).teacher.labeler
-    state = config.build((1, 8, 8), 10).state_dict()
+    state = config.build(InputSpec((1, 8, 8)), 10).state_dict()
     file = folder / "labeler.safetensors"
     safetensors.torch.save_file(change({k: v.contiguous() for k, v in state.items()}), file)
     return file, state
@@ -182,7 +185,7 @@ def test_given_weights_are_loaded_and_not_pretrained(digits, own, fits, tmp_path
     assert fits == ["generator"]
     assert all(torch.equal(value, teacher.labeler.state_dict()[key]) for key, value in state.items())
     assert record["labeler"]["weights"] == str(file) and "pretrained_on" not in record["labeler"]
-    loaded = load_teacher(config.teacher, record, (1, 8, 8), 10, own)
+    loaded = load_teacher(config.teacher, record, InputSpec((1, 8, 8)), 10, own)
     assert states_equal(loaded.labeler, teacher.labeler)
 
 
@@ -246,22 +249,24 @@ def test_a_truncated_file_in_the_store_is_refused_and_named(digits, own):
 
 def test_the_teacher_pass_equals_direct_computation(prepared, digits, storage):
     ready = prepared.prepared
-    teacher = load_teacher(prepared.experiment.teacher, ready.teacher, (1, 8, 8), 10, storage)
+    teacher = load_teacher(prepared.experiment.teacher, ready.teacher, InputSpec((1, 8, 8)), 10, storage)
     inputs = prepared.experiment.task.inputs(digits.tables["train"], (1, 8, 8))
     with torch.no_grad():
         logits = torch.cat([teacher.labeler(row[None]).logits for row in inputs])
         latents = torch.cat([teacher.generator.encode(row[None]) for row in inputs])
-    np.testing.assert_allclose(to_matrix(ready.student.tables["train"]["logits"]), logits, atol=1e-4)
+    np.testing.assert_allclose(ready.student.columns["logits"], logits, atol=1e-4)
     np.testing.assert_allclose(ready.anchors.latents, latents, atol=1e-4)
     np.testing.assert_array_equal(ready.anchors.ids, digits.tables["train"]["id"].to_numpy())
     np.testing.assert_array_equal(ready.anchors.labels, digits.labels("train"))
 
 
 def test_outputs_do_not_depend_on_the_batch_size(prepared, digits, storage):
-    teacher = load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, (1, 8, 8), 10, storage)
+    teacher = load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, InputSpec((1, 8, 8)), 10, storage)
     inputs = prepared.experiment.task.inputs(digits.tables["validation"], (1, 8, 8))
-    small, large = (teacher_outputs(teacher, inputs, (1, 8, 8), most=most) for most in (7, 512))
-    for name in ("logits", "latent"):
+    labels, signals = digits.labels("validation"), (LOGITS, EMBEDDING, TOP, LATENT)
+    small, large = (teacher_outputs(teacher, inputs, labels, (1, 8, 8), signals, most) for most in (7, 512))
+    assert small.keys() == {"logits", "embedding", "top_class", "top_share", "latent"}
+    for name in small:
         np.testing.assert_allclose(small[name], large[name], atol=1e-4)
 
 
@@ -269,20 +274,25 @@ def test_the_teacher_cache_is_reused(digits, own):
     config, calls = tiny(), []
     _, record = make(config, digits, own)
 
-    def teacher_pass(tables: list[pa.Table]):
-        calls.append([len(table) for table in tables])
-        counted = [np.arange(len(table), dtype=np.float32)[:, None] for table in tables]
+    def teacher_pass(asked):
+        calls.append([(len(table), [signal.name for signal in signals]) for table, signals in asked])
+        counted = [np.arange(len(table), dtype=np.float32)[:, None] for table, _ in asked]
         return [{"logits": rows.repeat(10, 1), "latent": rows.repeat(2, 1)} for rows in counted]
 
-    first = prepare(digits, record, teacher_pass, own)
-    second = prepare(digits, record, teacher_pass, own)
-    assert calls == [[digits.tables[split].num_rows for split in ("train", "validation")]]
+    def prepared(record, *objectives):
+        return prepare(digits, record, config.teacher.generator, objectives, teacher_pass, own)
+
+    weighted = Distillation(conformal={})
+    first, second = (prepared(record, weighted) for _ in range(2))
+    train, validation = (digits.tables[split].num_rows for split in ("train", "validation"))
+    assert calls == [[(train, ["logits", "latent"]), (validation, ["logits"])]]
     assert first.fingerprints == second.fingerprints
     np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
-    np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(calls[0][0]))
-    np.testing.assert_array_equal(to_matrix(second.student.tables["train"]["logits"])[:, 3], np.arange(calls[0][0]))
-    other = prepare(digits, {**record, "labeler": {"fingerprint": "another"}}, teacher_pass, own)
-    assert len(calls) == 2 and other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
+    np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(train))
+    np.testing.assert_array_equal(second.student.columns["logits"][:, 3], np.arange(train))
+    other = prepared({**record, "labeler": {"fingerprint": "another"}}, Distillation())
+    assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and validation rows aren't needed"
+    assert other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
 
 
 def test_preparing_twice_gives_the_same(digits, own):
@@ -290,4 +300,5 @@ def test_preparing_twice_gives_the_same(digits, own):
     assert first.fingerprints == second.fingerprints
     np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
     assert first.student.tables["train"].equals(second.student.tables["train"])
-    assert "logits" not in first.student.tables["test"].column_names, "the teacher is not needed on the test split"
+    np.testing.assert_array_equal(first.student.columns["logits"], second.student.columns["logits"])
+    assert {len(values) for values in first.student.columns.values()} == {first.student.tables["train"].num_rows}

@@ -18,8 +18,10 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_texts
 from tgt_ray.data import Labelled, LongTail
+from tgt_ray.objectives import Distillation
 from tgt_ray.tasks import TextClassification, inputs_of
-from tgt_ray.teacher.transfer_set import prepare, to_matrix
+from tgt_ray.teacher.generators import MLPAutoencoderGenerator
+from tgt_ray.teacher.transfer_set import prepare
 
 CLASSES = ["bad", "fair", "good"]
 COUNTS = {"train": 24, "test": 9, "validation": 6}
@@ -455,17 +457,22 @@ def test_anchors_without_labels_have_those_that_the_labeler_gives_them(few, tmp_
     teacher = {"labeler": {"fingerprint": "a"}, "generator": {"fingerprint": "b"}}
     passed = []
 
-    def teacher_pass(tables):
-        passed.extend(len(table) for table in tables)
-        return [
-            {
-                "logits": np.eye(3, dtype=np.float32)[(table["id"].to_numpy() + 1) % 3],
-                "latent": table["id"].to_numpy()[:, None].astype(np.float32),
-            }
-            for table in tables
-        ]
+    def teacher_pass(asked):
+        passed.extend(len(table) for table, _ in asked)
+        said = []
+        for table, _ in asked:
+            ids = table["id"].to_numpy()
+            latent, top = ids[:, None].astype(np.float32), (ids + 1) % 3
+            logits = np.eye(3, dtype=np.float32)[top]
+            said.append({"logits": logits, "latent": latent, "top_class": top, "top_share": np.ones(len(ids))})
+        return said
 
-    prepared = prepare(data, teacher, teacher_pass, storage)
+    def ready(teacher_pass):
+        # An objective that looks at validation rows too, and a generator with latents that can be kept.
+        objectives, generator = [Distillation(conformal={})], MLPAutoencoderGenerator()
+        return prepare(data, teacher, generator, objectives, teacher_pass, storage)
+
+    prepared = ready(teacher_pass)
     assert passed == [9, 6, 15]
     ids = np.concatenate([data.tables[split]["id"].to_numpy() for split in ("train", "unlabelled")])
     np.testing.assert_array_equal(prepared.anchors.ids, ids)
@@ -474,11 +481,11 @@ def test_anchors_without_labels_have_those_that_the_labeler_gives_them(few, tmp_
     np.testing.assert_array_equal(prepared.anchors.labels[9:], (ids[9:] + 1) % 3)
     assert prepared.student.class_counts.tolist() == [3, 3, 3]
     assert prepared.student.tables["unlabelled"].equals(data.tables["unlabelled"])
-    assert to_matrix(prepared.student.tables["train"]["logits"]).shape == (9, 3)
-    again = prepare(data, teacher, lambda tables: pytest.fail("labelled again"), storage)
+    assert prepared.student.columns["logits"].shape == (9, 3)
+    again = ready(lambda asked: pytest.fail("labelled again"))
     np.testing.assert_array_equal(again.anchors.labels, prepared.anchors.labels)
     del data.tables["unlabelled"]
-    alone = prepare(data, teacher, lambda tables: pytest.fail("labelled again"), storage)
+    alone = ready(lambda asked: pytest.fail("labelled again"))
     assert len(alone.anchors.ids) == 9 and "unlabelled" not in alone.student.tables
 
 

@@ -12,10 +12,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import override
-from tgt_ray.core.texts import SEPARATOR, TextShape, to_bytes, to_texts
+from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.hub import own_file, place
@@ -41,7 +42,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def shape():
-    return TextShape((WIDTH,), train_tokenizer(TEXTS, 400))
+    return InputSpec((WIDTH,), train_tokenizer(TEXTS, 400))
 
 
 def rows(*texts):
@@ -344,7 +345,7 @@ SCRATCH = {"layers": 1, "width": 32, "heads": 2, "max_tokens": 32}
 
 
 def teacher_with(config, shape):
-    return Teacher(torch.nn.Identity(), seeded(config.build, shape))
+    return Teacher.of(torch.nn.Identity(), seeded(config.build, shape), config)
 
 
 @pytest.fixture(params=["scratch", "folder"])
@@ -846,7 +847,7 @@ def test_models_in_packages_are_found():
 
 def test_a_model_from_scratch_needs_texts():
     with pytest.raises(ConfigError, match="needs a text task"):
-        TextTransformerStudent().build((1, 28, 28))
+        TextTransformerStudent().build(InputSpec((1, 28, 28)))
 
 
 def test_rows_are_bytes():

@@ -14,19 +14,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from tgt_ray import run
+from tgt_ray.core.batch import Block, InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier
 from tgt_ray.models.students import StudentBackbone
-from tgt_ray.results import gallery
+from tgt_ray.results import fit_pages, gallery
 from tgt_ray.results.gallery import Gallery
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.store import prepare_teacher
 from tgt_ray.teacher.transfer_set import StudentData
-from tgt_ray.training import fit_check
+from tgt_ray.training.checkpoint import real_rows
 from tgt_ray.training.run import StudentRun
 
 WIDTH = 24
@@ -52,7 +53,7 @@ class LettersLabeler(Labeler):
     modality = "text"
     type: str = "test_text_run:LettersLabeler"
 
-    def build(self, input_shape, num_classes):
+    def build(self, spec, num_classes):
         return Classifier(Letters(), num_classes)
 
     def fit(self, model, inputs, labels):
@@ -78,7 +79,7 @@ class SpellingGenerator(Generator):
     modality = "text"
     type: str = "test_text_run:SpellingGenerator"
 
-    def build(self, input_shape):
+    def build(self, spec):
         return Spelling()
 
     def fit(self, model, inputs, labeler, agreement):
@@ -90,7 +91,7 @@ class LettersStudent(StudentBackbone):
     modality = "text"
     type: str = "test_text_run:LettersStudent"
 
-    def build(self, input_shape):
+    def build(self, spec):
         return Letters()
 
 
@@ -172,25 +173,24 @@ def test_a_run_on_texts(experiment, tmp_path, caplog):
     source = pq.read_table(tmp_path / "texts" / "train.parquet").to_pandas()
     assert (rows.anchor_text.str.split(SEPARATOR).str[0] == source.text[rows.anchor].to_numpy()).all()
 
-    for name in (gallery.PAGE_FILE, fit_check.PAGE):
+    for name in (gallery.PAGE_FILE, fit_pages.PAGE_FILE):
         page = Cells(folder.read(name))
         assert page.tags <= SAFE, "what texts and names hold is no markup"
         assert any("<b>up</b>" in cell for cell in page.cells) and any(" / <i> [" in cell for cell in page.cells)
-    assert not folder.exists(fit_check.GALLERY)
+    assert not folder.exists(fit_pages.PICTURE_FILE)
 
 
 def test_the_gallery_finds_anchors_with_and_without_labels(experiment):
     data = experiment.task.load()
-    logits = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(16, np.float32)), 2)
-    tables = {**data.tables, "train": data.tables["train"].append_column("logits", logits)}
-    student = StudentRun(experiment, StudentData(tables, (WIDTH,), 2, np.zeros(20), data.class_names))
+    columns = {"logits": np.zeros((8, 2), np.float32)}
+    student = StudentRun(experiment, StudentData(data.tables, InputSpec((WIDTH,)), 2, columns, {}, data.class_names))
     ids = {split: data.tables[split]["id"].to_pylist() for split in ("train", "unlabelled")}
     asked = np.array([ids["unlabelled"][3], ids["train"][5], ids["unlabelled"][0], ids["train"][5]])
-    inputs, labels = student.real_rows(asked)
+    inputs, labels = real_rows(student, asked)
     full = data.tables["full"]
     assert to_texts(inputs) == [full["text"][row].as_py() for row in asked.tolist()]
     assert labels.tolist() == [-1, asked[1] % 2, -1, asked[1] % 2]
-    only, _ = student.real_rows(asked[[1]])
+    only, _ = real_rows(student, asked[[1]])
     assert to_texts(only) == [full["text"][int(asked[1])].as_py()]
 
 
@@ -204,15 +204,10 @@ def test_labels_that_are_not_to_be_used_are_not_what_the_teacher_learns(experime
 def test_a_page_of_texts_says_what_is_in_the_rows():
     texts = ["<script>a</script>", "same\x04text", f"one{SEPARATOR}two"]
     inputs = to_bytes(texts, WIDTH)
-    block = {
-        "inputs": np.stack([inputs[0], inputs[1], to_bytes([""], WIDTH)[0]]),
-        "reconstructed": inputs,
-        "teacher_logits": np.array([[0, 3], [3, 0], [0, 3]], np.float32),
-        "anchor": np.arange(3),
-        "version": np.array([-1, 2, 2]),
-    }
+    shown = {"reconstructed": inputs, "top_class": np.array([1, 0, 1]), "top_share": np.full(3, 0.9)}
+    explored = np.stack([inputs[0], inputs[1], to_bytes([""], WIDTH)[0]])
     kept = Gallery()
-    kept.look_at(block, step=5)
+    kept.look_at(Block(explored, np.arange(3), {}, shown, 0, 2, "random"), step=5)
     assert all(sample.explored.dtype == np.uint8 for sample in kept.samples)
     order = [sample.anchor for sample in kept.samples]
     table = gallery.rows_table(kept.samples, np.array([[9.0, 0], [9, 0], [0, 9]]), np.array([1, 0, -1])[order])

@@ -13,8 +13,9 @@ from tgt_ray import run, run_sweep
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
+from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.space import Distribution
 
 GOOD, BAD = ("joy", "delight", "wonder"), ("boredom", "noise", "gloom")
@@ -185,7 +186,7 @@ def test_texts_without_labels_that_are_cut_are_counted(folder, caplog):
         )
         caplog.clear()
         data = config.task.load()
-        _say_what_is_cut(config, data)
+        warn_of_cut_texts(config, data)
         said = [record.getMessage() for record in caplog.records if ": cuts " in record.getMessage()]
         assert [line.partition(":")[0] for line in said] == list(parts)
         assert all(f" of {there} train texts to its 6 tokens" in line for line in said)
@@ -239,6 +240,9 @@ def test_gradients_need_one_vocabulary(folder, storage):
         run_sweep(trials, storage=storage)
 
 
+SPACE = {"objective.temperature": Distribution(uniform=(1, 2))}
+
+
 @pytest.mark.parametrize(
     ("changes", "space", "warned"),
     [
@@ -258,5 +262,8 @@ def test_gradients_need_one_vocabulary(folder, storage):
 def test_what_is_hardly_ever_meant_is_warned_of(folder, caplog, changes, space, warned):
     student = {"type": "text_encoder", "path": "some/hub-name"}
     config = experiment(folder, student=student, **{"train": {"learning_rate": 3e-5}, **changes})
-    _say_what_is_odd(config, {key: Distribution(uniform=ends) for key, ends in space.items()})
+    sweep = SweepConfig(
+        experiment=config, space={key: Distribution(uniform=ends) for key, ends in space.items()} or SPACE
+    )
+    warn_of_odd_settings(config, sweep.largest_values())
     assert (warned in caplog.text) if warned else not caplog.text

@@ -11,10 +11,17 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.distillation import ConformalWeights
+from tgt_ray.objectives.facts import CALIBRATION
+from tgt_ray.training import checkpoint
+from tgt_ray.training.local import prepare_local
 from tgt_ray.training.run import StudentRun
 
 K = 4
 COUNTS = np.array([10, 10, 10, 10])
+
+
+def calibrated(scores) -> Facts:
+    return Facts(K, COUNTS, fits={CALIBRATION.name: scores})
 
 
 def softmax(rows):
@@ -24,7 +31,7 @@ def softmax(rows):
 
 def test_weights_follow_the_size_of_the_conformal_set():
     scores = np.linspace(0.01, 0.99, 99)  # 1 - p(true class): the 90th of them is the quantile for coverage 0.9
-    weigh = ConformalWeights(gamma=3.0, coverage=0.9).build(Facts(K, COUNTS, scores))
+    weigh = ConformalWeights(gamma=3.0, coverage=0.9).build(calibrated(scores))
     assert weigh.quantile == pytest.approx(0.9)
     logits = np.log(
         [[0.97, 0.01, 0.01, 0.01], [0.5, 0.3, 0.15, 0.05], [0.25, 0.25, 0.25, 0.25], [0.85, 0.11, 0.03, 0.01]]
@@ -35,7 +42,7 @@ def test_weights_follow_the_size_of_the_conformal_set():
 
 
 def test_a_certain_teacher_keeps_its_first_class():
-    weigh = ConformalWeights().build(Facts(K, COUNTS, np.full(50, 1e-6)))
+    weigh = ConformalWeights().build(calibrated(np.full(50, 1e-6)))
     np.testing.assert_allclose(weigh(torch.randn(6, K)), 1.0)
 
 
@@ -46,19 +53,19 @@ def test_sets_cover_what_they_promise():
     p = softmax(logits)
     labels = np.array([rng.choice(K, p=row) for row in p])
     scores = 1 - p[np.arange(4000), labels]
-    quantile = ConformalWeights(coverage=0.8).build(Facts(K, COUNTS, scores[:2000])).quantile
+    quantile = ConformalWeights(coverage=0.8).build(calibrated(scores[:2000])).quantile
     assert np.mean(scores[2000:] <= quantile) == pytest.approx(0.8, abs=0.03)
 
 
 def test_weights_multiply_the_teacher_s_term_alone():
     torch.manual_seed(0)
     plain = Distillation(alpha=0.5).build(6, Facts(K, COUNTS))
-    weighted = Distillation(alpha=0.5, conformal={"gamma": 2.0}).build(6, Facts(K, COUNTS, np.linspace(0, 1, 50)))
+    weighted = Distillation(alpha=0.5, conformal={"gamma": 2.0}).build(6, calibrated(np.linspace(0, 1, 50)))
     weighted.load_state_dict(plain.state_dict())
     embedding, labels, teacher = torch.randn(7, 6), torch.tensor([0, 1, 2]), torch.randn(7, K)
     w = weighted.weights(teacher)
     assert w.min() < 1
-    a, b = plain(embedding, labels, teacher), weighted(embedding, labels, teacher)
+    a, b = (each(embedding, labels, {"logits": teacher}, {}) for each in (plain, weighted))
     assert a.parts["ce"] == b.parts["ce"]
     assert b.parts["kl_synthetic"] < a.parts["kl_synthetic"]
     torch.testing.assert_close(b.parts["weight_synthetic"], w[3:].mean())
@@ -104,8 +111,8 @@ def test_all_norms_are_split_and_a_run_trains_with_them(prepared):
     for _ in range(4):
         run.train_step(None)
     again = StudentRun(config, prepared.prepared.student)
-    again.load_state(run.state()["state.pt"])
-    np.testing.assert_array_equal(again.scores("test"), run.scores("test"))
+    checkpoint.load_state(again, checkpoint.state(run))
+    np.testing.assert_array_equal(again.evaluation.scores("test"), run.evaluation.scores("test"))
 
 
 def test_without_real_rows_the_norms_learn_from_synthetic_ones(prepared):
@@ -118,7 +125,8 @@ def test_without_real_rows_the_norms_learn_from_synthetic_ones(prepared):
     assert norms(0.5) and not norms(1.0)
 
 
-def test_the_calibration_is_the_labeler_s_on_held_out_rows(prepared, digits):
-    scores = prepared.prepared.student.calibration
+def test_the_calibration_is_the_labeler_s_on_held_out_rows(quick_experiment, storage, digits):
+    config = quick_experiment.model_copy(update={"objective": Distillation(conformal={})})
+    scores = prepare_local(config, digits, storage).student.fits[CALIBRATION.name]
     assert scores.shape == (len(digits.labels("validation")),) and scores.min() >= 0 and scores.max() <= 1
     assert np.mean(scores < 0.5) > 0.8, "the labeler is right on most rows"

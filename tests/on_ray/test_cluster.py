@@ -128,7 +128,7 @@ def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, s
     sweep = SweepConfig.model_validate(
         {"experiment": base.model_dump(mode="json"), "space": {"explorer.type": {"choice": ["none"]}}}
     )
-    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr("tgt_ray.distributed.resources.nodes", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr(lanes.ray, "remote", never)
     assert check_concurrency(sweep) == 3, "the trials fit"
     with pytest.raises(ConfigError, match=rf"{says}the cluster's 1 node\(s\) have: 2 CPU"):

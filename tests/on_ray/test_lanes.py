@@ -7,6 +7,8 @@ import pytest
 import ray
 
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.signals.of_generator import LATENT
+from tgt_ray.core.signals.of_labeler import LOGITS, TOP
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.messages import Run
 from tgt_ray.distributed.resources import nodes
@@ -14,7 +16,6 @@ from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.teacher.transfer_set import true_class_probability
 
 pytestmark = pytest.mark.ray
 
@@ -97,10 +98,11 @@ def test_the_teacher_pass_does_not_wait_for_what_lanes_hold(ray_cluster, prepare
     try:
         assert held.wait(60)
         teacher = prepared.prepared.teacher
-        tables = [digits.tables["train"], digits.tables["validation"]]
-        train, validation = label_rows(prepared.experiment, teacher, digits, tables, storage, beside_lanes=True)
+        asked = [(digits.tables["train"], (LATENT, LOGITS)), (digits.tables["validation"], (TOP,))]
+        train, validation = label_rows(prepared.experiment, teacher, digits, asked, storage, beside_lanes=True)
     finally:
         ray.util.remove_placement_group(held)
     np.testing.assert_allclose(train["latent"], prepared.prepared.anchors.latents, atol=1e-4)
-    p = true_class_probability(validation["logits"], digits.labels("validation"))
-    np.testing.assert_allclose(1 - p, prepared.prepared.student.calibration, atol=1e-4)
+    np.testing.assert_allclose(train["logits"], prepared.prepared.student.columns["logits"], atol=1e-3)
+    accuracy = 100 * np.mean(validation["top_class"] == digits.labels("validation"))
+    assert accuracy == pytest.approx(teacher["labeler"]["quality"]["validation"]["accuracy"], abs=0.5)

@@ -99,7 +99,7 @@ def test_two_workers_share_a_second_phase_and_norms_by_source(ray_cluster, prepa
 
 
 OWN_EXPLORER = """
-from tgt_ray.explorers import Explorer
+from tgt_ray.teacher.explorers import Explorer
 
 
 class Shrink(Explorer):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import ray
 
+from tgt_ray.core.batch import Block
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.signals.values import Ragged
 from tgt_ray.distributed.coordinator import start_coordinator
 from tgt_ray.distributed.messages import Grant, Job, Spent
 from tgt_ray.distributed.pool_actor import GenerationFailed, TeacherGenerator
@@ -17,7 +19,8 @@ from tgt_ray.distributed.stream import SyntheticStream, num_requests
 from tgt_ray.distributed.wire import pack, unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.store import load_teacher
-from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.teacher.synthesizer import Recipe, Synthesizer
+from tgt_ray.training.checkpoint import snapshot
 from tgt_ray.training.generation import inline_blocks
 from tgt_ray.training.run import StudentRun
 
@@ -53,22 +56,29 @@ def opened(ray_cluster, storage):
 def test_a_request_survives_packing(layout):
     """Also where the channels lie last in memory, as convolutions leave them."""
     images = np.random.rand(5, 3, 8, 4).astype(np.float32)
-    block = {
-        "inputs": np.ascontiguousarray(images.transpose(layout)).transpose(np.argsort(layout)),
-        "teacher_logits": np.random.rand(5, 10).astype(np.float32),
-        "reconstructed": np.random.rand(2, 3, 8, 4).astype(np.float32),
-        "anchor": np.arange(5),
-        "request": np.full(5, 7),
-        "version": np.full(5, -1),
-        "explorer": np.full(5, "random"),
+    maps = np.ascontiguousarray(images.transpose(layout)).transpose(np.argsort(layout))
+    columns = {
+        "logits": np.random.rand(5, 10).astype(np.float32),
+        "maps": maps,
+        "inputs": np.arange(5),  # a signal may have any name
+        "lists": Ragged(np.random.rand(9, 2).astype(np.float32), np.array([0, 4, 2, 0, 3])),
     }
+    shown = {"reconstructed": np.random.rand(2, 3, 8, 4).astype(np.float32), "top_class": np.array([3, 1])}
+    block = Block(maps, np.arange(5), columns, shown, 7, -1, "random")
     row = pack(2, block)
     assert row.num_rows == 1
     assert row["job"].to_pylist() == [2]
     again = unpack(row)
-    assert set(again) == set(block)
-    for name, values in block.items():
-        np.testing.assert_array_equal(again[name], values)
+    assert (again.request, again.version, again.explorer) == (7, -1, "random")
+    for part in ("columns", "shown"):
+        before, after = getattr(block, part), getattr(again, part)
+        assert before.keys() == after.keys()
+        for name in before.keys() - {"lists"}:
+            np.testing.assert_array_equal(after[name], before[name])
+    for before, after in zip(columns["lists"].lists(), again.columns["lists"].lists(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(again.inputs, maps)
+    np.testing.assert_array_equal(again.anchor, np.arange(5))
 
 
 def test_every_request_comes_once_in_order_and_equals_the_local_one(opened, reference, prepared, storage):
@@ -85,16 +95,17 @@ def test_every_request_comes_once_in_order_and_equals_the_local_one(opened, refe
     assert len(blocks) == 100 * 32 // 64
     run = StudentRun(config, prepared.prepared.student)
     data = prepared.prepared.student
-    teacher = load_teacher(config.teacher, prepared.prepared.teacher, data.input_shape, data.num_classes, storage)
-    local = inline_blocks(Synthesizer(teacher, prepared.prepared.anchors, 64), config, run.student, 0, lambda: 0)
+    teacher = load_teacher(config.teacher, prepared.prepared.teacher, data.spec, data.num_classes, storage)
+    local = inline_blocks(
+        Synthesizer(teacher, prepared.prepared.anchors, Recipe(64)), config, run.student, 0, lambda: 0
+    )
     for index, block in enumerate(blocks):
-        assert (block["request"] == index).all() and (block["version"] == -1).all()
-        assert (block["explorer"] == "random").all()
-        assert np.isin(block["anchor"], prepared.prepared.anchors.ids).all()
+        assert (block.request, block.version, block.explorer) == (index, -1, "random")
+        assert np.isin(block.anchor, prepared.prepared.anchors.ids).all()
         expected = next(local)
-        np.testing.assert_array_equal(block["anchor"], expected["anchor"])
-        np.testing.assert_allclose(block["inputs"], expected["inputs"], atol=1e-5)
-        np.testing.assert_allclose(block["teacher_logits"], expected["teacher_logits"], atol=1e-3)
+        np.testing.assert_array_equal(block.anchor, expected.anchor)
+        np.testing.assert_allclose(block.inputs, expected.inputs, atol=1e-5)
+        np.testing.assert_allclose(block.columns["logits"], expected.columns["logits"], atol=1e-3)
 
 
 def test_lag_is_bounded_by_window_and_snapshots(opened, reference, prepared):
@@ -102,13 +113,17 @@ def test_lag_is_bounded_by_window_and_snapshots(opened, reference, prepared):
         prepared.experiment, train__steps=120, pool__rows_per_request=64, pool__window=3, pool__snapshot_every=10
     )
     run, stream = StudentRun(config, prepared.prepared.student), opened(config)
-    blocks, lags, steps_per_block = stream.begin(config, reference, 0, run.snapshot(), 0), [], 2  # 64 rows, 32 a step
+    blocks, lags, steps_per_block = (
+        stream.begin(config, reference, 0, snapshot(run.student), 0),
+        [],
+        2,
+    )  # 64 rows, 32 a step
     for step in range(0, 120, steps_per_block):
         block = next(blocks)
-        lags.append(step - block["version"][0])
+        lags.append(step - block.version)
         time.sleep(0.02)  # a student slower than its generators: what is granted ahead is as old as it can get
         if (step + steps_per_block) % 10 == 0:
-            stream.publish(step + steps_per_block, run.snapshot())
+            stream.publish(step + steps_per_block, snapshot(run.student))
     # Granted at most `window` requests ahead of the one in use, with a snapshot at most `snapshot_every` steps old.
     assert max(lags) <= 3 * steps_per_block + 10 + steps_per_block
     assert max(lags) > 0 and min(lags) >= 0
@@ -136,7 +151,7 @@ def test_kill_9_of_a_generator_loses_and_repeats_nothing(actors, opened, referen
     stream = opened(config, RecordsItsProcess)
     requests, blocks = [], stream.begin(config, reference, 0)
     for index in range(num_requests(config, 1)):
-        requests.append(int(next(blocks)["request"][0]))
+        requests.append(next(blocks).request)
         if index in (20, 90):
             os.kill(int(pids.read_text().split()[-1]), signal.SIGKILL)
     granted = stream.metrics()["requests_granted"]
@@ -215,10 +230,10 @@ def test_one_stream_serves_one_job_after_another(opened, reference, prepared):
     assert stream.dropped > 0
     assert stream.metrics()["dropped_blocks"] == stream.dropped
     for before, again in zip(rows[0], rows[2], strict=True):
-        np.testing.assert_array_equal(before["anchor"], again["anchor"])
-        np.testing.assert_array_equal(before["inputs"], again["inputs"])
-    assert [len(block["anchor"]) for block in rows[1]] == [32] * 5
-    assert [int(block["request"][0]) for block in rows[1]] == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(before.anchor, again.anchor)
+        np.testing.assert_array_equal(before.inputs, again.inputs)
+    assert [len(block) for block in rows[1]] == [32] * 5
+    assert [block.request for block in rows[1]] == [0, 1, 2, 3, 4]
 
 
 def test_a_pass_that_is_used_up_is_followed_by_another(opened, reference, prepared):
@@ -226,7 +241,7 @@ def test_a_pass_that_is_used_up_is_followed_by_another(opened, reference, prepar
         prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64, pool__slot_length=4
     )
     blocks = opened(config, slots=2).begin(config, reference, 0)
-    assert [int(next(blocks)["request"][0]) for _ in range(20)] == list(range(20))
+    assert [next(blocks).request for _ in range(20)] == list(range(20))
 
 
 def test_a_request_that_fails_reaches_the_student_as_an_error_and_the_stream_goes_on(opened, reference, prepared):

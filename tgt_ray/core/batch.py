@@ -1,13 +1,15 @@
-"""Floor 0: the values that components hand to each other."""
+"""The values that components hand to each other. No torch at import."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+from tgt_ray.core.signals.values import Columns
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 
-#: One request's rows. inputs (R, ...) float32 or, of texts, uint8; teacher_logits (R, K) float32, and where each row comes from: anchor (R,) row id,
-#: request (R,), version (R,) the step of the student that was looked at (-1: none), explorer (R,) its type.
-#: teacher_embedding (R, E) float32: the labeler's, and anchor_inputs (R, ...): what each row was made from; only where the objective
-#: needs them.
-#: Where a task's answers are documents, teacher_logits is (R, 0), and there are teacher_class (R,), teacher_p (R,): the labeler's first one
-#: and its share; and document (R,): that of the anchor.
-#: reconstructed (M, ...): the first M anchors decoded as they are, to be looked at; M is 0 for most requests.
-Block = dict[str, np.ndarray]
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is built for.
+
+    shape: of one row's inputs, such as (C, H, W), or (bytes,) of a text
+    tokenizer: the task's own vocabulary as JSON of the library `tokenizers`, for models without one of their own; empty where the
+        inputs are no texts
+    """
+
+    shape: tuple[int, ...]
+    tokenizer: str = ""
 
 
 class InputRows(Protocol):
@@ -36,45 +41,101 @@ class InputRows(Protocol):
     def split(self, size: Any, /) -> Iterable[Tensor]: ...
 
 
-def rows_at_once(input_shape: Sequence[int], *models: nn.Module, most: int = 512) -> int:
-    """How many rows some models should be given at once: fewer of large inputs, for what their layers keep of each (our choice).
+@runtime_checkable
+class MakesLargeRows(Protocol):
+    """A module that makes of each row something of the shape `largest_shape` (None: of no fixed shape), whatever it is given."""
 
-    A module with the attribute `largest_shape` makes of each row something of that shape, whatever it is given; the largest counts.
-    """
-    inside = (getattr(module, "largest_shape", None) for model in models for module in model.modules())
+    @property
+    def largest_shape(self) -> tuple[int, ...] | None: ...
+
+
+def rows_at_once(input_shape: Sequence[int], *models: nn.Module, most: int = 512) -> int:
+    """How many rows some models should be given at once: fewer of large inputs, for what their layers keep of each (our choice)."""
+    inside = [each.largest_shape for model in models for each in model.modules() if isinstance(each, MakesLargeRows)]
     return max(1, min(most, 2**22 // max(math.prod(shape) for shape in (input_shape, *filter(None, inside)))))
 
 
 @dataclass
 class Outputs:
-    """What a labeler says of B inputs: raw logits (B, K) and an embedding (B, D)."""
+    """What a labeler says of B inputs.
+
+    logits: (B, K), raw
+    embedding: (B, E), what its head sees
+    """
 
     logits: Tensor
     embedding: Tensor
+
+
+class LabelerModule(Protocol):
+    """A labeler: inputs (B, ...) -> Outputs."""
+
+    def __call__(self, inputs: Tensor, /) -> Outputs: ...
+
+
+class Scorer(Protocol):
+    """Scores classes: inputs (B, ...) -> (B, K)."""
+
+    def scores(self, inputs: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """One request's R synthetic rows, as numpy arrays.
+
+    inputs: (R, ...), float32 or, of texts, uint8
+    anchor: (R,) id of the real row that each was made from
+    columns: of the signals that the objective needs, each (R, ...)
+    shown: of the first M rows, what people look at: `reconstructed` (M, ...), the anchors decoded as they are, and the labeler's
+        `top_class` and `top_share` (M,); M is 0 for most requests
+    request: its number
+    version: step of the student that the explorer looked at; -1: none
+    explorer: its type
+    """
+
+    inputs: np.ndarray
+    anchor: np.ndarray
+    columns: Columns
+    shown: Columns
+    request: int
+    version: int
+    explorer: str
+
+    def __len__(self) -> int:
+        return len(self.anchor)
 
 
 @dataclass
 class Batch:
     """One training batch: the first `num_real` rows are real, the rest synthetic.
 
-    inputs (B, ...); labels (num_real,), since no ground truth is claimed for a synthetic row; teacher_logits (B, K);
-    more: what the objective takes beside them, in its order: the labeler's embeddings (B, E) where it needs them, and each row's document
-    (B,), its label or that of its anchor, where a task's answers are documents.
+    inputs: (B + further, ...); after the batch's own rows come those that the objective asks the student about beside them
+    labels: (num_real,) classes, or (num_real, K) shares of classes where rows are mixed; no ground truth is claimed for a synthetic row
+    teacher: columns of the objective's signals, each (B, ...)
+    further: how many rows of which kind come after the batch's own, in order
     """
 
     inputs: Tensor
     labels: Tensor
-    teacher_logits: Tensor
-    more: tuple[Tensor, ...] = ()
+    teacher: dict[str, Any]
+    further: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_real(self) -> int:
         return len(self.labels)
 
+    def to(self, device: str) -> Batch:
+        teacher = {name: values.to(device) for name, values in self.teacher.items()}
+        return Batch(self.inputs.to(device), self.labels.to(device), teacher, self.further)
+
 
 @dataclass
 class Loss:
-    """A scalar to minimise and its named parts (detached scalars) for the log."""
+    """What a criterion gives.
+
+    value: a scalar to minimise
+    parts: its named parts for the log, detached scalars
+    """
 
     value: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)

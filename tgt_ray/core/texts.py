@@ -44,20 +44,6 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(text.split(SEPARATOR, 1))
 
 
-class TextShape(tuple[int, ...]):
-    """The shape of one text's row, (width,), with the vocabulary that models without one of their own use.
-
-    tokenizer: as JSON of the library `tokenizers`; empty where nothing has been trained.
-    """
-
-    tokenizer: str
-
-    def __new__(cls, shape: tuple[int, ...], tokenizer: str = "") -> TextShape:
-        made = super().__new__(cls, shape)
-        made.tokenizer = tokenizer
-        return made
-
-
 def shown(text: str) -> str:
     """For people: the separator is drawn."""
     return text.replace(SEPARATOR, " / ")

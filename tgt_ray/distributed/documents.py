@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 import numpy as np
-import ray.train
+import ray
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.resources import device_of, largest_node_cpus, needs_places, nodes, pool_resources
 from tgt_ray.experiment.experiment import Experiment
@@ -22,24 +23,20 @@ DOCUMENTS_PER_BLOCK = 1024
 class DocumentEmbedder:
     """An actor that embeds documents: the place of a block in their table -> its embeddings."""
 
-    def __init__(self, experiment: Experiment, shape: tuple[int, ...], threads: int, tables: tuple[Any, ...]):
+    def __init__(self, experiment: Experiment, spec: InputSpec, threads: int, tables: tuple[Any, ...]):
         import torch
 
         torch.set_num_threads(threads)
-        self.task, self.shape, self.labeler, self.table = (
-            experiment.task,
-            shape,
-            experiment.teacher.labeler,
-            ray.get(tables[0]),
-        )
-        model = self.labeler.build(shape, 1)  # its head isn't looked at
-        self.labeler.load_weights(model)
-        self.model = model.to(device_of(experiment)).eval()
+        self.task, self.shape, self.table = experiment.task, spec.shape, ray.get(tables[0])
+        labeler = experiment.teacher.labeler
+        model = labeler.build(spec, 1)  # its head isn't looked at
+        labeler.load_weights(model)
+        self.embed = labeler.document_embedder(model.to(device_of(experiment)).eval())
 
     def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (first,) = places["first"]
         inputs = inputs_of(self.task, self.table.slice(first, DOCUMENTS_PER_BLOCK), self.shape)
-        embedding, cut = (each.numpy(force=True) for each in self.labeler.embed_documents(self.model, inputs))
+        embedding, cut = (each.numpy(force=True) for each in self.embed(inputs))
         return {"row": np.arange(first, first + len(cut)), "embedding": embedding, "cut": cut}
 
 
@@ -49,9 +46,8 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     Where generators are placed by more than CPUs there are as many actors as of them; otherwise one for each four CPUs.
     """
     import ray.data
-    import safetensors.numpy
 
-    from tgt_ray.teacher.store import DOCUMENTS
+    from tgt_ray.teacher.documents import keep
 
     table = data.tables["documents"]
     places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
@@ -64,7 +60,7 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     embedded = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         DocumentEmbedder,
         batch_size=1,
-        fn_constructor_args=(experiment, data.input_shape, threads, (ray.put(table),)),
+        fn_constructor_args=(experiment, data.spec, threads, (ray.put(table),)),
         compute=ray.data.ActorPoolStrategy(size=actors),
         **pool_resources(experiment) if special else {"num_cpus": min(threads, largest_node_cpus())},
     )
@@ -72,5 +68,4 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     parts = list(embedded.iter_batches(batch_size=None))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(columns.pop("row"))
-    arrays = {name: np.ascontiguousarray(values[order]) for name, values in columns.items()}
-    storage.write(safetensors.numpy.save(arrays), DOCUMENTS, file)
+    keep(storage, file, columns["embedding"][order], columns["cut"][order])

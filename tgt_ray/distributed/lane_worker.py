@@ -130,6 +130,7 @@ class LaneWorker:
         """Everything that trains, made anew, or as it was at the run's checkpoint."""
         import torch
 
+        from tgt_ray.training import checkpoint
         from tgt_ray.training.files import STATE_FILE
         from tgt_ray.training.run import StudentRun
 
@@ -142,7 +143,7 @@ class LaneWorker:
         run = StudentRun(item.experiment, self.prepared[1].student, self.rank, self.world_size, self.device, wrap)
         folder = Storage(item.folder)
         if folder.exists(STATE_FILE):
-            run.load_state(folder.read(STATE_FILE))
+            checkpoint.load_state(run, folder.read(STATE_FILE))
         if self.world_size > 1:
             steps = torch.tensor([run.step, -run.step], device=self.device)
             torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
@@ -170,10 +171,11 @@ class LaneWorker:
     def _begin(self, item: Run, run: StudentRun) -> Iterator[Block]:
         """The run's blocks. That the stream has ended while the lane had nothing to do is no failure of the run: another one is opened."""
         from tgt_ray.distributed.stream import StreamLost
+        from tgt_ray.training import checkpoint
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
-        snapshot = run.snapshot() if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, run.position[0], snapshot, run.step
+        weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
+        what = item.experiment, item.prepared, run.position[0], weights, run.step
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -215,17 +217,21 @@ class LaneHooks:
 
     def snapshot(self, run: StudentRun) -> None:
         # Data parallel students have equal weights, so that each worker can serve its own generators.
+        from tgt_ray.training import checkpoint
+
         if self.stream is not None:
-            self.stream.publish(run.step, run.snapshot())
+            self.stream.publish(run.step, checkpoint.snapshot(run.student))
 
     def stream_metrics(self) -> dict[str, float]:
         return self.stream.metrics() if self.stream is not None else {}
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
+        from tgt_ray.training import checkpoint
+
         if self.rank != 0:
             return
         # First the checkpoint: what has been reported must not be lost.
-        for name, content in run.state().items():
+        for name, content in checkpoint.files_of(run).items():
             self.folder.write(content, name)
         self.send(metrics)
 

@@ -104,6 +104,7 @@ class TeacherGenerator:
         import torch
 
         from tgt_ray.teacher.synthesizer import check_block
+        from tgt_ray.training.generation import shown_rows
 
         if grant.job is not None and grant.number != self.number:
             self._adopt(grant.job)
@@ -111,7 +112,9 @@ class TeacherGenerator:
             arrays = ray.get(grant.snapshot[0])
             self.student.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
             self.version = grant.version
-        block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version)
+        assert grant.request is not None
+        shown = shown_rows(self.experiment, grant.request)
+        block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
         check_block(block)
         return block
 
@@ -119,33 +122,24 @@ class TeacherGenerator:
         """Get ready for a job. What the one before has loaded stays, where it is the same."""
         from tgt_ray.core.storage import Storage
         from tgt_ray.teacher.store import load_teacher
-        from tgt_ray.training.generation import shown_every, synthesizer_of
+        from tgt_ray.training.generation import recipe_of, synthesizer_of
         from tgt_ray.training.student import build_student, has_split_norms
 
         experiment, train, (reference,) = job.experiment, job.experiment.train, job.prepared
         prepared = self._once("prepared", reference.hex(), lambda: ray.get(reference))
-        shape, classes = prepared.student.input_shape, prepared.student.num_classes
+        spec, classes = prepared.student.spec, prepared.student.num_classes
 
         def load() -> Any:
             storage = Storage(self.setup.storage_root)
-            return load_teacher(experiment.teacher, prepared.teacher, shape, classes, storage).to(self.device)
+            return load_teacher(experiment.teacher, prepared.teacher, spec, classes, storage).to(self.device)
 
-        pool, objective = experiment.pool, experiment.objective
         made_from = prepared.fingerprints["teacher_cache"]
         teacher = self._once("teacher", made_from, load)
         self.synthesizer = self._once(
             "synthesizer",
-            (
-                made_from,
-                pool.rows_per_request,
-                pool.precision,
-                objective.needs_embedding,
-                objective.needs_anchors,
-                experiment.explorer.decodes,
-            ),
+            (made_from, recipe_of(experiment), experiment.explorer.decodes),
             lambda: synthesizer_of(experiment, prepared, teacher, self.device),
         )
-        self.synthesizer.shown_every = shown_every(experiment)
         # Its weights come with each job's snapshots.
         self.student = self._once(
             "student",
@@ -159,7 +153,7 @@ class TeacherGenerator:
             ),
             lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
         )
-        self.explorer, self.seed = experiment.explorer, experiment.train.seed
+        self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
         self.number, self.version = job.number, -1
 
     def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:

@@ -2,62 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray.train
+import ray
+import safetensors.numpy
 
+from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.values import Columns, concat_columns, flat, unflat
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, pool_resources
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.tasks import Table, TaskData, inputs_of
+from tgt_ray.tasks import Table, TaskData
+from tgt_ray.training.preparation import ask_teacher
 
-#: Of the teacher pass: rows that one of its actors takes at a time.
+#: Rows that an actor takes at a time.
 ROWS_PER_BLOCK = 4096
 
 
-class TeacherLabeler:
-    """The teacher pass's actor: the place of a block in one of the tables -> its rows' logits and latents, perhaps embeddings."""
+@dataclass(frozen=True)
+class Setup:
+    """What an actor needs.
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        record: dict[str, Any],
-        shape: tuple[int, ...],
-        classes: int,
-        storage: Storage,
-        tables: tuple[Any, ...],
-        embedding: bool,
-    ):
+    record: of the teacher
+    asked: holds a reference to the tables, each with the signals that are wanted of its rows
+    """
+
+    experiment: Experiment
+    record: dict[str, Any]
+    spec: InputSpec
+    num_classes: int
+    storage: Storage
+    asked: tuple[Any, ...]
+
+
+class TeacherLabeler:
+    """The actor: the place of a block in one of the tables -> what the teacher says of its rows, in one buffer."""
+
+    def __init__(self, setup: Setup):
         from tgt_ray.teacher.store import load_teacher
 
-        self.task, self.shape, self.tables = experiment.task, shape, ray.get(tables[0])
-        self.device, self.embedding = device_of(experiment), embedding
-        self.teacher = load_teacher(experiment.teacher, record, shape, classes, storage).to(self.device)
+        experiment = setup.experiment
+        self.experiment, self.shape, self.asked = experiment, setup.spec.shape, ray.get(setup.asked[0])
+        self.device = device_of(experiment)
+        teacher = load_teacher(experiment.teacher, setup.record, setup.spec, setup.num_classes, setup.storage)
+        self.teacher = teacher.to(self.device)
 
-    def __call__(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        from tgt_ray.teacher.outputs import teacher_outputs
-
+    def __call__(self, places: dict[str, np.ndarray]) -> dict[str, Any]:
         (number,), (first,) = places["table"], places["first"]
-        rows = self.tables[number].slice(first, ROWS_PER_BLOCK)
-        inputs = inputs_of(self.task, rows, self.shape, self.device)
-        logits = self.task.answers == "classes"
-        outputs = teacher_outputs(self.teacher, inputs, self.shape, self.embedding, logits=logits)
-        return {"table": np.full(len(rows), number), "row": np.arange(first, first + len(rows)), **outputs}
+        table, signals = self.asked[number]
+        rows = table.slice(first, ROWS_PER_BLOCK)
+        columns = ask_teacher(self.experiment, self.teacher, rows, self.shape, signals, self.device)
+        return {"table": [number], "first": [first], "payload": [safetensors.numpy.save(flat(columns))]}
 
 
 def label_rows(
     experiment: Experiment,
     record: dict[str, Any],
     data: TaskData,
-    tables: list[Table],
+    asked: list[tuple[Table, tuple[Signal, ...]]],
     storage: Storage,
     beside_lanes: bool,
-    embedding: bool = False,
-) -> list[dict[str, np.ndarray]]:
-    """Logits and latents of each table's rows, in its order, by a Ray Data actor pool; with `embedding` the labeler's embeddings too.
+) -> list[Columns]:
+    """The columns of the signals that are wanted of each table's rows, in its order.
 
-    beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing.
+    beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing
     """
     import ray.data
 
@@ -67,28 +78,20 @@ def label_rows(
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [
         {"table": number, "first": first}
-        for number, table in enumerate(tables)
+        for number, (table, _) in enumerate(asked)
         for first in range(0, len(table), ROWS_PER_BLOCK)
     ]
+    setup = Setup(experiment, record, data.spec, data.num_classes, storage, (ray.put(asked),))
     labelled = ray.data.from_items(places, override_num_blocks=len(places)).map_batches(
         TeacherLabeler,
         batch_size=1,
-        fn_constructor_args=(
-            experiment,
-            record,
-            data.input_shape,
-            data.num_classes,
-            storage,
-            (ray.put(tables),),
-            embedding,
-        ),
+        fn_constructor_args=(setup,),
         compute=ray.data.ActorPoolStrategy(size=experiment.pool.actors),
         **resources,
     )
     labelled.context.enable_progress_bars = False
-    parts = list(labelled.iter_batches(batch_size=None))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((columns.pop("row"), columns.pop("table")))
-    ends = np.cumsum([len(table) for table in tables])[:-1]
-    split = {name: np.split(values[order], ends) for name, values in columns.items()}
-    return [{name: values[number] for name, values in split.items()} for number in range(len(tables))]
+    found = {(row["table"], row["first"]): row["payload"] for row in labelled.iter_rows()}
+    parts: list[list[Columns]] = [[] for _ in asked]
+    for (number, _), payload in sorted(found.items()):
+        parts[number].append(unflat(safetensors.numpy.load(payload)))
+    return [concat_columns(each) for each in parts]

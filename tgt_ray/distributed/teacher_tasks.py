@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import ray.train
+import ray
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.documents import embed_documents
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, largest_node_cpus, needs_places, pool_resources
@@ -19,21 +20,16 @@ from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
-from tgt_ray.teacher.fingerprints import stored_teacher
-from tgt_ray.teacher.transfer_set import Prepared, prepare
+from tgt_ray.teacher.transfer_set import Prepared
 from tgt_ray.training import fit_check
+from tgt_ray.training.preparation import found_teacher, join, make_teacher
 
 log = logging.getLogger(__name__)
 
 
 def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
     """The teacher's record with its `fit_check`; pretrained and checked in one task where the storage doesn't have them."""
-    record = stored_teacher(experiment.teacher, data, storage)
-    check = fit_check.stored(experiment, record, data, storage) if record is not None else None
-    if record is None or check is None:
-        record = _teacher_by_a_task(experiment, data, storage)
-    else:
-        record["fit_check"] = check
+    record = found_teacher(experiment, data, storage) or _teacher_by_a_task(experiment, data, storage)
     fit_check.judge(experiment, record["fit_check"])
     return record
 
@@ -46,16 +42,16 @@ def prepare_on_ray(
     beside_lanes: bool,
     objectives: Sequence[Objective] = (),
 ) -> Prepared:
-    """What all trials share, from the teacher cache or by a pass of an actor pool. beside_lanes: while lanes start. objectives: those
-    that trials may have, where it isn't the experiment's alone."""
-    objectives = objectives or [experiment.objective]
-    embedding = any(objective.needs_embedding for objective in objectives)
+    """What all trials share, from the teacher cache or by a pass of an actor pool.
 
-    def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
-        return label_rows(experiment, teacher, data, tables, storage, beside_lanes, embedding)
+    beside_lanes: while lanes start
+    objectives: those that trials may have, where it isn't the experiment's alone
+    """
 
-    from_documents = experiment.teacher.generator.starts_from_documents
-    return prepare(data, teacher, teacher_pass, storage, objectives, from_documents)
+    def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
+        return label_rows(experiment, teacher, data, asked, storage, beside_lanes)
+
+    return join(experiment, data, teacher, teacher_pass, storage, objectives)
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
@@ -64,17 +60,18 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     special = needs_places(experiment)
     if special:
         check_teacher_fits(experiment)
-    task = ray.remote(max_calls=1)(_prepare_teacher).options(
-        **pool_resources(experiment) if special else {"num_cpus": 1}
-    )
+    options = pool_resources(experiment) if special else {"num_cpus": 1}
     threads = max(1, int(largest_node_cpus()))
     log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
     reference = ray.put(data)
     try:
-        record = ray.get(task.remote(experiment, reference, storage, threads))
-        if "documents_wanted" in record:
-            embed_documents(experiment, data, record["documents_wanted"], storage)
-            record = ray.get(task.remote(experiment, reference, storage, threads))
+        if experiment.teacher.labeler.embeds_documents:
+            look = ray.remote(max_calls=1)(_missing_documents).options(**options)
+            file = ray.get(look.remote(experiment, reference, storage))
+            if file is not None:
+                embed_documents(experiment, data, file, storage)
+        make = ray.remote(max_calls=1)(_make_teacher).options(**options)
+        record: dict[str, Any] = ray.get(make.remote(experiment, reference, storage, threads))
         return record
     except ray.exceptions.RayTaskError as err:
         if isinstance(err.cause, ConfigError):
@@ -82,22 +79,19 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
         raise
 
 
-def _prepare_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
-    import logging
+def _missing_documents(experiment: Experiment, data: TaskData, storage: Storage) -> str | None:
+    from tgt_ray.teacher.documents import missing
 
+    return missing(experiment.teacher.labeler, data, storage)
+
+
+def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
     import torch
-
-    from tgt_ray.teacher.store import DocumentsWanted, prepare_teacher
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
-    device = device_of(experiment)
-    try:
-        teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, embed_here=False)
-    except DocumentsWanted as wanted:
-        return {"documents_wanted": wanted.args[0]}
-    return {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+    return make_teacher(experiment, data, storage, device_of(experiment))[1]
 
 
 def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:

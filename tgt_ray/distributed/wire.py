@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import safetensors.numpy
 
-if TYPE_CHECKING:
-    from tgt_ray.core.batch import Block
+from tgt_ray.core.batch import Block
+from tgt_ray.core.signals.values import Columns, flat, unflat
 
-#: What travels from a generator to a worker: one request, as one row. error: why it wasn't made. payload: the arrays of its rows,
-#: as safetensors; null where there are none. A single buffer, since Arrow's tensor columns cost both sides milliseconds.
+#: One request, as one row.
+#: error: why it wasn't made
+#: payload: the arrays of its rows, as safetensors; null where there are none. A single buffer, since Arrow's tensor columns cost both
+#:     sides milliseconds
 ROW = pa.schema(
     [
         ("job", pa.int64()),
@@ -23,19 +24,19 @@ ROW = pa.schema(
         ("payload", pa.large_binary()),
     ]
 )
-
-
-#: A block's arrays that are different from row to row; and those of them that it may have.
-PACKED = ("inputs", "teacher_logits", "anchor", "reconstructed")
-PACKED_WHERE_THERE = ("teacher_embedding", "anchor_inputs", "teacher_class", "teacher_p", "document")
+#: Put before the names of arrays, so that none is taken for another: a signal may have any name.
+ROWS, COLUMNS, SHOWN = "rows/", "columns/", "shown/"
 
 
 def pack(job: int, block: Block) -> pa.Table:
     """One request as a row."""
-    # Contiguous: safetensors writes memory as it lies, and convolutions leave channels last.
-    names = (*PACKED, *(name for name in PACKED_WHERE_THERE if name in block))
-    arrays = {name: np.ascontiguousarray(block[name]) for name in names}
-    same = {name: block[name][0].item() for name in ("request", "version", "explorer")}
+    parts: dict[str, Columns] = {
+        ROWS: {"inputs": block.inputs, "anchor": block.anchor},
+        COLUMNS: block.columns,
+        SHOWN: block.shown,
+    }
+    arrays = flat({f"{prefix}{name}": values for prefix, part in parts.items() for name, values in part.items()})
+    same = {"request": block.request, "version": block.version, "explorer": block.explorer}
     return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
 
 
@@ -49,7 +50,11 @@ def _row(**values: Any) -> pa.Table:
 
 
 def unpack(row: pa.Table) -> Block:
-    """The request's rows, with the columns that are the same for all of them."""
-    block: Block = safetensors.numpy.load(row["payload"][0].as_py())
-    size = len(block["anchor"])
-    return {**block, **{name: np.full(size, row[name][0].as_py()) for name in ("request", "version", "explorer")}}
+    """The request's rows."""
+    found = unflat(safetensors.numpy.load(row["payload"][0].as_py()))
+    rows, columns, shown = (
+        {name.removeprefix(prefix): values for name, values in found.items() if name.startswith(prefix)}
+        for prefix in (ROWS, COLUMNS, SHOWN)
+    )
+    same = {name: row[name][0].as_py() for name in ("request", "version", "explorer")}
+    return Block(**rows, columns=columns, shown=shown, **same)  # type: ignore[arg-type]

@@ -21,12 +21,12 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import in_this_process
-from tgt_ray.experiment.advice import _say_what_is_cut, _say_what_is_odd
+from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
-from tgt_ray.training.files import KEPT_FILES, WEIGHTS_FILE
+from tgt_ray.training.files import WEIGHTS_FILE, kept_files
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def run(
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     config.check_files()
-    _say_what_is_odd(config)
+    warn_of_odd_settings(config)
     scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
@@ -125,16 +125,17 @@ def run(
 
 
 def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
+    from tgt_ray.training import checkpoint
     from tgt_ray.training.local import devices, prepare_local, train_local
     from tgt_ray.training.run import Diverged
 
     devices(config)
     data = config.task.read(scan, root, in_this_process)
-    _say_what_is_cut(config, data)
+    warn_of_cut_texts(config, data)
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
-        student = train_local(
+        run = train_local(
             config,
             prepared,
             root,
@@ -143,9 +144,9 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    folder.write(student.weights(), WEIGHTS_FILE)
-    _keep_files(folder)
-    return student.history, prepared
+    folder.write(checkpoint.weights(run.student), WEIGHTS_FILE)
+    _keep_files(config, folder)
+    return run.history, prepared
 
 
 def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
@@ -164,7 +165,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         check_fits(config)
         cluster.check_shared(root)
         data = config.task.read(scan, root, run_on_ray)
-        _say_what_is_cut(config, data)
+        warn_of_cut_texts(config, data)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
@@ -182,13 +183,13 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
                 ) from err
     if answer.reason is not None:
         raise RunFailed(answer.reason)
-    _keep_files(folder)
+    _keep_files(config, folder)
     return answer.history, prepared
 
 
-def _keep_files(folder: Storage) -> None:
+def _keep_files(config: Experiment, folder: Storage) -> None:
     """Put what the last checkpoint has to show beside the run's record."""
-    for name in KEPT_FILES:
+    for name in kept_files(config.task):
         if folder.exists("checkpoint", name):
             folder.write(folder.read("checkpoint", name), name)
 
@@ -222,7 +223,7 @@ def run_sweep(
     else:
         loaded = _build(SweepConfig, config if config is not None else default_sweep())
         loaded.check_files()
-        _say_what_is_odd(loaded.experiment, loaded.space)
+        warn_of_odd_settings(loaded.experiment, loaded.largest_values())
         scan = loaded.experiment.task.scan()
         # Before images are decoded, where that can be told, and below in any case.
         _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
@@ -231,7 +232,7 @@ def run_sweep(
     with cluster.connect():
         cluster.check_shared(root)
         data = loaded.experiment.task.read(scan, root, run_on_ray)
-        _say_what_is_cut(loaded.experiment, data)
+        warn_of_cut_texts(loaded.experiment, data)
         _check_metric(loaded, loaded.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
         table = driver.start(loaded, data, root, name, resume)

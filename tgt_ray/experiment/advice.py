@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tgt_ray.core.errors import concerning
 from tgt_ray.data import StoredTable
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.objectives import Distillation
-from tgt_ray.sweeps.space import Distribution
 from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
@@ -18,18 +19,18 @@ log = logging.getLogger(__name__)
 FAST = 1e-3
 
 
-def _say_what_is_odd(config: Experiment, space: Mapping[str, Distribution] | None = None) -> None:
-    """Warn of what is legal and hardly ever meant. space: of a sweep, whose trials may differ in it."""
-    train, space = config.train, space or {}
-    key = "train.learning_rate"
-    fastest = max(space[key].ends()) if key in space else train.learning_rate
+def warn_of_odd_settings(config: Experiment, largest: Mapping[str, Any] | None = None) -> None:
+    """Warn of what is legal and hardly ever meant. largest: of a sweep, the largest value of each key that its trials differ in."""
+    train, largest = config.train, largest or {}
+    fastest = largest.get("train.learning_rate", train.learning_rate)
     if config.student.pretrained_elsewhere and train.optimizer == "adamw" and fastest > FAST:
         log.warning(
-            "%s: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for convolutions",
-            *(key, fastest),
+            "train.learning_rate: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for"
+            " convolutions",
+            fastest,
         )
     objective = config.objective
-    if isinstance(objective, Distillation) and objective.alpha == 1 and "objective.alpha" not in space:
+    if isinstance(objective, Distillation) and objective.alpha == 1 and "objective.alpha" not in largest:
         loss = objective.label_loss.type
         if loss != "cross_entropy":
             log.warning(
@@ -38,36 +39,37 @@ def _say_what_is_odd(config: Experiment, space: Mapping[str, Distribution] | Non
             )
 
 
-def _say_what_is_cut(config: Experiment, data: TaskData) -> None:
+def warn_of_cut_texts(config: Experiment, data: TaskData) -> None:
     """One line for each model of texts that doesn't see all of them."""
-    # Anchors are read by the teacher, and what is made of them by the student.
-    anchors = config.streams and not config.teacher.generator.starts_from_documents
-    own = ("train", "unlabelled") if anchors else ("train",)
-    for key, part in (
-        ("teacher.labeler", config.teacher.labeler),
-        ("teacher.generator", config.teacher.generator),
-        ("student", config.student),
-    ):
-        unused = part is config.teacher.generator and not config.streams
-        from_documents = getattr(part, "starts_from_documents", False)
-        # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
-        prompted = getattr(part, "only_samples", False) and not from_documents
-        if not hasattr(part, "tokens") or unused or prompted:
-            continue
+    for key, part, tables, why in _readers(config):
         with concerning(key):
-            tokens = part.tokens(data.input_shape, key)
-        reads = [(("documents",), "document", "documents")] if from_documents else [(own, "text", "train texts")]
-        if part is config.student and config.objective.needs_documents:
-            reads.append((("documents",), "document", "documents (objective.document_encoder: student)"))
-        for names, column, what in reads:
-            tables = [data.tables[name] for name in names if name in data.tables]
-            # A user's own task may call its texts otherwise.
-            if any(isinstance(table, StoredTable) or column not in table.column_names for table in tables):
-                continue
-            texts = [text for table in tables for text in table[column].to_pylist()]
-            count, first = tokens.count_cut(texts)
-            if count:
-                log.warning(
-                    "%s: cuts %d of %d %s to its %d tokens; the first begins %r",
-                    *(key, count, len(texts), what, tokens.max_tokens, first[:60]),
-                )
+            tokens = part.tokens(data.spec, key)
+        # A user's own task may keep its texts otherwise.
+        found = [config.task.texts(name, table) for name in tables if (table := data.tables.get(name)) is not None]
+        found = [] if any(isinstance(data.tables.get(name), StoredTable) for name in tables) else found
+        texts = [text for each in found if each is not None for text in each[1]]
+        count, first = tokens.count_cut(texts)
+        if count:
+            what = next(each[0] for each in found if each is not None)
+            log.warning(
+                "%s: cuts %d of %d %s%s to its %d tokens; the first begins %r",
+                *(key, count, len(texts), what, why, tokens.max_tokens, first[:60]),
+            )
+
+
+def _readers(config: Experiment) -> Iterator[tuple[str, ReadsTexts, tuple[str, ...], str]]:
+    """Each model of texts by its key, names of the tables that it reads, and why, where that isn't plain."""
+    labeler, generator, student = config.teacher.labeler, config.teacher.generator, config.student
+    # Anchors are read by the teacher, and what is made of them by the student.
+    own = ("train", "unlabelled") if config.streams and generator.starts_from_train else ("train",)
+    if isinstance(labeler, ReadsTexts):
+        yield "teacher.labeler", labeler, own, ""
+    # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
+    prompted = generator.only_samples and generator.starts_from_train
+    if isinstance(generator, ReadsTexts) and config.streams and not prompted:
+        yield "teacher.generator", generator, own if generator.starts_from_train else generator.starts_from, ""
+    if isinstance(student, ReadsTexts):
+        yield "student", student, own, ""
+        lookup = config.objective.lookup
+        if lookup is not None:
+            yield "student", student, (lookup.table,), " (objective.document_encoder: student)"

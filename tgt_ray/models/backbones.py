@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Config, FilePath, FolderOrName
 from tgt_ray.core.errors import ConfigError, nearest
 
@@ -57,11 +58,11 @@ class TimmModel(Config):
     def external(self) -> bool:
         return self.pretrained or self.weights is not None
 
-    def backbone(self, input_shape: tuple[int, ...]) -> Any:
+    def backbone(self, spec: InputSpec) -> Any:
         """The architecture without its head, with fresh weights."""
         from tgt_ray.models.image.timm import timm_backbone
 
-        return timm_backbone(self.name, input_shape[0], self.img_size, self.external, self.options)
+        return timm_backbone(self.name, spec.shape[0], self.img_size, self.external, self.options)
 
     def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
         """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
@@ -80,12 +81,20 @@ class TimmModel(Config):
         return where, weight, bias
 
 
-def corpus_of(input_shape: tuple[int, ...]) -> str:
-    """The task's vocabulary, where its inputs are texts; otherwise empty."""
-    return getattr(input_shape, "tokenizer", "")
+class ReadsTexts(Config):
+    """A model of texts, which are cut into tokens of its own."""
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Where its tokens come from, a folder or a name on the hub; None: they are the task's own."""
+        raise NotImplementedError
+
+    def tokens(self, spec: InputSpec, key: str) -> Any:
+        """A `tgt_ray.models.text.tokens.Tokens`. key: of its config, for messages."""
+        raise NotImplementedError
 
 
-class TransformerSize(Config):
+class TransformerSize(ReadsTexts):
     """A transformer encoder of any size with the task's vocabulary, the mean over its tokens as embedding."""
 
     layers: int = Field(2, ge=0, description="0: the mean of word embeddings")
@@ -96,7 +105,6 @@ class TransformerSize(Config):
 
     @property
     def vocabulary(self) -> str | None:
-        """Where its tokens come from; None: the task's own."""
         return None
 
     @model_validator(mode="after")
@@ -105,19 +113,19 @@ class TransformerSize(Config):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
-    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+    def tokens(self, spec: InputSpec, key: str) -> Any:
         from tgt_ray.models.text.tokens import corpus_tokens
 
-        return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+        return corpus_tokens(spec.tokenizer, self.max_tokens, key)
 
-    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
+    def backbone(self, spec: InputSpec, key: str) -> Any:
         from tgt_ray.models.text.encoder import scratch_backbone
 
         size = self.model_dump(include={"layers", "width", "heads", "dropout"})
-        return scratch_backbone(self.tokens(input_shape, key), **size)
+        return scratch_backbone(self.tokens(spec, key), **size)
 
 
-class TextEncoder(Config):
+class TextEncoder(ReadsTexts):
     """An encoder or a sequence classifier of transformers, as labelers and students have it."""
 
     path: FolderOrName = Field(
@@ -136,19 +144,18 @@ class TextEncoder(Config):
 
     @property
     def vocabulary(self) -> str | None:
-        """Where its tokens come from."""
         return self.path
 
-    def tokens(self, input_shape: tuple[int, ...], key: str) -> Any:
+    def tokens(self, spec: InputSpec, key: str) -> Any:
         from tgt_ray.models.text.tokens import own_tokens
 
         return own_tokens(self.path, self.revision, self.max_tokens, key)
 
-    def backbone(self, input_shape: tuple[int, ...], key: str) -> Any:
+    def backbone(self, spec: InputSpec, key: str) -> Any:
         """The architecture without its head, with fresh weights."""
         from tgt_ray.models.text.encoder import transformers_backbone
 
-        return transformers_backbone(self.path, self.revision, self.tokens(input_shape, key), self.pooling)
+        return transformers_backbone(self.path, self.revision, self.tokens(spec, key), self.pooling)
 
     def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
         """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""

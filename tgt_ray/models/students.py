@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component, OneOf
 from tgt_ray.models.backbones import TextEncoder, TimmModel, TransformerSize
 
@@ -24,8 +26,13 @@ class StudentBackbone(Component):
         """Whether it begins with weights that have learnt something already."""
         return False
 
+    @property
+    def weights_file(self) -> Path | None:
+        """A file that its weights come from, where a person has named one."""
+        return None
+
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         """The backbone with fresh weights."""
 
     def load_weights(self, backbone: nn.Module) -> None:
@@ -43,10 +50,10 @@ class ConvStudent(StudentBackbone):
     )
     grid: int = Field(1, ge=1, description="the last maps are averaged to grid x grid cells")
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.conv import ConvNet
 
-        return ConvNet(input_shape[0], self.widths, self.downsample, self.grid)
+        return ConvNet(spec.shape[0], self.widths, self.downsample, self.grid)
 
 
 class TimmStudent(TimmModel, StudentBackbone):
@@ -58,8 +65,12 @@ class TimmStudent(TimmModel, StudentBackbone):
     def pretrained_elsewhere(self) -> bool:
         return self.external
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        backbone: nn.Module = self.backbone(input_shape)
+    @property
+    def weights_file(self) -> Path | None:
+        return self.weights
+
+    def build(self, spec: InputSpec) -> nn.Module:
+        backbone: nn.Module = self.backbone(spec)
         return backbone
 
     def load_weights(self, backbone: nn.Module) -> None:
@@ -75,8 +86,8 @@ class TextTransformerStudent(TransformerSize, StudentBackbone):
     width: int = Field(64, ge=8)
     layers: int = Field(1, ge=0, description="0: the mean of word embeddings")
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        backbone: nn.Module = self.backbone(input_shape, "student")
+    def build(self, spec: InputSpec) -> nn.Module:
+        backbone: nn.Module = self.backbone(spec, "student")
         return backbone
 
 
@@ -90,8 +101,8 @@ class TextEncoderStudent(TextEncoder, StudentBackbone):
     def pretrained_elsewhere(self) -> bool:
         return True
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        backbone: nn.Module = self.backbone(input_shape, "student")
+    def build(self, spec: InputSpec) -> nn.Module:
+        backbone: nn.Module = self.backbone(spec, "student")
         return backbone
 
     def load_weights(self, backbone: nn.Module) -> None:

@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tgt_ray.core.config import Component
-from tgt_ray.objectives.facts import Facts
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_labeler import LOGITS
+from tgt_ray.objectives.facts import Facts, Fit
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tgt_ray.objectives.criteria.base import Criterion
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Rows of a table of the task's that the student embeds beside the batch's: those that a signal names.
+
+    table: its name among the task's tables; the criterion gets the embeddings under this name
+    signal: its one column has each row's place in the table
+    """
+
+    table: str
+    signal: Signal
 
 
 class Objective(Component):
-    """`build` gives a module with two calls.
-
-    forward(embedding_BD, labels, teacher_logits_BK) -> Loss; the first len(labels) rows are real, the rest synthetic. labels are
-    classes (N,), or shares of classes (N, K) where rows are mixed. Where `needs_embedding`, a fourth argument is the labeler's
-    embedding of each row, (B, E). Where it `answers` documents, a fifth is each row's document (B,): its label, or that of its anchor.
-    Where `needs_anchors`, embedding_BD has further rows: the student's of each synthetic row's anchor. Where `needs_documents`, these are
-    the student's of the batch's different documents, by their numbers, and the module has embed(embedding_BD) and an attribute
-    `documents`, in which it is given what that says of all of them before it is asked for scores.
-    scores(embedding_BD) -> class scores (B, K).
-
-    It may have advance(done), called before each step with the share of the steps that are over, and an attribute `head`, a linear
-    layer, for second phases of long-tailed training.
-    """
-
-    answers: ClassVar[str] = "classes"  # or "documents": what a task must have
-    needs_embedding: ClassVar[bool] = False
-    needs_anchors: ClassVar[bool] = False
+    """`build` gives the criterion, see `tgt_ray.objectives.criteria.base.Criterion`. What it needs of the teacher is declared here."""
 
     @property
-    def needs_documents(self) -> bool:
-        """Whether the student embeds documents as well."""
-        return False
+    def signals(self) -> tuple[Signal, ...]:
+        """What the criterion gets of each row of a batch."""
+        return (LOGITS,)
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """What the criterion starts from."""
+        return ()
+
+    @property
+    def lookup(self) -> Lookup | None:
+        """A table whose rows the student embeds as well."""
+        return None
+
+    @property
+    def teaches_synthetic(self) -> bool:
+        """Whether synthetic rows have a part in the loss."""
+        return True
 
     def plain(self) -> dict[str, Any]:
         """Plain data of the objective that this one is compared with: distillation, with what the two have in common."""
@@ -49,5 +63,5 @@ class Objective(Component):
         """ConfigError where this doesn't fit the task and its teacher; asked before training starts."""
 
     @abstractmethod
-    def build(self, dim: int, facts: Facts) -> nn.Module:
+    def build(self, dim: int, facts: Facts) -> Criterion:
         """The criterion for embeddings of `dim` numbers."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_anchor import ANCHOR_INPUTS
 from tgt_ray.objectives.base import Objective
 from tgt_ray.objectives.facts import Facts
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tgt_ray.objectives.criteria.base import Criterion
 
 
 class Consistency(Objective):
@@ -22,14 +24,17 @@ class Consistency(Objective):
     """
 
     type: Literal["consistency"] = "consistency"
-    needs_anchors: ClassVar[bool] = True
     weight: float = Field(1.0, ge=0, description="of synthetic rows")
     sharpening: float = Field(0.4, gt=0, le=1, description="temperature of the prediction on the anchor")
     threshold: float = Field(
         0.8, ge=0, lt=1, description="a row counts where the largest probability of its anchor is above this"
     )
 
-    def build(self, dim: int, facts: Facts) -> nn.Module:
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return *super().signals, ANCHOR_INPUTS
+
+    def build(self, dim: int, facts: Facts) -> Criterion:
         from torch import nn
 
         from tgt_ray.objectives.criteria.consistency import ConsistencyCriterion

@@ -10,11 +10,13 @@ from pydantic import Field
 
 from tgt_ray.core.config import Config
 from tgt_ray.objectives.base import Objective
-from tgt_ray.objectives.facts import Facts
+from tgt_ray.objectives.facts import CALIBRATION, Facts, Fit
 from tgt_ray.objectives.label_losses import AnyLabelLoss, CrossEntropy
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tgt_ray.objectives.criteria.base import Criterion
 
 
 class ConformalWeights(Config):
@@ -28,7 +30,7 @@ class ConformalWeights(Config):
     def build(self, facts: Facts) -> nn.Module:
         from tgt_ray.objectives.criteria.distillation import SetSizeWeights
 
-        scores = np.sort(facts.calibration_M)
+        scores = np.sort(facts.fits.get(CALIBRATION.name, np.empty(0, np.float32)))
         rank = math.ceil((len(scores) + 1) * self.coverage)
         quantile = float(scores[rank - 1]) if 0 < rank <= len(scores) else 1.0
         return SetSizeWeights(quantile, self.gamma)
@@ -61,10 +63,14 @@ class Distillation(Objective):
         None, description="weigh the teacher's term of each row by how certain the teacher is; absent: all rows alike"
     )
 
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        return (CALIBRATION,) if self.conformal is not None else ()
+
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
-    def build(self, dim: int, facts: Facts) -> nn.Module:
+    def build(self, dim: int, facts: Facts) -> Criterion:
         from torch import nn
 
         from tgt_ray.objectives.criteria.distillation import DistillationCriterion

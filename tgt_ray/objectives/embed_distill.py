@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tgt_ray.objectives.base import Objective
-from tgt_ray.objectives.facts import Facts
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_anchor import DOCUMENT
+from tgt_ray.core.signals.of_labeler import EMBEDDING
+from tgt_ray.objectives.base import Lookup, Objective
+from tgt_ray.objectives.facts import HEAD, Facts, Fit
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tgt_ray.objectives.criteria.base import Criterion
 
 
 class EmbedDistill(Objective):
@@ -30,8 +33,6 @@ class EmbedDistill(Objective):
     """
 
     type: Literal["embed_distill"] = "embed_distill"
-    answers: ClassVar[str] = "documents"
-    needs_embedding: ClassVar[bool] = True
 
     alpha: float = Field(
         1.0, ge=0, le=1, description="share of the teacher's terms on real rows; 0 is training on labels alone"
@@ -50,8 +51,20 @@ class EmbedDistill(Objective):
     )
 
     @property
-    def needs_documents(self) -> bool:
-        return self.document_encoder == "student"
+    def signals(self) -> tuple[Signal, ...]:
+        return EMBEDDING, DOCUMENT
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        return (HEAD,)
+
+    @property
+    def lookup(self) -> Lookup | None:
+        return Lookup("documents", DOCUMENT) if self.document_encoder == "student" else None
+
+    @property
+    def teaches_synthetic(self) -> bool:
+        return bool(self.embedding_weight or self.score_weight)
 
     @model_validator(mode="after")
     def _something(self) -> EmbedDistill:
@@ -65,19 +78,16 @@ class EmbedDistill(Objective):
         """Distillation of scores alone."""
         return {**self.model_dump(mode="json"), "embedding_weight": 0.0, "score_weight": self.score_weight or 1.0}
 
-    def build(self, dim: int, facts: Facts) -> nn.Module:
+    def build(self, dim: int, facts: Facts) -> Criterion:
         from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 
-        assert facts.embedding_statistics is not None, (
-            "an objective that needs the labeler's embeddings says so with needs_embedding"
-        )
         return EmbedDistillCriterion(
             dim,
-            facts.embedding_statistics.head_KD,
+            facts.fits[HEAD.name],
             self.alpha,
             self.temperature,
             self.student_temperature,
             self.embedding_weight,
             self.score_weight,
-            self.needs_documents,
+            self.document_encoder == "student",
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import safetensors.numpy
+
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
+from tgt_ray.objectives.facts import Fit, Rows
 
 #: Principal directions that are kept of a class, at the most (our choice).
 MAX_DIRECTIONS = 64
@@ -15,8 +19,9 @@ MAX_DIRECTIONS = 64
 class Principal:
     """Principal directions of each class's embeddings.
 
-    rank_K: how many dimensions the class's rows spread over, numerically. directions_KRD: orthonormal, that of the largest variance
-    first; R is the smallest rank of a class, at most MAX_DIRECTIONS, since a subspace of S directions needs them of every class.
+    rank_K: how many dimensions the class's rows spread over, numerically
+    directions_KRD: orthonormal, that of the largest variance first; R is the smallest rank of a class, at most MAX_DIRECTIONS, since a
+        subspace of S directions needs them of every class
     """
 
     rank_K: np.ndarray
@@ -24,54 +29,57 @@ class Principal:
 
 
 @dataclass(frozen=True)
-class TeacherEmbeddings:
-    """Of N train rows, K classes and embeddings of D numbers.
+class EmbeddingStatistics:
+    """Statistics of the labeler's embeddings of N train rows, by K classes. A row's class here is the labeler's first one.
 
-    head_KD: the weight W of the labeler's head, whose input the embeddings are; where classes are documents, their embeddings.
-    embedding_ND float32: of each row, in the train table's order.
+    head_KD: the weight W of the labeler's head, whose input the embeddings are
+    class_N: of each row, in the train table's order
+    count_K: rows of each class
+    mean_KD: their mean embedding, 0 where there are none
+    everywhere: of the embeddings as they are
+    in_null_space: of their parts that W doesn't see
     """
 
     head_KD: np.ndarray
-    embedding_ND: np.ndarray
-
-    def to_bytes(self) -> bytes:
-        """As a safetensors file."""
-        return safetensors.numpy.save({"head_KD": self.head_KD, "embedding_ND": self.embedding_ND})
-
-    @staticmethod
-    def from_bytes(content: bytes) -> TeacherEmbeddings:
-        """What any `to_bytes` here has made."""
-        arrays = safetensors.numpy.load(content)
-        return TeacherEmbeddings(**arrays) if len(arrays) == 2 else EmbeddingStatistics.from_arrays(arrays)
-
-
-@dataclass(frozen=True)
-class EmbeddingStatistics(TeacherEmbeddings):
-    """Statistics by class. A row's class here is the labeler's first one.
-
-    class_N: of each row, in the train table's order. count_K: rows of each class. mean_KD: their mean embedding, 0 where there are none.
-    everywhere: of the embeddings as they are; in_null_space: of their parts that W doesn't see.
-    """
-
     class_N: np.ndarray
     count_K: np.ndarray
     mean_KD: np.ndarray
     everywhere: Principal
     in_null_space: Principal
 
-    def to_bytes(self) -> bytes:
-        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        for name in ("everywhere", "in_null_space"):
-            arrays |= {f"{name}.{part}": value for part, value in vars(getattr(self, name)).items()}
-        return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As they are stored."""
+        out = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        for name, principal in (("everywhere", self.everywhere), ("in_null_space", self.in_null_space)):
+            out |= {f"{name}.{part}": value for part, value in vars(principal).items()}
+        return {name: np.ascontiguousarray(value) for name, value in out.items()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> EmbeddingStatistics:
+        plain = {name: value for name, value in arrays.items() if "." not in name}
         everywhere, without_head = (
-            Principal(arrays.pop(f"{name}.rank_K"), arrays.pop(f"{name}.directions_KRD"))
+            Principal(arrays[f"{name}.rank_K"], arrays[f"{name}.directions_KRD"])
             for name in ("everywhere", "in_null_space")
         )
-        return cls(**arrays, everywhere=everywhere, in_null_space=without_head)
+        return cls(**plain, everywhere=everywhere, in_null_space=without_head)
+
+
+@dataclass(frozen=True)
+class ClassDirections(Fit):
+    """Mean, count and principal directions of each class, as LELP asks for them (arXiv 2409.20449)."""
+
+    name: ClassVar[str] = "class_directions"
+    signals: ClassVar[tuple[Signal, ...]] = (LOGITS, EMBEDDING)
+
+    def of(self, rows: Rows) -> dict[str, np.ndarray]:
+        logits_NK, embedding_ND = (np.asarray(rows.columns[name]) for name in ("logits", "embedding"))
+        return fit(embedding_ND, logits_NK.argmax(axis=1), rows.head()).arrays()
+
+    def load(self, arrays: dict[str, np.ndarray]) -> EmbeddingStatistics:
+        return EmbeddingStatistics.from_arrays(arrays)
+
+
+CLASS_DIRECTIONS = ClassDirections()
 
 
 def head_rank(head_KD: np.ndarray) -> int:
@@ -88,8 +96,12 @@ def in_null_space(rows_ND: np.ndarray, head_KD: np.ndarray) -> np.ndarray:
 
 
 def fit(embedding_ND: np.ndarray, class_N: np.ndarray, head_KD: np.ndarray) -> EmbeddingStatistics:
-    """Mean, count and principal directions of each class, as LELP asks for them (arXiv 2409.20449). class_N: the labeler's first
-    class of each row."""
+    """Mean, count and principal directions of each class.
+
+    embedding_ND: of each row
+    class_N: the labeler's first class of each row
+    head_KD: the weight of its head
+    """
     num_classes, dim = head_KD.shape
     mean_KD = np.zeros((num_classes, dim))
     found: dict[bool, list[tuple[int, np.ndarray]]] = {False: [], True: []}
@@ -111,9 +123,7 @@ def fit(embedding_ND: np.ndarray, class_N: np.ndarray, head_KD: np.ndarray) -> E
         for of_class in found.values()
     )
     counts = np.bincount(class_N, minlength=num_classes)
-    return EmbeddingStatistics(
-        head_KD, embedding_ND, class_N, counts, mean_KD.astype(np.float32), everywhere, without_head
-    )
+    return EmbeddingStatistics(head_KD, class_N, counts, mean_KD.astype(np.float32), everywhere, without_head)
 
 
 def _directions(centred_ND: np.ndarray, least: float) -> tuple[int, np.ndarray]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.objectives.base import Objective
-from tgt_ray.objectives.embeddings import MAX_DIRECTIONS, EmbeddingStatistics, head_rank, in_null_space
-from tgt_ray.objectives.facts import Facts
+from tgt_ray.objectives.embeddings import (
+    CLASS_DIRECTIONS,
+    MAX_DIRECTIONS,
+    EmbeddingStatistics,
+    head_rank,
+    in_null_space,
+)
+from tgt_ray.objectives.facts import Facts, Fit
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tgt_ray.objectives.criteria.base import Criterion
 
 
 class LELP(Objective):
@@ -38,7 +46,6 @@ class LELP(Objective):
     """
 
     type: Literal["lelp"] = "lelp"
-    needs_embedding: ClassVar[bool] = True
 
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
     temperature: float = Field(4.0, gt=0, description="T, softens the classes of both")
@@ -65,12 +72,17 @@ class LELP(Objective):
     )
     seed: int = Field(0, ge=0, description="of rotations and random directions")
 
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return LOGITS, EMBEDDING
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        return (CLASS_DIRECTIONS,)
+
     def check(self, facts: Facts) -> None:
         """S must fit every class, also where directions are random: a control takes what it is compared with takes (our choice)."""
-        statistics = facts.embedding_statistics
-        assert isinstance(statistics, EmbeddingStatistics), (
-            "an objective that needs the labeler's embeddings says so with needs_embedding"
-        )
+        statistics: EmbeddingStatistics = facts.fits[CLASS_DIRECTIONS.name]
         rank_K = (statistics.in_null_space if self.null_space else statistics.everywhere).rank_K
         scarcest = int(rank_K.argmin())
         most = int(rank_K[scarcest])
@@ -88,17 +100,18 @@ class LELP(Objective):
         fits = f"at most {most} fit" if most else "none fits, so use objective.type distillation"
         raise ConfigError(f"objective.subclasses: {self.subclasses}, but {fits}: {why}")
 
-    def build(self, dim: int, facts: Facts) -> nn.Module:
+    def build(self, dim: int, facts: Facts) -> Criterion:
         from torch import nn
 
         from tgt_ray.objectives.criteria.lelp import SubclassCriterion, Subclasses
 
         targets = None
-        if isinstance(facts.embedding_statistics, EmbeddingStatistics):
+        statistics: EmbeddingStatistics | None = facts.fits.get(CLASS_DIRECTIONS.name)
+        if statistics is not None:
             self.check(facts)
-            directions_KSD = self.directions_of(facts.embedding_statistics)
-            unit = self.beta * deviation(facts.embedding_statistics, directions_KSD)
-            targets = Subclasses(directions_KSD / unit, facts.embedding_statistics.mean_KD)
+            directions_KSD = self.directions_of(statistics)
+            unit = self.beta * deviation(statistics, np.asarray(facts.columns["embedding"]), directions_KSD)
+            targets = Subclasses(directions_KSD / unit, statistics.mean_KD)
         head = nn.Linear(dim, facts.num_classes * self.subclasses)
         return SubclassCriterion(head, facts.num_classes, targets, self.alpha, self.temperature, self.scale_by_t2)
 
@@ -122,10 +135,10 @@ def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray:
     return q * np.sign(np.diag(r))
 
 
-def deviation(statistics: EmbeddingStatistics, directions_KSD: np.ndarray) -> float:
+def deviation(statistics: EmbeddingStatistics, embedding_ND: np.ndarray, directions_KSD: np.ndarray) -> float:
     """Standard deviation of z over the train rows, each in its own class, where its mean is 0, and over s (our choice)."""
     squares = 0.0
     for number, of_class in enumerate(directions_KSD):
-        rows = statistics.embedding_ND[statistics.class_N == number] - statistics.mean_KD[number]
+        rows = embedding_ND[statistics.class_N == number] - statistics.mean_KD[number]
         squares += float(np.square(rows @ of_class.T).sum())
     return float(np.sqrt(squares / (len(statistics.class_N) * directions_KSD.shape[1])))

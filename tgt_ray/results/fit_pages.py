@@ -5,16 +5,44 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgt_ray.core.texts import shown
-from tgt_ray.results.gallery import class_label, say_texts
+from tgt_ray.core.texts import are_texts, shown, to_texts
+from tgt_ray.results.gallery import class_label, drawable, say_texts
 from tgt_ray.results.text_page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Under which name the gallery of a check lies in a run's folder: a picture, or a page of texts.
+PICTURE_FILE, PAGE_FILE = "fit_check.png", "fit_check.html"
+#: Rows of the gallery: one of each class, at the most these.
+SHOWN = 10
+
+
+def files(
+    rows: dict[str, Any],
+    first: dict[str, Any],
+    labels: np.ndarray,
+    class_names: Sequence[str] = (),
+    longest: int | None = None,
+) -> dict[str, bytes]:
+    """The gallery of a check by the name of its file; nothing where rows are neither images nor texts.
+
+    rows: by kind, inputs (N, ...)
+    first: by kind, the labeler's first class and its share, (N, 2)
+    labels: (N,)
+    longest: tokens of a text that the generator makes, at the most
+    """
+    few = [int((labels == c).nonzero()[0][0]) for c in np.unique(labels)[:SHOWN]]
+    seen = {kind: [(int(c), float(p)) for p, c in pairs[few].tolist()] for kind, pairs in first.items()}
+    if are_texts(rows["real"]):
+        texts = {kind: to_texts(values) for kind, values in rows.items()}
+        return {PAGE_FILE: text_gallery(texts, few, labels[few].tolist(), seen, class_names, longest)}
+    images = {kind: values[few] for kind, values in rows.items()}
+    return {PICTURE_FILE: _png(gallery(images, seen, class_names))} if drawable(images["real"]) else {}
 
 
 def text_gallery(
@@ -25,8 +53,12 @@ def text_gallery(
     class_names: Sequence[str] = (),
     longest: int | None = None,
 ) -> bytes:
-    """A page with a few of each kind of texts side by side below their class. few: which; labels, seen: of these, the classes, and the
-    labeler's first one of each kind with its share; longest: see `exact_copy_rate`."""
+    """A page with a few of each kind of texts side by side below their class.
+
+    few: which
+    labels, seen: of these, the classes, and the labeler's first one of each kind with its share
+    longest: see `exact_copy_rate`
+    """
     name = partial(class_label, class_names=class_names, most=None)
     groups = []
     for place, (row, label) in enumerate(zip(few, labels, strict=True)):

@@ -1,4 +1,4 @@
-"""Floor 3: a few synthetic rows that a run has trained on, kept to be looked at."""
+"""A few synthetic rows that a run has trained on, kept to be looked at."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: the anchor's id, its reconstruction and the explored input (C, H, W) or (bytes,), the class that the teacher sees in it and its share, the step at which
-    the student used it, and the step of the student that was looked at (-1: none)."""
+    """One row.
+
+    anchor: its anchor's id
+    reconstructed, explored: the anchor as the generator decodes it, and the row, (C, H, W) or (bytes,)
+    teacher_class, teacher_p: the class that the teacher sees in it, and its share
+    step: at which the student used it
+    version: step of the student that was looked at; -1: none
+    """
 
     anchor: int
     reconstructed: np.ndarray
@@ -51,8 +57,9 @@ class Gallery:
         self.by_class: dict[int, OrderedDict[int, Sample]] = {}
 
     def look_at(self, block: Block, step: int) -> None:
-        for row, reconstructed in enumerate(block["reconstructed"]):
-            (seen, p), anchor = first_class(block, row), int(block["anchor"][row])
+        shown = {name: np.asarray(values) for name, values in block.shown.items()}
+        for row, reconstructed in enumerate(shown["reconstructed"]):
+            seen, p, anchor = int(shown["top_class"][row]), float(shown["top_share"][row]), int(block.anchor[row])
             most = min(IN_ALL, MOST_BYTES // (2 * reconstructed.nbytes))
             if seen not in self.by_class and len(self) >= most:
                 continue
@@ -61,11 +68,11 @@ class Gallery:
             kept[anchor] = Sample(
                 anchor,
                 reconstructed.copy(),
-                block["inputs"][row].copy(),
+                block.inputs[row].copy(),
                 seen,
                 p,
                 step,
-                int(block["version"][row]),
+                block.version,
             )
             kept.move_to_end(anchor)
             if len(kept) > PER_CLASS or (len(kept) > 1 and len(self) > most):
@@ -77,14 +84,6 @@ class Gallery:
     @property
     def samples(self) -> list[Sample]:
         return [sample for _, kept in sorted(self.by_class.items()) for sample in reversed(kept.values())]
-
-
-def first_class(block: Block, row: int) -> tuple[int, float]:
-    """The class that the teacher sees in a row, and its share."""
-    if "teacher_class" in block:
-        return int(block["teacher_class"][row]), float(block["teacher_p"][row])
-    p = softmax(block["teacher_logits"][row][None])[0]
-    return int(p.argmax()), float(p.max())
 
 
 def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:

@@ -159,6 +159,14 @@ class SweepConfig(Config):
             return control(self.experiment, values["control"])
         return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
 
+    def largest_values(self) -> dict[str, Any]:
+        """Of each key of the space the largest value; where these are no numbers, any."""
+        return {
+            key: max(ends) if all(isinstance(end, int | float) for end in ends) else ends[0]
+            for key, distribution in self.space.items()
+            for ends in [distribution.ends()]
+        }
+
     def largest(self, key: str) -> float:
         """The largest value that a numeric key takes in any trial."""
         here = lookup(self.experiment.model_dump(mode="json"), key)

@@ -29,7 +29,7 @@ from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
-from tgt_ray.training.files import KEPT_FILES
+from tgt_ray.training.files import kept_files
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
-        for name in KEPT_FILES:
+        for name in kept_files(sweep.experiment.task):
             if folder.exists("train", best.trial, name):
                 folder.write(folder.read("train", best.trial, name), "best", name)
     return table

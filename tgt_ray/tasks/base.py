@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component
 from tgt_ray.data import Run, StoredTable, in_this_process
 
@@ -26,17 +27,28 @@ Table: TypeAlias = pa.Table | StoredTable
 class TaskData:
     """A task's rows and what models need to know of them.
 
-    `tables` has the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is
-    pretrained on), `validation` (selects models) and `test` (measured once), and perhaps `unlabelled` (further rows that
-    explorers may start from). Each table has the columns `id` and `label`; the inputs' columns are the task's own. Ids of
-    `train` and `unlabelled` differ. A row whose label must not be used, in `full` and `unlabelled`, has the label -1.
+    tables: the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is pretrained on),
+        `validation` (selects models) and `test` (measured once), and perhaps `unlabelled` (further rows that explorers may start from).
+        Each table has the columns `id` and `label`; the inputs' columns are the task's own. Ids of `train` and `unlabelled` differ. A
+        row whose label must not be used, in `full` and `unlabelled`, has the label -1
+    num_classes: K
+    input_shape: of one row's inputs
+    fingerprints: of each table's content
+    class_names: where the data has any
+    tokenizer: of texts, the vocabulary of models without one of their own, as JSON of the library `tokenizers`
     """
 
     tables: dict[str, Table]
     num_classes: int
     input_shape: tuple[int, ...]
-    fingerprints: dict[str, str]  # of each split's content
-    class_names: tuple[str, ...] = ()  # where the data has any
+    fingerprints: dict[str, str]
+    class_names: tuple[str, ...] = ()
+    tokenizer: str = ""
+
+    @property
+    def spec(self) -> InputSpec:
+        """What models are built for."""
+        return InputSpec(self.input_shape, self.tokenizer)
 
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
@@ -52,8 +64,19 @@ class Task(Component):
 
     metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` may give, in percent or counts
     modality: ClassVar[str] = "image"  # of its inputs: "image", "text" or "any"
-    # "classes", or "documents": these are classes too, but so many that of a row's scores only the first class and its share are kept.
-    answers: ClassVar[str] = "classes"
+    # Its classes are the documents of a table `documents`, which the labeler embeds.
+    has_documents: ClassVar[bool] = False
+    details_file: ClassVar[str] = "per_class.csv"  # the name of what `details` gives, in a run's folder
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are rows without labels beside those of train, as far as the config says."""
+        return False
+
+    @property
+    def pair_column(self) -> str | None:
+        """The column of second sentences, where a row has two."""
+        return None
 
     @abstractmethod
     def scan(self) -> Any:
@@ -70,6 +93,10 @@ class Task(Component):
     @abstractmethod
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         """The models' inputs (N, ...) of all rows of a table in memory."""
+
+    def texts(self, name: str, table: Table) -> tuple[str, list[str]] | None:
+        """What people call the rows of a table, and their texts; None where its inputs are none."""
+        return None
 
     def reduce(self, scores_BK: Tensor) -> Tensor:
         """Of some rows' scores what `evaluate` and `details` take of them, (B, ...): where there are many classes not all of them."""

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.texts import TextShape, to_bytes
+from tgt_ray.core.texts import to_bytes
 from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run, Unlabelled
 from tgt_ray.data.retrieval.queries import Queries
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
-from tgt_ray.tasks.base import Task, TaskData
+from tgt_ray.tasks.base import Table, Task, TaskData
 from tgt_ray.tasks.metrics import ranking
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class Retrieval(Task):
     teacher's head is the matrix of its documents' embeddings. Model inputs are uint8 (N, max_bytes), of documents (N, document_bytes),
     as `texts.to_bytes` makes them.
 
-    The table `documents` beside the splits has the corpus in the classes' order. `key` is what the files have in `_id`.
+    The table `documents` beside the splits has the corpus in the classes' order, and `sources` those of them that queries can be made
+    from: all but empty ones. `key` is what the files have in `_id`.
     """
 
     modality: ClassVar[str] = "text"
     metric_names: ClassVar[tuple[str, ...]] = ranking.NAMES
-    answers: ClassVar[str] = "documents"
+    has_documents: ClassVar[bool] = True
+    details_file: ClassVar[str] = "per_query.csv"
     type: Literal["retrieval"] = "retrieval"
     data: AnyRetrievalSource
     max_bytes: int = Field(256, ge=8, description="bytes of UTF-8 of a query; longer ones are cut")
@@ -57,6 +60,10 @@ class Retrieval(Task):
         description="what the queries are that `labelled` leaves over, or that no qrels file names: anchors of explorers beside the others,"
         " or nothing; absent: anchors",
     )
+
+    @property
+    def has_unlabelled(self) -> bool:
+        return self.unlabelled == "anchors" or (self.labelled is not None and self.unlabelled != "ignore")
 
     def scan(self) -> TaskData:
         splits = self.data.scan()
@@ -87,7 +94,9 @@ class Retrieval(Task):
         fingerprints = {
             name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
         }
-        fingerprints["documents"] = digest("\0".join(splits.documents.to_pylist()).encode(), self.document_bytes)
+        fingerprints["documents"] = fingerprints["sources"] = digest(
+            "\0".join(splits.documents.to_pylist()).encode(), self.document_bytes
+        )
         for what, texts, most, key in (
             (
                 "queries",
@@ -101,7 +110,11 @@ class Retrieval(Task):
             if cut:
                 log.warning("%d of %d %s are longer than task.%s %d and are cut", cut, len(texts), what, key, most)
         return TaskData(
-            tables={**{name: each.to_table() for name, each in rows.items()}, "documents": documents},
+            tables={
+                **{name: each.to_table() for name, each in rows.items()},
+                "documents": documents,
+                "sources": documents.filter(pc.not_equal(documents["document"], "")),
+            },
             num_classes=len(splits.documents),
             input_shape=(self.max_bytes,),
             fingerprints=fingerprints,
@@ -114,9 +127,15 @@ class Retrieval(Task):
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
         # Models with this vocabulary see of a query what all texts have made of it. Documents are for models with their own.
         fingerprints = {
-            name: each if name == "documents" else digest(each, tokenizer) for name, each in scan.fingerprints.items()
+            name: each if name in ("documents", "sources") else digest(each, tokenizer)
+            for name, each in scan.fingerprints.items()
         }
-        return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
+        return replace(scan, tokenizer=tokenizer, fingerprints=fingerprints)
+
+    def texts(self, name: str, table: Table) -> tuple[str, list[str]]:
+        if name in ("documents", "sources"):
+            return "documents", table["document"].to_pylist()
+        return "train texts", table["text"].to_pylist()
 
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         import torch

@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.texts import TextShape, shown, to_bytes
+from tgt_ray.core.texts import shown, to_bytes
 from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows, Unlabelled
 from tgt_ray.data.texts.base import BEGINNING
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
-from tgt_ray.tasks.base import TaskData
+from tgt_ray.tasks.base import Table, TaskData
 from tgt_ray.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ class TextClassification(Classification):
             raise ValueError("labelled and long_tail exclude each other: give one of them")
         return self
 
+    @property
+    def has_unlabelled(self) -> bool:
+        return self.unlabelled == "anchors" or (self.labelled is not None and self.unlabelled != "ignore")
+
+    @property
+    def pair_column(self) -> str | None:
+        return self.data.pair_column
+
     def scan(self) -> TaskData:
         splits = self.data.scan(self.unlabelled)
         self._report_cuts(splits)
@@ -96,7 +104,7 @@ class TextClassification(Classification):
         tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
         # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.
         fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
-        return replace(scan, input_shape=TextShape(scan.input_shape, tokenizer), fingerprints=fingerprints)
+        return replace(scan, tokenizer=tokenizer, fingerprints=fingerprints)
 
     def _report_cuts(self, splits: Splits[TextRows]) -> None:
         """One line in the log where texts are longer than a row."""
@@ -117,6 +125,9 @@ class TextClassification(Classification):
                 longest,
                 beginning,
             )
+
+    def texts(self, name: str, table: Table) -> tuple[str, list[str]]:
+        return "train texts", table["text"].to_pylist()
 
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         import torch

@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.teacher.generators import Generator
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """labeler(inputs) -> Outputs; generator.encode(inputs) -> latents (B, L), generator.decode(latents) -> inputs.
+    """A labeler and a generator.
 
-    A generator with the attribute `samples` has a decoder that draws: generator.decode(latents, rng) -> inputs.
+    labeler: inputs (B, ...) -> Outputs
+    generator: encode(inputs) -> latents (B, L), decode(latents) -> inputs
+    contextual, samples: how the generator is called, see `tgt_ray.teacher.generators.base.Generator`
     """
 
     labeler: nn.Module
-    generator: nn.Module
+    generator: Any
+    contextual: bool = False
+    samples: bool = False
 
-    @property
-    def contextual(self) -> bool:
-        """Whether the generator starts from inputs, and draws when it encodes."""
-        return bool(getattr(self.generator, "contextual", False))
+    @classmethod
+    def of(cls, labeler: nn.Module, generator: nn.Module, config: Generator) -> Teacher:
+        """config: of the generator."""
+        return cls(labeler, generator, config.contextual, config.samples)
 
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Latents (B, L), and what decoding needs beside them."""
         if self.contextual:
-            return self.generator.encode(inputs, rng)  # type: ignore[operator]
-        return self.generator.encode(inputs), None  # type: ignore[operator]
+            latents, context = self.generator.encode(inputs, rng)
+            return latents, context
+        return self.generator.encode(inputs), None
 
     def relax(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None) -> Tensor:
         """Inputs for latents, differentiable where the generator is: of texts, soft tokens."""
         if context is not None:
-            return self.generator.relaxed(latents_BL, context)  # type: ignore[operator]
+            soft: Tensor = self.generator.relaxed(latents_BL, context)
+            return soft
         return self.decode(latents_BL, rng)
 
     def decode(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None = None) -> Tensor:
         """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
-        if context is not None:
-            return self.generator.decode(latents_BL, rng, context)  # type: ignore[operator]
-        if getattr(self.generator, "samples", False):
-            return self.generator.decode(latents_BL, rng)  # type: ignore[operator]
-        return self.generator.decode(latents_BL)  # type: ignore[operator]
+        given = [rng] if self.samples or context is not None else []
+        inputs: Tensor = self.generator.decode(latents_BL, *given, *([context] if context is not None else []))
+        return inputs
 
     def to(self, device: str) -> Teacher:
-        return Teacher(self.labeler.to(device), self.generator.to(device))
+        return replace(self, labeler=self.labeler.to(device), generator=self.generator.to(device))
 
 
 def check_decoded(again: torch.Tensor, inputs: torch.Tensor) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.core.signals.base import Seen, Signal, say
+from tgt_ray.core.signals.values import Columns, concat_columns
 from tgt_ray.teacher.module import Teacher
 
 
@@ -14,23 +19,32 @@ from tgt_ray.teacher.module import Teacher
 def teacher_outputs(
     teacher: Teacher,
     inputs: InputRows,
+    labels: np.ndarray,
     input_shape: tuple[int, ...],
-    embedding: bool = False,
+    signals: Sequence[Signal],
     most: int = 512,
-    logits: bool = True,
-) -> dict[str, np.ndarray]:
-    """Logits (N, K) and latents (N, L) of N rows, and with `embedding` the labeler's embeddings (N, E), float32; no latents where the
-    generator is contextual. The inputs are where the teacher is. most: rows that it gets at once. logits: False gives the first class
-    alone, "first" (N,)."""
-    batch_size = rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)
-    found: dict[str, list[Tensor]] = {}
-    for there in inputs.split(batch_size):
-        said = teacher.labeler(there)
-        parts = {"logits": said.logits} if logits else {"first": said.logits.argmax(dim=1)}
-        if not teacher.contextual:
-            parts["latent"] = teacher.generator.encode(there)  # type: ignore[operator]
-        if embedding:
-            parts["embedding"] = said.embedding
-        for name, values in parts.items():
-            found.setdefault(name, []).append(values.cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+) -> Columns:
+    """The columns of some signals, for N real rows in their order.
+
+    inputs, labels: of the rows; the inputs are where the teacher is
+    input_shape: of one row's inputs
+    most: rows that the teacher gets at once
+    """
+    asked = any(signal.by == "labeler" for signal in signals)
+    parts, first = [], 0
+    for there in inputs.split(rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)):
+        seen = Seen(
+            labels[first : first + len(there)],
+            partial(_same, there),
+            partial(_same, there),
+            teacher.labeler(there) if asked else None,
+            teacher.labeler,
+            teacher.generator.encode,
+        )
+        parts.append(say(signals, seen, len(there)))
+        first += len(there)
+    return concat_columns(parts)
+
+
+def _same(inputs: Tensor) -> Tensor:
+    return inputs

@@ -15,24 +15,26 @@ from tgt_ray.teacher.module import Teacher, check_decoded
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
+def scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
+    """The task's metrics of a labeler on a split."""
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
     parts = inputs.split(rows_at_once(data.input_shape, model))
-    scores = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
-    return task.evaluate(scores.numpy(), data.tables[split], data.class_counts)
+    said = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
+    return task.evaluate(said.numpy(), data.tables[split], data.class_counts)
 
 
 @torch.no_grad()
-def _fidelity(
-    generator: nn.Module, labeler: nn.Module, task: Task, data: TaskData, device: str, longest: int | None
-) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies (longest: see `exact_copy_rate`), and
-    how often the labeler says of them what it says of the row."""
-    teacher, rng = Teacher(labeler, generator.eval()), torch.Generator().manual_seed(0)
+def fidelity(teacher: Teacher, task: Task, data: TaskData, device: str, longest: int | None) -> dict[str, float]:
+    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies, and how often the labeler says of
+    them what it says of the row.
+
+    longest: see `exact_copy_rate`
+    """
+    labeler, rng = teacher.labeler, torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, total, measured = 0, 0.0, "reconstruction_mse"
-    for part in inputs.split(rows_at_once(data.input_shape, generator, labeler)):
+    for part in inputs.split(rows_at_once(data.input_shape, teacher.generator, labeler)):
         latents, context = teacher.encode(part, rng)
         again = teacher.decode(latents, rng, context)
         check_decoded(again, part)

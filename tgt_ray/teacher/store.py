@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core import records
-from tgt_ray.core.batch import InputRows
+from tgt_ray.core.batch import InputRows, InputSpec
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.tasks import Task, TaskData, inputs_of
+from tgt_ray.teacher import documents
 from tgt_ray.teacher.config import TeacherConfig
 from tgt_ray.teacher.fingerprints import teacher_fingerprint
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
 from tgt_ray.teacher.module import Teacher
-from tgt_ray.teacher.quality import _fidelity, _scores
+from tgt_ray.teacher.quality import fidelity, scores
 
 log = logging.getLogger(__name__)
 
@@ -34,147 +37,135 @@ log = logging.getLogger(__name__)
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class DocumentsWanted(Exception):
-    """A labeler's head is to have the documents' embeddings, which are not in the storage yet. args: the name of their file."""
-
-
-#: The folder of the storage with embeddings of documents (N, D), and which of them are cut (N,).
-DOCUMENTS = "documents"
-
-
 def prepare_teacher(
-    config: TeacherConfig,
-    task: Task,
-    data: TaskData,
-    storage: Storage,
-    device: str = "cpu",
-    embed_here: bool = True,
+    config: TeacherConfig, task: Task, data: TaskData, storage: Storage, device: str = "cpu"
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet.
-
-    embed_here: False raises DocumentsWanted where documents are to be embedded."""
-    store = storage.within("teachers")
-    labeler, labeler_record = _labeler(config.labeler, task, data, storage, device, embed_here)
-    generator, generator_record = _generator(
-        config.generator, labeler, labeler_record["fingerprint"], task, data, store, device
-    )
-    return Teacher(labeler, generator), {"labeler": labeler_record, "generator": generator_record}
+    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
+    labeler, labeler_record = LabelerMaker(config.labeler, task, data, storage, device).make()
+    maker = GeneratorMaker(config.generator, labeler, labeler_record["fingerprint"], task, data, storage, device)
+    generator, generator_record = maker.make()
+    teacher = Teacher.of(labeler, generator, config.generator)
+    return teacher, {"labeler": labeler_record, "generator": generator_record}
 
 
 def load_teacher(
-    config: TeacherConfig,
-    record: dict[str, Any],
-    data_shape: tuple[int, ...],
-    num_classes: int,
-    storage: Storage,
+    config: TeacherConfig, record: dict[str, Any], spec: InputSpec, num_classes: int, storage: Storage
 ) -> Teacher:
-    """A teacher that `prepare_teacher` has made ready, without its data."""
-    store = storage.within("teachers")
+    """A teacher that `prepare_teacher` has made ready, without its data. record: as that has given it."""
     # The weights that they begin with are drawn from torch's own generator, which the student's dropout draws from as well.
     with torch.random.fork_rng(devices=[]):
         with concerning("teacher.labeler"):
-            labeler = config.labeler.build(data_shape, num_classes)
+            labeler = config.labeler.build(spec, num_classes)
         with concerning("teacher.generator"):
-            generator = config.generator.build(data_shape)
-    for role, model in (("labeler", labeler), ("generator", generator)):
-        fingerprint, part = record[role]["fingerprint"], getattr(config, role)
-        if part.external and digest(part.facts(model)) != record[role]["facts"]:
-            raise ConfigError(
-                f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint})"
-            )
-        if part.stored:
-            load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
-        elif digest(list(state_digests(model).values())) != record[role]["state"]:
-            raise ConfigError(f"teacher.{role}: its weights here are not those that the run began with ({fingerprint})")
-    return Teacher(_freeze(labeler), _freeze(generator))
+            generator = config.generator.build(spec)
+    for role, part, model in (("labeler", config.labeler, labeler), ("generator", config.generator, generator)):
+        _load(part, model, role, record[role], storage.within("teachers"))
+    return Teacher.of(_freeze(labeler), _freeze(generator), config.generator)
 
 
-def _labeler(
-    config: Labeler, task: Task, data: TaskData, storage: Storage, device: str, embed_here: bool
-) -> tuple[nn.Module, dict[str, Any]]:
-    torch.manual_seed(config.pretrain.seed)
-    with concerning("teacher.labeler"):
-        model = config.build(data.input_shape, data.num_classes)
+def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[str, Any], store: Storage) -> None:
+    fingerprint = record["fingerprint"]
+    if part.external and digest(part.facts(model)) != record["facts"]:
+        raise ConfigError(
+            f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint})"
+        )
+    if part.stored:
+        load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
+    elif digest(list(state_digests(model).values())) != record["state"]:
+        raise ConfigError(f"teacher.{role}: its weights here are not those that the run began with ({fingerprint})")
 
-    def rows(split: str) -> tuple[InputRows, Tensor]:
-        table, labels = data.tables[split], data.labels(split)
+
+@dataclass(frozen=True)
+class LabelerMaker:
+    """Makes a labeler ready. device: where it is then."""
+
+    config: Labeler
+    task: Task
+    data: TaskData
+    storage: Storage
+    device: str
+
+    def make(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The model and its record."""
+        config, data = self.config, self.data
+        torch.manual_seed(config.pretrain.seed)
+        with concerning("teacher.labeler"):
+            model = config.build(data.spec, data.num_classes)
+        split = config.head_split if config.external else config.pretrain.split
+        finish: dict[str, Finish] = {
+            "all": partial(self._fit, model),
+            "fit": partial(self._fit_head, model),
+            "own": partial(self._quality, model),
+        }
+        # Which classes have few shots is said by the student's rows.
+        measured_on = digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
+        store = self.storage.within("teachers")
+        record = _ready(model, "labeler", config, [data.fingerprints[split]], finish, measured_on, store, self.device)
+        if record.get("head") == "own" and isinstance(config, PretrainedLabeler):
+            record |= {"own_classes": config.own_classes(model, data.class_names)}
+        return model, record
+
+    def _rows(self, split: str) -> tuple[InputRows, Tensor]:
+        """The labelled rows of a split."""
+        table, labels = self.data.tables[split], self.data.labels(split)
         if (labels < 0).any():  # rows whose labels are not to be used
             known = np.flatnonzero(labels >= 0)
             table, labels = table.take(known), labels[known]
-        return inputs_of(task, table, data.input_shape, device), torch.from_numpy(labels.copy())
+        return inputs_of(self.task, table, self.data.input_shape, self.device), torch.from_numpy(labels.copy())
 
-    def fit(source: dict[str, Any]) -> dict[str, Any]:
-        config.fit(model, *rows(config.pretrain.split))
-        return quality(source)
+    def _fit(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
+        self.config.fit(model, *self._rows(self.config.pretrain.split))
+        return self._quality(model, source)
 
-    def fit_head(source: dict[str, Any]) -> dict[str, Any]:
-        said = documents(source) if task.answers == "documents" else config.fit_head(model, *rows(config.head_split))
-        return {**said, **quality(source)}
-
-    def documents(source: dict[str, Any]) -> dict[str, Any]:
-        # Queries, and how they are embedded, have no part in it.
-        file = f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
-        if storage.exists(DOCUMENTS, file):
-            there = read_safetensors(storage.read(DOCUMENTS, file), f"{DOCUMENTS}/{file} in {storage.root}")
-            embedding, cut = there["embedding"], there["cut"]
-        elif embed_here:
-            embedding, cut = config.embed_documents(model, rows("documents")[0])
-            made = {"embedding": embedding.cpu().contiguous(), "cut": cut.cpu()}
-            storage.write(safetensors.torch.save(made), DOCUMENTS, file)
+    def _fit_head(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
+        inputs, labels = self._rows(self.config.head_split)
+        if self.config.embeds_documents:
+            said = documents.fill_head(self.config, model, inputs, source, self.data, self.storage)
         else:
-            raise DocumentsWanted(file)
-        with torch.no_grad():
-            model.get_parameter("head.weight").copy_(embedding)
-        count = int(cut.sum())
-        if count:
-            log.warning("teacher.labeler: %d of %d documents are cut at its tokens", count, len(cut))
-        return {"documents": {"count": len(cut), "cut": count}}
+            said = self.config.fit_head(model, inputs, labels)
+        return {**said, **self._quality(model, source)}
 
-    def quality(source: dict[str, Any]) -> dict[str, Any]:
-        return {split: _scores(model, task, data, split, device) for split in ("validation", "test")}
-
-    split = config.head_split if config.external else config.pretrain.split
-    finish: dict[str, Finish] = {"all": fit, "fit": fit_head, "own": quality}
-    # Which classes have few shots is said by the student's rows.
-    measured_on = digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
-    record = _ready(
-        model, "labeler", config, [data.fingerprints[split]], finish, measured_on, storage.within("teachers"), device
-    )
-    if record.get("head") == "own" and isinstance(config, PretrainedLabeler):
-        record |= {"own_classes": config.own_classes(model, data.class_names)}
-    return model, record
+    def _quality(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
+        return {split: scores(model, self.task, self.data, split, self.device) for split in ("validation", "test")}
 
 
-def _generator(
-    config: Generator,
-    labeler: nn.Module,
-    labeler_fingerprint: str,
-    task: Task,
-    data: TaskData,
-    store: Storage,
-    device: str,
-) -> tuple[nn.Module, dict[str, Any]]:
-    torch.manual_seed(config.pretrain.seed)
-    with concerning("teacher.generator"):
-        model = config.build(data.input_shape)
+@dataclass(frozen=True)
+class GeneratorMaker:
+    """Makes a generator ready. labeler: on `device`, where the generator is then."""
 
-    def fit(source: dict[str, Any]) -> dict[str, Any]:
-        inputs = inputs_of(task, data.tables[config.pretrain.split], data.input_shape, device)
-        return {**config.fit(model, inputs, labeler, lambda: fidelity()["labeler_agreement"]), **quality(source)}
+    config: Generator
+    labeler: nn.Module
+    labeler_fingerprint: str
+    task: Task
+    data: TaskData
+    storage: Storage
+    device: str
 
-    def fidelity() -> dict[str, float]:
-        return _fidelity(model, labeler, task, data, device, config.longest_text)
+    def make(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The model and its record."""
+        config, data = self.config, self.data
+        torch.manual_seed(config.pretrain.seed)
+        with concerning("teacher.generator"):
+            model = config.build(data.spec)
+        made_from = [data.fingerprints[config.pretrain.split], self.labeler_fingerprint]
+        finish: dict[str, Finish] = {"all": partial(self._fit, model), "own": partial(self._quality, model)}
+        store, measured_on = self.storage.within("teachers"), data.fingerprints["validation"]
+        return model, _ready(model, "generator", config, made_from, finish, measured_on, store, self.device)
 
-    def quality(source: dict[str, Any]) -> dict[str, Any]:
+    def _fit(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
+        table = self.data.tables[self.config.pretrain.split]
+        inputs = inputs_of(self.task, table, self.data.input_shape, self.device)
+        said = self.config.fit(model, inputs, self.labeler, lambda: self._fidelity(model)["labeler_agreement"])
+        return {**said, **self._quality(model, source)}
+
+    def _fidelity(self, model: nn.Module) -> dict[str, float]:
+        teacher = Teacher.of(self.labeler, model.eval(), self.config)
+        return fidelity(teacher, self.task, self.data, self.device, self.config.longest_text)
+
+    def _quality(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
         # Where each row takes seconds, the fit check's few rows have to do.
-        slow = getattr(model, "samples", False) and config.external
-        return {} if slow else {"validation": fidelity()}
-
-    made_from = [data.fingerprints[config.pretrain.split], labeler_fingerprint]
-    measured_on = data.fingerprints["validation"]
-    return model, _ready(
-        model, "generator", config, made_from, {"all": fit, "own": quality}, measured_on, store, device
-    )
+        slow = self.config.samples and self.config.external
+        return {} if slow else {"validation": self._fidelity(model)}
 
 
 def _ready(
@@ -189,8 +180,9 @@ def _ready(
 ) -> dict[str, Any]:
     """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
 
-    finish: what is still to be done, given what is known of the weights so far, and gives the model's quality: "all" of the training, "fit" the head, or nothing where the
-    weights are whole ("own"). measured_on: fingerprint of what the quality follows from beside the weights.
+    finish: does what is still to be done, given what is known of the weights so far, and gives the model's quality: "all" of the
+        training, "fit" the head, or nothing where the weights are whole ("own")
+    measured_on: fingerprint of what the quality follows from beside the weights
     """
     plain = config.model_dump(mode="json", exclude={"weights"})
     todo, source = "all", dict[str, Any](pretrained_on=config.pretrain.split)

@@ -8,49 +8,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgt_ray.core.batch import Block, InputRows, Precision, rows_at_once
+from tgt_ray.core.batch import Block, InputRows, Outputs, Precision, Scorer, rows_at_once
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.models.numerics import at_least_float32, autocast, kl_rows
+from tgt_ray.core.signals.base import Seen, Signal, say
+from tgt_ray.core.signals.of_labeler import LOGITS, TOP
+from tgt_ray.core.signals.values import Columns, concat_columns, not_finite, to_numpy
+from tgt_ray.models.numerics import autocast, kl_rows
 from tgt_ray.teacher.explorers import Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.transfer_set import Anchors
-from tgt_ray.training.student import Student
 
 #: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
 EXPLORED_AT_ONCE = 64
-#: About so many requests of a run, and so many of the first rows of each, come with their anchor's reconstruction.
-SHOWN_REQUESTS, SHOWN_ROWS = 16, 16
+#: So many of a request's first rows come with their anchor's reconstruction, where it has any to show.
+SHOWN_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows are made, whatever the explorer.
+
+    rows: of one request
+    signals: that the rows carry
+    precision: of the teacher's computations
+    """
+
+    rows: int
+    signals: tuple[Signal, ...] = (LOGITS,)
+    precision: Precision = "float32"
 
 
 class Synthesizer:
     """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
 
-    embedding: whether rows carry the labeler's. inputs: of all anchors, for a generator that starts from them
-    (`Teacher.contextual`), and for rows that carry their anchor's (with_anchors). documents: whether the task's answers are documents.
-    shown_every: requests from one that has reconstructions to the next.
+    inputs: of all anchors, where the generator starts from them (`Teacher.contextual`), a signal looks at them, or the explorer
+        leaves them as they are; otherwise None
+    device: where the teacher is
     """
 
     def __init__(
-        self,
-        teacher: Teacher,
-        anchors: Anchors,
-        rows_per_request: int,
-        device: str = "cpu",
-        precision: Precision = "float32",
-        embedding: bool = False,
-        inputs: InputRows | None = None,
-        with_anchors: bool = False,
-        documents: bool = False,
-        shown_every: int = 1,
+        self, teacher: Teacher, anchors: Anchors, recipe: Recipe, inputs: InputRows | None = None, device: str = "cpu"
     ):
-        self.teacher = teacher
-        self.anchors = anchors
-        self.rows_per_request = rows_per_request
-        self.device, self.precision, self.embedding = device, precision, embedding
+        self.teacher, self.anchors, self.recipe = teacher, anchors, recipe
+        self.inputs, self.device = inputs, device
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
-        self.inputs, self.with_anchors, self.documents = inputs, with_anchors, documents
-        self.shown_every = shown_every
         if not teacher.contextual:
             self.scale_L = self.latents_NL.std(dim=0)
             return
@@ -59,33 +61,36 @@ class Synthesizer:
             self.scale_L = latent_std(teacher, inputs, device)
 
     def __call__(
-        self, request: int, seed: int, explorer: Explorer, student: Student | None = None, version: int = -1
+        self,
+        request: int,
+        seed: int,
+        explorer: Explorer,
+        student: Scorer | None = None,
+        version: int = -1,
+        shown: int = SHOWN_ROWS,
     ) -> Block:
+        """The rows of a request.
+
+        student, version: what an explorer that is on_policy looks at, and its step
+        shown: how many of the first rows are made ready to be looked at
+        """
         rng = torch.Generator().manual_seed(int(digest(seed, request), 16) % 2**63)
         chosen = self._draw_anchors(explorer, rng)
-        with torch.no_grad(), autocast(self.device, self.precision):
-            shown = SHOWN_ROWS if request % self.shown_every == 0 else 0
+        with torch.no_grad(), autocast(self.device, self.recipe.precision):
             inputs, again = self._made(explorer, chosen, student, rng, shown)
-            labelled = self._labelled(inputs)
-        size = self.rows_per_request
-        return {
-            "inputs": to_array(inputs),
-            **labelled,
-            **({"document": self.anchors.labels[chosen.numpy()]} if self.documents else {}),
-            **(
-                {"anchor_inputs": to_array(self.inputs[chosen])}
-                if self.with_anchors and self.inputs is not None
-                else {}
-            ),
-            "reconstructed": to_array(again),
-            "anchor": self.anchors.ids[chosen.numpy()],
-            "request": np.full(size, request),
-            "version": np.full(size, version),
-            "explorer": np.full(size, explorer.type),
-        }
+            columns, seen = self._labelled(inputs, chosen.numpy(), shown)
+        return Block(
+            inputs=np.asarray(to_numpy(inputs)),
+            anchor=self.anchors.ids[chosen.numpy()],
+            columns=columns,
+            shown={"reconstructed": to_numpy(again), **seen},
+            request=request,
+            version=version,
+            explorer=explorer.type,
+        )
 
     def _made(
-        self, explorer: Explorer, chosen: Tensor, student: Student | None, rng: torch.Generator, shown: int
+        self, explorer: Explorer, chosen: Tensor, student: Scorer | None, rng: torch.Generator, shown: int
     ) -> tuple[Tensor, Tensor]:
         """The rows, and the reconstructions of the first `shown` anchors."""
         if not explorer.decodes:
@@ -108,10 +113,10 @@ class Synthesizer:
 
     def _explored_at_once(self, explorer: Explorer) -> list[slice]:
         """The rows of a request in parts. Gradients keep what every layer makes of each row, and of texts and documents that is much."""
-        size = self.rows_per_request
+        size = self.recipe.rows
         if explorer.needs_differentiable and self.teacher.contextual and self.inputs is not None:
             size = rows_at_once(self.inputs[torch.tensor([0])].shape[1:], self.teacher.labeler, most=EXPLORED_AT_ONCE)
-        return [slice(first, first + size) for first in range(0, self.rows_per_request, size)]
+        return [slice(first, first + size) for first in range(0, self.recipe.rows, size)]
 
     def _explored(
         self,
@@ -119,7 +124,7 @@ class Synthesizer:
         start: Tensor,
         context: Tensor | None,
         chosen: Tensor,
-        student: Student | None,
+        student: Scorer | None,
         rng: torch.Generator,
     ) -> Tensor:
         near = Neighbourhood(
@@ -132,18 +137,27 @@ class Synthesizer:
         )
         return explorer.explore(start, near)
 
-    def _labelled(self, inputs: Tensor) -> dict[str, np.ndarray]:
-        """What the labeler says of rows. Scores of all documents are looked at a few rows at a time."""
-        labeler, parts = self.teacher.labeler, []
-        size = rows_at_once(inputs.shape[1:], labeler) if self.documents else len(inputs)
-        for some in inputs.split(size):
-            said = labeler(some)
-            part = {"teacher_logits": said.logits}
-            if self.documents:
-                p, first = at_least_float32(said.logits).softmax(dim=1).max(dim=1)
-                part = {"teacher_logits": said.logits[:, :0], "teacher_class": first, "teacher_p": p}
-            parts.append(part | ({"teacher_embedding": said.embedding} if self.embedding else {}))
-        return {name: to_array(torch.cat([part[name] for part in parts])) for name in parts[0]}
+    def _labelled(self, inputs: Tensor, chosen: np.ndarray, shown: int) -> tuple[Columns, Columns]:
+        """The signals of all rows, and the labeler's first class of the first `shown` ones."""
+        labeler, signals, total = self.teacher.labeler, self.recipe.signals, len(inputs)
+        # Scores of so many classes that they aren't wanted themselves are looked at a few rows at a time.
+        size = total if LOGITS in signals else rows_at_once(inputs.shape[1:], labeler, most=total)
+        said, looked_at = [], []
+        for first in range(0, total, size):
+            rows = slice(first, min(first + size, total))
+            outputs = labeler(inputs[rows])
+            said.append(say(signals, self._seen(inputs[rows], chosen[rows], outputs), rows.stop - first))
+            few = max(0, min(shown, rows.stop) - first)
+            top = Outputs(outputs.logits[:few], outputs.embedding[:few])
+            looked_at.append(say((TOP,), self._seen(inputs[rows][:few], chosen[rows][:few], top), few))
+        return concat_columns(said), concat_columns(looked_at)
+
+    def _seen(self, inputs: Tensor, chosen: np.ndarray, outputs: Outputs) -> Seen:
+        def anchor_inputs() -> Tensor:
+            assert self.inputs is not None, "a signal that looks at anchors says so with looks_at_anchors"
+            return self.inputs[torch.from_numpy(chosen)]
+
+        return Seen(self.anchors.labels[chosen], lambda: inputs, anchor_inputs, outputs, self.teacher.labeler)
 
     def _start(self, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Latents of the chosen anchors, and what decoding needs beside them."""
@@ -153,7 +167,7 @@ class Synthesizer:
 
     def _draw_anchors(self, explorer: Explorer, rng: torch.Generator) -> Tensor:
         probabilities = torch.from_numpy(explorer.anchor_probabilities(self.anchors.labels))
-        return torch.multinomial(probabilities, self.rows_per_request, replacement=True, generator=rng)
+        return torch.multinomial(probabilities, self.recipe.rows, replacement=True, generator=rng)
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,7 @@ class Disagreement:
     """Latents (B, L) -> KL(labeler || student) of each decoded row (B,), at temperature 1 (our choice)."""
 
     teacher: Teacher
-    student: Student | None
+    student: Scorer | None
     rng: torch.Generator
     context: Tensor | None = None
 
@@ -179,7 +193,8 @@ def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
     """(H,): the standard deviation of each dimension of a contextual generator's latents, over some of the anchors."""
     some = torch.linspace(0, len(inputs) - 1, min(SCALE_ROWS, len(inputs))).round().long()
     rng = torch.Generator().manual_seed(0)
-    return teacher.generator.latent_std(inputs[some].to(device), rng)  # type: ignore[operator]
+    scale: Tensor = teacher.generator.latent_std(inputs[some].to(device), rng)
+    return scale
 
 
 def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
@@ -187,15 +202,9 @@ def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
     return scale.repeat(latents_BL.shape[1] // len(scale)) if len(scale) else scale
 
 
-def to_array(values: Tensor) -> np.ndarray:
-    """float32, or whole numbers as they are."""
-    return (values.float() if values.is_floating_point() else values).cpu().numpy()
-
-
 def check_block(block: Block) -> None:
     """A row that is not finite must not reach the student; ValueError names the request."""
-    for column in ("inputs", "teacher_logits", "teacher_embedding", "anchor_inputs"):
-        if column in block and not np.isfinite(block[column]).all():
-            raise ValueError(
-                f"request {block['request'][0]}: the generator or labeler gave values that are not finite in '{column}'"
-            )
+    for column in not_finite({"inputs": block.inputs, **block.columns}):
+        raise ValueError(
+            f"request {block.request}: the generator or labeler gave values that are not finite in '{column}'"
+        )

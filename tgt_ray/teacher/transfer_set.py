@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import safetensors.numpy
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.signals.base import Signal, unique
+from tgt_ray.core.signals.of_generator import LATENT
+from tgt_ray.core.signals.of_labeler import TOP
+from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
-from tgt_ray.data import StoredTable
-from tgt_ray.objectives import Facts, Objective, embeddings
-from tgt_ray.objectives.embeddings import TeacherEmbeddings
+from tgt_ray.objectives import Objective
+from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
+from tgt_ray.teacher.cache import TeacherCache
+from tgt_ray.teacher.generators import Generator
 
 log = logging.getLogger(__name__)
 
-#: Labels and encodes the rows of tables: for each {"logits": (N, K), "latent": (N, L)} float32, in the table's order; no latents where
-#: the generator is contextual; the first class "first": (N,) in place of logits where a task's answers are documents; and
-#: "embedding": (N, E), the labeler's, where an objective needs it.
-TeacherPass = Callable[[list[Table]], list[dict[str, np.ndarray]]]
+#: Asks the teacher about the rows of tables: for each the columns of the signals named beside it, in the table's order.
+TeacherPass: TypeAlias = Callable[[list[tuple[Table, tuple[Signal, ...]]]], list[Columns]]
 
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student worker needs of a task: tables of the splits train (with the teacher's `logits`), validation and test, and
-    where the task has them the unlabelled rows, of which only the gallery shows some.
+    """What a student worker needs of a task.
 
-    calibration: 1 - p(true class) of each validation row by the labeler; empty where its scores aren't kept. embedding_statistics: where
-    an objective needs them. from_documents: whether explorers start from documents.
+    tables: the splits train, validation and test, and further ones that the task has
+    columns: of signals of the train rows, in the table's order
+    fits: what objectives start from
+    starts_from: names of the tables that explorers start from, as far as they are there
     """
 
     tables: dict[str, Table]
-    input_shape: tuple[int, ...]
+    spec: InputSpec
     num_classes: int
-    calibration: np.ndarray
+    columns: Columns
+    fits: Fitted
     class_names: tuple[str, ...] = ()
-    embedding_statistics: TeacherEmbeddings | None = None
-    from_documents: bool = False
+    starts_from: tuple[str, ...] = ("train", "unlabelled")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.spec.shape
 
     @property
     def anchor_tables(self) -> tuple[Table, ...]:
         """The rows that explorers start from."""
-        if self.from_documents:
-            return (written(self.tables["documents"]),)
-        return tuple(self.tables[name] for name in ("train", "unlabelled") if name in self.tables)
+        return tuple(self.tables[name] for name in self.starts_from if name in self.tables)
 
     @property
     def facts(self) -> Facts:
         """What a criterion may know of this."""
-        return Facts(self.num_classes, self.class_counts, self.calibration, self.embedding_statistics, self.class_names)
+        return Facts(self.num_classes, self.class_counts, self.class_names, self.columns, self.fits)
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -68,9 +71,11 @@ class StudentData:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The real training rows as the generator sees them: ids (N,), labels (N,), latents (N, L) float32.
+    """The rows that explorers start from, as the generator sees them: those of the train split, then others.
 
-    Where the task has unlabelled rows they come after the others, with the labeler's first class as label.
+    ids: (N,)
+    labels: (N,); of a row without a label the labeler's first class
+    latents: (N, L) float32; (N, 0) where the generator starts from the inputs themselves
     """
 
     ids: np.ndarray
@@ -80,7 +85,11 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data, anchors and the teacher's record; `fingerprints` names what they were made from."""
+    """All that runs on one task and teacher share.
+
+    teacher: its record
+    fingerprints: of what this was made from
+    """
 
     student: StudentData
     anchors: Anchors
@@ -91,112 +100,104 @@ class Prepared:
 def prepare(
     data: TaskData,
     teacher: dict[str, Any],
+    generator: Generator,
+    objectives: Sequence[Objective],
     teacher_pass: TeacherPass,
     storage: Storage,
-    objectives: Sequence[Objective] = (),
-    from_documents: bool = False,
 ) -> Prepared:
     """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
 
-    objectives: those that runs on this may have. from_documents: explorers start from the documents. ConfigError where of one type none fits the task and its teacher.
+    teacher: its record
+    objectives: those that runs on this may have. ConfigError where of one type none fits the task and its teacher
     """
+    log_classes(teacher)
+    made_by = {role: teacher[role]["fingerprint"] for role in ("labeler", "generator")}
+    cache = TeacherCache(storage, data.fingerprints, made_by)
+    own = unique(signal for each in objectives for signal in each.signals if signal.cached)
+    fits = {fit.name: fit for each in objectives for fit in each.fits}
+    fill(cache, data, wanted_signals(data, generator, own, list(fits.values())), teacher_pass)
+    head = partial(labeler_head, teacher, storage, data.num_classes)
+    student = StudentData(
+        {name: table for name, table in data.tables.items() if name != "full"},
+        data.spec,
+        data.num_classes,
+        cache.read_signals("train", own),
+        {name: find(fit, cache, data, head) for name, fit in fits.items()},
+        data.class_names,
+        generator.starts_from,
+    )
+    check_objectives(objectives, student.facts)
+    fingerprints = {"data": data.fingerprints, **made_by}
+    whole = digest(data.fingerprints["train"], *made_by.values())
+    anchors = anchors_of(cache, data, generator)
+    return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole})
+
+
+def wanted_signals(
+    data: TaskData, generator: Generator, own: Sequence[Signal], fits: Sequence[Fit]
+) -> dict[str, tuple[Signal, ...]]:
+    """Of each split what is asked of the teacher: what objectives need of train rows, what fits look at, and what anchors are."""
+    wanted: dict[str, list[Signal]] = {"train": list(own)}
+    for fit in fits:
+        wanted.setdefault(fit.split, []).extend(fit.signals)
+    for name in generator.starts_from:
+        if name in data.tables:
+            wanted.setdefault(name, []).extend(_of_anchors(data, name, generator))
+    return {name: unique(signals) for name, signals in wanted.items()}
+
+
+def _of_anchors(data: TaskData, name: str, generator: Generator) -> tuple[Signal, ...]:
+    """What is asked about the rows of a table because explorers start from them."""
+    latents = () if generator.contextual else (LATENT,)
+    return (*latents, TOP) if (data.labels(name) < 0).any() else latents
+
+
+def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ...]], teacher_pass: TeacherPass) -> None:
+    """Ask the teacher, in one pass, for what the cache hasn't."""
+    missing = {split: signals for split, all_ in wanted.items() if (signals := cache.missing(split, all_))}
+    if not missing:
+        return
+    said = teacher_pass([(data.tables[split], signals) for split, signals in missing.items()])
+    for (split, signals), columns in zip(missing.items(), said, strict=True):
+        cache.keep(split, signals, columns)
+
+
+def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | None], np.ndarray]) -> Any:
+    """What a fit gives, from the cache or found now. head: gives the labeler's, for embeddings of so many numbers."""
+    key = cache.fit_key(fit.split, fit.key())
+    if fit.stored and cache.has(key):
+        return fit.load(cache.read(key))
+    columns = cache.read_signals(fit.split, fit.signals)
+    embedding = columns.get("embedding")
+    dim = embedding.shape[1] if isinstance(embedding, np.ndarray) else None
+    arrays = fit.of(Rows(columns, data.labels(fit.split), data.num_classes, partial(head, dim)))
+    if fit.stored:
+        cache.write(key, arrays)
+    return fit.load(arrays)
+
+
+def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator) -> Anchors:
+    parts = []
+    for name in generator.starts_from:
+        if name not in data.tables:
+            continue
+        labels = data.labels(name)
+        columns = cache.read_signals(name, _of_anchors(data, name, generator))
+        if "top_class" in columns:
+            labels = np.where(labels < 0, np.asarray(columns["top_class"]), labels)
+        latents = columns.get("latent", np.empty((len(labels), 0), np.float32))
+        parts.append((data.tables[name]["id"].to_numpy(), labels, latents))
+    return Anchors(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def log_classes(teacher: dict[str, Any]) -> None:
+    """How the labeler embeds, and which of its own classes stand for the task's, where its record says so."""
     for what, encoder in teacher["labeler"].get("encoders", {}).items():
         log.info("teacher.labeler: %s", how_embedded(what, encoder))
     own = teacher["labeler"].get("own_classes", [])
     if own:
         pairs = ", ".join(f"'{theirs}' for '{ours}'" for theirs, ours in own[:SHOWN_CLASSES])
         log.info("teacher.labeler: its own classes: %s%s", pairs, ", ..." if len(own) > SHOWN_CLASSES else "")
-    train = data.tables["train"]
-    fingerprints = {
-        "data": data.fingerprints,
-        "labeler": teacher["labeler"]["fingerprint"],
-        "generator": teacher["generator"]["fingerprint"],
-    }
-    more_anchors = "unlabelled" in data.tables and not from_documents
-    splits = ["train", "validation", *(["unlabelled"] if more_anchors else [])]
-    # Of each split its own file: what depends on fewer things is reused more often.
-    keys = {
-        split: digest(data.fingerprints[split], fingerprints["labeler"], fingerprints["generator"]) for split in splits
-    }
-    cache = storage.within("teacher_cache")
-    missing = [split for split in splits if not cache.exists(f"{keys[split]}.parquet")]
-    # Beside the train split's file, made only where an objective needs it.
-    embedding_file = f"{keys['train']}.embedding.safetensors"
-    needs_embedding = any(objective.needs_embedding for objective in objectives)
-    asked = [*missing]
-    if needs_embedding and not cache.exists(embedding_file) and "train" not in asked:
-        asked.append("train")
-    said = dict(zip(asked, teacher_pass([data.tables[split] for split in asked]) if asked else [], strict=True))
-    for split in missing:
-        table = data.tables[split]
-        columns = {
-            name: _lists(values) if values.ndim == 2 else values
-            for name, values in said[split].items()
-            if name != "embedding"
-        }
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"id": table["id"], "label": table["label"], **columns}), buffer, compression="zstd")
-        cache.write(buffer.getvalue(), f"{keys[split]}.parquet")
-    cached, held_out, *more = (pq.read_table(pa.BufferReader(cache.read(f"{keys[split]}.parquet"))) for split in splits)
-    scored = "logits" in cached.column_names
-    tables = {
-        "train": train.append_column("logits", cached["logits"]) if scored else train,
-        **{name: table for name, table in data.tables.items() if name not in ("train", "full")},
-    }
-    statistics = None
-    if needs_embedding:
-        if not cache.exists(embedding_file):
-            embedding_ND, head_KD = said["train"]["embedding"], labeler_head(teacher, storage)
-            shape = (data.num_classes, embedding_ND.shape[1])
-            check_head(head_KD, shape, teacher)
-            fitted = (
-                embeddings.fit(embedding_ND, to_matrix(cached["logits"]).argmax(axis=1), head_KD)
-                if scored
-                else TeacherEmbeddings(head_KD, embedding_ND)
-            )
-            cache.write(fitted.to_bytes(), embedding_file)
-        statistics = TeacherEmbeddings.from_bytes(cache.read(embedding_file))
-    calibration = (
-        1 - true_class_probability(to_matrix(held_out["logits"]), data.labels("validation"))
-        if scored
-        else np.empty(0, np.float32)
-    )
-    # A generator that starts from the inputs themselves has no latents to keep.
-    parts = [
-        (train["id"], data.labels("train"), cached),
-        *((table["id"], first_classes(table), table) for table in more),
-    ]
-    if from_documents:
-        documents = written(data.tables["documents"])
-        parts = [(documents["id"], documents["label"].to_numpy(), documents)]
-    anchors = Anchors(
-        np.concatenate([ids.to_numpy() for ids, _, _ in parts]),
-        np.concatenate([labels for _, labels, _ in parts]),
-        np.concatenate(
-            [
-                to_matrix(table["latent"]) if "latent" in table.column_names else np.empty((len(table), 0), np.float32)
-                for _, _, table in parts
-            ]
-        ),
-    )
-    student = StudentData(
-        tables, data.input_shape, data.num_classes, calibration, data.class_names, statistics, from_documents
-    )
-    check_objectives(objectives, student.facts)
-    return Prepared(
-        student,
-        anchors,
-        teacher,
-        {**fingerprints, "teacher_cache": keys["train"]},
-    )
-
-
-def written(documents: Table) -> Table:
-    """Those that queries can be made from: all but empty ones."""
-    # A user's own task may call its texts otherwise.
-    if isinstance(documents, StoredTable) or "document" not in documents.column_names:
-        return documents
-    return documents.filter(pc.not_equal(documents["document"], ""))
 
 
 #: Classes that a log line names.
@@ -219,33 +220,26 @@ def how_embedded(what: str, encoder: dict[str, Any]) -> str:
     )
 
 
-def labeler_head(teacher: dict[str, Any], storage: Storage) -> np.ndarray:
-    """The weight (K, D) of the labeler's linear head, as it is stored. ConfigError where it has none."""
+def labeler_head(teacher: dict[str, Any], storage: Storage, num_classes: int, dim: int | None) -> np.ndarray:
+    """The weight (K, D) of the labeler's linear head, as it is stored.
+
+    dim: D of the embeddings; None: not known
+    ConfigError where it has none, or one that sees something else than these embeddings.
+    """
     record = teacher["labeler"]
+    kind = record["config"]["type"]
     weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
     if "head.weight" not in weights:
         raise ConfigError(
-            f"teacher.labeler.type: {record['config']['type']}: it has no linear layer `head`, which the objective needs; use another"
-            " labeler or objective"
+            f"teacher.labeler.type: {kind}: it has no linear layer `head`, which the objective needs; use another labeler or objective"
         )
     head: np.ndarray = weights["head.weight"]
-    return head
-
-
-def check_head(head_KD: np.ndarray, wanted: tuple[int, int], teacher: dict[str, Any]) -> None:
-    """ConfigError where embeddings aren't what the labeler's head sees. wanted: classes, numbers of an embedding."""
-    if head_KD.shape != wanted:
+    if head.shape != (num_classes, head.shape[1] if dim is None else dim):
         raise ConfigError(
-            f"teacher.labeler.type: {teacher['labeler']['config']['type']}: the weight of its `head` is {list(head_KD.shape)}, but it"
-            f" gives {wanted[0]} logits and embeddings of {wanted[1]} numbers; the objective needs the embedding that its head sees"
+            f"teacher.labeler.type: {kind}: the weight of its `head` is {list(head.shape)}, but it gives {num_classes} logits and"
+            f" embeddings of {dim} numbers; the objective needs the embedding that its head sees"
         )
-
-
-def first_classes(table: pa.Table) -> np.ndarray:
-    """(N,) the labeler's first class of rows in the teacher cache."""
-    if "first" in table.column_names:
-        return table["first"].to_numpy()
-    return to_matrix(table["logits"]).argmax(axis=1)
+    return head
 
 
 def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
@@ -261,21 +255,6 @@ def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
     for kind, reason in refused.items():
         if kind not in fitting:
             raise reason
-
-
-def true_class_probability(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    return shifted[np.arange(len(labels_N)), labels_N] / shifted.sum(axis=1)
-
-
-def _lists(matrix: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.astype(np.float32).ravel()), matrix.shape[1])
-
-
-def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of equally long lists as a float32 matrix."""
-    lists = column.combine_chunks()
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1).astype(np.float32)
 
 
 def log_teacher(prepared: Prepared) -> None:

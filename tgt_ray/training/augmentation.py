@@ -1,9 +1,11 @@
-"""Floor 3: augmentation of a batch's real rows. A step's augmentation depends on (seed, rank, step) alone."""
+"""Augmentation of a batch's real rows. A step's augmentation depends on (seed, rank, step) alone."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +13,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.of_labeler import LOGITS
 from tgt_ray.experiment.train import AugmentConfig
 from tgt_ray.models.image.augment import augment
 
 
 @dataclass(frozen=True)
 class RealRows:
-    """inputs (N, C, H, W) in [0, 1], labels (N,) or class shares (N, K), teacher_logits (N, K)."""
+    """Real rows of a batch.
+
+    inputs: (N, C, H, W) in [0, 1]
+    labels: (N,), or class shares (N, K)
+    teacher: columns of the objective's signals, each (N, ...)
+    """
 
     inputs: Tensor
     labels: Tensor
-    teacher_logits: Tensor
+    teacher: dict[str, Any]
 
 
 class Augmentation:
     """Shifts, flips, RandAugment and MixUp of image rows.
 
-    The teacher's logits are those of the image before shifts, flips and RandAugment, since they are cached; MixUp mixes the teacher's
+    What the teacher says is of the image before shifts, flips and RandAugment, since it is cached; MixUp mixes the teacher's
     probabilities as it mixes images and labels (our choice).
+
+    signals: of the objective
     """
 
-    def __init__(self, config: AugmentConfig, num_classes: int, seed: int, rank: int):
-        self.config, self.num_classes, self.seed, self.rank = config, num_classes, seed, rank
+    def __init__(
+        self, config: AugmentConfig, num_classes: int, seed: int, rank: int, signals: Sequence[Signal] = (LOGITS,)
+    ):
+        self.config, self.num_classes, self.seed, self.rank, self.signals = config, num_classes, seed, rank, signals
         self.transform = None
         if config.randaugment:
             from timm.data.auto_augment import rand_augment_transform
@@ -47,7 +60,7 @@ class Augmentation:
         inputs = augment(rows.inputs, self.config.shift, self.config.flip, rng)
         if self.transform is not None:
             inputs = self._rand_augment(inputs, number)
-        rows = RealRows(inputs, rows.labels, rows.teacher_logits)
+        rows = RealRows(inputs, rows.labels, rows.teacher)
         return self._mix(rows, number, rng) if self.config.mixup else rows
 
     def _rand_augment(self, inputs: Tensor, number: int) -> Tensor:
@@ -75,9 +88,11 @@ class Augmentation:
         share = float(np.random.default_rng(number).beta(self.config.mixup, self.config.mixup))
         other = torch.randperm(len(rows.labels), generator=rng)
         labels = F.one_hot(rows.labels, self.num_classes).float()
-        p = rows.teacher_logits.softmax(dim=1)
+        teacher: dict[str, Any] = {}
+        for signal in self.signals:
+            if signal.real:
+                own = {column.name: rows.teacher[column.name] for column in signal.columns}
+                teacher |= signal.mixed(own, other, share)
         return RealRows(
-            torch.lerp(rows.inputs[other], rows.inputs, share),
-            torch.lerp(labels[other], labels, share),
-            torch.lerp(p[other], p, share).clamp_min(1e-12).log(),
+            torch.lerp(rows.inputs[other], rows.inputs, share), torch.lerp(labels[other], labels, share), teacher
         )

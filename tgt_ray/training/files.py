@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from tgt_ray.results.gallery import PAGE_FILE, PICTURE_FILE, ROWS_FILE
+from tgt_ray.tasks import Task
+
 #: Of a run's checkpoint: all that resumes it, and the student alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
-#: Beside them after the last step, where the task has one: its test metrics class by class, or query by query; by what it answers.
-DETAILS_FILES = {"classes": "per_class.csv", "documents": "per_query.csv"}
 #: Of a student of texts, so that its weights can be used without the data that its vocabulary was learnt from.
 TOKENIZER_FILE = "tokenizer.json"
-#: What a run or a best trial shows of all that lies in its checkpoint.
-KEPT_FILES = (WEIGHTS_FILE, TOKENIZER_FILE, *DETAILS_FILES.values(), "gallery.parquet", "gallery.png", "gallery.html")
+
+
+def kept_files(task: Task) -> tuple[str, ...]:
+    """What a run or a best trial shows of all that lies in its checkpoint."""
+    return WEIGHTS_FILE, TOKENIZER_FILE, task.details_file, ROWS_FILE, PICTURE_FILE, PAGE_FILE

@@ -1,4 +1,4 @@
-"""Floor 3: does the teacher fit its task? Measured on held-out rows before anything trains, and kept in the storage.
+"""Does the teacher fit its task? Measured on held-out rows before anything trains, and kept in the storage.
 
 A generator that is not faithful to the labeler gives rows that the labeler itself takes for something else; a student learns less from
 them than from no synthetic rows at all. torch is imported only where something is measured.
@@ -7,8 +7,6 @@ them than from no synthetic rows at all. torch is imported only where something 
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,29 +16,21 @@ from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.core.texts import are_texts, to_texts
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.objectives import Facts
-from tgt_ray.objectives.embeddings import TeacherEmbeddings
-from tgt_ray.results.fit_pages import _png, gallery, text_gallery
-from tgt_ray.results.gallery import drawable
-from tgt_ray.tasks import TaskData
-from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
-from tgt_ray.teacher.transfer_set import written
+from tgt_ray.objectives.facts import Facts, Rows
+from tgt_ray.results import fit_pages
+from tgt_ray.tasks import TaskData, inputs_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tgt_ray.teacher.module import Teacher
+    from tgt_ray.training.student import Student
 
 log = logging.getLogger(__name__)
 
-#: Where checks lie in the storage, and under which name the gallery of one lies in a run's folder: a picture, or a page of texts.
-FOLDER, GALLERY, PAGE = "fit_checks", "fit_check.png", "fit_check.html"
+#: Where checks lie in the storage.
+FOLDER = "fit_checks"
 #: Calls of a generator that are longer than this are worth a warning.
 LONG_CALL_S = 10
-#: Rows of the gallery: one of each class, at the most these.
-SHOWN = 10
 
 
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
@@ -55,8 +45,8 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         bool(experiment.pool.gpus_per_actor),
         # Checks of texts from before counted as copies only what no tokenizer had changed.
         *(["copies up to what tokenizers change"] if experiment.task.modality == "text" else []),
-        # A student of documents has its temperature from there.
-        *([experiment.objective.model_dump(mode="json")] if experiment.task.answers == "documents" else []),
+        # What a gradient looks at has its temperature from there.
+        *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
     )
 
 
@@ -119,7 +109,7 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
         " the minimum",
     }
     kind = "text" if experiment.task.modality == "text" else "image"
-    if experiment.teacher.generator.starts_from_documents:
+    if not experiment.teacher.generator.starts_from_train:
         kind = "documents"
     message = (
         f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's reconstructions, less than"
@@ -160,7 +150,7 @@ def duration(seconds: float) -> str:
 
 def keep(record: dict[str, Any], storage: Storage, folder: Storage) -> None:
     """Put the gallery of a teacher's check beside a run's results."""
-    for file in (GALLERY, PAGE) if record.get("fit_check") else ():
+    for file in (fit_pages.PICTURE_FILE, fit_pages.PAGE_FILE) if record.get("fit_check") else ():
         there = _stored_as(file, record["fit_check"]["key"])
         if storage.exists(FOLDER, there):
             folder.write(storage.read(FOLDER, there), file)
@@ -179,112 +169,41 @@ def measure(
     """
     import torch
 
-    from tgt_ray.tasks import inputs_of
-    from tgt_ray.teacher.explorers import Neighbourhood
-    from tgt_ray.teacher.module import check_decoded
-    from tgt_ray.teacher.synthesizer import Disagreement, along, latent_std
-    from tgt_ray.training.student import build_student
+    from tgt_ray.teacher.fidelity import HeldOut
+    from tgt_ray.teacher.fidelity import measure as measure_rows
 
+    task, generator, how = experiment.task, experiment.teacher.generator, experiment.fit_check
     # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
-    from_documents = experiment.teacher.generator.starts_from_documents
-    table = written(data.tables["documents"]) if from_documents else data.tables["validation"]
-    rows = held_out_rows(len(table), experiment.fit_check.rows)
+    table = data.tables["validation" if generator.starts_from_train else generator.starts_from[0]]
+    rows = held_out_rows(len(table), how.rows)
     labels = torch.from_numpy(table["label"].to_numpy()[rows])
-    inputs = inputs_of(experiment.task, table, data.input_shape, device)[torch.from_numpy(rows)]
-    facts = Facts(data.num_classes, data.class_counts)
-    if experiment.task.answers == "documents":
-        head = teacher.labeler.get_parameter("head.weight").numpy(force=True)
-        facts = replace(facts, embedding_statistics=TeacherEmbeddings(head, head[:0]))
-    student = build_student(experiment, data, facts=facts).to(device).eval().requires_grad_(False)
+    inputs = inputs_of(task, table, data.input_shape, device)[torch.from_numpy(rows)]
+    student = fresh_student(experiment, teacher, data).to(device).eval().requires_grad_(False)
     # Gradients keep what every layer makes of each row.
     size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
-    size = min(size, getattr(teacher.generator, "rows_at_once", size))
-    rng = torch.Generator().manual_seed(0)
-    kinds: dict[str, list[Tensor]] = {"real": [], "reconstructed": [], "explored": []}
-    # Of each row the labeler's first class and its share: of all classes there may be too many.
-    first: dict[str, list[Tensor]] = {name: [] for name in kinds}
-    timed: list[tuple[float, int]] = []
-    until = time.perf_counter() + experiment.fit_check.seconds
-    with torch.no_grad():
-        latents_NL: Tensor | None = None
-        if teacher.contextual:
-            scale_L = latent_std(teacher, inputs, device)
-        else:
-            latents_NL = torch.cat([teacher.encode(part, rng)[0] for part in inputs.split(size)])
-            scale_L = latents_NL.std(dim=0)
-        for number, (part, classes) in enumerate(zip(inputs.split(size), labels.split(size), strict=True)):
-            # Of a contextual generator with what it masks: as rows are made, but for the explorer.
-            latents, context = (
-                (latents_NL[number * size :][:size], None) if latents_NL is not None else teacher.encode(part, rng)
-            )
-            again = teacher.decode(latents, rng, context).cpu()  # not before the device has made it
-            check_decoded(again, part)
-            started = time.perf_counter()
-            near = Neighbourhood(
-                along(scale_L, latents),
-                Disagreement(teacher, student, rng, context),
-                latents if latents_NL is None else latents_NL,
-                labels,
-                classes,
-                rng,
-            )
-            explored = part
-            if experiment.explorer.decodes:
-                explored = teacher.decode(experiment.explorer.explore(latents, near), rng, context)
-            of_explored = teacher.labeler(explored).logits.softmax(dim=1).cpu()
-            timed.append((time.perf_counter() - started, len(part)))
-            for name, images in (("real", part), ("reconstructed", again), ("explored", explored)):
-                kinds[name].append(images.cpu())
-                p = of_explored
-                if name != "explored":
-                    p = teacher.labeler(images.to(device)).logits.softmax(dim=1).cpu()
-                first[name].append(torch.stack(p.max(dim=1), dim=1))
-            if time.perf_counter() > until:
-                break
-    images = {name: torch.cat(parts) for name, parts in kinds.items()}
-    labels = labels[: len(images["real"])]
-    seen = {name: torch.cat(parts).double() for name, parts in first.items()}
-    says = {name: pairs[:, 1].long() for name, pairs in seen.items()}
-
-    longest = experiment.teacher.generator.longest_text
-    usual = timed[1:] or timed  # the first batch warms up
-
-    def share(hits: Tensor) -> float:
-        return 100 * float(hits.float().mean())
-
-    result: dict[str, Any] = {
-        "rows": len(labels),
-        "explorer": experiment.explorer.type,
-        "accuracy": share(says["real"] == labels),
-        **_compare({name: values.numpy() for name, values in images.items()}, longest),
-        "rows_per_second": sum(rows for _, rows in usual) / max(sum(seconds for seconds, _ in usual), 1e-9),
-        "device": device if device != "cpu" else f"{torch.get_num_threads()} thread(s)",
+    size = min(size, generator.most_rows or size)
+    seen = measure_rows(teacher, experiment.explorer, student, HeldOut(inputs, labels), size, how.seconds, device)
+    threads = f"{torch.get_num_threads()} thread(s)"
+    result = {
+        **seen.result(experiment.explorer, generator.longest_text),
+        "device": device if device != "cpu" else threads,
     }
-    for name in ("reconstructed", "explored"):
-        result[f"agreement_{name}"] = share(says[name] == says["real"])
-        result[f"accuracy_{name}"] = share(says[name] == labels)
-    few = [int((labels == c).nonzero()[0]) for c in labels.unique()[:SHOWN]]
-    few_seen = {name: [(int(c), float(p)) for p, c in pairs[few].tolist()] for name, pairs in seen.items()}
-    if are_texts(images["real"].numpy()):
-        texts = {name: to_texts(values.numpy()) for name, values in images.items()}
-        return result, {PAGE: text_gallery(texts, few, labels[few].tolist(), few_seen, data.class_names, longest)}
-    few_images = {name: values[few].numpy() for name, values in images.items()}
-    if not drawable(few_images["real"]):
-        return result, {}
-    return result, {GALLERY: _png(gallery(few_images, few_seen, data.class_names))}
+    shown, first = ({kind: values.numpy() for kind, values in each.items()} for each in (seen.rows, seen.first))
+    pages = fit_pages.files(shown, first, seen.labels.numpy(), data.class_names, generator.longest_text)
+    return result, pages
 
 
-def _compare(rows: dict[str, np.ndarray], longest: int | None) -> dict[str, float]:
-    """How much rows are like the real ones: squared error of reconstructions; of texts, which share is the same (longest: see
-    `exact_copy_rate`) and how much explored ones are of many words."""
-    if not are_texts(rows["real"]):
-        return {"reconstruction_mse": float(np.square(rows["reconstructed"] - rows["real"]).mean())}
-    texts = {name: to_texts(values) for name, values in rows.items()}
-    return {
-        "exact_copy_reconstructed": exact_copy_rate(texts["real"], texts["reconstructed"], longest),
-        "exact_copy_explored": exact_copy_rate(texts["real"], texts["explored"], longest),
-        "distinct_2_explored": distinct_n(texts["explored"], 2),
-    }
+def fresh_student(experiment: Experiment, teacher: Teacher, data: TaskData) -> Student:
+    """A student before its first step, of which only scores are wanted: what needs rows of the teacher pass isn't there yet."""
+    from tgt_ray.training.student import build_student
+
+    def head() -> np.ndarray:
+        weight: np.ndarray = teacher.labeler.get_parameter("head.weight").numpy(force=True)
+        return weight
+
+    rows = Rows({}, data.labels("train"), data.num_classes, head)
+    fits = {fit.name: fit.load(fit.of(rows)) for fit in experiment.objective.fits if not fit.signals}
+    return build_student(experiment, data, facts=Facts(data.num_classes, data.class_counts, fits=fits))
 
 
 def held_out_rows(there: int, count: int) -> np.ndarray:

@@ -11,39 +11,41 @@ from tgt_ray.core.batch import Block, InputRows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.module import Teacher
-from tgt_ray.teacher.synthesizer import SHOWN_REQUESTS, Synthesizer, check_block
+from tgt_ray.teacher.synthesizer import SHOWN_ROWS, Recipe, Synthesizer, check_block
 from tgt_ray.teacher.transfer_set import Prepared, StudentData
 from tgt_ray.training.student import Student
+
+#: About so many requests of a run come with rows that are made ready to be looked at.
+SHOWN_REQUESTS = 16
 
 
 def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:
     """What makes an experiment's rows. device: where the teacher is."""
-    pool, objective = experiment.pool, experiment.objective
-    inputs = anchor_inputs(experiment, prepared.student, teacher)
-    return Synthesizer(
-        teacher,
-        prepared.anchors,
-        pool.rows_per_request,
-        device,
-        pool.precision,
-        objective.needs_embedding,
-        inputs,
-        objective.needs_anchors,
-        experiment.task.answers == "documents",
-        shown_every(experiment),
-    )
+    inputs = anchor_inputs(experiment, prepared.student)
+    return Synthesizer(teacher, prepared.anchors, recipe_of(experiment), inputs, device)
 
 
-def shown_every(experiment: Experiment) -> int:
-    """Spread over the run, so that the last ones are of a student that has learnt something."""
+def recipe_of(experiment: Experiment) -> Recipe:
+    pool = experiment.pool
+    signals = tuple(signal for signal in experiment.objective.signals if signal.synthetic)
+    return Recipe(pool.rows_per_request, signals, pool.precision)
+
+
+def shown_rows(experiment: Experiment, request: int) -> int:
+    """How many of a request's first rows are made ready to be looked at.
+
+    Spread over the run, so that the last ones are of a student that has learnt something.
+    """
     train = experiment.train
     rows = train.steps * train.batch_size * experiment.synthetic_ratio
-    return max(1, int(rows / experiment.pool.rows_per_request) // SHOWN_REQUESTS)
+    every = max(1, int(rows / experiment.pool.rows_per_request) // SHOWN_REQUESTS)
+    return SHOWN_ROWS if request % every == 0 else 0
 
 
-def anchor_inputs(experiment: Experiment, data: StudentData, teacher: Teacher) -> InputRows | None:
-    """The inputs of all anchors, where the generator starts from them, the objective looks at them or they are the rows themselves."""
-    if experiment.explorer.decodes and not (teacher.contextual or experiment.objective.needs_anchors):
+def anchor_inputs(experiment: Experiment, data: StudentData) -> InputRows | None:
+    """The inputs of all anchors, where the generator starts from them, a signal looks at them or they are the rows themselves."""
+    looked_at = any(signal.looks_at_anchors for signal in experiment.objective.signals)
+    if experiment.explorer.decodes and not (experiment.teacher.generator.contextual or looked_at):
         return None
     task, tables = experiment.task, data.anchor_tables
     if len(tables) == 1:
@@ -56,13 +58,14 @@ def inline_blocks(
 ) -> Iterator[Block]:
     """Blocks from request `first` on, each made when asked for, with the student as it is then; `step` tells its step."""
     frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
+    explorer, seed = experiment.explorer, experiment.train.seed
     request = first
     while True:
         version = -1
-        if experiment.explorer.on_policy:
+        if explorer.on_policy:
             frozen.load_state_dict(student.state_dict())
             version = step()
-        block = synthesizer(request, experiment.train.seed, experiment.explorer, frozen, version)
+        block = synthesizer(request, seed, explorer, frozen, version, shown_rows(experiment, request))
         check_block(block)
         yield block
         request += 1

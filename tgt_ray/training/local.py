@@ -1,26 +1,27 @@
-"""Floor 3: an experiment in this process, without Ray: the reference that the distributed run is compared with."""
+"""An experiment in this process, without Ray: the reference that the distributed run is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
-from tgt_ray.tasks import Table, TaskData, inputs_of
+from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.module import Teacher
-from tgt_ray.teacher.outputs import teacher_outputs
-from tgt_ray.teacher.store import load_teacher, prepare_teacher
-from tgt_ray.teacher.transfer_set import Prepared, prepare
-from tgt_ray.training import fit_check
+from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.training import checkpoint, fit_check
 from tgt_ray.training.files import STATE_FILE
 from tgt_ray.training.generation import inline_blocks, synthesizer_of
 from tgt_ray.training.loop import train_student
+from tgt_ray.training.preparation import ask_teacher, join, make_teacher
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -30,20 +31,19 @@ Report = Callable[[dict[str, Any]], None]
 def prepare_local(
     experiment: Experiment, data: TaskData, storage: Storage, objectives: Sequence[Objective] = ()
 ) -> Prepared:
-    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet. objectives: those of other runs that are
-    to share it."""
-    device, wanted = devices(experiment)[1], [experiment.objective, *objectives]
-    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
-    record["fit_check"] = fit_check.ready(experiment, teacher, record, data, storage, device)
+    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet.
+
+    objectives: those of other runs that are to share it
+    """
+    device = devices(experiment)[1]
+    teacher, record = make_teacher(experiment, data, storage, device)
     fit_check.judge(experiment, record["fit_check"])
 
-    def teacher_pass(tables: list[Table]) -> list[dict[str, np.ndarray]]:
-        rows = [inputs_of(experiment.task, table, data.input_shape, device) for table in tables]
-        embedding = any(objective.needs_embedding for objective in wanted)
-        logits = experiment.task.answers == "classes"
-        return [teacher_outputs(teacher, each, data.input_shape, embedding, logits=logits) for each in rows]
+    def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
+        shape = data.input_shape
+        return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
-    return prepare(data, record, teacher_pass, storage, wanted, experiment.teacher.generator.starts_from_documents)
+    return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives])
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
@@ -70,7 +70,7 @@ class LocalHooks:
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         if self.checkpoints is not None:
-            for name, content in run.state().items():
+            for name, content in checkpoint.files_of(run).items():
                 self.checkpoints.write(content, name)
         self.on_report(metrics)
 
@@ -96,13 +96,11 @@ def train_local(
     device, teacher_device = devices(experiment)
     run = StudentRun(experiment, prepared.student, device=device)
     if checkpoints is not None and checkpoints.exists(STATE_FILE):
-        run.load_state(checkpoints.read(STATE_FILE))
+        checkpoint.load_state(run, checkpoints.read(STATE_FILE))
     reader = None
     if experiment.streams:
         data = prepared.student
-        teacher = teacher or load_teacher(
-            experiment.teacher, prepared.teacher, data.input_shape, data.num_classes, storage
-        )
+        teacher = teacher or load_teacher(experiment.teacher, prepared.teacher, data.spec, data.num_classes, storage)
         synthesizer = synthesizer_of(experiment, prepared, teacher.to(teacher_device), teacher_device)
         first, used = run.position
         blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)

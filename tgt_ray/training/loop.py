@@ -52,7 +52,7 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
 
 
 def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluate("validation")}
+    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluation.metrics("validation")}
     report["train_s"] = run.train_s
     if reader is not None:
         busy = max(run.session_s - reader.start_wait_s, 1e-9)
@@ -65,5 +65,5 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
     if last:
         run.samples = reader.gallery.samples if reader is not None else []
         # The only look at the test split, after the last decision about this student.
-        report |= {f"test_{name}": value for name, value in run.evaluate("test").items()}
+        report |= {f"test_{name}": value for name, value in run.evaluation.metrics("test").items()}
     return report

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tgt_ray.experiment.experiment import Experiment
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -61,3 +63,20 @@ def row_probabilities(sampling: str, labels_N: np.ndarray) -> np.ndarray | None:
     counts = np.bincount(labels_N)[labels_N].astype(float)
     weights = counts ** (-0.5 if sampling == "square_root" else -1.0)
     return weights / weights.sum()
+
+
+def plan_of(experiment: Experiment, labels_N: np.ndarray, rank: int = 0, world_size: int = 1) -> Plan:
+    """One worker's part of an experiment. labels_N: of the train rows."""
+    train = experiment.train
+    phases = [(0, row_probabilities(train.sampling, labels_N))]
+    if train.second_phase is not None:
+        phases.append((train.first_phase_steps, row_probabilities(train.second_phase.sampling, labels_N)))
+    return Plan(
+        train.batch_size // world_size,
+        experiment.synthetic_ratio,
+        rank,
+        world_size,
+        len(labels_N),
+        train.seed,
+        tuple(phases),
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tgt_ray.core.batch import Block
+from tgt_ray.core.signals.values import concat_columns, take, to_torch
 from tgt_ray.results.gallery import Gallery
 
 
@@ -28,24 +30,24 @@ class SyntheticReader:
         self.num_blocks = 0
         self.gallery = Gallery()
 
-    def take(self, count: int, step: int) -> tuple[Tensor, ...]:
-        """(inputs, teacher_logits) of the next `count` rows, used at `step`; and teacher_embedding, document and anchor_inputs, where the
-        blocks have them."""
-        parts = []
+    def take(self, count: int, step: int) -> tuple[Tensor, dict[str, Any]]:
+        """The inputs of the next `count` rows, used at `step`, and the columns of their signals."""
+        inputs, columns = [], []
         while count:
             block = self._block(step)
             part = slice(self.offset, self.offset + count)
-            more = (name for name in ("teacher_embedding", "document", "anchor_inputs") if name in block)
-            names = ("inputs", "teacher_logits", *more)
-            parts.append([torch.from_numpy(block[name][part]) for name in names])
-            versions = block["version"][part]
-            self.lags.update((step - versions[versions >= 0]).tolist())
-            count -= len(versions)
-            self.offset += len(versions)
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            inputs.append(block.inputs[part])
+            columns.append(take(block.columns, part))
+            size = len(inputs[-1])
+            if block.version >= 0:
+                self.lags[step - block.version] += size
+            count -= size
+            self.offset += size
+        found = {name: to_torch(values) for name, values in concat_columns(columns).items()}
+        return torch.from_numpy(np.concatenate(inputs)), found
 
     def _block(self, step: int) -> Block:
-        if self.rest is None or self.offset >= len(self.rest["request"]):
+        if self.rest is None or self.offset >= len(self.rest):
             started = time.perf_counter()
             self.rest = next(self.blocks)
             waited = time.perf_counter() - started

@@ -1,6 +1,9 @@
-"""Floor 3: the student, backbone and criterion in one forward, so that data parallelism sees all that trains."""
+"""The student, backbone and criterion in one forward, so that data parallelism sees all that trains."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +13,34 @@ from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
+from tgt_ray.objectives.criteria.base import Criterion
 from tgt_ray.objectives.criteria.heads import ScaledHead
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import StudentData
 
 
 class Student(nn.Module):
-    """forward(inputs, labels, teacher_logits, and what else the criterion takes) -> Loss; scores(inputs) -> (B, K)."""
+    """What trains: a backbone, inputs (B, ...) -> embedding (B, D), and a criterion."""
 
-    def __init__(self, backbone: nn.Module, criterion: nn.Module):
+    def __init__(self, backbone: nn.Module, criterion: Criterion):
         super().__init__()
         self.backbone = backbone
         self.criterion = criterion
         self.frozen_backbone = False
         self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
-    def forward(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor, *more: Tensor) -> Loss:
+    def forward(self, inputs: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, int]) -> Loss:
+        """The loss of a batch, whose parts these are: see `tgt_ray.core.batch.Batch`."""
         for norm in self.source_norms:
             norm.num_real = len(labels)
-        return self.criterion(self.backbone(inputs), labels, teacher_logits, *more)
+        sizes = [len(inputs) - sum(further.values()), *further.values()]
+        embedding, *rest = self.backbone(inputs).split(sizes)
+        loss: Loss = self.criterion(embedding, labels, teacher, dict(zip(further, rest, strict=True)))
+        return loss
 
     def scores(self, inputs: Tensor) -> Tensor:
-        return self.criterion.scores(self.backbone(inputs))  # type: ignore[operator]
+        """Of all classes, (B, K)."""
+        return self.criterion.scores(self.backbone(inputs))
 
     def train(self, mode: bool = True) -> Student:
         super().train(mode)
@@ -50,7 +59,7 @@ class Student(nn.Module):
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                head.reset_parameters()  # type: ignore[union-attr, operator]
+                head.reset_parameters()  # type: ignore[operator]
 
 
 def has_split_norms(experiment: Experiment) -> bool:
@@ -61,27 +70,41 @@ def has_split_norms(experiment: Experiment) -> bool:
 def build_student(
     experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True, facts: Facts | None = None
 ) -> Student:
-    """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them. first_weights: False where
-    others are put into it anyway, so that those from elsewhere are not loaded. facts: where the data doesn't know them yet."""
+    """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them.
+
+    first_weights: False where others are put into it anyway, so that those from elsewhere are not loaded
+    facts: where the data doesn't know them yet
+    """
     torch.manual_seed(experiment.train.seed)
-    phase = experiment.train.second_phase
     with concerning("student"):
-        backbone = experiment.student.build(data.input_shape)
+        backbone = experiment.student.build(data.spec)
         if first_weights:
             experiment.student.load_weights(backbone)
     # Before the labeler was asked, all that a student is asked for is its scores.
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
-    criterion = experiment.objective.build(int(backbone.dim), facts)  # type: ignore[arg-type]
+    criterion = build_criterion(experiment, int(backbone.dim), facts)  # type: ignore[arg-type]
     if has_split_norms(experiment):
         split_norms(backbone)
-    if phase is not None:
-        if not isinstance(getattr(criterion, "head", None), nn.Linear):
-            raise ConfigError(
-                f"train.second_phase: objective '{experiment.objective.type}' has no linear head to train alone"
-            )
-        if phase.type == "lws":
-            criterion.head = ScaledHead(criterion.head)  # type: ignore[arg-type]
-            criterion.head.factors.requires_grad_(False)
     layout = torch.channels_last if experiment.train.channels_last else torch.contiguous_format
     return Student(backbone, criterion).to(memory_format=layout)
+
+
+def build_criterion(experiment: Experiment, dim: int, facts: Facts) -> Criterion:
+    """The objective's criterion, made ready for a second phase where there is one. ConfigError where it has no head for that."""
+    objective, phase = experiment.objective, experiment.train.second_phase
+    criterion = objective.build(dim, facts)
+    if not isinstance(criterion, Criterion):
+        raise ConfigError(
+            f"objective.type: '{objective.type}' builds a {type(criterion).__name__}; expected a subclass of"
+            " tgt_ray.objectives.criteria.base.Criterion"
+        )
+    if phase is None:
+        return criterion
+    if not isinstance(criterion.head, nn.Linear):
+        raise ConfigError(f"train.second_phase: objective '{objective.type}' has no linear head to train alone")
+    if phase.type == "lws":
+        scaled = ScaledHead(criterion.head)
+        scaled.factors.requires_grad_(False)
+        criterion.head = scaled
+    return criterion

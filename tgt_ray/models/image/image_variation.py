@@ -19,8 +19,6 @@ class Variation(nn.Module):
     pixels: height and width that are drawn, before images are brought to the task's size.
     """
 
-    samples = True
-
     def __init__(
         self,
         pipeline: Any,

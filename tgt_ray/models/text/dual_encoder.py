@@ -28,8 +28,6 @@ class DualEncoder(nn.Module):
         self.head = nn.Linear(backbone.dim, num_documents, bias=False)
         #: Fewer rows at once where each has many scores.
         self.largest_shape = (num_documents,)
-        #: What embeds documents, while they are still to be embedded: in a list, since it is no part of this model.
-        self.tower: list[TextBackbone] = []
 
     def forward(self, inputs: Tensor) -> Outputs:
         embedding = self.backbone(inputs)
@@ -42,9 +40,8 @@ class DualEncoder(nn.Module):
         return F.normalize(embedding, dim=1) if self.normalize else embedding
 
     @torch.no_grad()
-    def embed_documents(self, documents: InputRows) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D), and which documents are longer than the tower's tokens, and so cut (N,)."""
-        (tower,) = self.tower
+    def embed_documents(self, tower: TextBackbone, documents: InputRows) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D), and which documents are longer than the tower's tokens, and so cut (N,). tower: what embeds them."""
         device = self.head.weight.device
         tower.to(device).eval()
         embeddings, cut = [], []

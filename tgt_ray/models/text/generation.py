@@ -1,7 +1,7 @@
 """Generators of texts. They start from an anchor's text and not from a stored latent, since which tokens are masked is drawn anew each
 time.
 
-Each is a module with the attribute `contextual` and
+Each is a module with
 
     encode(inputs (B, width) uint8, rng) -> latents (B, L), context (B, ...)
     decode(latents, rng, context) -> inputs (B, width) uint8
@@ -30,9 +30,6 @@ AT_ONCE = 32
 
 
 class TextGenerator(nn.Module):
-    contextual = True
-    samples = True
-
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__()
         check_belongs(body, tokens)

@@ -20,9 +20,6 @@ PER_WORD = 2
 
 
 class Spans(nn.Module):
-    contextual = True
-    samples = True
-
     def __init__(self, width: int, least: int, most: int):
         super().__init__()
         self.width, self.least, self.most = width, least, most

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.core.batch import Loss
 from tgt_ray.models.numerics import at_least_float32, kl_rows
+from tgt_ray.objectives.criteria.base import Criterion
 
 
-class ConsistencyCriterion(nn.Module):
-    """See `tgt_ray.objectives.consistency.Consistency` for the formula.
-
-    forward: the embedding has a row for each of the batch, real and synthetic, and then one for the anchor of each synthetic row.
-    """
+class ConsistencyCriterion(Criterion):
+    """See `tgt_ray.objectives.consistency.Consistency` for the formula."""
 
     def __init__(self, head: nn.Linear, weight: float, sharpening: float, threshold: float):
-        super().__init__()
-        self.head: nn.Module = head
+        super().__init__(head)
         self.weight, self.sharpening, self.threshold = weight, sharpening, threshold
 
     def scores(self, embedding_BD: Tensor) -> Tensor:
         return self.head(embedding_BD)
 
-    def forward(self, embedding: Tensor, labels: Tensor, teacher_logits_BK: Tensor) -> Loss:
-        logits, real, rows = at_least_float32(self.head(embedding)), len(labels), len(teacher_logits_BK)
-        anchors = logits[rows:].detach()
+    def forward(
+        self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
+    ) -> Loss:
+        real, rows = len(labels), len(embedding_BD)
+        logits, anchors = (at_least_float32(self.head(each)) for each in (embedding_BD, further["anchor_inputs"]))
+        anchors = anchors.detach()
         sure = (anchors.softmax(dim=1).amax(dim=1) > self.threshold).to(logits.dtype)
         kl = sure * kl_rows(anchors / self.sharpening, logits[real:rows])
         ce_sum = F.cross_entropy(logits[:real], labels, reduction="sum")

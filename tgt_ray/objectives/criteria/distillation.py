@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import Loss
 from tgt_ray.models.numerics import at_least_float32, kl_rows
+from tgt_ray.objectives.criteria.base import Criterion
 
 
 class SetSizeWeights(nn.Module):
@@ -23,7 +27,7 @@ class SetSizeWeights(nn.Module):
         return torch.exp(-self.gamma * (size - 1) / (logits_BK.shape[1] - 1))
 
 
-class DistillationCriterion(nn.Module):
+class DistillationCriterion(Criterion):
     """See `tgt_ray.objectives.distillation.Distillation` for the formula."""
 
     posthoc: Tensor
@@ -39,9 +43,8 @@ class DistillationCriterion(nn.Module):
         class_counts_K: np.ndarray,
         weights: nn.Module | None = None,
     ):
-        super().__init__()
+        super().__init__(head)
         self.weights = weights
-        self.head: nn.Module = head
         self.label_loss, self.alpha, self.temperature = label_loss, alpha, temperature
         self.factor = temperature**2 if scale_by_t2 else 1.0
         log_prior = torch.from_numpy(np.maximum(class_counts_K, 1) / class_counts_K.sum()).float().log()
@@ -54,7 +57,10 @@ class DistillationCriterion(nn.Module):
         """done: share of the steps that are over."""
         self.label_loss.advance(done)  # type: ignore[operator]
 
-    def forward(self, embedding_BD: Tensor, labels: Tensor, teacher_logits_BK: Tensor) -> Loss:
+    def forward(
+        self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
+    ) -> Loss:
+        teacher_logits_BK = teacher["logits"]
         logits, real = at_least_float32(self.head(embedding_BD)), len(labels)
         kl = self.factor * kl_rows(teacher_logits_BK, logits, self.temperature)
         more = {}

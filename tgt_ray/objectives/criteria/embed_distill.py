@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 
 from tgt_ray.core.batch import Loss
 from tgt_ray.models.numerics import at_least_float32, kl_rows
+from tgt_ray.objectives.criteria.base import Criterion
 
 
-class EmbedDistillCriterion(nn.Module):
+class EmbedDistillCriterion(Criterion):
     """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents.
 
     All in float32: half precision can't tell the scores of many documents apart.
@@ -30,8 +32,7 @@ class EmbedDistillCriterion(nn.Module):
         score_weight: float,
         own_documents: bool = False,
     ):
-        super().__init__()
-        self.head = nn.Linear(dim, documents_KE.shape[1])
+        super().__init__(nn.Linear(dim, documents_KE.shape[1]))
         # Not buffers: checkpoints and snapshots go without them, and so does what data parallelism sends around at each step.
         self.teacher_documents = torch.from_numpy(documents_KE.copy())
         self.documents = self.teacher_documents  # what is ranked
@@ -61,19 +62,26 @@ class EmbedDistillCriterion(nn.Module):
         with torch.autocast(embedding_BD.device.type, enabled=False):
             return self.embed(embedding_BD) @ self.documents.T / self.temperature
 
+    def remember(self, embedded: Tensor) -> None:
+        """The student's own documents are what is ranked."""
+        self.documents = embedded
+
     def forward(
-        self, embedding_BD: Tensor, labels: Tensor, teacher_logits: Tensor, teacher_BE: Tensor, documents_B: Tensor
+        self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
     ) -> Loss:
         with torch.autocast(embedding_BD.device.type, enabled=False):
-            return self._loss(embedding_BD, labels, at_least_float32(teacher_BE), documents_B)
+            own_CE = self.embed(further["documents"]) if self.own_documents else None
+            teacher_BE = at_least_float32(teacher["embedding"])
+            return self._loss(self.embed(embedding_BD), labels, teacher_BE, teacher["document"], own_CE)
 
-    def _loss(self, embedding_BD: Tensor, labels: Tensor, teacher_BE: Tensor, documents_B: Tensor) -> Loss:
+    def _loss(
+        self, student_BE: Tensor, labels: Tensor, teacher_BE: Tensor, documents_B: Tensor, own_CE: Tensor | None
+    ) -> Loss:
+        """own_CE: the candidates as the student embeds them, where it does."""
         real = len(labels)
         candidates, place = documents_B.unique(return_inverse=True)
         documents_CE = self.teacher_documents[candidates]
-        # The student's own documents come after the rows.
-        student_BE, own_CE = self.embed(embedding_BD).tensor_split([len(teacher_BE)])
-        student_BC = student_BE @ (own_CE if self.own_documents else documents_CE).T
+        student_BC = student_BE @ (documents_CE if own_CE is None else own_CE).T
         distance = torch.linalg.vector_norm(teacher_BE - student_BE, dim=1)
         kl = kl_rows(teacher_BE @ documents_CE.T, student_BC, self.temperature)
         # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
@@ -84,7 +92,7 @@ class EmbedDistillCriterion(nn.Module):
         for name, rows in (("distance", distance.detach()), ("kl", kl.detach())):
             parts[f"{name}_real"] = rows[:real].sum() / max(real, 1)
             parts[f"{name}_synthetic"] = rows[real:].sum() / max(len(rows) - real, 1)
-        if self.own_documents:
+        if own_CE is not None:
             apart = torch.linalg.vector_norm(documents_CE - own_CE, dim=1).mean()
             taught_share = (self.alpha * real + len(taught) - real) / len(taught)
             value = value + taught_share * self.embedding_weight * apart

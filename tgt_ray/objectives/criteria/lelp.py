@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 
 from tgt_ray.core.batch import Loss
 from tgt_ray.models.numerics import at_least_float32, kl_rows
+from tgt_ray.objectives.criteria.base import Criterion
 
 
 class Subclasses(nn.Module):
@@ -36,7 +40,7 @@ class Subclasses(nn.Module):
             return F.log_softmax(z.unflatten(1, self.shape), dim=2)
 
 
-class SubclassCriterion(nn.Module):
+class SubclassCriterion(Criterion):
     """See `tgt_ray.objectives.lelp.LELP` for the formula. targets: None where only scores are asked for."""
 
     def __init__(
@@ -48,8 +52,7 @@ class SubclassCriterion(nn.Module):
         temperature: float,
         scale_by_t2: bool,
     ):
-        super().__init__()
-        self.head: nn.Module = head
+        super().__init__(head)
         self.num_classes, self.targets, self.alpha, self.temperature = num_classes, targets, alpha, temperature
         self.factor = temperature**2 if scale_by_t2 else 1.0
 
@@ -61,13 +64,14 @@ class SubclassCriterion(nn.Module):
         return self.logits(embedding_BD).logsumexp(dim=2)
 
     def forward(
-        self, embedding_BD: Tensor, labels: Tensor, teacher_logits_BK: Tensor, teacher_embedding_BE: Tensor
+        self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
     ) -> Loss:
+        teacher_logits_BK = teacher["logits"]
         assert self.targets is not None, "made without the statistics of the teacher's embeddings, for scores alone"
         logits_BKS, real = self.logits(embedding_BD), len(labels)
         scores_BK = logits_BKS.logsumexp(dim=2)
         between = self.factor * kl_rows(teacher_logits_BK, scores_BK, self.temperature)
-        log_p, log_q = self.targets(teacher_embedding_BE), F.log_softmax(logits_BKS, dim=2)
+        log_p, log_q = self.targets(teacher["embedding"]), F.log_softmax(logits_BKS, dim=2)
         p_BK = (at_least_float32(teacher_logits_BK) / self.temperature).softmax(dim=1)
         within = (p_BK * (log_p.exp() * (log_p - log_q)).sum(dim=2)).sum(dim=1)
         # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".

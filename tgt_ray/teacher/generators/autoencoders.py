@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class MLPAutoencoderGenerator(Autoencoder):
     latent_dim: int = Field(16, ge=1)
     hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="widths from the image inwards")
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import MLPAutoencoder
 
-        return MLPAutoencoder(input_shape, self.hidden, self.latent_dim)
+        return MLPAutoencoder(spec.shape, self.hidden, self.latent_dim)
 
 
 class ConvAutoencoderGenerator(Autoencoder):
@@ -49,10 +50,10 @@ class ConvAutoencoderGenerator(Autoencoder):
     )
     hidden: int = Field(128, ge=1, description="width of the layer between the maps and the latent")
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import ConvAutoencoder
 
-        return ConvAutoencoder(input_shape, self.widths, self.hidden, self.latent_dim)
+        return ConvAutoencoder(spec.shape, self.widths, self.hidden, self.latent_dim)
 
 
 class SpatialAutoencoderGenerator(Autoencoder):
@@ -65,7 +66,7 @@ class SpatialAutoencoderGenerator(Autoencoder):
     blocks: int = Field(1, ge=0, description="residual blocks at each size")
     latent_channels: int = Field(8, ge=1, description="of the map; its pixels times these are the latent's dimensions")
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import SpatialAutoencoder
 
-        return SpatialAutoencoder(input_shape, self.widths, self.blocks, self.latent_channels)
+        return SpatialAutoencoder(spec.shape, self.widths, self.blocks, self.latent_channels)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component, FilePath
 from tgt_ray.models.backbones import read_file
 from tgt_ray.teacher.pretraining.config import GeneratorPretrain
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
 class Generator(Component):
     """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs.
 
-    A module with the attribute `samples` draws when it decodes: decode(latents, rng) -> inputs. One that is `contextual` draws when it
-    encodes as well, and decoding needs more than latents: see `tgt_ray.models.text.encoder.generation`.
+    Where `samples`, it draws when it decodes: decode(latents, rng) -> inputs. Where it is `contextual`, it draws when it encodes as
+    well, and decoding needs more than latents: see `tgt_ray.models.text.generation`.
     """
 
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes and makes
     differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
+    # Draws when it decodes.
+    samples: ClassVar[bool] = False
     # Starts from inputs and not from stored latents.
     contextual: ClassVar[bool] = False
-    # Starts from the documents of a retrieval task instead of its queries.
-    starts_from_documents: ClassVar[bool] = False
+    # The task's tables whose rows it starts from, as far as they are there.
+    starts_from: ClassVar[tuple[str, ...]] = ("train", "unlabelled")
     # What it makes of a pair of sentences is a pair.
     keeps_pairs: ClassVar[bool] = True
     # Has no latents that could be moved: for random exploration alone.
@@ -45,13 +48,23 @@ class Generator(Component):
     pretrain: GeneratorPretrain = Field(default_factory=GeneratorPretrain)
 
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         """The module with fresh weights."""
 
     @property
     def external(self) -> bool:
         """Whether weights come from elsewhere, and not from `fit`."""
         return self.weights is not None
+
+    @property
+    def starts_from_train(self) -> bool:
+        """Otherwise from rows of another kind, such as documents, from which it makes rows of the train split's kind."""
+        return "train" in self.starts_from
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows that it is given at once, at the most; None: as many as usual."""
+        return None
 
     @property
     def longest_text(self) -> int | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.teacher.generators.base import Generator
@@ -35,9 +36,9 @@ class AutoencoderKLGenerator(Generator):
     def external(self) -> bool:
         return True
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         kl = _library()
-        return kl.build(kl.load_config(self.path, self.subfolder, self.revision), input_shape, self.sample)
+        return kl.build(kl.load_config(self.path, self.subfolder, self.revision), spec.shape, self.sample)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         from tgt_ray.models.weights import load_strictly
@@ -64,6 +65,7 @@ class ImageVariationGenerator(Generator):
     For random and interpolating exploration: no gradient flows through what is drawn. Needs the extra `huggingface`.
     """
 
+    samples: ClassVar[bool] = True
     # Gigabytes, which every process loads from where they are.
     stored: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
@@ -84,12 +86,16 @@ class ImageVariationGenerator(Generator):
     def external(self) -> bool:
         return True
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    @property
+    def most_rows(self) -> int | None:
+        return self.rows_at_once
+
+    def build(self, spec: InputSpec) -> nn.Module:
         _diffusers(self.type)
         from tgt_ray.models.image import image_variation
 
         options = self.model_dump(include={"size", "steps", "guidance", "noise_level", "rows_at_once"})
-        return image_variation.load(self.path, self.revision, input_shape, **options)
+        return image_variation.load(self.path, self.revision, spec.shape, **options)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         return {"weights": self.path}

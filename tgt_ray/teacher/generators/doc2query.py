@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.teacher.generators.writing import Writing
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class Doc2QueryGenerator(Writing):
     teacher's queries for retrieval in GPL, arXiv 2112.07577)."""
 
     type: Literal["doc2query"] = "doc2query"
-    starts_from_documents: ClassVar[bool] = True
+    starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     prefix: str = Field("", description="put before documents, as the model was trained to read them")
     max_tokens: int = Field(256, ge=4, description="of a document; longer ones are cut")
     max_new_tokens: int = Field(32, ge=1, description="of a query")
@@ -28,16 +29,16 @@ class Doc2QueryGenerator(Writing):
     def longest_text(self) -> int | None:
         return self.max_new_tokens
 
-    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
-        tokens = super().tokens(input_shape, key)
+    def tokens(self, spec: InputSpec, key: str = "teacher.generator") -> Any:
+        tokens = super().tokens(spec, key)
         tokens.prefix = self.prefix
         return tokens
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
         from tgt_ray.models.text.query_writer import QueryWriter
 
-        body, tokens = self._load(AutoModelForSeq2SeqLM), self.tokens(input_shape)
+        body, tokens = self._load(AutoModelForSeq2SeqLM), self.tokens(spec)
         draws = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_k": self.top_k}
-        return QueryWriter(body, tokens, input_shape[0], draws, "teacher.generator")
+        return QueryWriter(body, tokens, spec.shape[0], draws, "teacher.generator")

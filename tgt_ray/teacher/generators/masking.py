@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.teacher.generators.text import TextGenerator
 
 if TYPE_CHECKING:
@@ -61,19 +62,19 @@ class Seq2SeqGenerator(Masking):
             )
         return self
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from transformers import AutoModelForSeq2SeqLM
 
         from tgt_ray.models.text.seq2seq import Seq2Seq, scratch_bart
 
-        tokens = self.tokens(input_shape)
+        tokens = self.tokens(spec)
         body = (
             scratch_bart(tokens, self.layers, self.width, self.heads)
             if self.path is None
             else self._load(AutoModelForSeq2SeqLM)
         )
         return Seq2Seq(
-            body, tokens, input_shape[0], self.mask_rate, self.temperature, self.decoding, "teacher.generator"
+            body, tokens, spec.shape[0], self.mask_rate, self.temperature, self.decoding, "teacher.generator"
         )
 
 
@@ -86,12 +87,12 @@ class MaskedLMGenerator(Masking):
         0.3, gt=0, lt=1, description="share of tokens that are masked and filled; at least one of each text"
     )
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from transformers import AutoModelForMaskedLM
 
         from tgt_ray.models.text.masked_lm import MaskedLanguageModel, scratch_bert
 
-        tokens = self.tokens(input_shape)
+        tokens = self.tokens(spec)
         body = (
             scratch_bert(tokens, self.layers, self.width, self.heads)
             if self.path is None
@@ -100,7 +101,7 @@ class MaskedLMGenerator(Masking):
         return MaskedLanguageModel(
             body,
             tokens,
-            input_shape[0],
+            spec.shape[0],
             self.mask_rate,
             self.temperature,
             "teacher.generator",

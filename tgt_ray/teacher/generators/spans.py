@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ class SpanGenerator(Generator):
     type: Literal["spans"] = "spans"
     modality: ClassVar[str] = "text"
     contextual: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     only_samples: ClassVar[bool] = True
     keeps_pairs: ClassVar[bool] = False
-    starts_from_documents: ClassVar[bool] = True
+    starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     stored: ClassVar[bool] = False
     weights: None = Field(None, description="not used: there are none")
     least_words: int = Field(4, ge=1, description="of a span")
@@ -50,10 +52,10 @@ class SpanGenerator(Generator):
             "queries": "spans: words of documents that follow each other; no trained query generator was used",
         }
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.text.spans import Spans
 
-        return Spans(input_shape[0], self.least_words, self.most_words)
+        return Spans(spec.shape[0], self.least_words, self.most_words)
 
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]

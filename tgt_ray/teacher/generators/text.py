@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.models.backbones import corpus_of
+from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.teacher.generators.base import Generator
 from tgt_ray.teacher.pretraining.config import TextGeneratorPretrain
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from tgt_ray.core.batch import InputRows
 
 
-class TextGenerator(Generator):
+class TextGenerator(ReadsTexts, Generator):
     """A generator of texts from transformers: from a folder or the hub, or a small one that is trained here."""
 
     modality: ClassVar[str] = "text"
     # Which tokens are masked is drawn anew each time, so it starts from texts and not from stored latents.
     contextual: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName | None = Field(
         None,
@@ -51,7 +53,6 @@ class TextGenerator(Generator):
 
     @property
     def vocabulary(self) -> str | None:
-        """Where its tokens come from; None: the task's own."""
         return self.path
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
@@ -67,11 +68,11 @@ class TextGenerator(Generator):
 
         return fit_denoiser(model, inputs, agreement, self.pretrain)
 
-    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
+    def tokens(self, spec: InputSpec, key: str = "teacher.generator") -> Any:
         from tgt_ray.models.text.tokens import corpus_tokens, own_tokens
 
         if self.path is None:
-            return corpus_tokens(corpus_of(input_shape), self.max_tokens, key)
+            return corpus_tokens(spec.tokenizer, self.max_tokens, key)
         return own_tokens(self.path, self.revision, self.max_tokens, key)
 
     def _load(self, auto: Any, **options: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.teacher.generators.text import TextGenerator
@@ -41,7 +42,7 @@ class CausalLMGenerator(Writing):
     def longest_text(self) -> int | None:
         return self.max_new_tokens
 
-    def tokens(self, input_shape: tuple[int, ...], key: str = "teacher.generator") -> Any:
+    def tokens(self, spec: InputSpec, key: str = "teacher.generator") -> Any:
         from transformers import AutoTokenizer
 
         from tgt_ray.models.hub import from_hub
@@ -52,18 +53,18 @@ class CausalLMGenerator(Writing):
             from_hub(AutoTokenizer.from_pretrained, self.path, self.revision, **quantised), self.max_tokens, key
         )
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, spec: InputSpec) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
         from tgt_ray.models.text.causal_lm import CausalLanguageModel
 
         body = self._load(AutoModelForCausalLM, **({"gguf_file": self.gguf_file} if self.gguf_file else {}))
-        tokens, most = self.tokens(input_shape), getattr(body.config, "max_position_embeddings", None)
+        tokens, most = self.tokens(spec), getattr(body.config, "max_position_embeddings", None)
         if most and self.max_tokens + self.max_new_tokens > most:
             raise ConfigError(
                 f"teacher.generator.max_tokens: {self.max_tokens} and max_new_tokens {self.max_new_tokens} are more than the model's"
                 f" {most} positions"
             )
         return CausalLanguageModel(
-            body, tokens, input_shape[0], self.shots, self.max_new_tokens, self.temperature, self.top_p
+            body, tokens, spec.shape[0], self.shots, self.max_new_tokens, self.temperature, self.top_p
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component, FilePath
 from tgt_ray.models.backbones import read_file
 from tgt_ray.teacher.pretraining.config import LabelerPretrain
@@ -21,7 +23,8 @@ class Labeler(Component):
     """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
 
     modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
-    answers: ClassVar[str] = "classes"  # or "documents": what it scores
+    # Its head is made of the embedded documents of a retrieval task; otherwise it scores the classes of a classification task.
+    embeds_documents: ClassVar[bool] = False
     # Weights are kept in the storage; otherwise `build` gives the module with its weights.
     stored: ClassVar[bool] = True
     # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
@@ -32,7 +35,7 @@ class Labeler(Component):
     pretrain: LabelerPretrain = Field(default_factory=LabelerPretrain)
 
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         """The module with fresh weights."""
 
     def prompt(self) -> str:
@@ -48,9 +51,9 @@ class Labeler(Component):
         """Fit `model.head` in place on N rows. Returns what the record should say of it."""
         raise NotImplementedError
 
-    def embed_documents(self, model: nn.Module, inputs: InputRows) -> tuple[Tensor, Tensor]:
-        """Where it `answers` documents: the rows of `model.head`'s weight for N documents, and which of these are cut (N,); after
-        `load_weights`."""
+    def document_embedder(self, model: nn.Module) -> Callable[[InputRows], tuple[Tensor, Tensor]]:
+        """Where it `embeds_documents`: gives for the inputs of N documents the rows of `model.head`'s weight, and which of the documents
+        are cut (N,). model: after `load_weights`."""
         raise NotImplementedError
 
     @property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
@@ -27,7 +30,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     """
 
     modality: ClassVar[str] = "text"
-    answers: ClassVar[str] = "documents"
+    embeds_documents: ClassVar[bool] = True
     type: Literal["dual_encoder"] = "dual_encoder"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path", "document_revision"})
     weights: None = Field(None, description="not used: the folder has them")
@@ -65,11 +68,11 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def head_split(self) -> str:
         return "documents"
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.text.dual_encoder import DualEncoder
 
         settings = self._settings(self.path, self.revision)
-        backbone = self.backbone(input_shape, "teacher.labeler")
+        backbone = self.backbone(spec, "teacher.labeler")
         backbone.tokens.prefix = self._prefix("query", settings)
         return DualEncoder(backbone, num_classes, self._normalizes(settings)[0], self.temperature)
 
@@ -105,7 +108,6 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")
         tower = self.documents_encoder(model)
-        model.tower[:] = [tower]
         weights = [value.numpy().tobytes() for value in tower.state_dict().values()]
         return {
             "weights": self.path,
@@ -168,6 +170,5 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     def facts(self, model: Any) -> dict[str, Any]:
         return {**model.backbone.facts(), "normalize": model.normalize}
 
-    def embed_documents(self, model: Any, inputs: InputRows) -> tuple[Tensor, Tensor]:
-        embeddings, cut = model.embed_documents(inputs)
-        return embeddings, cut
+    def document_embedder(self, model: Any) -> Callable[[InputRows], tuple[Tensor, Tensor]]:
+        return partial(model.embed_documents, self.documents_encoder(model))

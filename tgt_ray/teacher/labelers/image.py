@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import FolderOrName
 from tgt_ray.models.backbones import TimmModel
 from tgt_ray.teacher.labelers.base import Labeler
@@ -24,10 +25,10 @@ class ConvLabeler(Labeler):
         (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, pooled between"
     )
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier, ConvNet
 
-        return Classifier(ConvNet(input_shape[0], self.widths, "pool", grid=2), num_classes)
+        return Classifier(ConvNet(spec.shape[0], self.widths, "pool", grid=2), num_classes)
 
 
 class ResidualLabeler(Labeler):
@@ -38,10 +39,10 @@ class ResidualLabeler(Labeler):
         (32, 64, 96, 128), min_length=2, description="channels of the stem and of each stage"
     )
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier, ResidualNet
 
-        return Classifier(ResidualNet(input_shape[0], self.widths), num_classes)
+        return Classifier(ResidualNet(spec.shape[0], self.widths), num_classes)
 
 
 class TimmLabeler(TimmModel, PretrainedLabeler):
@@ -50,10 +51,10 @@ class TimmLabeler(TimmModel, PretrainedLabeler):
     type: Literal["timm"] = "timm"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "pretrained"})
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
 
-        return Classifier(self.backbone(input_shape), num_classes)
+        return Classifier(self.backbone(spec), num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         where, weight, bias = self.load_body(model.backbone, "teacher.labeler")
@@ -81,11 +82,11 @@ class TransformersLabeler(PretrainedLabeler):
     def external(self) -> bool:
         return True
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
         from tgt_ray.models.image.transformers import transformers_backbone
 
-        backbone = transformers_backbone(self.path, self.revision, input_shape[0], self.img_size)
+        backbone = transformers_backbone(self.path, self.revision, spec.shape[0], self.img_size)
         return Classifier(backbone, num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:

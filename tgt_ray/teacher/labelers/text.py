@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.models.backbones import TextEncoder, TransformerSize
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
@@ -25,10 +26,10 @@ class TextTransformerLabeler(TransformerSize, Labeler):
     type: Literal["text_transformer"] = "text_transformer"
     pretrain: TextPretrain = Field(default_factory=TextPretrain)  # type: ignore[assignment]
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
 
-        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
+        return Classifier(self.backbone(spec, "teacher.labeler"), num_classes)
 
     def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:
         from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
@@ -63,10 +64,10 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     def head_split(self) -> str:
         return self.finetune.split if self.finetune is not None else self.probe.split
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
 
-        return Classifier(self.backbone(input_shape, "teacher.labeler"), num_classes)
+        return Classifier(self.backbone(spec, "teacher.labeler"), num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         from tgt_ray.models.hub import place

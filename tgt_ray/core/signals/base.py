@@ -1,0 +1,157 @@
+"""Signals: what can be said of a row beside its inputs and its label. No torch at import.
+
+An objective declares the signals that it needs. What the teacher says of real rows, the cache that keeps it, the rows that a
+generator makes, the messages in which they travel, and a step's batch follow from that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.signals.values import Columns, Ragged, to_numpy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tgt_ray.core.batch import LabelerModule, Outputs
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a signal.
+
+    name: as in the batch's `teacher`
+    dtype: numpy's name of it; empty: any
+    shape: of one row, for people, such as "(K,)"
+    ragged: rows are lists of different lengths, and `shape` is that of one element
+    """
+
+    name: str
+    dtype: str
+    shape: str
+    ragged: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """B rows, real or synthetic, as a signal sees them.
+
+    labels: (B,) of the rows, or of the anchors that they were made from; -1 where there is none
+    inputs: gives the rows' inputs (B, ...), on the teacher's device
+    anchor_inputs: gives the inputs that the rows were made from, (B, ...); real rows: their own
+    said: the labeler's outputs of the rows; None where it isn't asked (`by` anchor)
+    labeler: its module
+    encode: the generator's latents (B, L) of inputs
+    """
+
+    labels: np.ndarray
+    inputs: Callable[[], Tensor]
+    anchor_inputs: Callable[[], Tensor]
+    said: Outputs | None = None
+    labeler: LabelerModule | None = None
+    encode: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Signal(ABC):
+    """One thing that can be said of a row. A subclass is a frozen dataclass; its fields are its settings.
+
+    name: unlike that of any other signal
+    columns: the arrays that `of` gives
+    by: who says it. labeler, generator: asked about real rows once, and kept in the teacher cache; anchor: follows from the row or
+        from its anchor, at no cost, and is not kept
+    real, synthetic: which rows have it
+    looks_at_anchors: `of` asks for `anchor_inputs` of synthetic rows
+    through_student: its one column holds inputs, which the student embeds as well; the criterion gets the embeddings
+    revision: raise it where `of` gives other values than before
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+    by: ClassVar[Literal["labeler", "generator", "anchor"]] = "labeler"
+    real: ClassVar[bool] = True
+    synthetic: ClassVar[bool] = True
+    looks_at_anchors: ClassVar[bool] = False
+    through_student: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
+
+    @abstractmethod
+    def of(self, seen: Seen) -> Mapping[str, Tensor | Ragged]:
+        """Each column's values of B rows."""
+
+    def lacking(self, teacher: TeacherSide) -> str | None:
+        """Why a teacher, or a task, doesn't give this signal, as the end of a sentence; None where they do."""
+        return None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether something can be said of a row that is mixed with another (MixUp): see `mixed`."""
+        return False
+
+    def mixed(self, columns: Mapping[str, Any], other: Any, share: float) -> dict[str, Any]:
+        """The columns (tensors) of rows that are mixed with others: `share` of a row, the rest of that at the place `other` (B,)."""
+        raise NotImplementedError
+
+    @property
+    def cached(self) -> bool:
+        """Whether its values of real rows are kept in the teacher cache."""
+        return self.by != "anchor" and self.real
+
+    def key(self) -> str:
+        """What its values follow from, beside the rows and who says them."""
+        return digest(self.name, asdict(self), self.revision)
+
+    def checked(self, seen: Seen, rows: int) -> Columns:
+        """The columns of `of` as they are stored and sent. ValueError where they are not as declared."""
+        given = self.of(seen)
+        declared = {column.name: column for column in self.columns}
+        if given.keys() != declared.keys():
+            raise ValueError(f"signal '{self.name}': gave the columns {sorted(given)}, declared are {sorted(declared)}")
+        out = {name: to_numpy(values) for name, values in given.items()}
+        for name, values in out.items():
+            column, array = declared[name], values.values if isinstance(values, Ragged) else values
+            right = not column.dtype or str(array.dtype) == column.dtype
+            if isinstance(values, Ragged) != column.ragged or not right or len(values) != rows:
+                kind = f"{'ragged ' if isinstance(values, Ragged) else ''}{array.dtype} of {len(values)} rows"
+                wanted = f"{'ragged ' if column.ragged else ''}{column.dtype} of {rows} rows"
+                raise ValueError(f"signal '{self.name}': column '{name}' is {kind}, declared is {wanted}")
+        return out
+
+
+@dataclass(frozen=True)
+class TeacherSide:
+    """What is known of a teacher and its task before either has been built.
+
+    classes: the labeler scores classes, all of whose logits can be kept; otherwise documents
+    documents: the task's answers are documents
+    """
+
+    classes: bool
+    documents: bool
+
+
+def unique(signals: Iterable[Signal]) -> tuple[Signal, ...]:
+    """Each once, in order. ValueError where two that differ have one name."""
+    found: dict[str, Signal] = {}
+    for signal in signals:
+        if found.setdefault(signal.name, signal) != signal:
+            raise ValueError(f"two signals that differ are called '{signal.name}'")
+    return tuple(found.values())
+
+
+def column_names(signals: Iterable[Signal]) -> list[str]:
+    return [column.name for signal in signals for column in signal.columns]
+
+
+def say(signals: Iterable[Signal], seen: Seen, rows: int) -> Columns:
+    """All columns of some signals."""
+    out: Columns = {}
+    for signal in signals:
+        out |= signal.checked(seen, rows)
+    return out

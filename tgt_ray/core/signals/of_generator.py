@@ -1,0 +1,28 @@
+"""Signals of the generator: the latents that explorers start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tgt_ray.core.signals.base import Column, Seen, Signal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Latent(Signal):
+    """Of real rows, where the generator doesn't draw its latents anew each time."""
+
+    name: ClassVar[str] = "latent"
+    columns: ClassVar[tuple[Column, ...]] = (Column("latent", "float32", "(L,)"),)
+    by: ClassVar[Literal["labeler", "generator", "anchor"]] = "generator"
+    synthetic: ClassVar[bool] = False
+
+    def of(self, seen: Seen) -> dict[str, Tensor]:
+        assert seen.encode is not None
+        return {"latent": seen.encode(seen.inputs())}
+
+
+LATENT = Latent()

@@ -1,0 +1,63 @@
+"""What the teacher says of real rows, as content-addressed files of the storage: a file for each split and signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.values import Columns, flat, unflat
+from tgt_ray.core.storage import Storage
+
+#: The folder of the storage.
+FOLDER = "teacher_cache"
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """The outputs of one teacher on one task's splits.
+
+    splits: fingerprint of each split
+    makers: fingerprints of labeler and generator
+    """
+
+    storage: Storage
+    splits: dict[str, str]
+    makers: dict[str, str]
+
+    def signal_key(self, split: str, signal: Signal) -> str:
+        return digest("signal", self.splits[split], self.makers[signal.by], signal.key())
+
+    def fit_key(self, split: str, fit: str) -> str:
+        """fit: what is fitted, see `tgt_ray.objectives.facts.Fit.key`."""
+        return digest("fit", self.splits[split], self.makers["labeler"], fit)
+
+    def missing(self, split: str, signals: Sequence[Signal]) -> tuple[Signal, ...]:
+        """Those that have no file yet."""
+        there = (self.storage.exists(FOLDER, f"{self.signal_key(split, each)}.safetensors") for each in signals)
+        return tuple(signal for signal, found in zip(signals, there, strict=True) if not found)
+
+    def keep(self, split: str, signals: Sequence[Signal], columns: Columns) -> None:
+        for signal in signals:
+            own = {column.name: columns[column.name] for column in signal.columns}
+            self.write(self.signal_key(split, signal), flat(own))
+
+    def read_signals(self, split: str, signals: Sequence[Signal]) -> Columns:
+        out: Columns = {}
+        for signal in signals:
+            out |= unflat(self.read(self.signal_key(split, signal)))
+        return out
+
+    def write(self, key: str, arrays: dict[str, np.ndarray]) -> None:
+        self.storage.write(safetensors.numpy.save(arrays), FOLDER, f"{key}.safetensors")
+
+    def read(self, key: str) -> dict[str, Any]:
+        return safetensors.numpy.load(self.storage.read(FOLDER, f"{key}.safetensors"))
+
+    def has(self, key: str) -> bool:
+        return self.storage.exists(FOLDER, f"{key}.safetensors")

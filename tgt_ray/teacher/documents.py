@@ -1,0 +1,63 @@
+"""A labeler whose head is made of embedded documents: where the embeddings lie, and how they get there."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.batch import InputRows
+from tgt_ray.core.errors import concerning
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.storage import Storage
+from tgt_ray.models.weights import read_safetensors
+from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.labelers.base import Labeler
+
+log = logging.getLogger(__name__)
+
+#: The folder of the storage with embeddings of documents (N, E), and which of them are cut (N,).
+FOLDER = "documents"
+
+
+def file_name(source: dict[str, Any], data: TaskData) -> str:
+    """Queries, and how they are embedded, have no part in it. source: what `load_weights` says of the labeler."""
+    return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
+
+
+def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:
+    """The name of the file that is still to be made; None where it is there, or none is needed."""
+    if not config.embeds_documents:
+        return None
+    with torch.random.fork_rng(devices=[]), concerning("teacher.labeler"):
+        name = file_name(config.load_weights(config.build(data.spec, data.num_classes)), data)
+    return None if storage.exists(FOLDER, name) else name
+
+
+def fill_head(
+    config: Labeler, model: nn.Module, inputs: InputRows, source: dict[str, Any], data: TaskData, storage: Storage
+) -> dict[str, Any]:
+    """Give the labeler's head the documents' embeddings, from the storage or made now. Returns what the record should say of it."""
+    name = file_name(source, data)
+    if storage.exists(FOLDER, name):
+        there = read_safetensors(storage.read(FOLDER, name), f"{FOLDER}/{name} in {storage.root}")
+        embedding, cut = there["embedding"], there["cut"]
+    else:
+        embedding, cut = config.document_embedder(model)(inputs)
+        keep(storage, name, embedding, cut)
+    with torch.no_grad():
+        model.get_parameter("head.weight").copy_(embedding)
+    count = int(cut.sum())
+    if count:
+        log.warning("teacher.labeler: %d of %d documents are cut at its tokens", count, len(cut))
+    return {"documents": {"count": len(cut), "cut": count}}
+
+
+def keep(storage: Storage, name: str, embedding: Tensor | np.ndarray, cut: Tensor | np.ndarray) -> None:
+    """embedding: (N, E); cut: (N,) whether a document is longer than the encoder reads."""
+    made = {"embedding": torch.as_tensor(embedding).cpu().contiguous(), "cut": torch.as_tensor(cut).cpu()}
+    storage.write(safetensors.torch.save(made), FOLDER, name)

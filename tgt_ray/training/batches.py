@@ -1,0 +1,121 @@
+"""A step's batch: real rows with what the teacher says of them, and synthetic ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tgt_ray.core.batch import Batch, InputRows
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.signals.base import Seen, column_names, say
+from tgt_ray.core.signals.values import Values, concat, take, to_torch
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.tasks import Task, inputs_of
+from tgt_ray.teacher.transfer_set import StudentData
+from tgt_ray.training.augmentation import Augmentation, RealRows
+from tgt_ray.training.plan import Plan
+from tgt_ray.training.reader import SyntheticReader
+
+
+@runtime_checkable
+class PreparesInputs(Protocol):
+    """A backbone that makes something of inputs before its weights come in: done once for each row, and not at each step."""
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Inputs (N, ...) -> what forward takes in their place."""
+
+    def joined(self, *prepared: Tensor) -> Tensor:
+        """What `prepare` gave of rows of several widths, as one batch."""
+
+
+class StudentInputs:
+    """The inputs of the task's tables, as the student takes them."""
+
+    def __init__(self, task: Task, data: StudentData, backbone: nn.Module):
+        self.task, self.data = task, data
+        self.preparer = backbone if isinstance(backbone, PreparesInputs) else None
+        self._found: dict[str, InputRows] = {}
+
+    def of(self, table: str) -> InputRows:
+        if table not in self._found:
+            rows = inputs_of(self.task, self.data.tables[table], self.data.input_shape)
+            if self.preparer is not None:
+                rows = torch.cat([self.preparer.prepare(part) for part in rows.split(1024)])
+            # A split that is looked at a few times isn't kept in memory where it can be made again at no cost.
+            if self.preparer is None and table != "train":
+                return rows
+            self._found[table] = rows
+        return self._found[table]
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Rows that are not the task's own."""
+        return inputs if self.preparer is None else self.preparer.prepare(inputs)
+
+    def joined(self, *parts: Tensor) -> Tensor:
+        return torch.cat(parts) if self.preparer is None else self.preparer.joined(*parts)
+
+
+class Batches:
+    """Makes the batch of each step of one worker. Which rows it has depends on (seed, step) alone."""
+
+    def __init__(self, experiment: Experiment, data: StudentData, plan: Plan, inputs: StudentInputs):
+        objective, train = experiment.objective, experiment.train
+        self.plan, self.inputs, self.lookup = plan, inputs, objective.lookup
+        if self.lookup is not None and inputs.preparer is None:
+            raise ConfigError(
+                f"objective.document_encoder: student, but student.type '{experiment.student.type}' has no `prepare`, which makes"
+                " queries and documents of one size"
+            )
+        self.labels = torch.from_numpy(data.tables["train"]["label"].to_numpy().copy())
+        real = [signal for signal in objective.signals if signal.real]
+        cached = column_names(each for each in real if each.cached)
+        missing = [name for name in cached if name not in data.columns]
+        assert not missing, f"the data was prepared for objectives that need no {missing[0]}"
+        self.columns = {name: data.columns[name] for name in cached}
+        # What follows from a row itself.
+        self.own = [signal for signal in real if not signal.cached]
+        self.further = [signal for signal in objective.signals if signal.through_student]
+        self.augmentation = (
+            Augmentation(train.augment, data.num_classes, train.seed, plan.rank, objective.signals)
+            if train.augment is not None
+            else None
+        )
+
+    def batch(self, step: int, reader: SyntheticReader | None) -> Batch:
+        indices = self.plan.real_indices(step)
+        rows = torch.from_numpy(indices)
+        inputs, labels = self.inputs.of("train")[rows], self.labels[rows]
+        teacher: dict[str, Any] = {
+            name: to_torch(values)
+            for name, values in {**take(self.columns, indices), **self._of_rows(inputs, labels)}.items()
+        }
+        if self.augmentation is not None:
+            real = self.augmentation(RealRows(inputs, labels, teacher), step)
+            inputs, labels, teacher = real.inputs, real.labels, real.teacher
+        further = dict.fromkeys((signal.name for signal in self.further), 0)
+        synthetic = self.plan.synthetic_count(step)
+        if synthetic:
+            assert reader is not None
+            made, more = reader.take(synthetic, step)
+            others = {signal.name: more.pop(column.name) for signal in self.further for column in signal.columns}
+            further = {name: len(values) for name, values in others.items()}
+            inputs = torch.cat([inputs, self.inputs.prepared(torch.cat([made, *others.values()]))])
+            teacher = {name: concat([values, more[name]]) for name, values in teacher.items()}
+        if self.lookup is not None:
+            (column,) = self.lookup.signal.columns
+            looked_up = self.inputs.of(self.lookup.table)[teacher[column.name].unique()]
+            inputs, further = self.inputs.joined(inputs, looked_up), {**further, self.lookup.table: len(looked_up)}
+        return Batch(inputs, labels, teacher, further)
+
+    def _of_rows(self, inputs: Tensor, labels: Tensor) -> dict[str, Values]:
+        """The columns of signals that follow from the rows themselves."""
+        same = partial(_same, inputs)
+        return say(self.own, Seen(np.asarray(labels), same, same), len(labels))
+
+
+def _same(inputs: Tensor) -> Tensor:
+    return inputs

@@ -1,0 +1,120 @@
+"""A run's state to files and back, and what is shown of a run that has ended."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow.csv
+import safetensors.torch
+import torch
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.models.text.encoder import TextBackbone
+from tgt_ray.models.weights import whole
+from tgt_ray.results import gallery
+from tgt_ray.tasks import inputs_of
+from tgt_ray.training.files import STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.run import StudentRun
+from tgt_ray.training.student import Student
+
+
+def files_of(run: StudentRun) -> dict[str, bytes]:
+    """The checkpoint's files, in the order to write them: the state is enough to resume."""
+    return {**last_files(run), WEIGHTS_FILE: weights(run.student), STATE_FILE: state(run)}
+
+
+def state(run: StudentRun) -> bytes:
+    """All that training goes on from. It loads with weights_only=True."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "model": run.student.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "schedule": run.schedule.state_dict(),
+            "rng": torch.get_rng_state(),
+            # Dropout on a GPU draws from a generator of its own.
+            "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
+            "step": run.step,
+            "position": run.position,
+            "workers": run.plan.world_size,
+            "history": run.history,
+            "train_s": run.train_s,
+            "experiment": run.experiment.fingerprint(),
+        },
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def load_state(run: StudentRun, content: bytes) -> None:
+    """Continue where `state` was taken. ValueError if it belongs to another experiment, ConfigError for another number of workers: which
+    rows a worker sees depends on it."""
+    there = torch.load(io.BytesIO(content), weights_only=True, map_location=run.device)
+    if there["experiment"] != run.experiment.fingerprint():
+        raise ValueError(
+            f"the checkpoint belongs to experiment {there['experiment']}, this is {run.experiment.fingerprint()}"
+        )
+    if there["workers"] != run.plan.world_size:
+        raise ConfigError(
+            f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
+            " go on with it as it was begun"
+        )
+    if there["step"] > run.experiment.train.first_phase_steps:
+        run.begin_second_phase()
+    run.student.load_state_dict(there["model"])
+    run.optimizer.load_state_dict(there["optimizer"])
+    run.schedule.load_state_dict(there["schedule"])
+    torch.set_rng_state(there["rng"].cpu())
+    if there["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(there["cuda_rng"].cpu())
+    run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
+    assert tuple(there["position"]) == run.position, "the request offset follows from the step"
+
+
+def weights(student: Student) -> bytes:
+    """The student alone, as safetensors."""
+    return safetensors.torch.save(whole(student.state_dict()))
+
+
+def snapshot(student: Student) -> dict[str, np.ndarray]:
+    """What generators need of the student. Arrays: Ray ships them as they are, in a fraction of the time of a file."""
+    return {name: tensor.numpy(force=True) for name, tensor in student.state_dict().items()}
+
+
+def last_files(run: StudentRun) -> dict[str, bytes]:
+    """What is to be looked at once the test split has been measured."""
+    out: dict[str, bytes] = {}
+    backbone = run.student.backbone
+    if run.step == run.experiment.train.steps and isinstance(backbone, TextBackbone):
+        out[TOKENIZER_FILE] = backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
+    if run.evaluation.details is not None:
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(run.evaluation.details, sink)
+        out[run.experiment.task.details_file] = sink.getvalue()
+    return {**out, **gallery_files(run, run.samples)} if run.samples else out
+
+
+def gallery_files(run: StudentRun, samples: list[gallery.Sample]) -> dict[str, bytes]:
+    """Synthetic rows with what teacher and student say of them."""
+    anchors, anchor_labels = real_rows(run, np.array([sample.anchor for sample in samples]))
+    explored = torch.from_numpy(np.stack([sample.explored for sample in samples]))
+    table = gallery.rows_table(samples, run.evaluation.all_scores(explored), anchor_labels)
+    longest = run.experiment.teacher.generator.longest_text
+    return gallery.files(samples, table, anchors, run.data.class_names, longest)
+
+
+def real_rows(run: StudentRun, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (N, ...) and labels (N,) of anchors by their ids; the label is -1 where an anchor has none."""
+    places, inputs, labels = [], [], []
+    for table in run.data.anchor_tables:
+        there = table["id"].to_numpy()
+        order = np.argsort(there)
+        mine = np.flatnonzero(np.isin(ids_N, there))
+        rows = table.take(order[np.searchsorted(there, ids_N[mine], sorter=order)])
+        places.append(mine)
+        given = inputs_of(run.experiment.task, rows, run.data.input_shape)
+        inputs.append(given[torch.arange(len(mine))].numpy())
+        labels.append(rows["label"].to_numpy())
+    back = np.argsort(np.concatenate(places))
+    return np.concatenate(inputs)[back], np.concatenate(labels)[back]

@@ -1,0 +1,77 @@
+"""What a student is worth: its scores of a split, and what the task makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tgt_ray.core.batch import rows_at_once
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.models.numerics import autocast
+from tgt_ray.teacher.transfer_set import StudentData
+from tgt_ray.training.batches import StudentInputs
+from tgt_ray.training.student import Student
+
+#: Rows of a looked-up table that the student embeds at once.
+EMBEDDED_AT_ONCE = 256
+
+
+class Evaluation:
+    """Measures a student as it is now.
+
+    details: the test metrics class by class, or query by query, once the test split has been looked at
+    """
+
+    def __init__(self, experiment: Experiment, data: StudentData, student: Student, inputs: StudentInputs, device: str):
+        self.task, self.lookup, self.precision = (
+            experiment.task,
+            experiment.objective.lookup,
+            experiment.train.precision,
+        )
+        self.data, self.student, self.inputs, self.device = data, student, inputs, device
+        self.details: pa.Table | None = None
+
+    def metrics(self, split: str) -> dict[str, Any]:
+        """The task's metrics of the student on a split; those of test also in detail."""
+        scores, data = self.scores(split), self.data
+        if split == "test":
+            self.details = self.task.details(scores, data.tables, data.class_counts, data.class_names)
+        return self.task.evaluate(scores, data.tables[split], data.class_counts)
+
+    @torch.no_grad()
+    def scores(self, split: str) -> np.ndarray:
+        """The student's scores of a split's rows, as the task's `evaluate` takes them."""
+        self.student.eval()
+        if self.lookup is not None:
+            self._embed(self.lookup.table)
+        parts = self.inputs.of(split).split(rows_at_once(self.data.input_shape, self.student, most=1024))
+        scores = torch.cat([self.task.reduce(part).cpu() for part in self._said(parts)])
+        self.student.train()
+        return scores.numpy()
+
+    @torch.no_grad()
+    def all_scores(self, inputs: Tensor) -> np.ndarray:
+        """Of all classes (N, K), of any rows."""
+        self.student.eval()
+        parts = inputs.split(rows_at_once(self.data.input_shape, self.student, most=64))
+        scores = torch.cat([part.float().cpu() for part in self._said(parts)])
+        self.student.train()
+        return scores.numpy()
+
+    def _said(self, parts: Iterable[Tensor]) -> Iterable[Tensor]:
+        for part in parts:
+            with autocast(self.device, self.precision):
+                scores = self.student.scores(part.to(self.device))
+            yield scores
+
+    def _embed(self, table: str) -> None:
+        """Tell the criterion what the student, as it is now, says of the table that it ranks."""
+        student, parts = self.student, self.inputs.of(table).split(EMBEDDED_AT_ONCE)
+        with autocast(self.device, self.precision):
+            embedded = [student.criterion.embed(student.backbone(part.to(self.device))) for part in parts]
+        student.criterion.remember(torch.cat(embedded))

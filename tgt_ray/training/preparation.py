@@ -1,0 +1,64 @@
+"""The recipe by which an experiment is made ready, in one process or on Ray: teacher, its check, transfer set. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tgt_ray.core.signals.base import Signal
+from tgt_ray.core.signals.values import Columns
+from tgt_ray.core.storage import Storage
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.objectives import Objective
+from tgt_ray.tasks import Table, TaskData, inputs_of
+from tgt_ray.teacher.fingerprints import stored_teacher
+from tgt_ray.teacher.transfer_set import Prepared, TeacherPass, prepare
+from tgt_ray.training import fit_check
+
+if TYPE_CHECKING:
+    from tgt_ray.teacher.module import Teacher
+
+
+def found_teacher(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any] | None:
+    """The teacher's record with its `fit_check`, where the storage has both; None where there is something to do first."""
+    record = stored_teacher(experiment.teacher, data, storage)
+    check = fit_check.stored(experiment, record, data, storage) if record is not None else None
+    return None if record is None or check is None else {**record, "fit_check": check}
+
+
+def make_teacher(
+    experiment: Experiment, data: TaskData, storage: Storage, device: str
+) -> tuple[Teacher, dict[str, Any]]:
+    """The teacher on `device`, and its record with its `fit_check`: made here where the storage doesn't have them."""
+    from tgt_ray.teacher.store import prepare_teacher
+
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
+    return teacher, {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+
+
+def ask_teacher(
+    experiment: Experiment,
+    teacher: Teacher,
+    table: Table,
+    shape: tuple[int, ...],
+    signals: Sequence[Signal],
+    device: str,
+) -> Columns:
+    """What the teacher says of the rows of a table. device: where it is."""
+    from tgt_ray.teacher.outputs import teacher_outputs
+
+    inputs = inputs_of(experiment.task, table, shape, device)
+    return teacher_outputs(teacher, inputs, table["label"].to_numpy(), shape, signals)
+
+
+def join(
+    experiment: Experiment,
+    data: TaskData,
+    record: dict[str, Any],
+    teacher_pass: TeacherPass,
+    storage: Storage,
+    objectives: Sequence[Objective] = (),
+) -> Prepared:
+    """What runs share. objectives: those that they may have, where it isn't the experiment's alone."""
+    wanted = list(objectives) or [experiment.objective]
+    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage)
