@@ -41,9 +41,9 @@ def test_the_launcher_file_s_validation_can_fail():
 
 
 def test_two_default_runs_fit_on_two_cpus_and_one_on_one():
-    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}]) == 2
-    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 1.0}]) == 1
-    assert count_lanes(experiment(), at_most=8, free=[{"CPU": 2.0}, {"CPU": 2.0}]) == 4
+    assert count_lanes(experiment(), at_most=8, nodes=[{"CPU": 2.0}]) == 2
+    assert count_lanes(experiment(), at_most=8, nodes=[{"CPU": 1.0}]) == 1
+    assert count_lanes(experiment(), at_most=8, nodes=[{"CPU": 2.0}, {"CPU": 2.0}]) == 4
 
 
 def test_a_run_without_synthetic_rows_counts_no_generator():
@@ -54,9 +54,9 @@ def test_a_run_without_synthetic_rows_counts_no_generator():
 def test_custom_resources_place_the_pool_on_its_node_type():
     placed = experiment(train__gpus_per_worker=1, pool__actor_resources={"generator": 0.5})
     students, generators = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0, "generator": 1.0}
-    assert count_lanes(placed, at_most=8, free=[students, generators]) == 1
-    assert count_lanes(placed, at_most=8, free=[students, students, generators]) == 2
-    assert count_lanes(placed, at_most=8, free=[students, students]) == 0
+    assert count_lanes(placed, at_most=8, nodes=[students, generators]) == 1
+    assert count_lanes(placed, at_most=8, nodes=[students, students, generators]) == 2
+    assert count_lanes(placed, at_most=8, nodes=[students, students]) == 0
 
 
 @pytest.mark.ray
@@ -128,7 +128,8 @@ def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, s
     sweep = SweepConfig.model_validate(
         {"experiment": base.model_dump(mode="json"), "space": {"explorer.type": {"choice": ["none"]}}}
     )
-    monkeypatch.setattr("tgt_ray.distributed.resources.nodes", lambda: [{"CPU": 2.0}])
+    for module in ("sweeps.concurrency", "distributed.teacher_tasks", "distributed.teacher_pass"):
+        monkeypatch.setattr(f"tgt_ray.{module}.nodes", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr(lanes.ray, "remote", never)
     assert check_concurrency(sweep) == 3, "the trials fit"
     with pytest.raises(ConfigError, match=rf"{says}the cluster's 1 node\(s\) have: 2 CPU"):

@@ -10,8 +10,8 @@ from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.signals.of_generator import LATENT
 from tgt_ray.core.signals.of_labeler import LOGITS, TOP
 from tgt_ray.distributed import lanes
+from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.messages import Run
-from tgt_ray.distributed.resources import nodes
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment

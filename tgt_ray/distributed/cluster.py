@@ -1,4 +1,4 @@
-"""Floor 4: the Ray cluster at hand: connect to it or start a local one, and what fits on it."""
+"""The Ray cluster at hand: connect to it or start a local one, its nodes, and a storage that all of them share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.resources import Resources
 
 
 @contextmanager
@@ -41,6 +42,15 @@ def connect() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def nodes() -> list[Resources]:
+    """Total resources of each node that is alive."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def largest_node_cpus() -> float:
+    return max(node.get("CPU", 0.0) for node in nodes())
 
 
 def beside_the_caller() -> NodeAffinitySchedulingStrategy:

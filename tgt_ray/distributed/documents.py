@@ -10,7 +10,8 @@ import ray
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.resources import device_of, largest_node_cpus, needs_places, nodes, pool_resources
+from tgt_ray.distributed.cluster import largest_node_cpus, nodes
+from tgt_ray.distributed.resources import device_of, needs_places, pool_resources
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import TaskData, inputs_of
 

@@ -18,9 +18,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.board import start_board
+from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.lane_worker import LaneSetup, lane_worker
-from tgt_ray.distributed.ray_train import RememberPlacement, _remove_placement, backend, trainer_class
-from tgt_ray.distributed.resources import needs_places, nodes, worker_resources
+from tgt_ray.distributed.ray_train import RememberPlacement, backend, remove_placement, trainer_class
+from tgt_ray.distributed.resources import needs_places, worker_resources
 from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 #: Train looks at its workers every 2 s by default: a lane would need that long to notice a lost worker, and to end.
 HEALTH_CHECK_INTERVAL_S = 0.5
-
-
 #: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: How long lanes may take to end.
@@ -45,8 +44,10 @@ def open_lanes(
 ) -> Iterator[Any]:
     """`count` lanes, started beside what the block does; gives their board. At the end of the block they end too.
 
-    name: of the board, as ray.get_actor knows it. plan: for its resources lanes are placed. storage: the root that holds the
-    teacher. max_rebuilds, warm: as of the Board.
+    name: of the board, as ray.get_actor knows it
+    plan: for its resources lanes are placed
+    storage: the root that holds the teacher
+    max_rebuilds, warm: as of the RunQueue
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
     if len(nodes()) == 1:
@@ -87,8 +88,10 @@ def open_prepared_lanes(
     warm: bool = True,
     objectives: Sequence[Objective] = (),
 ) -> Iterator[tuple[Any, Prepared]]:
-    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start. objectives: as of
-    prepare_on_ray."""
+    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start.
+
+    objectives: as of prepare_on_ray
+    """
     teacher = teacher_on_ray(experiment, data, storage)
     if needs_places(experiment):
         # The pass can't do without what the lanes will hold: it runs before them, and below its outputs are in the cache.
@@ -109,7 +112,7 @@ def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
             except Exception as err:  # whatever it is, the runs that wait for this lane must hear of it
                 reason = (str(err).strip().splitlines() or [repr(err)])[-1]
                 log.warning("%s was lost: %s", name, reason)
-                _remove_placement(ray.get(board.lane_lost.remote(name, reason)))
+                remove_placement(ray.get(board.lane_lost.remote(name, reason)))
     except RayActorError:
         log.warning("%s ends, since its board was lost", name)
 

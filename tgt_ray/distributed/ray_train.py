@@ -1,7 +1,11 @@
-"""What is used of Ray Train beside its documented interface."""
+"""What is used of Ray beside its documented interface: every such name lies here, and was tried on the versions in TRIED.
+
+Another minor version of Ray may have renamed or changed any of them: pyproject.toml has the upper bound.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ray._raylet import PlacementGroupID
@@ -9,8 +13,12 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+#: Minor versions of Ray that the tests have passed on.
+TRIED = ("2.60",)
 #: How long the workers of a lane may wait for its next run, in a collective call.
 IDLE_TIMEOUT_S = 7 * 24 * 3600
+#: Loggers of Ray, and from which level on people are to see what they say.
+LOGGERS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 class RememberPlacement(WorkerGroupCallback):
@@ -28,7 +36,8 @@ class RememberPlacement(WorkerGroupCallback):
         self.board.placed.remote(self.lane, group.id.hex())
 
 
-def _remove_placement(group: str | None) -> None:
+def remove_placement(group: str | None) -> None:
+    """group: its id; None or removed already: nothing is done."""
     if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
 
@@ -42,7 +51,7 @@ class WithoutHelpers:
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        # By name: these are Ray's internals, and where they are called otherwise a lane works as well, with a process more.
+        # By name: where they are called otherwise a lane works as well, with a process more.
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [each for each in callbacks if type(each).__name__ not in unused]
 

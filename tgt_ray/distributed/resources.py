@@ -1,11 +1,9 @@
-"""What a lane asks for, and what fits on the cluster's nodes."""
+"""What a lane asks for, and what fits on the cluster's nodes. No ray."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
-
-import ray
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment.experiment import Experiment
@@ -14,15 +12,6 @@ Resources = dict[str, float]
 
 #: The share of a CPU that a trial's own process counts for: it only waits. Zero is refused by Tune.
 TRIAL_CPUS = 0.01
-
-
-def nodes() -> list[Resources]:
-    """Total resources of each node that is alive."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
-def largest_node_cpus() -> float:
-    return max(node.get("CPU", 0.0) for node in nodes())
 
 
 def worker_resources(experiment: Experiment) -> Resources:
@@ -70,9 +59,9 @@ class LaneShape:
         return self == (wanted if wanted.actors else replace(self, workers=wanted.workers, worker=wanted.worker))
 
 
-def count_lanes(experiment: Experiment, at_most: int, free: list[Resources] | None = None) -> int:
+def count_lanes(experiment: Experiment, at_most: int, nodes: list[Resources]) -> int:
     """How many runs fit side by side, each with all that it may ask for, so that none can wait for another's resources."""
-    free = [dict(node) for node in (nodes() if free is None else free)]
+    free = [dict(node) for node in nodes]
     for placed in range(at_most):
         for bundle in [*lane_bundles(experiment), {"CPU": TRIAL_CPUS}]:
             home = next((node for node in free if _fits(bundle, node)), None)
@@ -87,41 +76,39 @@ def _fits(bundle: Resources, node: Resources) -> bool:
     return all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in bundle.items())
 
 
-def check_fits(experiment: Experiment) -> None:
+def check_fits(experiment: Experiment, nodes: list[Resources]) -> None:
     """ConfigError, with the arithmetic, where not even one run can be placed: Ray would wait for ever."""
-    if count_lanes(experiment, 1):
+    if count_lanes(experiment, 1, nodes):
         return
     train = experiment.train
     raise ConfigError(
-        f"train.workers, pool.actors: {arithmetic(experiment)}. Lower train.workers ({train.workers}),"
+        f"train.workers, pool.actors: {arithmetic(experiment, nodes)}. Lower train.workers ({train.workers}),"
         f" train.cpus_per_worker, pool.actors or pool.cpus_per_actor, or use a larger cluster"
     )
 
 
-def check_teacher_fits(experiment: Experiment) -> None:
+def check_teacher_fits(experiment: Experiment, nodes: list[Resources]) -> None:
     """ConfigError where no node has what a generator asks for.
 
     The teacher is made ready by a task in a generator's place, and looks at rows there, also in a sweep whose trials need no
     generators or smaller ones: `check_fits` looks at those alone.
     """
-    wanted, there = actor_resources(experiment), nodes()
-    if not any(_fits(wanted, node) for node in there):
+    wanted = actor_resources(experiment)
+    if not any(_fits(wanted, node) for node in nodes):
         raise ConfigError(
             f"pool.gpus_per_actor, pool.actor_resources: the teacher is made ready where a generator would be, on a node with"
-            f" {_show(wanted)}; the cluster's {len(there)} node(s) have: {'; '.join(map(_show, there))}"
+            f" {_show(wanted)}; the cluster's {len(nodes)} node(s) have: {'; '.join(map(_show, nodes))}"
         )
 
 
-def arithmetic(experiment: Experiment) -> str:
+def arithmetic(experiment: Experiment, nodes: list[Resources]) -> str:
     """What a run asks for, and what the nodes have."""
     train, pool = experiment.train, experiment.pool
     asked = f"{train.workers} x train worker of {_show(worker_resources(experiment))}"
     if experiment.streams:
         asked += f" and {train.workers * pool.actors} x generator of {_show(actor_resources(experiment))}"
-    there = "; ".join(_show(node) for node in nodes())
-    return (
-        f"the run asks for {asked} and {TRIAL_CPUS} CPU for itself; the cluster's {len(nodes())} node(s) have: {there}"
-    )
+    there = "; ".join(_show(node) for node in nodes)
+    return f"the run asks for {asked} and {TRIAL_CPUS} CPU for itself; the cluster's {len(nodes)} node(s) have: {there}"
 
 
 def _show(resources: Resources) -> str:

@@ -13,6 +13,7 @@ from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, concat_columns, flat, unflat
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, pool_resources
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import Table, TaskData
@@ -73,7 +74,7 @@ def label_rows(
     import ray.data
 
     if not beside_lanes:
-        check_teacher_fits(experiment)
+        check_teacher_fits(experiment, nodes())
     resources = {"num_cpus": 0} if beside_lanes else pool_resources(experiment)
     # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
     places = [

@@ -14,8 +14,9 @@ from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.cluster import largest_node_cpus, nodes
 from tgt_ray.distributed.documents import embed_documents
-from tgt_ray.distributed.resources import check_teacher_fits, device_of, largest_node_cpus, needs_places, pool_resources
+from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_places, pool_resources
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
@@ -59,7 +60,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
     special = needs_places(experiment)
     if special:
-        check_teacher_fits(experiment)
+        check_teacher_fits(experiment, nodes())
     options = pool_resources(experiment) if special else {"num_cpus": 1}
     threads = max(1, int(largest_node_cpus()))
     log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")

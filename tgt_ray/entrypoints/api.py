@@ -162,7 +162,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     from tgt_ray.distributed.teacher_tasks import run_on_ray
 
     with cluster.connect():
-        check_fits(config)
+        check_fits(config, cluster.nodes())
         cluster.check_shared(root)
         data = config.task.read(scan, root, run_on_ray)
         warn_of_cut_texts(config, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.resources import arithmetic, check_fits, count_lanes, lane_bundles
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
@@ -38,12 +39,13 @@ def checked(sweep: SweepConfig) -> Experiment:
 def check_concurrency(sweep: SweepConfig) -> int:
     """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
     demanding = most_demanding(sweep)
-    check_fits(demanding)
+    there = nodes()
+    check_fits(demanding, there)
     asked = sweep.search.concurrent
-    room = count_lanes(demanding, at_most=sweep.num_trials if asked == "auto" else asked)
+    room = count_lanes(demanding, sweep.num_trials if asked == "auto" else asked, there)
     if asked != "auto" and room < asked:
         raise ConfigError(
             f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room};"
-            f" {arithmetic(demanding)}. Lower it or use auto"
+            f" {arithmetic(demanding, there)}. Lower it or use auto"
         )
     return room

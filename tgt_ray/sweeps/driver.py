@@ -19,7 +19,8 @@ from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.board import board_name
-from tgt_ray.distributed.resources import TRIAL_CPUS, nodes
+from tgt_ray.distributed.cluster import nodes
+from tgt_ray.distributed.resources import TRIAL_CPUS
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.leaderboard import Leaderboard

@@ -1,0 +1,229 @@
+"""Which lane gets which run: a queue of runs and the lanes that do them. Plain Python; `board.py` puts an actor around it. No ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tgt_ray.distributed.messages import Answer, Metrics, Run
+from tgt_ray.distributed.resources import LaneShape
+from tgt_ray.experiment.experiment import Experiment
+
+
+@dataclass
+class Entry:
+    """A run, from when it was submitted on.
+
+    attempts: how often a worker has begun it
+    lane: that has it; None: it is queued, or over without one
+    reason: why it failed
+    trouble: what its worker said last before it gave up
+    """
+
+    run: Run
+    attempts: int = 0
+    lane: str | None = None
+    reports: list[Metrics] = field(default_factory=list)
+    history: list[Metrics] = field(default_factory=list)
+    ended: bool = False
+    cancelled: bool = False
+    reason: str | None = None
+    trouble: str | None = None
+
+
+@dataclass
+class Lane:
+    """A lane, which may be opened anew any number of times.
+
+    plan: the lane is placed with this experiment's resources
+    taken: whether a worker has asked for work since the lane was opened
+    calls: how often workers have asked
+    placement: the placement group that its workers have
+    """
+
+    plan: Experiment
+    taken: bool = False
+    calls: int = 0
+    placement: str | None = None
+    alive: bool = True
+
+    def serves(self, run: Run) -> bool:
+        return LaneShape.of(self.plan).serves(run.experiment)
+
+
+class RunQueue:
+    """Runs in the order in which they were submitted, and lanes.
+
+    plan: for its resources lanes are opened
+    lanes: their names
+    max_rebuilds: how often a lane may be opened anew for a run of another shape
+    warm: lanes outlive their runs; otherwise each run has a lane of its own
+    """
+
+    def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
+        self.lanes = {name: Lane(plan) for name in lanes}
+        self.max_rebuilds, self.rebuilds, self.warm = max_rebuilds, 0, warm
+        self.entries: dict[str, Entry] = {}
+        self.queue: list[Entry] = []
+        self.closed = False
+        self.why_no_lane = ""
+
+    # ---- runs
+
+    def submit(self, run: Run) -> None:
+        entry = self.entries[run.id] = Entry(run)
+        self.queue.append(entry)
+        self._refuse_what_no_lane_will_serve()
+
+    def report(self, run_id: str, metrics: Metrics) -> None:
+        """One that was given before, and comes again after a resume, is ignored."""
+        reports = self.entries[run_id].reports
+        if not reports or metrics["step"] > reports[-1]["step"]:
+            reports.append(metrics)
+
+    def answer(self, run_id: str, seen: int) -> Answer | None:
+        """The report after the first `seen` ones, or how the run ended; None where there is neither yet."""
+        entry = self.entries[run_id]
+        if len(entry.reports) > seen:
+            return Answer(entry.reports[seen])
+        return Answer(None, entry.reason, entry.history) if entry.ended else None
+
+    def cancel(self, run_id: str) -> None:
+        """Its lane is free as soon as its worker has looked."""
+        entry = self.entries[run_id]
+        entry.cancelled = True
+        if not entry.attempts:
+            self._end(entry, None)
+
+    def is_over(self, run_id: str) -> bool:
+        """Whether it is to be stopped, or has ended."""
+        entry = self.entries[run_id]
+        return entry.cancelled or entry.ended
+
+    def trouble(self, run_id: str, reason: str) -> None:
+        """Why its worker is about to give up. The first of a group knows best."""
+        entry = self.entries[run_id]
+        entry.trouble = entry.trouble or reason
+
+    def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
+        """With a reason, it has failed."""
+        self.entries[run_id].history = history
+        self._end(self.entries[run_id], reason)
+
+    # ---- workers of lanes
+
+    def asked(self, name: str) -> int:
+        """A worker of the lane asks for work. Returns the number of its call, which sends away a worker that was lost while it waited."""
+        lane = self.lanes[name]
+        lane.taken = True
+        lane.calls += 1
+        return lane.calls
+
+    def again(self, name: str) -> Run | None:
+        """The run that the lane has already: its worker was lost, and the next one gets it again, unless that has happened too often."""
+        held = self._held(name)
+        return None if held is None or self._lost_too_often(held) else self._begun(held)
+
+    def may_take(self, name: str, call: int) -> bool:
+        """Whether `take` has an answer for a worker that waits."""
+        lane = self.lanes[name]
+        return lane.calls != call or self.closed or not self.warm or self._next_for(lane) is not None
+
+    def take(self, name: str, call: int) -> Run | None:
+        """The lane's next run; None where the lane is to be closed, or opened again for a run that it doesn't serve as it is."""
+        lane = self.lanes[name]
+        mine = self._next_for(lane) if lane.calls == call and self.warm and not self.closed else None
+        if mine is None:
+            return None
+        self.queue.remove(mine)
+        mine.lane = name
+        if lane.serves(mine.run):
+            return self._begun(mine)
+        self.rebuilds += 1
+        lane.plan = mine.run.experiment
+        self._refuse_what_no_lane_will_serve()
+        return None
+
+    def placed(self, name: str, group: str) -> None:
+        self.lanes[name].placement = group
+
+    # ---- the driver, which opens lanes
+
+    def may_open(self, name: str) -> bool:
+        """Whether `open_lane` has an answer: a lane that isn't warm is opened for a run."""
+        return self.warm or self._held(name) is not None or self.closed or bool(self.queue)
+
+    def open_lane(self, name: str) -> Experiment | None:
+        """For whose resources to open the lane; None where it isn't needed any more."""
+        lane = self.lanes[name]
+        if not self.warm and self._held(name) is None and self.queue:
+            entry = self.queue.pop(0)
+            entry.lane, lane.plan = name, entry.run.experiment
+        lane.taken, lane.placement = False, None
+        return lane.plan if lane.alive and not self.closed else None
+
+    def lane_lost(self, name: str, reason: str) -> str | None:
+        """Ray Train has given the lane up. It may be opened again, unless its workers didn't get as far as asking for work.
+
+        Returns the placement group that may be left over of it.
+        """
+        lane, held = self.lanes[name], self._held(name)
+        if held is not None:
+            held.trouble = held.trouble or reason
+            self._lost_too_often(held)
+        if not lane.taken:
+            lane.alive, self.why_no_lane = False, reason
+            if held is not None and not held.ended:
+                held.lane = None
+                self.queue.insert(0, held)
+            self._refuse_what_no_lane_will_serve()
+        return lane.placement
+
+    def close(self) -> None:
+        """No more runs: lanes end, and stop what they are at."""
+        self.closed = True
+        for entry in self.entries.values():
+            entry.cancelled = True
+
+    # ----
+
+    def _held(self, name: str) -> Entry | None:
+        return next((entry for entry in self.entries.values() if entry.lane == name and not entry.ended), None)
+
+    def _begun(self, entry: Entry) -> Run:
+        entry.attempts += 1
+        entry.trouble = None
+        return entry.run
+
+    def _next_for(self, lane: Lane) -> Entry | None:
+        """The first run in the queue that the lane serves; failing that, one for which a lane must be rebuilt."""
+        fitting = next((entry for entry in self.queue if lane.serves(entry.run)), None)
+        return fitting or next((entry for entry in self.queue if not self._is_served(entry)), None)
+
+    def _is_served(self, entry: Entry) -> bool:
+        return any(lane.alive and lane.serves(entry.run) for lane in self.lanes.values())
+
+    def _refuse_what_no_lane_will_serve(self) -> None:
+        nobody = not any(lane.alive for lane in self.lanes.values())
+        for entry in list(self.queue):
+            if nobody:
+                self._end(entry, f"no lane could be started: {self.why_no_lane}")
+            elif self.warm and not self._is_served(entry) and self.rebuilds >= self.max_rebuilds:
+                self._end(
+                    entry,
+                    f"no lane has its workers and resources, and search.max_rebuilds {self.max_rebuilds} is used up",
+                )
+
+    def _lost_too_often(self, entry: Entry) -> bool:
+        """Whether a run whose worker was lost ends with that."""
+        most = entry.run.experiment.train.max_failures
+        if entry.cancelled:
+            self._end(entry, None)
+        elif entry.attempts > most:
+            why = f": {entry.trouble}" if entry.trouble else ""
+            self._end(entry, f"its workers were lost {entry.attempts} times, train.max_failures is {most}{why}")
+        return entry.ended
+
+    def _end(self, entry: Entry, reason: str | None) -> None:
+        entry.ended, entry.reason = True, reason
+        if entry in self.queue:
+            self.queue.remove(entry)
