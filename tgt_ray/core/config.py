@@ -46,6 +46,16 @@ class Config(BaseModel):
                     )
         return data
 
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults, as plain nested data; of a component also its type."""
+        out: dict[str, Any] = {"type": kind} if (kind := getattr(self, "type", None)) else {}
+        plain = self.model_dump(mode="json")
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "type" and (info.is_required() or value != info.get_default(call_default_factory=True)):
+                out[name] = value.changed() if isinstance(value, Config) else plain[name]
+        return out
+
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of this config's canonical JSON."""
         return digest(self.model_dump(mode="json"))

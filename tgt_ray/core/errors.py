@@ -10,8 +10,20 @@ from typing import Any
 from pydantic import ValidationError
 
 
-class ConfigError(ValueError):
+class OneLine(Exception):
+    """An error whose message is all that a person needs: notebooks show it without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython's protocol for errors that show themselves.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(OneLine, ValueError):
     """Bad input from a person. The message is one line: key or file, value, what would be right."""
+
+
+class RunFailed(OneLine, RuntimeError):
+    """A run that was started and ended without a result; the message says why."""
 
 
 @contextmanager

@@ -84,3 +84,19 @@ def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> di
     for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
         data = override(data, key, value)
     return data
+
+
+#: Lines that a config takes in a notebook or a log.
+LINES = 20
+
+
+def summary(config: Config) -> str:
+    """What differs from the defaults, as YAML of at most LINES lines."""
+    changed = config.changed()
+    if not changed:
+        return f"{type(config).__name__}: all defaults"
+    lines = yaml.safe_dump(changed, sort_keys=False).splitlines()
+    out = [f"{type(config).__name__}: the defaults, but", *(f"  {line}" for line in lines)]
+    if len(out) > LINES:
+        out[LINES - 1 :] = [f"  ... and {len(out) - LINES + 1} more lines; tgt_ray.dump_yaml(...) gives all"]
+    return "\n".join(out)

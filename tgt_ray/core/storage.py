@@ -12,7 +12,16 @@ from pyarrow import fs
 from tgt_ray.core.errors import ConfigError
 
 #: Folders below the root that all runs share.
-RESERVED = ("teachers", "teacher_cache", "data_cache", "documents", "vocabularies", "fit_checks", "benchmark_runs")
+RESERVED = (
+    "teachers",
+    "teacher_cache",
+    "data_cache",
+    "documents",
+    "vocabularies",
+    "fit_checks",
+    "logs",
+    "benchmark_runs",
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.ray_train import LOGGERS
 from tgt_ray.distributed.resources import Resources
 
 
@@ -26,8 +27,8 @@ def connect() -> Iterator[None]:
         return
     # People watch the leaderboard; the progress of single data sets would only cut it up.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for name, level in LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     address = os.environ.get("RAY_ADDRESS")
     try:

@@ -6,8 +6,10 @@ Another minor version of Ray may have renamed or changed any of them: pyproject.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import PlacementGroupID
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -19,6 +21,30 @@ TRIED = ("2.60",)
 IDLE_TIMEOUT_S = 7 * 24 * 3600
 #: Loggers of Ray, and from which level on people are to see what they say.
 LOGGERS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
+
+
+log = logging.getLogger(__name__)
+
+
+def in_a_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
+
+
+def filter_tune_messages() -> None:
+    """Drop Tune's traceback of a failed trial, whose reason the leaderboard gives, and say in our words that it stops."""
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_is_no_failed_trial)
+    logging.getLogger("ray.tune.tune").addFilter(_say_that_it_stops)
+
+
+def _is_no_failed_trial(message: logging.LogRecord) -> bool:
+    return not str(message.msg).startswith("Trial task failed")
+
+
+def _say_that_it_stops(message: logging.LogRecord) -> bool:
+    if stops := str(message.msg).startswith("Stop signal received"):
+        log.warning("interrupted: the sweep saves its state and stops; interrupt it again to stop without saving")
+    return not stops
 
 
 class RememberPlacement(WorkerGroupCallback):

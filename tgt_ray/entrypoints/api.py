@@ -1,4 +1,4 @@
-"""Floor 7: `run` and `run_sweep`, as the command lines and notebooks call them."""
+"""`run` and `run_sweep`, as the command lines and notebooks call them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tgt_ray.core import records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import in_this_process
+from tgt_ray.entrypoints.summary import RunResult, SweepResult
+from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
@@ -33,12 +34,12 @@ log = logging.getLogger(__name__)
 
 def default_storage() -> str:
     """`results` in the working directory. Ray deletes a job's working directory, so there it is a folder of the user's home."""
-    in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return str(Path.home() / "tgt_ray_results") if in_a_job else "results"
+    if "RAY_ADDRESS" in os.environ:  # which every job has
+        from tgt_ray.distributed.ray_train import in_a_job
 
-
-class RunFailed(RuntimeError):
-    """A run that was started and ended without a result; the message says why."""
+        if in_a_job():
+            return str(Path.home() / "tgt_ray_results")
+    return "results"
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,6 @@ class Source:
         return validate(cls, with_overrides(written.model_dump(mode="json"), self.overrides), "--set")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run. metrics: one row a report, the last one with the test split; record: as in record.json."""
-
-    folder: str
-    metrics: pd.DataFrame
-    record: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A sweep's table, one row a trial and best first; best: the winner's row, None where no trial has finished."""
-
-    folder: str
-    config: SweepConfig
-    trials: pd.DataFrame
-    best: pd.Series | None
-    record: dict[str, Any]
-
-    @property
-    def interrupted(self) -> bool:
-        return len(self.trials) < self.config.num_trials or bool(
-            self.trials.status.isin(["running", "pending", "paused", "interrupted"]).any()
-        )
-
-
 def run(
     experiment: Experiment | dict[str, Any] | str | Source | None = None,
     storage: str | None = None,
@@ -91,12 +66,28 @@ def run(
     local: bool = False,
     resume: bool = False,
 ) -> RunResult:
-    """Train one experiment (a config, plain data or a YAML file; None: the default one, or with `resume` that of the run). Raises ConfigError for bad input, RunFailed for a failed run."""
+    """Train one experiment.
+
+    - experiment: a config, plain data or a YAML file; None: the default one, or with `resume` that of the run
+    - storage: folder or URI for results, teachers and caches; None: `results`
+    - name: the run's folder below it; None: a new one
+    - local: run in this process, without Ray
+    - resume: go on with the run of that name
+    - raises ConfigError: for bad input, before anything is started
+    - raises RunFailed: where the run was started and failed
+    """
     if resume and experiment is None:
         root, name = _open(storage, name, "train", resume)
         where = f"{root.root}/{name}/experiment.yaml"
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
+    with messages():
+        return _run(config, storage, name, local, resume)
+
+
+def _run(config: Experiment, storage: str | None, name: str | None, local: bool, resume: bool) -> RunResult:
+    import pandas as pd
+
     config.check_files()
     warn_of_odd_settings(config)
     scan = config.task.scan()
@@ -107,12 +98,14 @@ def run(
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
         )
-    history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
+    with libraries_to_file(root, name):
+        history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
     record = {
         "kind": "run",
         "name": name,
         "mode": "local" if local else "ray",
         "experiment": config.model_dump(mode="json"),
+        "metric": config.task.metric_names[0],
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "result": history[-1],
@@ -121,6 +114,7 @@ def run(
     fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")
     records.write_json(folder, record, "record.json")
+    folder.write(report([folder]), REPORT_FILE)
     return RunResult(folder.root, pd.DataFrame(history), record)
 
 
@@ -208,36 +202,49 @@ def run_sweep(
     name: str | None = None,
     resume: bool = False,
 ) -> SweepResult:
-    """Run a sweep (a config, plain data or a YAML file; None: the default one). Raises ConfigError for bad input."""
+    """Run a sweep on the Ray cluster at hand, or on a local one that is started for it.
+
+    - config: a config, plain data or a YAML file; None: the default sweep
+    - storage, name, resume: as for `run`; with `resume` the settings come from the sweep's folder
+    - raises ConfigError: for bad input, before anything is started
+    """
+    if resume and config is not None:
+        raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
+    with messages():
+        if resume:
+            root, name = _open(storage, name, "sweep", resume)
+            where = f"{root.root}/{name}/sweep.yaml"
+            loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
+            scan = loaded.experiment.task.scan()
+        else:
+            loaded = _build(SweepConfig, config if config is not None else default_sweep())
+            loaded.check_files()
+            warn_of_odd_settings(loaded.experiment, loaded.largest_values())
+            scan = loaded.experiment.task.scan()
+            # Before images are decoded, where that can be told, and below in any case.
+            _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
+            root, name = _open(storage, name, "sweep", resume)
+        with libraries_to_file(root, name):
+            return _run_sweep(loaded, scan, root, name, resume)
+
+
+def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool) -> SweepResult:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
 
-    if resume:
-        if config is not None:
-            raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
-        root, name = _open(storage, name, "sweep", resume)
-        where = f"{root.root}/{name}/sweep.yaml"
-        loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
-        scan = loaded.experiment.task.scan()
-    else:
-        loaded = _build(SweepConfig, config if config is not None else default_sweep())
-        loaded.check_files()
-        warn_of_odd_settings(loaded.experiment, loaded.largest_values())
-        scan = loaded.experiment.task.scan()
-        # Before images are decoded, where that can be told, and below in any case.
-        _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
-        root, name = _open(storage, name, "sweep", resume)
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
-        data = loaded.experiment.task.read(scan, root, run_on_ray)
-        warn_of_cut_texts(loaded.experiment, data)
-        _check_metric(loaded, loaded.experiment.task.metrics_of(data))
-        log.info("sweep %s: %d trials, in %s", name, loaded.num_trials, folder.root)
-        table = driver.start(loaded, data, root, name, resume)
-    best = driver.best_trial(loaded, table)
-    return SweepResult(folder.root, loaded, table, best, records.read_json(folder, "record.json"))
+        data = config.experiment.task.read(scan, root, run_on_ray)
+        warn_of_cut_texts(config.experiment, data)
+        _check_metric(config, config.experiment.task.metrics_of(data))
+        log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.root)
+        table = driver.start(config, data, root, name, resume)
+    folder.write(report([folder]), REPORT_FILE)
+    return SweepResult(
+        folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
+    )
 
 
 def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Floor 7: the command lines of `python -m tgt_ray.train` and `python -m tgt_ray.sweep`."""
+"""The command line: `python -m tgt_ray COMMAND`, or `tgt-ray COMMAND`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tgt_ray.core.config import Config
-from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import load_yaml, parse_override
-from tgt_ray.core.memory import keep_freed_memory
-from tgt_ray.entrypoints import api
-from tgt_ray.entrypoints.summary import print_result
-from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.entrypoints import terminal
+
+if TYPE_CHECKING:
+    from tgt_ray.core.config import Config
+    from tgt_ray.entrypoints.api import Source
 
 Sets = Annotated[
     list[str] | None,
@@ -29,7 +27,8 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="Folder or URI for results, teachers and the teacher cache. Default: results; in a Ray job: ~/tgt_ray_results.",
+        help="Folder or URI for results, teachers and the teacher cache."
+        " Default: results; in a Ray job: ~/tgt_ray_results.",
     ),
 ]
 NameOption = Annotated[
@@ -40,12 +39,16 @@ StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse to start where the teacher's fit check is below its minimum.")
 ]
 SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and exit.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and the result alone.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print every message, those of Ray and of other libraries too.")
+]
 
 
 def train(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment; absent: the default on digits."),
+        typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment. Default: the one on digits."),
     ] = None,
     sets: Sets = None,
     storage: StorageOption = None,
@@ -54,25 +57,31 @@ def train(
     strict: StrictOption = False,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
     schema: SchemaOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train one student with its teacher, and measure it on the test split once, at the end."""
+    # Imports below, here and in the other commands, would make --help wait.
+    from tgt_ray.core.memory import keep_freed_memory
+    from tgt_ray.entrypoints import api
+    from tgt_ray.experiment.experiment import Experiment
+
     if schema:
         return _print_schema(Experiment)
     sets = [*(sets or []), *(["fit_check.on_low=fail"] if strict else [])]
     source = None if resume and file is None and not sets else _data(file, sets, {})
     if local:
         keep_freed_memory()  # this process is ours alone, as Ray's workers are
-    result = api.run(source, storage=storage, name=name, local=local, resume=resume)
-    last = result.metrics.iloc[-1]
-    shown = {key: f"{last[key]:.2f}" for key in last.index if key.startswith("test_")}
-    print(f"student and records in {result.folder}; {', '.join(f'{k} {v}' for k, v in shown.items())}")
+    with terminal.messages(_level(quiet, verbose)):
+        result = api.run(source, storage=storage, name=name, local=local, resume=resume)
+    print(result)
     return None
 
 
 def sweep(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="SWEEP.yaml", help="A sweep; absent: the default sweep on digits."),
+        typer.Argument(metavar="SWEEP.yaml", help="A sweep. Default: the one on digits."),
     ] = None,
     sets: Sets = None,
     storage: StorageOption = None,
@@ -80,8 +89,14 @@ def sweep(
     resume: ResumeOption = False,
     strict: StrictOption = False,
     schema: SchemaOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Search the space of a sweep with Ray Tune, and keep the best student."""
+    from tgt_ray.entrypoints import api
+    from tgt_ray.entrypoints.summary import print_result
+    from tgt_ray.sweeps.config import SweepConfig, default_sweep
+
     if schema:
         return _print_schema(SweepConfig)
     sets = [*(sets or []), *(["experiment.fit_check.on_low=fail"] if strict else [])]
@@ -89,10 +104,11 @@ def sweep(
         raise ConfigError(
             "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
         )
-    result = api.run_sweep(
-        None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
-    )
-    print_result(result)
+    with terminal.messages(_level(quiet, verbose)):
+        result = api.run_sweep(
+            None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
+        )
+    print_result(result, with_table=not quiet)
     if result.interrupted:
         raise typer.Exit(130)
     if result.best is None:
@@ -100,26 +116,74 @@ def sweep(
     return None
 
 
-def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) -> api.Source:
+def report(
+    folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders or URIs of runs and sweeps.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page to write. Default: report.html, in the folder where it is of one."),
+    ] = None,
+) -> None:
+    """Write one HTML page of runs and sweeps, from their records: comparison, curves, trials, teacher, pictures."""
+    from tgt_ray.core.storage import Storage
+    from tgt_ray.results.report import REPORT_FILE
+    from tgt_ray.results.report import report as page
+
+    there = [Storage(folder) for folder in folders]
+    content = page(there)
+    if out is not None or len(there) > 1:
+        target = out or Path(REPORT_FILE)
+        try:
+            target.write_bytes(content)
+        except OSError as err:
+            raise ConfigError(f"--out {target}: cannot be written ({err.strerror})") from err
+        print(target)
+    else:
+        there[0].write(content, REPORT_FILE)
+        print(f"{there[0].root}/{REPORT_FILE}")
+
+
+def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) -> Source:
+    from tgt_ray.core.loading import load_yaml, parse_override
+    from tgt_ray.entrypoints.api import Source
+
     data = default if file is None else load_yaml(file)
-    return api.Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
+    return Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
 
 
 def _print_schema(cls: type[Config]) -> None:
     print(json.dumps(cls.model_json_schema(), indent=2))
 
 
-def main(command: Callable[..., None]) -> None:
-    """Run a command: bad input is one line on stderr and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("tgt_ray").setLevel(logging.INFO)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+def _level(quiet: bool, verbose: bool) -> int:
+    if quiet and verbose:
+        raise ConfigError("--quiet, --verbose: give one of them, or neither")
+    return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+
+
+COMMANDS = (train, sweep, report)
+
+
+def main(*commands: Callable[..., None]) -> None:
+    """Run the command that the process was started with, one of `commands` (none: of all).
+
+    Bad input is one line on stderr and exit code 2, a run that failed one line and exit code 1.
+    """
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        no_args_is_help=not commands,
+        help="Teacher-guided training.",
+    )
+    for command in commands or COMMANDS:
+        app.command()(command)
     try:
         app()
     except ConfigError as err:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {err}", markup=False)
-        sys.exit(2)
-    except api.RunFailed as err:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"failed: {err}", markup=False)
-        sys.exit(1)
+        _end(f"error: {err}", 2)
+    except RunFailed as err:
+        _end(f"failed: {err}", 1)
+
+
+def _end(line: str, code: int) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    sys.exit(code)

@@ -1,34 +1,99 @@
-"""The last lines of a sweep."""
+"""What a run and a sweep give back, and their last lines."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
 
-from tgt_ray.entrypoints.api import SweepResult
-from tgt_ray.sweeps.table import render
+from tgt_ray.sweeps.config import SweepConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of a terminal that isn't one: a file, or the log of a job.
+NO_TERMINAL = 160
 
 
-def print_result(result: SweepResult) -> None:
-    """The final table, and how the best student compares with the controls on the test split."""
-    console = Console(width=None if Console().is_terminal else 160)
-    metric = result.config.search.metric
-    console.print(render(result.config, result.trials))
-    if result.best is None:
-        console.print("no trial has finished")
-        return
-    line = f"best: {result.best.trial}, test {metric} {result.best[f'test_{metric}']:.2f}"
-    controls = result.trials[result.trials.control.notna() & (result.trials.status == "finished")].to_dict("records")
-    for row in controls:
-        line += f"; {row['control']} {row[f'test_{metric}']:.2f}"
-    teacher = result.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
-    console.print(line + (f"; teacher {teacher:.2f}" if teacher is not None else ""), soft_wrap=True)
-    sign = 1 if result.config.search.mode == "max" else -1
-    for row in controls:
-        # Over one seed no reason to take the control for the better one, but one not to take the best trial for a gain.
-        if sign * row[metric] >= sign * result.best[metric]:
-            console.print(
-                f"the control {row['control']} is not behind the best trial by validation {metric} ({row[metric]:.2f} beside"
-                f" {result.best[metric]:.2f}): this sweep shows no gain over it",
-                soft_wrap=True,
-            )
-    console.print(f"table, best student and records: {result.folder}", soft_wrap=True)
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """A finished run.
+
+    - folder: where its records and its student lie
+    - metrics: one row a report, the last one with the test split
+    - record: as in record.json
+    """
+
+    folder: str
+    metrics: pd.DataFrame
+    record: dict[str, Any]
+
+    def __repr__(self) -> str:
+        last = self.metrics.iloc[-1]
+        tested = [f"test {key.removeprefix('test_')} {last[key]:.2f}" for key in last.index if key.startswith("test_")]
+        return "\n".join([*tested, f"student, records and report.html: {self.folder}"])
+
+
+@dataclass(frozen=True, repr=False)
+class SweepResult:
+    """A sweep that has ended or was interrupted.
+
+    - trials: its table, one row a trial and best first
+    - best: the winner's row, None where no trial has finished
+    - record: as in record.json
+    """
+
+    folder: str
+    config: SweepConfig
+    trials: pd.DataFrame
+    best: pd.Series | None
+    record: dict[str, Any]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trials are left that `--resume` would run."""
+        return len(self.trials) < self.config.num_trials or bool(
+            self.trials.status.isin(["running", "pending", "paused", "interrupted"]).any()
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> Iterator[str]:
+        """How the best student compares with the controls and with the teacher on the test split, a fact a line."""
+        if self.best is None:
+            yield "no trial has finished"
+        else:
+            yield from self._comparison(self.best)
+        yield f"table, best student, records and report.html: {self.folder}"
+
+    def _comparison(self, best: pd.Series) -> Iterator[str]:
+        metric, trials = self.config.search.metric, self.trials
+        yield f"best: {best.trial}, test {metric} {best[f'test_{metric}']:.2f}"
+        controls = trials[trials.control.notna() & (trials.status == "finished")].to_dict("records")
+        for row in controls:
+            yield f"  control {row['control']}: {row[f'test_{metric}']:.2f}"
+        teacher = self.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
+        if teacher is not None:
+            yield f"  teacher: {teacher:.2f}"
+        sign = 1 if self.config.search.mode == "max" else -1
+        for row in controls:
+            # Over one seed no reason to take the control for the better one, but one not to take the best for a gain.
+            if sign * row[metric] >= sign * best[metric]:
+                yield (
+                    f"the control {row['control']} is not behind the best trial by validation {metric}"
+                    f" ({row[metric]:.2f} beside {best[metric]:.2f}): this sweep shows no gain over it"
+                )
+
+
+def print_result(result: SweepResult, with_table: bool = True) -> None:
+    """Print the final table and the lines below it."""
+    from tgt_ray.sweeps.table import render
+
+    console = Console(width=None if Console().is_terminal else NO_TERMINAL)
+    if with_table:
+        console.print(render(result.config, result.trials, width=console.width))
+    for line in result.lines():
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

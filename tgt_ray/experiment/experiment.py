@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from tgt_ray.core.config import Config
+from tgt_ray.core.loading import summary
 from tgt_ray.data import LongTail
 from tgt_ray.experiment import checks
 from tgt_ray.experiment.pool import FitCheckConfig, PoolConfig
@@ -34,6 +35,11 @@ class Experiment(Config):
     def _fits_together(self) -> Experiment:
         checks.check_all(self)
         return self
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    __str__ = __repr__
 
     def check_files(self) -> None:
         """ConfigError where a file that is named isn't there."""

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.errors import ConfigError, nearest
-from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.loading import summary, with_overrides
 from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
@@ -71,6 +71,11 @@ class SweepConfig(Config):
         min_length=1,
     )
     search: SearchConfig = Field(default_factory=SearchConfig)
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    __str__ = __repr__
 
     @field_validator("search", mode="after")
     @classmethod

@@ -1,4 +1,4 @@
-"""Floor 6: a sweep as one Ray Tune experiment. Its trials are light: they queue their runs for lanes, which outlive them."""
+"""A sweep as one Ray Tune experiment. Its trials are light: they queue their runs for lanes, which outlive them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.board import board_name
 from tgt_ray.distributed.cluster import nodes
+from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
@@ -109,8 +110,7 @@ def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
-    # The leaderboard gives a failed trial's reason in one line, where Tune would print the traceback of its process.
-    logging.getLogger("ray.tune.execution.tune_controller").addFilter(not_of_a_failed_trial)
+    filter_tune_messages()
     trainable = tune.with_resources(
         tune.with_parameters(
             LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
@@ -145,10 +145,6 @@ def make_tuner(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-
-
-def not_of_a_failed_trial(message: logging.LogRecord) -> bool:
-    return not str(message.msg).startswith("Trial task failed")
 
 
 def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Floor 5: what a sweep shows while it runs, and its table's files, rewritten whenever a trial ends."""
+"""What a sweep shows while it runs, and its table's files, rewritten whenever a trial ends."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any
@@ -15,9 +16,19 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.table import ENDED, line, render, trial_table
 
+log = logging.getLogger(__name__)
+
+
+def _draws() -> bool:
+    """Whether there is a terminal to draw in, and somebody who wants to see it."""
+    return sys.stdout.isatty() and log.isEnabledFor(logging.INFO)
+
 
 class Leaderboard(Callback):
-    """A live table in a terminal, one line for each ended trial elsewhere; trials.csv and trials.parquet in the sweep's folder."""
+    """A live table in a terminal, one line for each ended trial elsewhere.
+
+    It keeps trials.csv and trials.parquet in the sweep's folder.
+    """
 
     def __init__(self, sweep: SweepConfig, folder: Storage):
         self.sweep, self.folder = sweep, folder
@@ -30,13 +41,15 @@ class Leaderboard(Callback):
         return {**self.__dict__, "_live": None}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not sys.stdout.isatty() or time.time() - self._drawn < 0.5:
+        if not _draws() or time.time() - self._drawn < 0.5:
             return
         if self._live is None:
-            self._live = Live(console=Console(), auto_refresh=False)
+            # It goes away at the end: the sweep's last lines show the final table.
+            self._live = Live(console=Console(), auto_refresh=False, transient=True)
             self._live.start()
         self._drawn = time.time()
-        self._live.update(render(self.sweep, trial_table(self.sweep, trials), time.time() - self.started), refresh=True)
+        seconds, width = time.time() - self.started, self._live.console.width
+        self._live.update(render(self.sweep, trial_table(self.sweep, trials), seconds, width), refresh=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune calls this before it says so of the trial itself.
@@ -48,10 +61,10 @@ class Leaderboard(Callback):
     def _ended(self, trials: list[Any], trial: Any, status: str) -> None:
         table = trial_table(self.sweep, trials, {trial.trial_id: status})
         records.write_table(self.folder, table, "trials")
-        if not sys.stdout.isatty():
+        if not _draws():
             row = table[table.trial == trial.trial_id].iloc[0]
             ended = int(table.status.isin(ENDED).sum())
-            print(line(self.sweep, row, ended, self.sweep.num_trials), flush=True)
+            log.info(line(self.sweep, row, ended, self.sweep.num_trials))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         table = trial_table(self.sweep, trials)

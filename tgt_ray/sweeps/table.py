@@ -1,4 +1,4 @@
-"""Floor 5: the trials of a sweep as one table, and how people see it. No torch, no ray."""
+"""The trials of a sweep as one table, and how people see it. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -80,7 +82,8 @@ def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
     )
     score = row.get(sweep.search.metric)
     tail = f": {row.reason}" if row.reason else ""
-    return f"[{ended}/{total}] {row.trial} {row.status}, {sweep.search.metric} {number(score)} at step {number(row.get('step'))} ({what}){tail}"
+    where = f"{sweep.search.metric} {number(score)} at step {number(row.get('step'))}"
+    return f"[{ended}/{total}] {row.trial} {row.status}, {where} ({what}){tail}"
 
 
 def number(value: Any) -> str:
@@ -89,27 +92,56 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def render(sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None) -> Table:
-    """The table as people see it: validation to compare by, test for what has finished."""
-    metric = sweep.search.metric
+def render(
+    sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None, width: int = 10_000
+) -> RenderableType:
+    """The table as people see it: validation to compare by, test for what has finished.
+
+    - seconds: since the sweep began; None: not said
+    - width: columns of the terminal. Where the table is wider, reasons of failures go below it, headers are broken between
+      words, and then the last keys of the space are left to trials.csv, which is said.
+    """
     ended = int(table.status.isin(ENDED).sum())
-    out = Table(
-        title=f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else ""),
-        title_justify="left",
-    )
-    for name in (
-        "trial",
-        "status",
-        *(key.split(".")[-1] for key in sweep.space),
-        "step",
-        f"validation {metric}",
-        f"test {metric}",
-    ):
-        out.add_column(name, justify="left" if name in ("trial", "status") else "right", overflow="fold")
-    for row in table.head(SHOWN).to_dict("records"):
-        status = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
-        numbers = [row.get(key) for key in (*sweep.space, "step", metric, f"test_{metric}")]
-        # An error's text may hold what rich takes for markup.
+    title = f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else "")
+    rows: list[dict[Any, Any]] = table.head(SHOWN).to_dict("records")
+    keys = list(sweep.space)
+    below: list[str] = []
+    drawn = _draw(sweep, rows, keys, title)
+    if _wide(drawn) > width:
+        below = [f"{row['trial']} failed: {row['reason']}" for row in rows if row["reason"]]
+        drawn = _draw(sweep, rows, keys, title, reasons=False)
+    while _wide(drawn) > width and len(keys) >= 1:
+        drawn = _draw(sweep, rows, keys, title, reasons=False, narrow=True)
+        if _wide(drawn) > width:
+            keys.pop()
+    if len(keys) < len(sweep.space):
+        below.append(f"not shown, but in trials.csv: {', '.join(list(sweep.space)[len(keys) :])}")
+    # An error's text may hold what rich takes for markup.
+    return Group(drawn, *(Text(each) for each in below))
+
+
+def _draw(
+    sweep: SweepConfig,
+    rows: list[dict[Any, Any]],
+    keys: list[str],
+    title: str,
+    reasons: bool = True,
+    narrow: bool = False,
+) -> Table:
+    metric = sweep.search.metric
+    out = Table(title=title, title_justify="left")
+    named = [key.split(".")[-1] for key in keys]
+    for name in ("trial", "status", *named, "step", f"validation {metric}", f"test {metric}"):
+        header = name.replace(" ", "\n").replace("_", "_\n") if narrow else name
+        out.add_column(header, justify="left" if name in ("trial", "status") else "right", no_wrap=True)
+    for row in rows:
+        status = f"{row['status']}: {row['reason']}" if row["reason"] and reasons else row["status"]
+        numbers = [row.get(key) for key in (*keys, "step", metric, f"test_{metric}")]
         cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(number, numbers))]
         out.add_row(*cells, style="dim" if row["control"] else None)
     return out
+
+
+def _wide(table: Table) -> int:
+    """Columns that a table takes when nothing in it is broken."""
+    return Measurement.get(Console(width=10_000), Console(width=10_000).options, table).maximum

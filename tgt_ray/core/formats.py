@@ -1,0 +1,58 @@
+"""Format numbers of what the storage holds, so that no version reads wrongly what another one has written.
+
+A stored thing says its number in a place of its own kind: the key `format` of a JSON record or of a checkpoint, the metadata
+of a safetensors or Parquet file. What has no number is of format 1: it was written before numbers were. A number goes up
+when a version can't read, or would read otherwise, what the one before has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tgt_ray.core.errors import ConfigError
+
+#: The number that this version writes of each kind.
+FORMATS = {
+    "run": 2,  # 2: with student.json
+    "sweep": 2,  # 2: Tune's state names modules of the new folders
+    "checkpoint": 1,
+    "teacher": 1,
+    "teacher_cache": 2,  # 2: a file for each split and signal
+    "fit_check": 1,
+    "documents": 1,
+    "data_cache": 1,
+    "student": 1,
+    "table": 1,
+}
+#: The key, in every place.
+KEY = "format"
+
+
+def number(stored: Mapping[str, Any]) -> int:
+    """The format number that a record or a file's metadata says."""
+    return int(stored.get(KEY, 1))
+
+
+def readable(kind: str, stored: Mapping[str, Any]) -> bool:
+    return number(stored) == FORMATS[kind]
+
+
+def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Raise a ConfigError that names the versions where something stored can't be used any more, or not yet.
+
+    - what: the thing, for the message
+    - remedy: what to do
+    """
+    if not readable(kind, stored):
+        raise ConfigError(
+            f"{what}: has format {number(stored)}{_written_by(stored)}, this version goes on with {FORMATS[kind]}; {remedy}"
+        )
+
+
+def _written_by(stored: Mapping[str, Any]) -> str:
+    """The version that has written a record, where it says so."""
+    environment = stored.get("environment", {})
+    version = environment.get("packages", {}).get("tgt-ray")
+    commit = (environment.get("commit") or "")[:12]
+    return f", written by tgt-ray {version}" + (f" (commit {commit})" if commit else "") if version else ""

@@ -1,0 +1,85 @@
+"""What a person sees while a command runs: the project's own messages, and a file for those of libraries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from tgt_ray.core.storage import Storage
+
+log = logging.getLogger(__name__)
+
+#: Folder of the storage for what libraries say.
+LOGS = "logs"
+#: The logger above all of the project's modules.
+OURS = logging.getLogger("tgt_ray")
+
+
+class _Stdout(logging.StreamHandler):
+    """Writes to what `sys.stdout` is at the time of the message: a live table puts its own in that place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
+
+
+@contextmanager
+def messages(level: int = logging.INFO) -> Iterator[None]:
+    """Show the project's messages from `level` up on stdout, unless the caller has set up logging."""
+    if OURS.hasHandlers():
+        yield
+        return
+    before, handler = OURS.level, _Stdout()
+    OURS.setLevel(level)
+    OURS.addHandler(handler)
+    try:
+        yield
+    finally:
+        OURS.removeHandler(handler)
+        OURS.setLevel(before)
+
+
+@contextmanager
+def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
+    """Put what Ray and other libraries write to stderr into `logs/NAME.log` of the storage, and name that file at the end.
+
+    Nearly all of it is of no use to who runs the command: start-up limits, internals, deprecations. With messages at level
+    DEBUG (--verbose) it stays on the terminal.
+    """
+    if OURS.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    with tempfile.TemporaryFile(prefix="tgt_ray-") as file:
+        try:
+            with _stderr_to(file.fileno()):
+                yield
+        finally:
+            file.seek(0)
+            if said := file.read():
+                before = storage.read(LOGS, f"{name}.log") if storage.exists(LOGS, f"{name}.log") else b""
+                storage.write(before + said, LOGS, f"{name}.log")
+                log.info("messages of Ray and other libraries: %s", storage.within(LOGS, f"{name}.log").root)
+
+
+@contextmanager
+def _stderr_to(file: int) -> Iterator[None]:
+    """Point the process's stderr at an open file, for code in C++ as well as in Python."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
