@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: sweep test test-all lint clean
+.PHONY: sweep test test-all lint docs clean
 
 sweep: $(READY)
 	$(BIN)/python -m tgt_ray.sweep $(ARGS)
@@ -21,11 +21,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 # Anew only when what is installed has changed; the package itself is installed editable.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards,docs]"
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) results docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
