@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tgt_ray.data.stored import StoredTable
 
 #: Calls a function on each of some parts, perhaps in many processes; gives the results, which JSON can hold, in the parts' order.
-Run = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+MapParts = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
 
 
 def in_this_process(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tgt_ray.core.config import Component
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.base import Run, Splits, in_this_process
+from tgt_ray.data.base import MapParts, Splits, in_this_process
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -68,7 +68,7 @@ class ImageSource(Component):
         ConfigError for data that is missing, damaged or outside the class range.
         """
 
-    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits[Any]:
+    def read(self, scan: Any, storage: Storage | None, run: MapParts) -> Splits[Any]:
         """All splits. Images that have to be decoded are so by `run`, into `storage`, unless they are there already."""
         splits: Splits[Any] = scan
         return splits
@@ -77,6 +77,6 @@ class ImageSource(Component):
         """(N,) labels of each split, as `read` will give them; None where they are known only then."""
         return None
 
-    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits[Any]:
+    def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> Splits[Any]:
         """`scan` and `read`."""
         return self.read(self.scan(), storage, run)

@@ -22,7 +22,7 @@ from tgt_ray.core import records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.data.base import Run, Splits, stratified_holdout
+from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
 from tgt_ray.data.stored import StoredTable, write_file
 
@@ -129,7 +129,7 @@ class EncodedImages(ImageSource):
         """Places in the train split of the rows that stay in it, and of those that are for validation."""
         return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
 
-    def read(self, scan: Scan, storage: Storage | None, run: Run) -> Splits:
+    def read(self, scan: Scan, storage: Storage | None, run: MapParts) -> Splits:
         if storage is None:
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
         key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
@@ -149,7 +149,7 @@ class EncodedImages(ImageSource):
             splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)
         )
 
-    def _decode(self, scan: Scan, folder: Storage, run: Run) -> None:
+    def _decode(self, scan: Scan, folder: Storage, run: MapParts) -> None:
         parts = [
             Part(split, number, first, labels[first : first + IMAGES_PER_PART], self.part_of(scan.places[split], first, min(first + IMAGES_PER_PART, len(labels))))
             for split, labels in scan.labels.items()

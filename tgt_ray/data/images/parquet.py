@@ -17,7 +17,7 @@ from pydantic import Field
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.base import Run, Splits, stratified_holdout
+from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
 from tgt_ray.data.labels import check_labels, label_names
@@ -67,7 +67,7 @@ class ParquetImages(ImageSource):
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names))
 
-    def read(self, scan: Splits | Scan, storage: Storage | None, run: Run) -> Splits:
+    def read(self, scan: Splits | Scan, storage: Storage | None, run: MapParts) -> Splits:
         return scan if isinstance(scan, Splits) else self._in_parts.read(scan, storage, run)
 
     def labels(self, scan: Splits | Scan) -> dict[str, np.ndarray] | None:
