@@ -1,4 +1,4 @@
-"""Floor 2: data sources. A new source is one file here with one config type, and its name in `AnySource` or `AnyTextSource`."""
+"""Provides data sources: a new one is a file here with a config type, listed in `AnySource` or `AnyTextSource`."""
 
 from __future__ import annotations
 
