@@ -226,14 +226,14 @@ def test_validation_is_held_out_where_there_is_none(beir, tmp_path):
     [
         ({"corpus": [*corpus(), corpus()[3]]}, "corpus.parquet: 1 ids come more than once in column '_id', the first: 'd03'"),
         ({"queries": [*queries(), queries()[0]]}, "queries.parquet: 1 ids come more than once"),
-        ({"train": [*judged("train"), {"query-id": "q000", "corpus-id": "x1", "score": 1}, {"query-id": "q000", "corpus-id": "x2", "score": 1}]}, "train.parquet: names 2 documents that the corpus hasn't, the first: 'x1', 'x2'"),
-        ({"test": [{"query-id": "nobody", "corpus-id": "d00", "score": 1}]}, "test.parquet: names 1 queries that the queries file hasn't, the first: 'nobody'"),
+        ({"train": [*judged("train"), {"query-id": "q000", "corpus-id": "x1", "score": 1}, {"query-id": "q000", "corpus-id": "x2", "score": 1}]}, "train.parquet: names 2 documents that the corpus doesn't have, the first: 'x1', 'x2'"),
+        ({"test": [{"query-id": "nobody", "corpus-id": "d00", "score": 1}]}, "test.parquet: names 1 queries that the queries file doesn't have, the first: 'nobody'"),
         ({"test": [{"query-id": "q000", "corpus-id": "d00", "score": 1}]}, "1 queries are in train and in test, the first is 'q000'"),
         ({"corpus": [{"_id": "d00", "body": "x"}]}, "corpus.parquet: has no column 'text'"),
         ({"queries": [{"_id": "q000", "text": " "}, *queries()[1:]]}, "has 1 empty queries, the first is 'q000'"),
         ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": 0}]}, "has no score above 0"),
         ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": float("inf")}]}, "column 'score' has inf in row 0"),
-        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": "good"}]}, "column 'score' has values that are no numbers"),
+        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": "good"}]}, "column 'score' has values that are not numbers"),
         ({"corpus": [{"_id": "d00", "text": ["a", "list"]}]}, "column 'text' is list<element: string>, expected texts"),
         ({"corpus": [{"_id": "d00", "text": None}]}, "corpus.parquet: column 'text' has 1 null values"),
     ],
@@ -249,13 +249,13 @@ def test_json_lines_may_have_numbers_as_ids_and_must_have_some(tmp_path):
     (root / "corpus.parquet").unlink()
     lines = [json.dumps({"_id": number, "text": row["text"]}) for number, row in enumerate(corpus())]
     (root / "corpus.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match=r"names 48 documents that the corpus hasn't, the first: 'd00'"):
+    with pytest.raises(ConfigError, match=r"names 48 documents that the corpus doesn't have, the first: 'd00'"):
         BeirFolder(path=str(root)).scan()
     (root / "corpus.jsonl").write_text("\n".join(json.dumps({"text": row["text"]}) for row in corpus()))
     with pytest.raises(ConfigError, match=r"corpus\.jsonl: has no column '_id'"):
         BeirFolder(path=str(root)).scan()
     (root / "corpus.jsonl").write_text('{"_id": "a"')
-    with pytest.raises(ConfigError, match="line 1 is no JSON object"):
+    with pytest.raises(ConfigError, match="line 1 is not a JSON object"):
         BeirFolder(path=str(root)).scan()
 
 

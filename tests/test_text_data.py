@@ -104,7 +104,7 @@ def test_labels_may_be_names(tmp_path, kind, splits):
     data = task(source).load()
     assert data.class_names == tuple(CLASSES)
     assert data.labels("train").tolist() == [n % 3 for n in range(24)]
-    with pytest.raises(ConfigError, match=r"no integers \('bad', 'fair', 'good'\); .* give label_names"):
+    with pytest.raises(ConfigError, match=r"not integers \('bad', 'fair', 'good'\); .* give label_names"):
         task({**source, "label_names": None}).load()
     with pytest.raises(
         ConfigError, match=r"label 'bad' in row 0 of column 'label' of .* did you mean 'bat'\? \(8 such"
@@ -231,7 +231,7 @@ WRONG = {
     "no label column": (lambda s: renamed(s, "label", "labels"), {}, ["task.data.label_column", "no column 'label'; did you mean 'labels'?"]),
     "label missing": (lambda s: with_labels(s, [0, 1, None, 2, 0, 1, None, 1, 2]), {}, ["test", "has 2 null values, the first in row 2", "task.unlabelled set to anchors or ignore"]),
     "label too large": (lambda s: with_labels(s, [0, 1, 2, 3, 0, 1, 2, 1, 2]), {}, ["test", "label 3 in row 3 is outside the class range 0..2"]),
-    "label negative": (lambda s: with_labels(s, [0, 1, 2, -1, 0, 1, 2, 1, 2]), {}, ["label -1 in row 3 of", "is no class (1 such rows)", "set task.unlabelled to anchors or ignore"]),
+    "label negative": (lambda s: with_labels(s, [0, 1, 2, -1, 0, 1, 2, 1, 2]), {}, ["label -1 in row 3 of", "is not a class (1 such rows)", "set task.unlabelled to anchors or ignore"]),
     "no label at all": (lambda s: with_labels(s, [-1] * 9), {}, ["test", "none of its 9 rows has a label"]),
     "a name too few": (lambda s: s, {"label_names": ["a", "b"]}, ["label 2 in row 2 is outside the class range 0..1"]),
     "a name too many": (lambda s: s, {"label_names": ["a", "b", "c", "d"]}, ["class 3 has no row in the train split"]),
@@ -309,7 +309,7 @@ def test_labels_with_a_point_are_no_class_numbers(tmp_path, kind, splits):
     for rows in splits.values():
         rows["label"] = [number / 2 for number in rows["label"]]
     with pytest.raises(
-        ConfigError, match=r"expected integers or names of classes|are no integers \('0\.0', '0\.5', '1\.0'\)"
+        ConfigError, match=r"expected integers or names of classes|are not integers \('0\.0', '0\.5', '1\.0'\)"
     ):
         task(write(tmp_path / "data", kind, splits)).load()
 
@@ -337,10 +337,10 @@ DAMAGED = {
     "only a header": ("csv", "test.csv", b"text,label\n", "holds no rows"),
     "two columns of one name": ("csv", "test.csv", b"text,text,label\na,b,0\n", "has 2 columns 'text'"),
     "bytes in a csv": ("csv", "test.csv", b"text,label\n\xff,0\n", "invalid UTF8"),
-    "no json": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "line 2 is no JSON object: '{\"text\":'"),
-    "json, no object": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n[1]\n', "line 2 is no JSON object: '[1]'"),
+    "no json": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "line 2 is not a JSON object: '{\"text\":'"),
+    "json, no object": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n[1]\n', "line 2 is not a JSON object: '[1]'"),
     "labels of two types": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", "label": "x"}\n', "label) changed from number"),
-    "bytes in a json": ("jsonl", "test.jsonl", b'{"text": "\xff", "label": 0}\n', "no UTF-8"),
+    "bytes in a json": ("jsonl", "test.jsonl", b'{"text": "\xff", "label": 0}\n', "not UTF-8"),
     "no parquet": ("parquet", "test.parquet", b"PAR1 and so on", "not a readable Parquet file"),
     "no names": ("parquet", "labels.json", b"{}", "expected a list of class names"),
 }  # fmt: skip
@@ -376,7 +376,7 @@ def test_a_data_set_without_splits_is_refused(tmp_path, splits):
     with pytest.raises(ConfigError) as refused:
         task(source).load()
     assert "task.data.path" in str(refused.value) and "\n" not in str(refused.value)
-    assert "needed is a DatasetDict with the splits 'train', 'test', 'dev'" in str(refused.value)
+    assert "save a DatasetDict with the splits 'train', 'test', 'dev' instead" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -545,7 +545,9 @@ def test_a_model_without_a_trained_decoder_is_refused(t5, shape, tmp_path, kind)
 
 
 def test_t5_does_not_write_whole_texts_from_masked_ones(t5, shape):
-    with pytest.raises(ConfigError, match=r"teacher\.generator\.decoding: sample, of a model that writes masked spans"):
+    with pytest.raises(
+        ConfigError, match=r"teacher\.generator\.decoding: sample, but the model writes only masked spans"
+    ):
         Seq2SeqGenerator(path=t5, decoding="sample", max_tokens=16).build(shape)
     Seq2SeqGenerator(path=t5, decoding="sample", mask_rate=0, max_tokens=16).build(shape)
 

@@ -1,4 +1,4 @@
-"""The values that components hand to each other. No torch at import."""
+"""Defines the values that components hand to each other; torch is not imported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tgt_ray.core.signals.values import Columns
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Of computations; weights and what is stored or sent are float32.
+#: The precision of computations. Weights, and what is stored or sent, are float32.
 Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model is built for.
+    """Describes the inputs that a model is built for.
 
-    shape: of one row's inputs, such as (C, H, W), or (bytes,) of a text
-    tokenizer: the task's own vocabulary as JSON of the library `tokenizers`, for models without one of their own; empty where the
-        inputs are no texts
+    - shape: of one row's inputs, such as (C, H, W), or (bytes,) for a text
+    - tokenizer: the task's own vocabulary as JSON of the library `tokenizers`, for models that don't bring one; empty
+      where the inputs are not texts
     """
 
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class InputSpec:
 
 
 class InputRows(Protocol):
-    """The models' inputs of N rows: a tensor (N, ...), or what makes parts of one when they are asked for."""
+    """The models' inputs of N rows: a tensor (N, ...), or an object that makes parts of one on request."""
 
     def __len__(self) -> int: ...
 
@@ -43,24 +43,34 @@ class InputRows(Protocol):
 
 @runtime_checkable
 class MakesLargeRows(Protocol):
-    """A module that makes of each row something of the shape `largest_shape` (None: of no fixed shape), whatever it is given."""
+    """A module that turns each row into something of a fixed shape, whatever size the row has.
+
+    - largest_shape: that shape, without the batch dimension; None: no fixed shape
+    """
 
     @property
     def largest_shape(self) -> tuple[int, ...] | None: ...
 
 
 def rows_at_once(input_shape: Sequence[int], *models: nn.Module, most: int = 512) -> int:
-    """How many rows some models should be given at once: fewer of large inputs, for what their layers keep of each (our choice)."""
+    """Return how many rows to give some models at once: fewer where rows are large, to limit the memory of activations.
+
+    The limit is our choice.
+
+    - input_shape: of one row
+    - models: their modules that have a `largest_shape` count too
+    - most: the upper limit
+    """
     inside = [each.largest_shape for model in models for each in model.modules() if isinstance(each, MakesLargeRows)]
     return max(1, min(most, 2**22 // max(math.prod(shape) for shape in (input_shape, *filter(None, inside)))))
 
 
 @dataclass
 class Outputs:
-    """What a labeler says of B inputs.
+    """Holds what a labeler says about B inputs.
 
-    logits: (B, K), raw
-    embedding: (B, E), what its head sees
+    - logits: (B, K), raw
+    - embedding: (B, E), the input of its head
     """
 
     logits: Tensor
@@ -68,7 +78,7 @@ class Outputs:
 
 
 class LabelerModule(Protocol):
-    """A labeler: inputs (B, ...) -> Outputs."""
+    """A labeler maps inputs (B, ...) to Outputs."""
 
     def __call__(self, inputs: Tensor, /) -> Outputs: ...
 
@@ -81,16 +91,16 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """One request's R synthetic rows, as numpy arrays.
+    """Holds one request's R synthetic rows as numpy arrays.
 
-    inputs: (R, ...), float32 or, of texts, uint8
-    anchor: (R,) id of the real row that each was made from
-    columns: of the signals that the objective needs, each (R, ...)
-    shown: of the first M rows, what people look at: `reconstructed` (M, ...), the anchors decoded as they are, and the labeler's
-        `top_class` and `top_share` (M,); M is 0 for most requests
-    request: its number
-    version: step of the student that the explorer looked at; -1: none
-    explorer: its type
+    - inputs: (R, ...), float32, or uint8 for texts
+    - anchor: (R,), id of the real row that each was made from
+    - columns: of the signals that the objective needs, each (R, ...)
+    - shown: what people look at, for the first M rows: `reconstructed` (M, ...), the anchors decoded without being
+      moved, and the labeler's `top_class` and `top_share` (M,); M is 0 for most requests
+    - request: its number
+    - version: step of the student that the explorer used; -1: none
+    - explorer: its type
     """
 
     inputs: np.ndarray
@@ -109,10 +119,11 @@ class Block:
 class Batch:
     """One training batch: the first `num_real` rows are real, the rest synthetic.
 
-    inputs: (B + further, ...); after the batch's own rows come those that the objective asks the student about beside them
-    labels: (num_real,) classes, or (num_real, K) shares of classes where rows are mixed; no ground truth is claimed for a synthetic row
-    teacher: columns of the objective's signals, each (B, ...)
-    further: how many rows of which kind come after the batch's own, in order
+    - inputs: (B + further, ...); the batch's own rows, then the further rows that the objective has the student embed
+    - labels: (num_real,) classes, or (num_real, K) shares of classes where rows are mixed; synthetic rows have no
+      ground truth
+    - teacher: columns of the objective's signals, each (B, ...)
+    - further: how many further rows of which kind follow, in order
     """
 
     inputs: Tensor
@@ -131,10 +142,10 @@ class Batch:
 
 @dataclass
 class Loss:
-    """What a criterion gives.
+    """Holds what a criterion returns.
 
-    value: a scalar to minimise
-    parts: its named parts for the log, detached scalars
+    - value: a scalar to minimise
+    - parts: its named parts for the log, detached scalars
     """
 
     value: Tensor

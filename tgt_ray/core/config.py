@@ -1,4 +1,4 @@
-"""Floor 0: what every config type is made of. No torch, no ray.
+"""Provides the base classes of all config types; imports neither torch nor ray.
 
 A component is chosen by the `type` key of its block: a built-in name or, for a user's own, `package.module:Class`.
 """
@@ -29,7 +29,7 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of all config types: immutable, and unknown keys are refused with the nearest legal name."""
+    """Base of all config types: immutable; an unknown key is refused with the nearest legal name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -57,14 +57,14 @@ class Config(BaseModel):
         return out
 
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of this config's canonical JSON."""
+        """Return the first 16 hex digits of the SHA-256 of this config's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
 
 def _whole(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
-    except RuntimeError as err:  # ~ of somebody who isn't there
+    except RuntimeError as err:  # ~name of a user who doesn't exist
         raise ValueError(str(err)) from err
 
 
@@ -75,28 +75,29 @@ def _whole_folder(text: str) -> str:
     return str(path) if path.is_dir() else text
 
 
-#: A path, made absolute: the processes of a cluster have folders of their own to start from.
+#: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.
 FolderOrName = Annotated[str, AfterValidator(_whole_folder)]
 
 
 class Component(Config):
-    """A config that names a component by `type`. Subclasses outside the project are named `module:Class`."""
+    """A config that chooses a component by its key `type`; a class of your own is named `package.module:Class`."""
 
     type: str
 
 
 def builtin_types(annotation: Any) -> dict[str, Any]:
-    """The built-in components of a field annotated with OneOf, by the names of their types."""
+    """Return the built-in components of a field annotated with OneOf, keyed by the names of their types."""
     one_of: OneOf = get_args(annotation)[1]
     return dict(one_of.builtins)
 
 
 class OneOf:
-    """Annotation for a component field: `Annotated[Base, OneOf(A, B)]` takes A or B by `type`, or a user's `module:Class`.
+    """Annotates a component field: `Annotated[Base, OneOf(A, B)]` takes A, B, or a user's `module:Class`.
 
-    Errors inside a built-in component keep their path, because it is a tagged union of pydantic's.
+    The key `type` chooses. Errors inside a built-in component keep their path, because it is a tagged union of
+    pydantic's.
     """
 
     def __init__(self, *builtins: type[Component]):
@@ -174,7 +175,11 @@ class OneOf:
 
 
 def validate(cls: type[C], data: Any, where: str = "") -> C:
-    """`cls` from plain data, or a ConfigError of one line that starts with `where` (a file name, say)."""
+    """Build `cls` from plain data.
+
+    - where: what a message starts with, such as a file name
+    - raises ConfigError: of one line, for the first problem found
+    """
     try:
         return cls.model_validate(data)
     except ValidationError as err:

@@ -1,4 +1,4 @@
-"""What a number depends on beside its config: versions, commit and hardware."""
+"""Records what a result depends on besides its config: versions, commit and hardware."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and hardware that a number depends on."""
+    """Return the versions, the commit and the hardware that a result depends on."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -44,7 +44,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where it differs; None outside a checkout of this project."""
+    """Return the commit of the running code, with `+changes` where files differ; None outside a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
@@ -82,4 +82,4 @@ def _memory_gib() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
-        return None  # not every system tells
+        return None  # not every system reports this

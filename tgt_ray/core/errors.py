@@ -1,4 +1,4 @@
-"""Errors of a person's input, and how they are said in one line. No torch, no ray."""
+"""Describes errors in a user's input in one line; imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 
 class OneLine(Exception):
-    """An error whose message is all that a person needs: notebooks show it without a traceback."""
+    """An error whose message is all that a user needs: notebooks show it without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         # IPython's protocol for errors that show themselves.
@@ -19,16 +19,16 @@ class OneLine(Exception):
 
 
 class ConfigError(OneLine, ValueError):
-    """Bad input from a person. The message is one line: key or file, value, what would be right."""
+    """Raised for bad input from a user. The message is one line: key or file, value, what would be right."""
 
 
 class RunFailed(OneLine, RuntimeError):
-    """A run that was started and ended without a result; the message says why."""
+    """Raised for a run that was started and ended without a result; the message says why."""
 
 
 @contextmanager
 def concerning(key: str) -> Iterator[None]:
-    """What is wrong inside is said to be wrong with the block at `key`, where it doesn't say so itself."""
+    """Put the dotted `key` in front of ConfigErrors that are raised inside, unless they name that block themselves."""
     try:
         yield
     except ConfigError as err:
@@ -38,14 +38,17 @@ def concerning(key: str) -> Iterator[None]:
 
 
 def nearest(word: str, legal: Iterable[str], most: int = 1) -> str:
-    """`did you mean 'x'?` with up to `most` names, or the list of legal names, for an error message."""
+    """Return `did you mean 'x'?` with up to `most` names, or the list of legal names, for an error message."""
     names = sorted(legal)
     close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
     return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else f"legal: {', '.join(names)}"
 
 
 def describe(err: ValidationError, data: Any) -> str:
-    """One line for the first problem of a pydantic error: `key: what is wrong (got value)`."""
+    """Return one line for the first problem of a pydantic error: `key: what is wrong (got value)`.
+
+    - data: what was validated
+    """
     problems = [(*_plain_path(problem["loc"], data), problem) for problem in err.errors(include_url=False)]
     path, value, first = problems[0]
     # A key that takes two kinds of values fails once for each: together they say what would be right.
@@ -58,7 +61,7 @@ def describe(err: ValidationError, data: Any) -> str:
 
 
 def _plain_path(loc: Sequence[str | int], data: Any) -> tuple[str, Any]:
-    """The dotted key as the user wrote it (pydantic adds the tags of unions to it), and the value found there."""
+    """Return the dotted key as the user wrote it (pydantic adds the tags of unions), and the value found there."""
     keys: list[str] = []
     for part in loc:
         if isinstance(data, Mapping):

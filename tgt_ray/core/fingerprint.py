@@ -1,4 +1,4 @@
-"""Content addresses."""
+"""Computes content addresses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def digest(*parts: Any) -> str:
-    """Content address of JSON-able parts (bytes are hashed as they are): 16 hex digits of a SHA-256."""
+    """Return the content address of JSON-able parts (bytes are hashed as they are): 16 hex digits of a SHA-256."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())

@@ -1,8 +1,8 @@
 """Format numbers of what the storage holds, so that no version reads wrongly what another one has written.
 
-A stored thing says its number in a place of its own kind: the key `format` of a JSON record or of a checkpoint, the metadata
-of a safetensors or Parquet file. What has no number is of format 1: it was written before numbers were. A number goes up
-when a version can't read, or would read otherwise, what the one before has written.
+A stored thing says its number in a place of its own kind: the key `format` of a JSON record or of a checkpoint, the
+metadata of a safetensors or Parquet file. What has no number is of format 1: it was written before numbers were. A
+number goes up when a version can't read, or would read otherwise, what the one before has written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
     """
     if not readable(kind, stored):
         raise ConfigError(
-            f"{what}: has format {number(stored)}{_written_by(stored)}, this version goes on with {FORMATS[kind]}; {remedy}"
+            f"{what}: has format {number(stored)}{_written_by(stored)}, and this version goes on with"
+            f" {FORMATS[kind]}; {remedy}"
         )
 
 

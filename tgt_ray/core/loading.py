@@ -1,4 +1,4 @@
-"""Configs from YAML and from KEY=VALUE, and back to YAML."""
+"""Reads configs from YAML and KEY=VALUE, and writes them as YAML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tgt_ray.core.errors import ConfigError
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping from a file; ConfigError if it is missing, unreadable or no mapping."""
+    """Read a YAML mapping from a file; ConfigError if it is missing, unreadable or not a mapping."""
     try:
         content = Path(path).read_bytes()
     except OSError as err:
@@ -22,7 +22,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
-    """A YAML mapping; ConfigError that starts with `where` if it is none."""
+    """Parse a YAML mapping; a ConfigError that starts with `where` if it is not one."""
     try:
         data = yaml.safe_load(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as err:
@@ -35,12 +35,12 @@ def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
 
 
 def dump_yaml(config: Config) -> str:
-    """The config in full, as YAML that loads back to an equal one."""
+    """Return the complete config as YAML that loads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`a.b=value` to (`a.b`, value parsed as YAML)."""
+    """Split `a.b=value` into (`a.b`, value parsed as YAML)."""
     key, equals, value = text.partition("=")
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=500")
@@ -51,9 +51,11 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def override(data: Mapping[str, Any], key: str, value: Any, above: str = "") -> dict[str, Any]:
-    """A copy of nested `data` with the dotted `key` set. `above`: the key of `data` itself, for messages.
+    """Return a copy of nested `data` with the dotted `key` set.
 
     Setting `x.type` to another type starts the block anew, since the keys of the old type need not fit the new one.
+
+    - above: the key of `data` itself with a dot behind it, for messages
     """
     head, rest = _split_key(data, key)
     out = dict(data)
@@ -70,8 +72,10 @@ def override(data: Mapping[str, Any], key: str, value: Any, above: str = "") -> 
 
 
 def _split_key(data: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """The first part of a dotted key and the rest. The keys of a search space have dots themselves, so a longer one that is
-    there comes first."""
+    """Split a dotted key into its first part and the rest.
+
+    The keys of a search space contain dots themselves, so a longer first part that `data` has comes first.
+    """
     parts = key.split(".")
     for length in range(len(parts), 1, -1):
         if (head := ".".join(parts[:length])) in data:
@@ -80,7 +84,7 @@ def _split_key(data: Mapping[str, Any], key: str) -> tuple[str, str]:
 
 
 def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Types first, in this order: setting one starts its block anew.
+    # Types first, in the order given: setting one starts its block anew.
     for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
         data = override(data, key, value)
     return data

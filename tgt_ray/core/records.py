@@ -1,4 +1,4 @@
-"""Run records: what was run, on what, with which result. pandas only once there is a table."""
+"""Writes and reads run records: what was run, on what, with which result. Imports pandas only for tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str
 
 
 def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
-    """`stem`.csv and `stem`.parquet. A column of values of several kinds, or of lists, is written as JSON text."""
+    """Write `stem`.csv and `stem`.parquet. A column of lists, or of values of several kinds, becomes JSON text."""
     import pandas as pd
 
     table = table.copy()
@@ -45,14 +45,14 @@ def _is_missing(value: Any) -> bool:
 
 
 def read_table(storage: Storage, stem: str) -> pd.DataFrame:
-    """What `write_table` has written."""
+    """Read what `write_table` has written."""
     import pandas as pd
 
     return plain_text(pd.read_parquet(io.BytesIO(storage.read(f"{stem}.parquet"))))
 
 
 def plain_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with None, not NaN, where a text is missing."""
+    """Return the table with None, not NaN, where a text is missing."""
     import pandas as pd
 
     out = table.copy()

@@ -1,4 +1,4 @@
-"""Floor 1: where results live: a folder, or a URI that pyarrow's file systems know (s3://, gs://, file://, ...)."""
+"""Stores results in a folder, or at a URI that pyarrow's file systems know (s3://, gs://, file://, ...)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def check_name(name: str) -> str:
-    """A name that is safe as one folder below the storage root; ConfigError otherwise."""
+    """Return a name that is safe as one folder below the storage root; ConfigError otherwise."""
     if name in RESERVED:
         raise ConfigError(f"--name {name!r}: the storage keeps its own files there; choose another name")
     if not _NAME.fullmatch(name):
@@ -36,7 +36,7 @@ def check_name(name: str) -> str:
 
 
 class Storage:
-    """A root, and files addressed by relative parts that cannot leave it."""
+    """A storage root, whose files are addressed by relative parts that cannot leave it."""
 
     def __init__(self, root: str | Path):
         text = str(root)
@@ -55,29 +55,29 @@ class Storage:
         return Storage, (self.root,)
 
     def within(self, *parts: str) -> Storage:
-        """The storage rooted in a folder of this one."""
+        """Return the storage rooted in a folder of this one."""
         path, question, options = self.root.partition("?")  # s3://bucket/path?region=...
         return Storage("/".join([path, *map(_safe, parts)]) + question + options)
 
     def path(self, *parts: str) -> str:
-        """Path on `self.fs`."""
+        """Return a path on `self.fs`."""
         return "/".join([self.base, *map(_safe, parts)])
 
     def exists(self, *parts: str) -> bool:
         return self.fs.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
 
     def files(self, *parts: str) -> list[str]:
-        """Paths of the files directly in a folder; none where there is no such folder."""
+        """List the paths of the files directly in a folder; none where there is no such folder."""
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
         return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
 
     def read(self, *parts: str) -> bytes:
-        """A file's bytes. Raises FileNotFoundError."""
+        """Return a file's bytes. Raises FileNotFoundError."""
         with self.fs.open_input_file(self.path(*parts)) as file:
             return file.read()
 
     def write(self, data: bytes, *parts: str) -> None:
-        """A whole file or none: on a local disk it is written beside its place and moved there."""
+        """Write a whole file or none: on a local disk it is written beside its place and moved there."""
         target = self.path(*parts)
         if not self.is_local:
             with self.fs.open_output_stream(target) as file:
@@ -90,11 +90,11 @@ class Storage:
         self.fs.move(draft, target)
 
     def delete(self, *parts: str) -> None:
-        """A folder with all that is in it, where there is one."""
+        """Delete everything in a folder, where there is one."""
         self.fs.delete_dir_contents(self.path(*parts), missing_dir_ok=True)
 
     def check_writable(self) -> None:
-        """ConfigError unless files can be written here."""
+        """Raise ConfigError unless files can be written here."""
         probe = f"probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(b"", probe)
@@ -105,5 +105,5 @@ class Storage:
 
 def _safe(part: str) -> str:
     if part in ("", ".", "..") or "/" in part or "\\" in part:
-        raise ConfigError(f"storage: {part!r} is not a name of a file or folder")
+        raise ConfigError(f"storage: {part!r} is not the name of a file or folder")
     return part

@@ -1,6 +1,6 @@
-"""Floor 0: texts as rows of bytes, so that they travel as images do; each model cuts them into tokens of its own.
+"""Represents texts as rows of bytes, so that they travel as images do; each model tokenizes them itself.
 
-A row is UTF-8, padded with zeros. A pair of sentences is one text with SEPARATOR between them. No torch.
+A row is UTF-8, padded with zeros. A pair of sentences is one text with SEPARATOR between them. torch is not imported.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Between the sentences of a pair (the "unit separator" of ASCII, which texts don't have).
+#: Separates the sentences of a pair (the "unit separator" of ASCII, which texts don't contain).
 SEPARATOR = "\x1f"
 
 
 def clean(text: str) -> str:
-    """Without the two characters that have a meaning here, and without white space around it."""
+    """Replace the two characters that have a meaning here by spaces, and strip white space."""
     return text.replace("\0", " ").replace(SEPARATOR, " ").strip()
 
 
 def to_bytes(texts: Sequence[str], width: int) -> np.ndarray:
-    """(N, width) uint8. A longer text is cut, between two characters; of a pair the longer sentence first."""
+    """Return the texts as rows (N, width) uint8.
+
+    A longer text is cut between two characters; in a pair the longer sentence is cut first.
+    """
     rows = np.zeros((len(texts), width), np.uint8)
     for row, text in zip(rows, texts, strict=True):
         content = text.encode()
@@ -35,20 +38,20 @@ def to_bytes(texts: Sequence[str], width: int) -> np.ndarray:
 
 
 def to_texts(rows_NW: np.ndarray) -> list[str]:
-    """The texts of rows that `to_bytes` has made."""
+    """Return the texts of rows that `to_bytes` has made."""
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.ascontiguousarray(rows_NW)]
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """Of a pair both, otherwise the text alone."""
+    """Return both sentences of a pair, or a single text alone."""
     return tuple(text.split(SEPARATOR, 1))
 
 
 def shown(text: str) -> str:
-    """For people: the separator is drawn."""
+    """Return a text for people to read, with a slash in place of the separator."""
     return text.replace(SEPARATOR, " / ")
 
 
 def are_texts(inputs: np.ndarray) -> bool:
-    """Whether a task's inputs (N, ...) are rows of bytes."""
+    """Tell whether a task's inputs (N, ...) are rows of bytes."""
     return inputs.ndim == 2 and inputs.dtype == np.uint8

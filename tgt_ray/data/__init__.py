@@ -1,11 +1,11 @@
-"""Floor 2: data sources. A new source is one file here with one config type, and its name in `AnySource` or `AnyTextSource`."""
+"""Provides data sources: a new one is a file here with a config type, listed in `AnySource` or `AnyTextSource`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.data.base import Run, Splits, in_this_process
+from tgt_ray.data.base import MapParts, Splits, in_this_process
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.digits import Digits
 from tgt_ray.data.images.encoded import EncodedImages
@@ -44,9 +44,9 @@ __all__ = [
     "Labelled",
     "LabelledQueries",
     "LongTail",
+    "MapParts",
     "ParquetImages",
     "ParquetTexts",
-    "Run",
     "Splits",
     "StoredTable",
     "TextRows",

@@ -1,4 +1,4 @@
-"""What any source of data gives: labelled rows of each split."""
+"""Defines what any source of data gives: labelled rows of each split."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from tgt_ray.core.errors import ConfigError
 if TYPE_CHECKING:
     from tgt_ray.data.stored import StoredTable
 
-#: Calls a function on each of some parts, perhaps in many processes; gives the results, which JSON can hold, in the parts' order.
-Run = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+#: Calls a function on each part, in this process or in many, and returns the results in the parts' order. JSON can hold
+#: the results.
+MapParts = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
 
 
 def in_this_process(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    """Call a function on each part in threads of this process."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(function, parts))
 
 
 class Rows(Protocol):
-    """N labelled rows, whatever their inputs are."""
+    """Holds N labelled rows, whatever their inputs are."""
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -43,17 +45,27 @@ R = TypeVar("R", bound=Rows)
 
 @dataclass(frozen=True)
 class Splits(Generic[R]):
-    """A source's rows. `train` is complete and, where the source is, balanced; a task may subsample it."""
+    """Holds a source's rows of each split.
+
+    - train: all rows, balanced where the source is; a task may subsample it
+    - class_names: empty where the source has none
+    """
 
     train: R
     validation: R
     test: R
     num_classes: int
-    class_names: tuple[str, ...] = ()  # where the source has any
+    class_names: tuple[str, ...] = ()
 
 
 def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices (kept, held out), the same fraction of every class, at least one row of each class on both sides."""
+    """Hold out the same fraction of every class, with at least one row of each class on both sides.
+
+    - labels_N: (N,) classes
+    - what: names the rows in messages
+    - returns: sorted indices (kept, held out)
+    - raises ConfigError: where a class has a single row
+    """
     rng = np.random.default_rng(seed)
     kept, held = [], []
     for c in np.unique(labels_N):

@@ -1,4 +1,4 @@
-"""Columns of Parquet, CSV and JSON files, and what is said where they can't be read."""
+"""Reads columns of Parquet, CSV and JSON files, and explains why a file can't be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ BLOCK_BYTES = 2**25
 
 @contextmanager
 def readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file: "") -> Iterator[None]:
-    """ConfigError for what pyarrow can't read. explain: says what is wrong where it can, otherwise pyarrow does."""
+    """Turn the errors of pyarrow for an unreadable file into a ConfigError.
+
+    - kind: of file, for the message
+    - explain: says what is wrong with the file; where it returns nothing, pyarrow's own words are used
+    """
     try:
         yield
     except (pa.ArrowException, OSError) as err:
@@ -26,7 +30,10 @@ def readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file
 
 
 def bad_line(file: Path) -> str:
-    """The first line of a file that is no JSON object. pyarrow counts the rows of each block anew."""
+    """Describe the first line of a file that is not a JSON object; empty where there is none.
+
+    pyarrow's errors don't say which line it is, since they count the rows of each block anew.
+    """
     try:
         with open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -35,7 +42,7 @@ def bad_line(file: Path) -> str:
                 except ValueError:
                     good = False
                 if not good:
-                    return f"line {number} is no JSON object: {line.strip()[:80]!r}"
+                    return f"line {number} is not a JSON object: {line.strip()[:80]!r}"
     except (OSError, UnicodeDecodeError):
         pass
     return ""
@@ -48,17 +55,18 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary, and strings as large ones, whose sum may exceed 2 GB."""
+    """Return a column without a dictionary, and with strings as large ones, whose sum may exceed 2 GB."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pa.large_string()) if is_text(column.type) else column
 
 
 def valid(column: pa.ChunkedArray, where: str, name: str) -> pa.ChunkedArray:
+    """Return a column after checking its bytes; ConfigError where they are damaged or not UTF-8."""
     try:
         column.validate(full=True)
     except pa.ArrowException as err:
         raise ConfigError(
-            f"{where}: column '{name}' is damaged or no UTF-8 ({' '.join(str(err).split())[:200]})"
+            f"{where}: column '{name}' is damaged or not UTF-8 ({' '.join(str(err).split())[:200]})"
         ) from err
     return column

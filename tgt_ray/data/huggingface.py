@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face `datasets` library: which one, and which of its splits."""
+"""Opens data sets of the Hugging Face library `datasets`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceSet(Config):
-    """Which data set and which of its splits. Needs the extra `huggingface`."""
+    """A data set of the Hugging Face library `datasets`; needs `pip install 'tgt-ray[huggingface]'`."""
 
     path: FolderOrName = Field(description="a folder that `save_to_disk` wrote, or the name of a data set on the hub")
-    name: str | None = Field(None, description="of the data set's configuration, where it has several")
+    name: str | None = Field(None, description="name of the data set's configuration, where it has several")
     revision: str | None = Field(None, description="commit or tag of a data set on the hub")
-    train: str = Field("train", description="name of the split")
-    test: str = "test"
-    validation: str | None = Field(None, description="name of the split; absent: a part of train is held out")
+    train: str = Field("train", description="the data set's name of the train split")
+    test: str = Field("test", description="the data set's name of the test split")
+    validation: str | None = Field(
+        None, description="the data set's name of the validation split; absent: a part of train is held out"
+    )
 
     def own_splits(self) -> dict[str, str]:
-        """The data set's name of each split that is taken from it."""
+        """Return the data set's own name of each split that is taken from it."""
         wanted = {"train": self.train, "test": self.test, "validation": self.validation}
         return {split: own for split, own in wanted.items() if own is not None}
 
@@ -43,8 +45,8 @@ class HuggingFaceSet(Config):
             if (Path(path) / "state.json").exists():
                 wanted = ", ".join(repr(own) for own in self.own_splits().values())
                 raise ConfigError(
-                    f"task.data.path: {path} holds rows without splits, as Dataset.save_to_disk writes them; needed is a DatasetDict with the"
-                    f" splits {wanted}: DatasetDict({{...}}).save_to_disk(...)"
+                    f"task.data.path: {path} holds rows without splits, as Dataset.save_to_disk writes them; save a"
+                    f" DatasetDict with the splits {wanted} instead: DatasetDict({{...}}).save_to_disk(...)"
                 )
             if Path(path).is_absolute() and not Path(path).is_dir():
                 raise ConfigError(f"task.data.path: no folder at {path} on {platform.node()}")
@@ -57,7 +59,7 @@ class HuggingFaceSet(Config):
             ) from err
 
     def place(self) -> str:
-        """The folder, as any process finds it, or the name on the hub."""
+        """Return the folder, resolved so that any process finds it, or the name on the hub."""
         return str(Path(self.path).resolve()) if Path(self.path).is_dir() else self.path
 
     def find_split(self, found: DatasetDict, split: str, own: str) -> Dataset:

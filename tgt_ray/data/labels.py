@@ -1,4 +1,4 @@
-"""Labels and names of classes, as files have them."""
+"""Checks labels, and reads the names of classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tgt_ray.core.errors import ConfigError
 
 
 def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
-    """(N,) int64; ConfigError for one outside 0..num_classes - 1."""
+    """Return labels (N,) as int64; ConfigError for one outside 0..num_classes - 1."""
     labels = labels.astype(np.int64)
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
@@ -23,6 +23,7 @@ def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.n
 
 
 def label_names(file: Path) -> list[str]:
+    """Read the names of the classes from a JSON list; empty where there is no such file."""
     if not file.exists():
         return []
     try:

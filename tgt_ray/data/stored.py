@@ -1,4 +1,7 @@
-"""Rows in Arrow files of the storage, for splits too large for memory: mapped where they are used, they travel as an address."""
+"""Keeps rows in Arrow files of the storage, for splits too large for memory.
+
+The files are mapped where they are used, so that only their address travels.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from tgt_ray.core.storage import Storage
 
 @dataclass(frozen=True)
 class StoredTable:
-    """Some rows of an Arrow table that lies in files, with the calls of `pyarrow.Table` that tasks use.
+    """Some rows of an Arrow table that lies in files, with the methods of `pyarrow.Table` that tasks use.
 
-    `files` are names below `folder`, each one record batch. rows: which of their rows, in which order; None: all. extra: columns
-    that are in memory, one value a row.
+    - folder: where the files lie
+    - files: names below `folder`; each holds one record batch
+    - rows: (N,), which of the files' rows, in which order; None: all
+    - extra: further columns that are in memory, one value a row
     """
 
     folder: Storage
@@ -36,13 +41,13 @@ class StoredTable:
         return len(self)
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
-        """A column. Reads all of it: for small ones."""
+        """Return a column. Reads all of it, so use it for small columns."""
         if name in self.extra:
             return pa.chunked_array([self.extra[name]])
         return self._gather(self.rows, [name])[name]
 
     def take(self, rows: np.ndarray) -> StoredTable:
-        """The rows at these places; reads nothing."""
+        """Return the rows at these places; reads nothing."""
         rows = np.asarray(rows)
         kept = rows if self.rows is None else self.rows[rows]
         extra = {name: values.take(pa.array(rows)) for name, values in self.extra.items()}
@@ -58,7 +63,7 @@ class StoredTable:
         return StoredTable(self.folder, self.files, self.rows, {**self.extra, name: column})
 
     def to_arrow(self) -> pa.Table:
-        """The rows in memory."""
+        """Read the rows into memory."""
         table = self._gather(self.rows, None)
         for name, values in self.extra.items():
             table = table.append_column(name, values)
@@ -91,7 +96,7 @@ class StoredTable:
 
 
 def write_file(table: pa.Table, folder: Storage, name: str) -> None:
-    """One of a StoredTable's files."""
+    """Write a table as one of a StoredTable's files."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_batch(table.combine_chunks().to_batches()[0])
@@ -109,7 +114,7 @@ def _open(root: str, files: tuple[str, ...]) -> tuple[pa.RecordBatch, ...]:
 
 
 def _copied_here(folder: Storage, name: str) -> Path:
-    """A file of a remote storage on this machine's disk, fetched once: what it holds never changes under its address."""
+    """Fetch a file of a remote storage to this machine's disk, once: its content never changes under its address."""
     here = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)
     target = here / name
     if not target.exists():

@@ -1,4 +1,4 @@
-"""Which rows of the train split a student gets, and which of them keep their labels: seeded sub-samples."""
+"""Chooses which rows of the train split a student gets, and which of them keep their labels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from pydantic import Field
 from tgt_ray.core.config import Config
 from tgt_ray.core.errors import ConfigError
 
-#: What train rows without labels are: anchors of explorers beside the labelled rows, or nothing.
+#: What train rows without labels are for: explorers start from them as from labelled rows, or they are left out.
 Unlabelled = Literal["ignore", "anchors"]
 
 
 class Labelled(Config):
-    """Which rows of the train split are labelled."""
+    """The rows of the train split that keep their labels."""
 
-    rows: int = Field(2500, ge=1, description="rows that keep their labels")
-    seed: int = Field(0, ge=0, description="which rows these are")
+    rows: int = Field(2500, ge=1, description="how many rows keep their labels")
+    seed: int = Field(0, ge=0, description="random seed of the choice of these rows")
     stratified: bool = Field(
         True,
-        description="one row of each class, the others in the classes' proportions; false: drawn from all rows alike",
+        description="true: one row of each class, the others in the classes' proportions; false: drawn from all rows"
+        " with equal chance",
     )
 
     def choose(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-        """Sorted indices of the labelled rows. ConfigError where there are too few rows, or a class would have none.
+        """Return the sorted indices of the labelled rows.
 
-        labels_N: each class has at least one row.
+        - labels_N: (N,) classes; each class has at least one row
+        - raises ConfigError: where there are too few rows, or a class would have none
         """
         if self.rows > len(labels_N):
             raise ConfigError(
@@ -43,8 +45,8 @@ class Labelled(Config):
             lacking = np.flatnonzero(np.bincount(labels_N[chosen], minlength=num_classes) == 0)
             if len(lacking):
                 raise ConfigError(
-                    f"task.labelled: {self.rows} rows drawn with seed {self.seed} leave class {lacking[0]} without any; give more"
-                    " rows, another seed, or stratified: true"
+                    f"task.labelled: {self.rows} rows drawn with seed {self.seed} leave class {lacking[0]} without any;"
+                    " give more rows, another seed, or stratified: true"
                 )
             return chosen
         counts = self.counts(np.bincount(labels_N, minlength=num_classes))
@@ -52,11 +54,14 @@ class Labelled(Config):
         return np.sort(np.concatenate(parts))
 
     def counts(self, there_K: np.ndarray) -> np.ndarray:
-        """(K,) labelled rows of each class, where it has there_K >= 1: they add up to `rows`."""
+        """Return how many labelled rows each class gets, (K,); they add up to `rows`.
+
+        - there_K: rows that each class has, at least 1
+        """
         more, rest = self.rows - len(there_K), there_K - 1
         quota = more * rest / max(1, rest.sum())
         counts = np.floor(quota).astype(int)
-        # The largest remainders are rounded up; a quota is no more than the class has, so its next whole number isn't either.
+        # The largest remainders are rounded up. A quota is at most what the class has, and so is its next whole number.
         up = np.argsort(counts - quota, kind="stable")[: more - counts.sum()]
         counts[up] += 1
         out: np.ndarray = 1 + counts
@@ -64,19 +69,25 @@ class Labelled(Config):
 
 
 class LongTail(Config):
-    """Class c of K keeps round(head * imbalance^(-c / (K - 1))) rows."""
+    """An exponential long tail: class c of K keeps round(head * imbalance^(-c / (K - 1))) rows."""
 
     head: int = Field(ge=1, description="rows of the most frequent class, class 0")
-    imbalance: float = Field(ge=1, description="rows of the first class over rows of the last")
-    seed: int = Field(0, ge=0, description="which rows are kept")
+    imbalance: float = Field(
+        ge=1, description="rows of the first class divided by rows of the last; 1: balanced, higher: a longer tail"
+    )
+    seed: int = Field(0, ge=0, description="random seed of the choice of the rows that are kept")
 
     def counts(self, num_classes: int) -> np.ndarray:
-        """(K,) rows to keep of each class."""
+        """Return how many rows to keep of each class, (K,)."""
         exponent = np.arange(num_classes) / max(1, num_classes - 1)
         return np.rint(self.head * self.imbalance**-exponent).astype(int)
 
     def subsample(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-        """Sorted indices of the kept rows. ConfigError where a class would be empty or has too few rows."""
+        """Return the sorted indices of the kept rows.
+
+        - labels_N: (N,) classes
+        - raises ConfigError: where a class would be empty or has too few rows
+        """
         rng = np.random.default_rng(self.seed)
         kept = []
         for c, want in enumerate(self.counts(num_classes)):
@@ -95,13 +106,17 @@ class LongTail(Config):
 
 
 class LabelledQueries(Config):
-    """Which training queries keep their answers."""
+    """The training queries that keep their answers."""
 
-    rows: int = Field(200, ge=1, description="queries that keep their answers")
-    seed: int = Field(0, ge=0, description="which these are")
+    rows: int = Field(200, ge=1, description="how many queries keep their answers")
+    seed: int = Field(0, ge=0, description="random seed of the choice of these queries")
 
     def choose(self, there: int) -> np.ndarray:
-        """Sorted indices. ConfigError where there are too few queries."""
+        """Return the sorted indices of these queries.
+
+        - there: how many queries the train split has
+        - raises ConfigError: where these are too few
+        """
         if self.rows > there:
             raise ConfigError(f"task.labelled.rows: {self.rows} is more than the {there} queries of the train split")
         return np.sort(np.random.default_rng(self.seed).permutation(there)[: self.rows])

@@ -1,1 +1,1 @@
-"""Floor 1: plain torch modules, without configs."""
+"""Provides models: the settings of backbones and students, and plain torch modules for images and texts."""

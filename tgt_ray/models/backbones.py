@@ -1,4 +1,4 @@
-"""What labelers and students of one kind of model have in common."""
+"""Provides the settings that labelers and students of one kind of model share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tgt_ray.core.errors import ConfigError, nearest
 
 
 def known_to_timm(name: str) -> str:
+    """Return the name of a timm model; ValueError where timm doesn't have it."""
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -29,22 +30,28 @@ TimmName = Annotated[
     str,
     AfterValidator(known_to_timm),
     Field(
-        description="as `timm.list_models()` gives it, or with a tag as `timm.list_pretrained()` does (`vit_base_patch16_224.dino`): input"
-        " size and normalisation are those of the tag's weights"
+        description="name of the architecture, as `timm.list_models()` gives it, or with the tag of its weights, as"
+        " `timm.list_pretrained()` does (`vit_base_patch16_224.dino`); input size and normalisation are those of the"
+        " tag's weights"
     ),
 ]
 
 
 class TimmModel(Config):
-    """What labelers and students of timm have in common."""
+    """A model of the library timm, as labeler or as student."""
 
     name: TimmName
-    pretrained: bool = Field(False, description="load the weights that timm knows for this name from the hub")
-    weights: FilePath | None = Field(None, description="a .safetensors file of the timm model")
+    pretrained: bool = Field(
+        False, description="whether to load the weights that timm knows for this name from the hub; excludes `weights`"
+    )
+    weights: FilePath | None = Field(
+        None, description="a .safetensors file with weights of the timm model; excludes `pretrained`"
+    )
     img_size: int | None = Field(
         None,
         ge=8,
-        description="height and width that images are resized to; absent: as pretrained, or from scratch as they are",
+        description="height and width in pixels that images are resized to; absent: the size of the pretraining, or,"
+        " from scratch, as they are",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of `timm.create_model`")
 
@@ -56,16 +63,21 @@ class TimmModel(Config):
 
     @property
     def external(self) -> bool:
+        """Whether its weights come from elsewhere."""
         return self.pretrained or self.weights is not None
 
     def backbone(self, spec: InputSpec) -> Any:
-        """The architecture without its head, with fresh weights."""
+        """Build the architecture without its head, with fresh weights."""
         from tgt_ray.models.image.timm import timm_backbone
 
         return timm_backbone(self.name, spec.shape[0], self.img_size, self.external, self.options)
 
     def load_body(self, backbone: Any, key: str) -> tuple[str, Any, Any]:
-        """Put weights from elsewhere into a backbone. Returns where from, and weight and bias of their head. key: for messages."""
+        """Put weights from elsewhere into a backbone.
+
+        - key: of this config, for messages
+        - returns: where the weights come from, and weight (K, D) and bias (K,) of their head, None where it has none
+        """
         from tgt_ray.models.image.timm import at_size, split_head, timm_weights
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
@@ -82,26 +94,43 @@ class TimmModel(Config):
 
 
 class ReadsTexts(Config):
-    """A model of texts, which are cut into tokens of its own."""
+    """A model of texts, with a tokenizer of its own or the task's."""
 
     @property
     def vocabulary(self) -> str | None:
-        """Where its tokens come from, a folder or a name on the hub; None: they are the task's own."""
+        """Where its tokenizer comes from, a folder or a name on the hub; None: it is the task's own."""
         raise NotImplementedError
 
     def tokens(self, spec: InputSpec, key: str) -> Any:
-        """A `tgt_ray.models.text.tokens.Tokens`. key: of its config, for messages."""
+        """Return its `tgt_ray.models.text.tokens.Tokens`.
+
+        - key: of this config, for messages
+        """
         raise NotImplementedError
 
 
 class TransformerSize(ReadsTexts):
-    """A transformer encoder of any size with the task's vocabulary, the mean over its tokens as embedding."""
+    """A transformer encoder of any size with the task's vocabulary; the mean over its tokens is the embedding."""
 
-    layers: int = Field(2, ge=0, description="0: the mean of word embeddings")
-    width: int = Field(128, ge=8)
-    heads: int = Field(4, ge=1)
-    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    layers: int = Field(
+        2, ge=0, description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings"
+    )
+    width: int = Field(
+        128,
+        ge=8,
+        description="size of a token's state and of the embedding, a multiple of heads; larger: more capacity at more"
+        " cost",
+    )
+    heads: int = Field(4, ge=1, description="attention heads of each layer, which divide the width among them")
+    max_tokens: int = Field(
+        64, ge=4, description="tokens of a text at the most; longer texts are cut; more cost time and memory"
+    )
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of states and attention weights that training sets to 0; higher: less overfitting",
+    )
 
     @property
     def vocabulary(self) -> str | None:
@@ -126,20 +155,23 @@ class TransformerSize(ReadsTexts):
 
 
 class TextEncoder(ReadsTexts):
-    """An encoder or a sequence classifier of transformers, as labelers and students have it."""
+    """An encoder or a sequence classifier of the library transformers, as labeler or as student."""
 
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote (with its tokenizer) and all nodes see, `package:NAME/FOLDER` for one in an"
-        " installed Python package, or a name on the hub"
+        description="folder that `save_pretrained` wrote (with its tokenizer) and that all nodes see,"
+        " `package:NAME/FOLDER` for a folder in an installed Python package, or a name on the hub"
     )
-    revision: str | None = Field(None, description="commit or tag on the hub")
+    revision: str | None = Field(None, description="commit or tag of a model on the hub")
     max_tokens: int | None = Field(
-        None, ge=4, description="of a text; longer ones are cut; absent: the model's own limit"
+        None,
+        ge=4,
+        description="tokens of a text at the most; longer texts are cut; more cost time and memory; absent: the model's"
+        " own limit",
     )
     pooling: Literal["auto", "model", "mean", "cls"] = Field(
         "auto",
-        description="how tokens become an embedding: as the model's own classification head does, their mean, or the first; auto: what"
-        " the model was made for",
+        description="how tokens become an embedding; model: as for the model's own classification head, mean: their"
+        " mean, cls: the first token, auto: what the model was made for",
     )
 
     @property
@@ -152,13 +184,17 @@ class TextEncoder(ReadsTexts):
         return own_tokens(self.path, self.revision, self.max_tokens, key)
 
     def backbone(self, spec: InputSpec, key: str) -> Any:
-        """The architecture without its head, with fresh weights."""
+        """Build the architecture without its head, with fresh weights."""
         from tgt_ray.models.text.encoder import transformers_backbone
 
         return transformers_backbone(self.path, self.revision, self.tokens(spec, key), self.pooling)
 
     def load_body(self, backbone: Any, key: str) -> tuple[Any, Any]:
-        """Put its weights into a backbone. Returns weight and bias of its own head, None where it has none."""
+        """Put the model's weights into a backbone.
+
+        - key: of this config, for messages
+        - returns: weight (K, D) and bias (K,) of the model's own head, None where it has none
+        """
         from tgt_ray.models.text.encoder import transformers_weights
         from tgt_ray.models.weights import load_strictly
 
@@ -168,6 +204,7 @@ class TextEncoder(ReadsTexts):
 
 
 def read_file(path: Path, key: str) -> bytes:
+    """Read a file that the config names at `key`; ConfigError where that fails."""
     try:
         return path.read_bytes()
     except OSError as err:

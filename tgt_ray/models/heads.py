@@ -1,4 +1,4 @@
-"""Linear heads of classifiers, and settings of models as plain data."""
+"""Finds and fills linear heads of classifiers, and turns settings of models into plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from tgt_ray.core.errors import ConfigError
 
 
 def set_head(head: nn.Linear, weight_KD: Tensor, bias_K: Tensor | None, classes: Sequence[int] | None) -> None:
-    """Give a linear layer the rows `classes` of another one's weights, or all."""
+    """Give a linear layer the weights of another one.
+
+    - weight_KD, bias_K: of the other layer; without a bias it is 0
+    - classes: which rows to take, in order; None: all
+    """
     chosen = torch.tensor(classes if classes is not None else range(len(weight_KD)))
     with torch.no_grad():
         head.weight.copy_(weight_KD[chosen])
@@ -21,7 +25,11 @@ def set_head(head: nn.Linear, weight_KD: Tensor, bias_K: Tensor | None, classes:
 
 
 def linear_head(model: Any, path: str) -> tuple[str, nn.Linear]:
-    """Name and module of the last linear layer, from embeddings to classes. ConfigError where there is none, or several take part."""
+    """Return name and module of the last linear layer, from embeddings to classes.
+
+    - path: of the model, for messages
+    - raises ConfigError: where there is none, or where several take part
+    """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ConfigError(f"{path}: a classifier without a linear head is of no use here")
@@ -34,14 +42,14 @@ def linear_head(model: Any, path: str) -> tuple[str, nn.Linear]:
     ]
     if len(heads) > 1:
         raise ConfigError(
-            f"{path}: a {type(model).__name__} has several heads ({', '.join(heads)}); save it as a classifier with one, without a"
-            " distillation token's"
+            f"{path}: a {type(model).__name__} has several heads ({', '.join(heads)}); save it as a classifier with"
+            " one, without a distillation token's"
         )
     return layers[-1]
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """A config of transformers or diffusers as plain data, without what says where it was found, and which version wrote it."""
+    """Return a config of transformers or diffusers as plain data, without its path and the version that wrote it."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return {
         name: settings_of(value) if isinstance(value, Mapping) else value

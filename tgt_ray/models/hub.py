@@ -1,4 +1,4 @@
-"""Floor 1: models of transformers, from a folder, an installed package, or the hub."""
+"""Loads models of transformers from a folder, an installed package, or the hub."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 from tgt_ray.core.errors import ConfigError
 
-#: What a path begins with that lies in an installed Python package: `package:NAME/FOLDER`.
+#: Prefix of a path in an installed Python package: `package:NAME/FOLDER`.
 PACKAGE = "package:"
 
 
 def place(path: str) -> str:
-    """The folder of `package:NAME/FOLDER` on this machine; any other path as it is. ConfigError where the package is missing."""
+    """Return the folder of `package:NAME/FOLDER` on this machine; any other path comes back as it is.
+
+    - raises ConfigError: where the package or its folder is missing
+    """
     if not path.startswith(PACKAGE):
         return path
     name, _, folder = path.removeprefix(PACKAGE).partition("/")
@@ -28,7 +31,11 @@ def place(path: str) -> str:
 
 
 def own_file(path: str, revision: str | None, name: str) -> Any:
-    """What a JSON file beside a model says; None where the model has no such file."""
+    """Read a JSON file that lies beside a model; None where the model has no such file.
+
+    - path: of the model, a folder or a name on the hub
+    - raises ConfigError: where that can't be found out
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -41,18 +48,24 @@ def own_file(path: str, revision: str | None, name: str) -> Any:
     except Exception as err:  # names, network and files alike
         if isinstance(err, EntryNotFoundError) and not isinstance(err, LocalEntryNotFoundError):
             return None
-        # Not taken for a model without the file: its embeddings would be others.
+        # An error, since a model taken for one without the file would give other embeddings.
         raise ConfigError(
-            f"{path}: whether it has a file {name}, and what that says, can't be found out ({' '.join(str(err).split())[:200]}); without a"
-            " network give the folder of a downloaded model"
+            f"{path}: whether it has a file {name}, and what that says, can't be found out"
+            f" ({' '.join(str(err).split())[:200]}); without a network give the folder of a downloaded model"
         ) from err
 
 
 def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
+    """Call a `from_pretrained` of transformers; ConfigError where it fails.
+
+    - load: the method
+    - path: of the model, a folder or a name on the hub
+    - options: further arguments of the method
+    """
     from transformers.utils import logging
 
     where, said = place(path), logging.get_verbosity()
-    # What is loaded and what is left out is our own affair, and checked.
+    # The library warns of weights that are missing or left out: here callers check them.
     logging.set_verbosity_error()
     try:
         return load(where, revision=revision, **options)

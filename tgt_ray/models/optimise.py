@@ -1,4 +1,4 @@
-"""The training loop of models that are trained here, and the schedule of learning rates."""
+"""Provides the training loop of models that are trained here, and the schedule of learning rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def _optimise(
     model: nn.Module, optimizer: torch.optim.Optimizer, num_rows: int, how: Pretrain, rng: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yield the row indices of each step; the caller computes gradients, the optimizer steps when it comes back."""
+    """Yield the row indices of each step; the caller computes gradients, then the optimizer steps."""
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(round(0.2 * how.steps), how.steps))
     model.train()
     for _ in range(how.steps):
@@ -28,7 +28,7 @@ def _optimise(
 
 
 def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at each step: linear rise over `warmup` steps, then cosine decay to zero."""
+    """Return the learning rate's factor by step: linear rise over `warmup` steps, then cosine decay to zero."""
 
     def factor(step: int) -> float:
         if step < warmup:

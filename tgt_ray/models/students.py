@@ -1,4 +1,4 @@
-"""Floor 2: student backbones, X -> embedding. The head belongs to the objective."""
+"""Provides student backbones, which map inputs to embeddings; the head belongs to the objective."""
 
 from __future__ import annotations
 
@@ -17,38 +17,49 @@ if TYPE_CHECKING:
 
 
 class StudentBackbone(Component):
-    """`build` gives a module: inputs (B, ...) -> embedding (B, dim), with the attribute `dim`."""
+    """The student's network up to its embedding; the objective adds the head.
 
-    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
+    `build` returns a module with the attribute `dim` that maps inputs (B, ...) to embeddings (B, dim).
+    """
+
+    modality: ClassVar[str] = "image"  # the inputs that it takes: "image", "text" or "any"
 
     @property
     def pretrained_elsewhere(self) -> bool:
-        """Whether it begins with weights that have learnt something already."""
+        """Whether it starts from pretrained weights."""
         return False
 
     @property
     def weights_file(self) -> Path | None:
-        """A file that its weights come from, where a person has named one."""
+        """The file that its weights come from, where the user has named one."""
         return None
 
     @abstractmethod
     def build(self, spec: InputSpec) -> nn.Module:
-        """The backbone with fresh weights."""
+        """Build the backbone with fresh weights."""
 
     def load_weights(self, backbone: nn.Module) -> None:
-        """Give it weights that come from elsewhere, where there are any. ConfigError where they don't fit."""
+        """Load pretrained weights into the backbone, where there are any. Raises ConfigError where they don't fit."""
 
 
 class ConvStudent(StudentBackbone):
     """A plain convolutional network of a few thousand parameters."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[int, ...] = Field((8, 16, 32), min_length=1, description="channels of each convolution")
+    widths: tuple[int, ...] = Field(
+        (8, 16, 32), min_length=1, description="channels of each convolution; more: more capacity at more cost"
+    )
     downsample: Literal["pool", "stride"] = Field(
         "pool",
-        description="2x2 max pooling between convolutions, or every convolution strided by 2 (cheaper, for larger images)",
+        description="how maps shrink; pool: 2x2 max pooling between convolutions, stride: every convolution has a"
+        " stride of 2 (cheaper, for larger images)",
     )
-    grid: int = Field(1, ge=1, description="the last maps are averaged to grid x grid cells")
+    grid: int = Field(
+        1,
+        ge=1,
+        description="the last maps are averaged to grid x grid cells; higher: the embedding is larger and keeps where"
+        " things are",
+    )
 
     def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.conv import ConvNet
@@ -57,7 +68,7 @@ class ConvStudent(StudentBackbone):
 
 
 class TimmStudent(TimmModel, StudentBackbone):
-    """Any timm architecture: from scratch, or from pretrained weights without their head."""
+    """Any architecture of timm, from scratch or from pretrained weights without their head."""
 
     type: Literal["timm"] = "timm"
 
@@ -79,12 +90,19 @@ class TimmStudent(TimmModel, StudentBackbone):
 
 
 class TextTransformerStudent(TransformerSize, StudentBackbone):
-    """A small transformer from scratch."""
+    """A small transformer for texts, trained from scratch with the task's vocabulary."""
 
     modality: ClassVar[str] = "text"
     type: Literal["text_transformer"] = "text_transformer"
-    width: int = Field(64, ge=8)
-    layers: int = Field(1, ge=0, description="0: the mean of word embeddings")
+    width: int = Field(
+        64,
+        ge=8,
+        description="size of a token's state and of the embedding, a multiple of heads; larger: more capacity at more"
+        " cost",
+    )
+    layers: int = Field(
+        1, ge=0, description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings"
+    )
 
     def build(self, spec: InputSpec) -> nn.Module:
         backbone: nn.Module = self.backbone(spec, "student")
@@ -92,7 +110,7 @@ class TextTransformerStudent(TransformerSize, StudentBackbone):
 
 
 class TextEncoderStudent(TextEncoder, StudentBackbone):
-    """A compact text model of transformers with its pretrained weights (DistilBERT, MobileBERT and their kind), without its head."""
+    """A compact pretrained text model of transformers (DistilBERT, MobileBERT and their kind), without its head."""
 
     modality: ClassVar[str] = "text"
     type: Literal["text_encoder"] = "text_encoder"

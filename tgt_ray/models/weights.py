@@ -1,4 +1,4 @@
-"""Weights from safetensors files: strict, and in one clear line where they don't fit."""
+"""Loads weights from safetensors files strictly, and says in one line where they don't fit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tgt_ray.core.errors import ConfigError
 
 
 def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
+    """Read the bytes of a safetensors file; a ConfigError that starts with `where` if they are damaged."""
     try:
         return safetensors.torch.load(content)
     except Exception as err:  # safetensors raises its own type and, for short files, others
@@ -18,7 +19,7 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """ConfigError names the first key that differs."""
+    """Load weights into a model; a ConfigError that starts with `where` names the first key that differs."""
     own = model.state_dict()
     for key in [*own, *state]:
         if key not in state or key not in own or own[key].shape != state[key].shape:
@@ -30,7 +31,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
 
 
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for a file, on the CPU. Tied ones (of language models) are written under each of their names."""
+    """Return weights for a file, on the CPU. Tied ones (of language models) are written under each of their names."""
     out: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in state.items():

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component
-from tgt_ray.data import Run, StoredTable, in_this_process
+from tgt_ray.data import MapParts, StoredTable, in_this_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,10 +83,10 @@ class Task(Component):
         """What can be known and checked of the data at once, for `read`. ConfigError for bad data."""
 
     @abstractmethod
-    def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
+    def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
         """The data. What takes work is done by `run` and kept in `storage`. ConfigError for bad data."""
 
-    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> TaskData:
+    def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> TaskData:
         """`scan` and `read`."""
         return self.read(self.scan(), storage, run)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray.data import AnySource, Digits, ImageRows, Run, Splits
+from tgt_ray.data import AnySource, Digits, ImageRows, MapParts, Splits
 from tgt_ray.tasks.base import TaskData
 from tgt_ray.tasks.classification import Classification
 
@@ -28,7 +28,7 @@ class ImageClassification(Classification):
         found = self.data.scan()
         return self._task_data(found) if isinstance(found, Splits) else found
 
-    def read(self, scan: Any, storage: Storage | None, run: Run) -> TaskData:
+    def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
         return scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
 
     def _task_data(self, splits: Splits[Any]) -> TaskData:

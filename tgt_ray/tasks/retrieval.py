@@ -14,7 +14,7 @@ from pydantic import Field
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import to_bytes
-from tgt_ray.data import AnyRetrievalSource, LabelledQueries, Run, Unlabelled
+from tgt_ray.data import AnyRetrievalSource, LabelledQueries, MapParts, Unlabelled
 from tgt_ray.data.retrieval.queries import Queries
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.tasks.base import Table, Task, TaskData
@@ -121,7 +121,7 @@ class Retrieval(Task):
             class_names=splits.names,
         )
 
-    def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
+    def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
         made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)

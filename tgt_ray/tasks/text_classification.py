@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import shown, to_bytes
-from tgt_ray.data import AnyTextSource, Labelled, Run, Splits, TextRows, Unlabelled
+from tgt_ray.data import AnyTextSource, Labelled, MapParts, Splits, TextRows, Unlabelled
 from tgt_ray.data.texts.base import BEGINNING
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.tasks.base import Table, TaskData
@@ -99,7 +99,7 @@ class TextClassification(Classification):
             class_names=splits.class_names,
         )
 
-    def read(self, scan: TaskData, storage: Storage | None, run: Run) -> TaskData:
+    def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         texts = scan.tables["full"]["text"].to_pylist()
         tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
         # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.

@@ -1,7 +1,7 @@
-"""Signals: what can be said of a row beside its inputs and its label. No torch at import.
+"""Defines signals: what can be said about a row besides its inputs and its label. torch is not imported with it.
 
-An objective declares the signals that it needs. What the teacher says of real rows, the cache that keeps it, the rows that a
-generator makes, the messages in which they travel, and a step's batch follow from that.
+An objective declares the signals that it needs. Everything else follows from that: what the teacher computes for real
+rows, the cache that keeps it, the rows that a generator makes, the messages in which they travel, and a step's batch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """One array of a signal.
+    """Declares one array of a signal.
 
-    name: as in the batch's `teacher`
-    dtype: numpy's name of it; empty: any
-    shape: of one row, for people, such as "(K,)"
-    ragged: rows are lists of different lengths, and `shape` is that of one element
+    - name: its key in the batch's `teacher`
+    - dtype: numpy's name of the type; empty: any
+    - shape: of one row, for people, such as "(K,)"
+    - ragged: rows are lists of different lengths, and `shape` is that of one element
     """
 
     name: str
@@ -40,14 +40,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Seen:
-    """B rows, real or synthetic, as a signal sees them.
+    """Shows B rows, real or synthetic, to a signal.
 
-    labels: (B,) of the rows, or of the anchors that they were made from; -1 where there is none
-    inputs: gives the rows' inputs (B, ...), on the teacher's device
-    anchor_inputs: gives the inputs that the rows were made from, (B, ...); real rows: their own
-    said: the labeler's outputs of the rows; None where it isn't asked (`by` anchor)
-    labeler: its module
-    encode: the generator's latents (B, L) of inputs
+    - labels: (B,), of the rows or of the anchors that they were made from; -1 where there is none
+    - inputs: returns the rows' inputs (B, ...), on the teacher's device
+    - anchor_inputs: returns the inputs that the rows were made from, (B, ...); for real rows their own
+    - said: the labeler's outputs for the rows; None where it isn't asked (`by` is "anchor")
+    - labeler: its module
+    - encode: maps inputs to the generator's latents (B, L)
     """
 
     labels: np.ndarray
@@ -60,16 +60,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Signal(ABC):
-    """One thing that can be said of a row. A subclass is a frozen dataclass; its fields are its settings.
+    """Computes one thing that can be said about a row. A subclass is a frozen dataclass; its fields are its settings.
 
-    name: unlike that of any other signal
-    columns: the arrays that `of` gives
-    by: who says it. labeler, generator: asked about real rows once, and kept in the teacher cache; anchor: follows from the row or
-        from its anchor, at no cost, and is not kept
-    real, synthetic: which rows have it
-    looks_at_anchors: `of` asks for `anchor_inputs` of synthetic rows
-    through_student: its one column holds inputs, which the student embeds as well; the criterion gets the embeddings
-    revision: raise it where `of` gives other values than before
+    - name: differs from that of any other signal
+    - columns: the arrays that `of` returns
+    - by: who provides it. labeler, generator: computed once for real rows, and kept in the teacher cache; anchor:
+      follows from the row or from its anchor at no cost, and is not kept
+    - real, synthetic: which rows have it
+    - looks_at_anchors: `of` asks for `anchor_inputs` of synthetic rows
+    - through_student: its one column holds inputs, which the student embeds as well; the criterion gets the embeddings
+    - revision: raise it when `of` returns other values than before, so that cached ones are not used
     """
 
     name: ClassVar[str]
@@ -83,32 +83,37 @@ class Signal(ABC):
 
     @abstractmethod
     def of(self, seen: Seen) -> Mapping[str, Tensor | Ragged]:
-        """Each column's values of B rows."""
+        """Return each column's values for B rows."""
 
     def lacking(self, teacher: TeacherSide) -> str | None:
-        """Why a teacher, or a task, doesn't give this signal, as the end of a sentence; None where they do."""
+        """Say why a teacher or a task doesn't give this signal, as the end of a sentence; None where they do."""
         return None
 
     @property
     def mixes(self) -> bool:
-        """Whether something can be said of a row that is mixed with another (MixUp): see `mixed`."""
+        """Whether the signal exists for a row that is mixed with another (MixUp); see `mixed`."""
         return False
 
     def mixed(self, columns: Mapping[str, Any], other: Any, share: float) -> dict[str, Any]:
-        """The columns (tensors) of rows that are mixed with others: `share` of a row, the rest of that at the place `other` (B,)."""
+        """Return the columns of rows that are mixed with others.
+
+        - columns: tensors, of B rows
+        - other: (B,), the place of the row that each is mixed with
+        - share: weight of the row itself; the other row has the rest
+        """
         raise NotImplementedError
 
     @property
     def cached(self) -> bool:
-        """Whether its values of real rows are kept in the teacher cache."""
+        """Whether its values for real rows are kept in the teacher cache."""
         return self.by != "anchor" and self.real
 
     def key(self) -> str:
-        """What its values follow from, beside the rows and who says them."""
+        """Return the fingerprint of all that its values follow from, apart from the rows and who provides it."""
         return digest(self.name, asdict(self), self.revision)
 
     def checked(self, seen: Seen, rows: int) -> Columns:
-        """The columns of `of` as they are stored and sent. ValueError where they are not as declared."""
+        """Return the columns of `of` as they are stored and sent. Raises ValueError where they are not as declared."""
         given = self.of(seen)
         declared = {column.name: column for column in self.columns}
         if given.keys() != declared.keys():
@@ -126,10 +131,10 @@ class Signal(ABC):
 
 @dataclass(frozen=True)
 class TeacherSide:
-    """What is known of a teacher and its task before either has been built.
+    """Describes a teacher and its task before either has been built.
 
-    classes: the labeler scores classes, all of whose logits can be kept; otherwise documents
-    documents: the task's answers are documents
+    - classes: the labeler scores classes, whose logits can all be kept; otherwise it scores documents
+    - documents: the task's answers are documents
     """
 
     classes: bool
@@ -137,7 +142,7 @@ class TeacherSide:
 
 
 def unique(signals: Iterable[Signal]) -> tuple[Signal, ...]:
-    """Each once, in order. ValueError where two that differ have one name."""
+    """Return each signal once, in order. Raises ValueError where two different ones share a name."""
     found: dict[str, Signal] = {}
     for signal in signals:
         if found.setdefault(signal.name, signal) != signal:
@@ -150,7 +155,10 @@ def column_names(signals: Iterable[Signal]) -> list[str]:
 
 
 def say(signals: Iterable[Signal], seen: Seen, rows: int) -> Columns:
-    """All columns of some signals."""
+    """Compute all columns of some signals.
+
+    - rows: how many rows `seen` has
+    """
     out: Columns = {}
     for signal in signals:
         out |= signal.checked(seen, rows)

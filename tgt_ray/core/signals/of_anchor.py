@@ -1,4 +1,4 @@
-"""Signals that follow from a row itself or from the anchor that it was made from."""
+"""Defines signals that follow from a row itself or from the anchor that it was made from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AnchorInputs(Signal):
 
 @dataclass(frozen=True)
 class Document(Signal):
-    """The document that a query is about: its best answer, or that of its anchor."""
+    """The document that a query is about: its own best answer, or that of its anchor."""
 
     name: ClassVar[str] = "document"
     columns: ClassVar[tuple[Column, ...]] = (Column("document", "int64", "()"),)
@@ -40,7 +40,7 @@ class Document(Signal):
         return {"document": torch.from_numpy(seen.labels)}
 
     def lacking(self, teacher: TeacherSide) -> str | None:
-        return None if teacher.documents else "the task's answers are classes and no documents"
+        return None if teacher.documents else "the task's answers are classes, not documents"
 
 
 ANCHOR_INPUTS, DOCUMENT = AnchorInputs(), Document()

@@ -1,4 +1,4 @@
-"""Signals of the generator: the latents that explorers start from."""
+"""Defines signals of the generator: the latents that explorers start from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Latent(Signal):
-    """Of real rows, where the generator doesn't draw its latents anew each time."""
+    """The latent of a real row, for generators that don't draw latents anew each time."""
 
     name: ClassVar[str] = "latent"
     columns: ClassVar[tuple[Column, ...]] = (Column("latent", "float32", "(L,)"),)

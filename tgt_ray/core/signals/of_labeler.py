@@ -1,4 +1,4 @@
-"""Signals of the labeler: raw logits, the embedding before its head, and its first class."""
+"""Defines signals of the labeler: raw logits, the embedding before its head, and its first class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Logits(Signal):
         return True
 
     def mixed(self, columns: Mapping[str, Any], other: Any, share: float) -> dict[str, Any]:
-        """Probabilities are mixed as images and labels are (our choice)."""
+        """Mix probabilities as images and labels are mixed (our choice)."""
         import torch
 
         p = columns["logits"].softmax(dim=1)
@@ -40,7 +40,7 @@ class Logits(Signal):
 
 @dataclass(frozen=True)
 class Embedding(Signal):
-    """What the labeler's head sees."""
+    """The input of the labeler's head."""
 
     name: ClassVar[str] = "embedding"
     columns: ClassVar[tuple[Column, ...]] = (Column("embedding", "float32", "(E,)"),)
@@ -52,7 +52,7 @@ class Embedding(Signal):
 
 @dataclass(frozen=True)
 class Top(Signal):
-    """The first class and its share: all that can be kept where there are very many, and what people look at."""
+    """The likeliest class and its probability: all that is kept where classes are many, and what people look at."""
 
     name: ClassVar[str] = "top"
     columns: ClassVar[tuple[Column, ...]] = (Column("top_class", "int64", "()"), Column("top_share", "float32", "()"))
@@ -62,7 +62,7 @@ class Top(Signal):
 
         assert seen.said is not None
         logits = seen.said.logits
-        # Autocast's half precision is too coarse for shares.
+        # Autocast's half precision is too coarse for probabilities.
         share, first = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).max(dim=1)
         return {"top_class": first, "top_share": share}
 

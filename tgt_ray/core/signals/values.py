@@ -1,4 +1,7 @@
-"""Values of N rows: an array, or lists of different lengths; and how they are cut, joined and put into files. No torch at import."""
+"""Holds values of N rows, as an array or as lists of different lengths, and cuts, joins and flattens them for files.
+
+torch is not imported with it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: In a file a ragged column is two arrays: its values, and this behind its name.
+#: In a file a ragged column is two arrays: its values, and its lengths under the same name with this suffix.
 LENGTHS = ".lengths"
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """N lists of different lengths, as numpy arrays or as tensors.
+    """Holds N lists of different lengths, as numpy arrays or as tensors.
 
-    values: (sum of lengths, ...), the lists one after another
-    lengths: (N,) whole numbers
+    - values: (sum of lengths, ...), the lists one after another
+    - lengths: (N,), whole numbers
     """
 
     values: Any
@@ -30,7 +33,10 @@ class Ragged:
         return len(self.lengths)
 
     def __getitem__(self, rows: Any) -> Ragged:
-        """Some of the lists, of numpy arrays. rows: a slice, or places (M,)."""
+        """Select some of the lists; for numpy arrays only.
+
+        - rows: a slice, or places (M,)
+        """
         ends = np.cumsum(self.lengths)
         chosen = np.arange(len(self))[rows]
         lengths = self.lengths[chosen]
@@ -40,23 +46,23 @@ class Ragged:
         return Ragged(self.values[starts + inside], lengths)
 
     def lists(self) -> Sequence[Any]:
-        """The N lists one by one."""
+        """Return the N lists one by one."""
         ends = np.cumsum(np.asarray(self.lengths)).tolist()
         return [self.values[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
 
     def to(self, device: str) -> Ragged:
-        """Tensors on a device."""
+        """Move tensors to a device."""
         return Ragged(self.values.to(device), self.lengths.to(device))
 
 
-#: Of N rows as they are stored and sent.
+#: Values of N rows as they are stored and sent.
 Values: TypeAlias = np.ndarray | Ragged
-#: By the name of the column.
+#: Values keyed by the name of the column.
 Columns: TypeAlias = dict[str, Values]
 
 
 def concat(parts: Sequence[Any]) -> Any:
-    """The rows of all parts, in order: arrays, tensors, or ragged ones of either."""
+    """Join the rows of all parts, in order: arrays, tensors, or ragged ones of either."""
     if isinstance(parts[0], Ragged):
         return Ragged(concat([part.values for part in parts]), concat([part.lengths for part in parts]))
     if isinstance(parts[0], np.ndarray):
@@ -67,17 +73,20 @@ def concat(parts: Sequence[Any]) -> Any:
 
 
 def concat_columns(parts: Sequence[Mapping[str, Values]]) -> Columns:
-    """Each column's rows of all parts, which have the same columns."""
+    """Join each column's rows of all parts, which have the same columns."""
     return {name: concat([part[name] for part in parts]) for name in parts[0]}
 
 
 def take(columns: Mapping[str, Values], rows: Any) -> Columns:
-    """Some rows of each column. rows: a slice, or places (M,)."""
+    """Select some rows of each column.
+
+    - rows: a slice, or places (M,)
+    """
     return {name: values[rows] for name, values in columns.items()}
 
 
 def to_numpy(values: Tensor | Ragged) -> Values:
-    """As they are stored and sent: float32 on the CPU; whole numbers as they are."""
+    """Return values as they are stored and sent: on the CPU, as float32; whole numbers keep their type."""
     if isinstance(values, Ragged):
         parts = (_array(each) for each in (values.values, values.lengths))
         return Ragged(*parts)
@@ -89,7 +98,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def to_torch(values: Values) -> Any:
-    """Tensors that share their memory with the arrays."""
+    """Return tensors that share their memory with the arrays."""
     import torch
 
     if isinstance(values, Ragged):
@@ -98,7 +107,10 @@ def to_torch(values: Values) -> Any:
 
 
 def flat(columns: Mapping[str, Values]) -> dict[str, np.ndarray]:
-    """Arrays for a file of safetensors, which writes memory as it lies: contiguous, also where convolutions left channels last."""
+    """Return contiguous arrays for a safetensors file, two for each ragged column.
+
+    safetensors writes memory as it lies, and convolutions may leave channels last.
+    """
     out: dict[str, np.ndarray] = {}
     for name, values in columns.items():
         if isinstance(values, Ragged):
@@ -109,7 +121,7 @@ def flat(columns: Mapping[str, Values]) -> dict[str, np.ndarray]:
 
 
 def unflat(arrays: Mapping[str, np.ndarray]) -> Columns:
-    """What `flat` has been given."""
+    """Return the columns that `flat` was given."""
     return {
         name: Ragged(array, arrays[f"{name}{LENGTHS}"]) if f"{name}{LENGTHS}" in arrays else array
         for name, array in arrays.items()
@@ -118,7 +130,7 @@ def unflat(arrays: Mapping[str, np.ndarray]) -> Columns:
 
 
 def not_finite(columns: Mapping[str, Values]) -> Iterable[str]:
-    """Names of the columns with values that are infinite or no numbers."""
+    """Yield the names of columns that have infinite or NaN values."""
     for name, values in columns.items():
         array = values.values if isinstance(values, Ragged) else values
         if not np.isfinite(array).all():

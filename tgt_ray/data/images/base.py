@@ -1,4 +1,4 @@
-"""What a source of images gives, as Arrow tables in memory or in files."""
+"""Defines what a source of images gives, as Arrow tables in memory or in files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tgt_ray.core.config import Component
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.base import Run, Splits, in_this_process
+from tgt_ray.data.base import MapParts, Splits, in_this_process
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageRows:
-    """N labelled images: ids (N,) int64, images (N, C, H, W) uint8, labels (N,) int64 in [0, K)."""
+    """Holds N labelled images.
+
+    - ids: (N,) int64
+    - images: (N, C, H, W) uint8
+    - labels: (N,) int64 in [0, K)
+    """
 
     ids: np.ndarray
     images: np.ndarray
@@ -53,30 +58,38 @@ class ImageRows:
 
 
 def binary_column(images_NCHW: np.ndarray) -> pa.Array:
-    """Images as fixed-size binary values, without a copy."""
+    """Return images as fixed-size binary values, without a copy."""
     flat = np.ascontiguousarray(images_NCHW).reshape(len(images_NCHW), -1)
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
 
 
 class ImageSource(Component):
-    """Where images come from."""
+    """A source of labelled images."""
 
     @abstractmethod
     def scan(self) -> Any:
-        """What can be known and checked at once: the Splits of small data, or labels and places of images that are still to be read.
+        """Find out and check what can be known at once.
 
-        ConfigError for data that is missing, damaged or outside the class range.
+        - returns: the Splits of small data, or labels and places of images that are still to be read
+        - raises ConfigError: for data that is missing, damaged or outside the class range
         """
 
-    def read(self, scan: Any, storage: Storage | None, run: Run) -> Splits[Any]:
-        """All splits. Images that have to be decoded are so by `run`, into `storage`, unless they are there already."""
+    def read(self, scan: Any, storage: Storage | None, run: MapParts) -> Splits[Any]:
+        """Read all splits. `run` decodes images into `storage` where that is needed, unless they lie there already.
+
+        - scan: what `scan` returned
+        - run: calls a function on each of the parts that the images are decoded in
+        """
         splits: Splits[Any] = scan
         return splits
 
     def labels(self, scan: Any) -> dict[str, np.ndarray] | None:
-        """(N,) labels of each split, as `read` will give them; None where they are known only then."""
+        """Return the labels (N,) of each split as `read` will give them; None where only reading tells.
+
+        - scan: what `scan` returned
+        """
         return None
 
-    def load(self, storage: Storage | None = None, run: Run = in_this_process) -> Splits[Any]:
-        """`scan` and `read`."""
+    def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> Splits[Any]:
+        """Scan the data and read it."""
         return self.read(self.scan(), storage, run)

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, ten classes. Ships with the package, no download."""
+"""Reads scikit-learn's handwritten digits, which ship with that package: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tgt_ray.data.images.base import ImageRows, ImageSource
 
 
 class Digits(ImageSource):
-    """The embedded data set: 60 % train, 15 % validation, 25 % test, stratified and always the same (our choice)."""
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, without a download.
+
+    60 % are train, 15 % validation and 25 % test, stratified and always the same (our choice).
+    """
 
     type: Literal["digits"] = "digits"
 

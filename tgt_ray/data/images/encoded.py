@@ -1,6 +1,7 @@
-"""Encoded images (JPEG, PNG, ...): decoded and resized once, in parts that many processes work on, into files that are then mapped.
+"""Decodes and resizes encoded images (JPEG, PNG, ...) once, in parts that many processes work on.
 
-The decoded images lie in the storage under the fingerprint of the source, so that later runs start at once.
+The decoded images lie in files of the storage, under the fingerprint of the source, and are mapped from there, so that
+later runs start at once.
 """
 
 from __future__ import annotations
@@ -22,22 +23,27 @@ from tgt_ray.core import records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.data.base import Run, Splits, stratified_holdout
+from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
 from tgt_ray.data.stored import StoredTable, write_file
 
 log = logging.getLogger(__name__)
 
-#: Images of one part: of one file of decoded images.
+#: Images in one part, which makes one file of decoded images.
 IMAGES_PER_PART = 2048
-#: What a message or record lists of the bad images.
+#: How many bad images a message or record lists.
 SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a source knows before it has read an image. labels: (N,) of each split it has itself; places: what `contents` needs to
-    find the N images; key: fingerprint of all that the images come from."""
+    """Holds what a source knows before it has read an image.
+
+    - labels: (N,), of each split that the source has itself
+    - places: what `contents` needs to find the N images of each split
+    - class_names: in the order of the classes' numbers
+    - key: fingerprint of all that the images come from
+    """
 
     labels: dict[str, np.ndarray]
     places: dict[str, Any]
@@ -47,7 +53,13 @@ class Scan:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive images of a split: `first` is the id of the first one."""
+    """Names consecutive images of a split.
+
+    - number: of the part in its split
+    - first: id of the first image
+    - labels: of these images
+    - places: what `contents` needs to find them
+    """
 
     split: str
     number: int
@@ -62,7 +74,11 @@ class Part:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """A split whose images lie in the storage. content: fingerprint of all its files."""
+    """A split whose images lie in the storage.
+
+    - shape: (C, H, W)
+    - content: fingerprint of all its files
+    """
 
     table: StoredTable
     shape: tuple[int, ...]
@@ -90,35 +106,40 @@ class EncodedImages(ImageSource):
     size: int | None = Field(
         None,
         ge=4,
-        description="height and width that images are brought to (shorter side resized, centre kept); where absent, all must have"
-        " one size already",
+        description="height and width in pixels that images are brought to (the shorter side is resized, the centre"
+        " kept); absent: all images must have one size already",
     )
-    channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB; images are converted")
+    channels: Literal[1, 3] = Field(3, description="colour channels that images are converted to; 1: grey, 3: RGB")
     on_bad_rows: Literal["fail", "skip"] = Field(
-        "fail", description="what an unreadable image does: stop with its name, or be left out and counted"
+        "fail", description="what an unreadable image does; fail: stop with its name, skip: leave it out and count it"
     )
-    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation split")
-    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation split"
+    )
+    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
 
     @abstractmethod
     def scan(self) -> Scan:
-        """Labels and places of all images. ConfigError for what is missing or wrong without looking into an image."""
+        """Return labels and places of all images, without looking into them.
+
+        - raises ConfigError: for what is missing or wrong
+        """
 
     @abstractmethod
     def contents(self, places: Any) -> Iterator[tuple[str, bytes | None]]:
-        """Name and encoded bytes of each image of a part; None where there is no such file or it can't be read."""
+        """Yield name and encoded bytes of each image of a part; None where the file is missing or unreadable."""
 
     @abstractmethod
     def part_of(self, places: Any, first: int, last: int) -> Any:
-        """The places of the images first..last-1: what travels to the process that decodes them."""
+        """Return the places of the images first..last-1, which travel to the process that decodes them."""
 
     def decode(self, content: bytes | None) -> np.ndarray:
-        """(C, H, W) uint8. Raises UnreadableImage."""
+        """Return an image as (C, H, W) uint8. Raises UnreadableImage."""
         return decode(content, self.size, self.channels)
 
     def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
         if self.on_bad_rows == "skip":
-            return None  # who knows which rows will be left
+            return None  # only decoding tells which rows are left
         labels = dict(scan.labels)
         if "validation" not in labels:
             kept, held = self._holdout(labels["train"])
@@ -126,10 +147,10 @@ class EncodedImages(ImageSource):
         return labels
 
     def _holdout(self, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in the train split of the rows that stay in it, and of those that are for validation."""
+        """Return the places in the train split of the rows that stay in it, and of those that are for validation."""
         return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
 
-    def read(self, scan: Scan, storage: Storage | None, run: Run) -> Splits:
+    def read(self, scan: Scan, storage: Storage | None, run: MapParts) -> Splits:
         if storage is None:
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
         key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
@@ -149,12 +170,18 @@ class EncodedImages(ImageSource):
             splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)
         )
 
-    def _decode(self, scan: Scan, folder: Storage, run: Run) -> None:
+    def _decode(self, scan: Scan, folder: Storage, run: MapParts) -> None:
         parts = [
-            Part(split, number, first, labels[first : first + IMAGES_PER_PART], self.part_of(scan.places[split], first, min(first + IMAGES_PER_PART, len(labels))))
+            Part(
+                split,
+                number,
+                first,
+                labels[first : first + IMAGES_PER_PART],
+                self.part_of(scan.places[split], first, min(first + IMAGES_PER_PART, len(labels))),
+            )
             for split, labels in scan.labels.items()
             for number, first in enumerate(range(0, len(labels), IMAGES_PER_PART))
-        ]  # fmt: skip
+        ]
         log.info("images: %d to decode, once", sum(len(labels) for labels in scan.labels.values()))
         done = run(functools.partial(decode_part, self, folder), parts)
         try:
@@ -165,13 +192,13 @@ class EncodedImages(ImageSource):
         except ConfigError:
             folder.delete()
             raise
-        # Written last: where it is, the files are whole.
+        # Written last: where this file exists, the others are complete.
         records.write_json(
             folder, {"shape": shape, "splits": splits, "source": self.model_dump(mode="json")}, "record.json"
         )
 
     def _summary(self, scan: Scan, parts: list[Part], done: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of each split: its files, and what was left out."""
+        """Describe each split: its files, and what was left out."""
         splits = {}
         for split in scan.labels:
             own = [(part, each) for part, each in zip(parts, done, strict=True) if part.split == split]
@@ -209,14 +236,14 @@ class EncodedImages(ImageSource):
         if len(shapes) > 1:
             (one, a), (other, b) = list(shapes.items())[:2]
             raise ConfigError(
-                f"task.data.size: images differ in size ({a} is {one[1]}x{one[2]}, {b} is {other[1]}x{other[2]}); give the size to bring"
-                " them to, e.g. 224"
+                f"task.data.size: images differ in size ({a} is {one[1]}x{one[2]}, {b} is {other[1]}x{other[2]});"
+                " give the size to bring them to, e.g. 224"
             )
         return next(iter(shapes))
 
 
 def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
-    """`_decode_part`; an error that concerns all images of the part comes back as `error`, since a cluster would wrap it up."""
+    """Decode a part; an error that concerns all its images comes back as `error`, since a cluster would wrap it up."""
     try:
         return _decode_part(source, folder, part)
     except (ConfigError, OSError) as err:
@@ -224,10 +251,14 @@ def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str,
 
 
 def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
-    """Decode a part's images and write its file, where all have one size. What it gives is plain, so that it travels as JSON.
+    """Decode a part's images, and write its file where all have one size.
 
-    rows: how many were read; shapes: each (C, H, W) with the name of an image that has it; bad: name and reason of the unreadable
-    ones; content: fingerprint.
+    Returns plain data, which travels as JSON:
+
+    - rows: how many images were read
+    - shapes: each (C, H, W), with the name of an image that has it
+    - bad: name of each unreadable image, with the reason
+    - content: fingerprint
     """
     images, kept, bad = [], [], []
     shapes: dict[tuple[int, ...], str] = {}
@@ -239,7 +270,7 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str
             continue
         shapes.setdefault(image.shape, name)
         kept.append(index)
-        if len(shapes) == 1:  # with a second one nothing is written, and large images fill the memory
+        if len(shapes) == 1:  # with a second size nothing is written, and large images would fill the memory
             images.append(image)
         else:
             images.clear()
@@ -254,11 +285,16 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str
 
 
 class UnreadableImage(ValueError):
-    """The message says why."""
+    """Raised for an image that can't be decoded; the message says why."""
 
 
 def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray:
-    """Encoded bytes -> (C, H, W) uint8."""
+    """Decode an image to (C, H, W) uint8.
+
+    - size: height and width to bring it to; None: as it is
+    - channels: 1: grey, 3: RGB
+    - raises UnreadableImage: where the bytes are missing, damaged, or have more than 8 bits a channel
+    """
     from PIL import Image, ImageOps
 
     if content is None:
@@ -270,7 +306,7 @@ def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except (UnreadableImage, MemoryError):
         raise
-    except Exception as err:  # what Pillow's readers make of damaged files: errors of any kind
+    except Exception as err:  # Pillow's readers raise errors of any kind for damaged files
         raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Image files: a folder for each class, or lists of files with labels as the long-tail data sets are published."""
+"""Reads image files: a folder for each class, or lists of files with labels, as long-tail data sets are published."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 class ImageFiles(EncodedImages):
     """Images that are files below one folder."""
 
-    path: Path
+    path: Path = Field(description="folder that the files lie below")
 
     def part_of(self, places: list[str], first: int, last: int) -> tuple[str, list[str]]:
-        return str(self.path.resolve()), places[first:last]  # who decodes may work in another directory
+        # Resolved, since the process that decodes may have another working directory.
+        return str(self.path.resolve()), places[first:last]
 
     def contents(self, places: tuple[str, list[str]]) -> Iterator[tuple[str, bytes | None]]:
         base = Path(places[0])
@@ -40,7 +41,7 @@ class ImageFiles(EncodedImages):
             yield str(base / name), content
 
     def _stamp(self, names: list[str]) -> list[list[Any]]:
-        """What changes when a file does; reads no file."""
+        """Return values that change when a file does, without reading it."""
         out = []
         for name in names:
             try:
@@ -52,11 +53,14 @@ class ImageFiles(EncodedImages):
 
 
 class ImageFolder(ImageFiles):
-    """`train/<class>/*.jpg`, the same for `test` and perhaps `validation` (or `val`): what torchvision calls an image folder."""
+    """Image files as `train/<class>/*.jpg`, the same for `test` and perhaps `validation` (or `val`).
+
+    torchvision calls this an image folder. Where there is no validation folder, a part of train is held out.
+    """
 
     type: Literal["folder"] = "folder"
     path: FilePath = Field(
-        description="folder that holds train, test and perhaps validation, each with a folder for each class"
+        description="folder that holds train, test and perhaps validation, each with one folder for each class"
     )
 
     def scan(self) -> Scan:
@@ -94,13 +98,19 @@ class ImageFolder(ImageFiles):
 
 
 class ImageLists(ImageFiles):
-    """Text files with `path label` on each line, the format in which ImageNet-LT and Places-LT are published."""
+    """Image files listed in text files with `path label` on each line, as ImageNet-LT and Places-LT are published."""
 
     type: Literal["lists"] = "lists"
     path: FilePath = Field(description="folder that the paths in the lists start from")
-    train: Path = Field(description="list of the train split, from `path` or absolute; long-tailed as it is")
-    test: Path
-    validation: Path | None = None
+    train: Path = Field(
+        description="text file that lists the train split, relative to `path` or absolute; it may be long-tailed"
+    )
+    test: Path = Field(description="text file that lists the test split, relative to `path` or absolute")
+    validation: Path | None = Field(
+        None,
+        description="text file that lists the validation split, relative to `path` or absolute; absent: a part of train"
+        " is held out",
+    )
 
     def scan(self) -> Scan:
         if not self.path.is_dir():
@@ -113,8 +123,8 @@ class ImageLists(ImageFiles):
         for split, values in labels.items():
             if values.max() >= num_classes:
                 raise ConfigError(
-                    f"{self.path / str(lists[split])}: label {values.max()} in line {1 + int(values.argmax())} is outside the train"
-                    f" list's class range 0..{num_classes - 1}"
+                    f"{self.path / str(lists[split])}: label {values.max()} in line {1 + int(values.argmax())} is"
+                    f" outside the train list's class range 0..{num_classes - 1}"
                 )
         stamps = {split: self._stamp(names) for split, names in places.items()}
         key = digest(self.type, str(self.path.resolve()), {k: v.tolist() for k, v in labels.items()}, stamps)

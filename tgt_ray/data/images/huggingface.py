@@ -1,4 +1,4 @@
-"""Image data sets of the Hugging Face `datasets` library, from a folder or from the hub."""
+"""Reads image data sets of the Hugging Face library `datasets`, from a folder or from the hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
@@ -16,11 +17,11 @@ from tgt_ray.data.images.encoded import EncodedImages, Scan
 
 
 class HuggingFaceImages(HuggingFaceSet, EncodedImages):
-    """A data set with an image column and a class label."""
+    """A data set of the Hugging Face library `datasets` with a column of images and one of class labels."""
 
     type: Literal["huggingface"] = "huggingface"
-    image_column: str = "image"
-    label_column: str = "label"
+    image_column: str = Field("image", description="name of the column with the images")
+    label_column: str = Field("label", description="name of the column with the labels: class labels or integers")
 
     def scan(self) -> Scan:
         places = self.own_splits()
@@ -33,7 +34,8 @@ class HuggingFaceImages(HuggingFaceSet, EncodedImages):
             for key, column in (("image_column", self.image_column), ("label_column", self.label_column)):
                 if column not in rows.column_names:
                     raise ConfigError(
-                        f"task.data.{key}: split '{own}' of {self.path} has no column '{column}'; {nearest(column, rows.column_names)}"
+                        f"task.data.{key}: split '{own}' of {self.path} has no column '{column}';"
+                        f" {nearest(column, rows.column_names)}"
                     )
             feature = rows.features[self.label_column]
             if len(rows) == 0 or not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
@@ -44,8 +46,8 @@ class HuggingFaceImages(HuggingFaceSet, EncodedImages):
             values = list(rows[self.label_column])
             if None in values:
                 raise ConfigError(
-                    f"task.data.label_column: split '{own}' of {self.path} has {values.count(None)} rows without a label, the first is row"
-                    f" {values.index(None)}"
+                    f"task.data.label_column: split '{own}' of {self.path} has {values.count(None)} rows without a"
+                    f" label, the first is row {values.index(None)}"
                 )
             labels[split] = np.array(values, np.int64)
             own_names = list(getattr(feature, "names", None) or [])

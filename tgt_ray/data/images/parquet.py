@@ -1,4 +1,4 @@
-"""A folder with train.parquet, test.parquet and perhaps validation.parquet: raw pixels or encoded images, and integer labels."""
+"""Reads images from Parquet files, one for each split: raw pixels or encoded images, and integer labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import Field
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.base import Run, Splits, stratified_holdout
+from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
 from tgt_ray.data.labels import check_labels, label_names
@@ -27,16 +27,22 @@ if TYPE_CHECKING:
 
 
 class ParquetImages(ImageSource):
-    """Images from Parquet files. Where there is no validation.parquet, a stratified part of train is held out for it."""
+    """Raw uint8 pixels from Parquet files: binary values in `image`, integers in `label`.
+
+    Where there is no validation.parquet, a stratified part of train is held out for it. More than 2 GiB are brought
+    into the storage in parts and mapped from there. A labels.json beside the files may list the names of the classes.
+    """
 
     type: Literal["parquet"] = "parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
     image_shape: tuple[int, int, int] | None = Field(
         None,
-        description="channels, height, width; where absent, square images with 1 or 3 channels are inferred",
+        description="channels, height and width of an image; absent: taken for square images with 1 or 3 channels",
     )
-    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation.parquet")
-    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation.parquet"
+    )
+    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
 
     def scan(self) -> Splits | Scan:
         if not self.path.is_dir():
@@ -55,7 +61,8 @@ class ParquetImages(ImageSource):
             if split.images.shape[1:] != rows["train"].images.shape[1:]:
                 sizes = [int(np.prod(r.images.shape[1:])) for r in (split, rows["train"])]
                 raise ConfigError(
-                    f"{self.path / f'{name}.parquet'}: images of {sizes[0]} bytes, those of train.parquet have {sizes[1]}"
+                    f"{self.path / f'{name}.parquet'}: images of {sizes[0]} bytes,"
+                    f" those of train.parquet have {sizes[1]}"
                 )
         if "validation" not in rows:
             kept, held = stratified_holdout(
@@ -67,7 +74,7 @@ class ParquetImages(ImageSource):
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names))
 
-    def read(self, scan: Splits | Scan, storage: Storage | None, run: Run) -> Splits:
+    def read(self, scan: Splits | Scan, storage: Storage | None, run: MapParts) -> Splits:
         return scan if isinstance(scan, Splits) else self._in_parts.read(scan, storage, run)
 
     def labels(self, scan: Splits | Scan) -> dict[str, np.ndarray] | None:
@@ -86,14 +93,18 @@ class ParquetImages(ImageSource):
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
-#: Bytes of a folder's files, not compressed, above which raw pixels are brought into the storage in parts, as encoded images are.
+#: Uncompressed bytes of a folder above which raw pixels are brought into the storage in parts, as encoded images are.
 MOST_IN_MEMORY = 2 * 2**30
-#: Images that are held at once.
+#: Images that are held in memory at once.
 ROWS_READ = 256
 
 
 class EncodedParquet(EncodedImages):
-    """JPEG or PNG bytes from Parquet files: binary values in `image`, or Hugging Face's {bytes, path}; ints in `label`."""
+    """JPEG or PNG bytes from Parquet files, in the column `image`; the column `label` has integers.
+
+    `image` has binary values or Hugging Face's {bytes, path}. A labels.json beside the files may list the names of the
+    classes.
+    """
 
     type: Literal["encoded_parquet"] = "encoded_parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
@@ -138,11 +149,14 @@ class EncodedParquet(EncodedImages):
 
 
 class RawParquet(EncodedParquet):
-    """Raw pixels, too many for memory. Not a type of its own: what ParquetImages turns to."""
+    """Raw pixels that are too many for memory. ParquetImages turns to it; users don't choose it."""
 
     may_skip: ClassVar[bool] = False
     type: Literal["raw_parquet"] = "raw_parquet"  # type: ignore[assignment]
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, int, int] | None = Field(
+        None,
+        description="channels, height and width of an image; absent: taken for square images with 1 or 3 channels",
+    )
 
     @property
     def column_kind(self) -> ImageKind:
@@ -159,7 +173,7 @@ class RawParquet(EncodedParquet):
 
     @functools.cached_property
     def _first(self) -> bytes:
-        """The first image's; empty where it is null, which is no image."""
+        """The bytes of the first image; empty where it is null, which is not an image."""
         ((_, first),) = self.contents((str(self.path / "train.parquet"), 0, 1))
         return first or b""
 
@@ -176,7 +190,7 @@ class RawParquet(EncodedParquet):
 
 
 def _uncompressed(file: Path) -> int:
-    """Bytes in memory of a Parquet file; 0 where it can't be read, which is said where it is."""
+    """Return a Parquet file's bytes in memory; 0 where it can't be read, which reading it reports."""
     try:
         metadata = pq.read_metadata(file)
     except (pa.ArrowException, OSError):
@@ -228,14 +242,14 @@ def _is_encoded(kind: pa.DataType) -> bool:
     return _is_binary(kind)
 
 
-#: Which types an image column may have, and how to say so.
+#: Tells whether a type is legal for an image column, and names the legal types in messages.
 ImageKind = tuple[Callable[[pa.DataType], bool], str]
 RAW: ImageKind = (_is_binary, "binary (raw uint8 pixels)")
 ENCODED: ImageKind = (_is_encoded, "binary (JPEG or PNG bytes) or a struct with such a field 'bytes'")
 
 
 def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:
-    """(N, bytes of one image) uint8; ConfigError where images differ in size."""
+    """Return images as (N, bytes of one image) uint8; ConfigError where they differ in size."""
     sizes = {len(value.as_buffer()) for value in (column[0], column[-1])}
     try:
         if len(sizes) != 1:

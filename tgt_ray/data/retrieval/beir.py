@@ -1,4 +1,4 @@
-"""Documents, queries and which answer which, in the layout of BEIR (Thakur et al. 2021, arXiv 2104.08663)."""
+"""Reads documents, queries and which answer which, in the layout of BEIR (Thakur et al. 2021, arXiv 2104.08663)."""
 
 from __future__ import annotations
 
@@ -22,27 +22,32 @@ from tgt_ray.data.retrieval.queries import Queries, RetrievalSplits
 
 log = logging.getLogger(__name__)
 
-#: Names that a message shows of what is wrong.
+#: How many names a message shows of what is wrong.
 SHOWN = 3
 
 
 class BeirFolder(Component):
-    """A folder with corpus, queries and qrels/train, qrels/test and perhaps qrels/validation (or qrels/dev).
+    """Documents and queries in the layout of BEIR (Thakur et al. 2021, arXiv 2104.08663).
 
-    Each as .parquet, or as BEIR has them: .jsonl, and .tsv for qrels. Columns: _id, title (may be missing) and text of documents; _id
-    and text of queries; query-id, corpus-id and score of qrels, where a score of 0 says that the document is no answer. Queries that no
-    qrels file names are rows without answers, unless validation or test asks the same.
+    The folder has corpus, queries, qrels/train, qrels/test and perhaps qrels/validation (or qrels/dev): as .parquet, or
+    as BEIR has them, .jsonl, and .tsv for qrels. The columns are _id, title (may be missing) and text of documents; _id
+    and text of queries; query-id, corpus-id and score of qrels, where a score of 0 says that the document is not an
+    answer. Queries that no qrels file names are rows without answers; those with the text of a validation or test query
+    are left out.
     """
 
     type: Literal["beir"] = "beir"
-    path: FilePath = Field(description="the folder")
+    path: FilePath = Field(description="folder that holds corpus, queries and the folder qrels")
     validation_fraction: float = Field(
-        1 / 12, gt=0, lt=1, description="of train's queries, where there are no qrels for validation"
+        1 / 12,
+        gt=0,
+        lt=1,
+        description="share of train's queries that is held out where there are no qrels for validation",
     )
-    seed: int = Field(0, ge=0, description="of the held-out validation queries")
+    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation queries")
 
     def scan(self) -> RetrievalSplits:
-        """All of it. ConfigError for data that is missing, damaged or doesn't fit together."""
+        """Read everything. Raises ConfigError for data that is missing, damaged or doesn't fit together."""
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         file, corpus = self._read("corpus", ("_id", "text"), ("title",))
@@ -50,7 +55,7 @@ class BeirFolder(Component):
         documents = _documents(corpus)
         nothing = sum(not text for text in documents.to_pylist())
         if nothing == len(documents):
-            raise ConfigError(f"{file}: all documents are empty; column 'text' is to have what is searched")
+            raise ConfigError(f"{file}: all documents are empty; column 'text' must hold the texts to search")
         if nothing:
             log.warning("%s: %d documents are empty: no queries are made from them", file, nothing)
         queries_file, queries = self._read("queries", ("_id", "text"))
@@ -59,7 +64,8 @@ class BeirFolder(Component):
         empty = np.flatnonzero(pc.equal(texts, "").to_numpy(zero_copy_only=False))
         if len(empty):
             raise ConfigError(
-                f"{queries_file}: has {len(empty)} empty queries, the first is '{keys[int(empty[0])]}'; mend them or leave them out"
+                f"{queries_file}: has {len(empty)} empty queries, the first is '{keys[int(empty[0])]}';"
+                " mend them or leave them out"
             )
         every = Queries(np.arange(len(keys)), keys, texts, *_no_answers(len(keys)))
         splits: dict[str, Queries] = {}
@@ -84,8 +90,8 @@ class BeirFolder(Component):
         own = sum(_asking_for_themselves(splits[name], corpus) for name in ("validation", "test"))
         if own:
             log.warning(
-                "%s: %d validation and test queries are documents of the corpus, with the same _id and text: they are ranked here, and BEIR"
-                " leaves a query's own document out, so that metrics differ from those published",
+                "%s: %d validation and test queries are documents of the corpus, with the same _id and text: they are"
+                " ranked here, and BEIR leaves a query's own document out, so that metrics differ from those published",
                 *(queries_file, own),
             )
         names = tuple(_name(text) for text in documents.to_pylist())
@@ -95,7 +101,7 @@ class BeirFolder(Component):
         )
 
     def _unlabelled(self, file: Path, every: Queries, named: np.ndarray, held_out: list[Queries]) -> Queries:
-        """The queries that no qrels file names, without those that ask what a held-out one asks."""
+        """Return the queries that no qrels file names, without those that have the text of a held-out query."""
         known = pc.is_in(every.texts, value_set=pa.concat_arrays([each.texts for each in held_out]))
         known = known.to_numpy(zero_copy_only=False)
         ids = np.flatnonzero(~named & ~known)
@@ -117,8 +123,10 @@ class BeirFolder(Component):
     def _answers(
         self, split: str, files: tuple[str, ...], every: Queries, document_keys: pa.Array
     ) -> tuple[Queries, np.ndarray] | None:
-        """The queries of one split with their answers, and the places of all queries that its file names; None where it has no file and
-        needs none."""
+        """Return a split's queries with their answers, and the places of all queries that its file names.
+
+        None where it has no file and needs none.
+        """
         there = [name for name in files if self._file(f"qrels/{name}") is not None]
         if len(there) > 1:
             raise ConfigError(f"task.data.path: {self.path / 'qrels'} has both {' and '.join(there)}; keep one")
@@ -128,14 +136,14 @@ class BeirFolder(Component):
         try:
             scores = pc.cast(pc.utf8_trim_whitespace(table["score"]), pa.float64()).to_numpy()
         except pa.ArrowException as err:
-            raise ConfigError(f"{file}: column 'score' has values that are no numbers ({err})") from err
+            raise ConfigError(f"{file}: column 'score' has values that are not numbers ({err})") from err
         if not np.isfinite(scores).all():
             row = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise ConfigError(f"{file}: column 'score' has {scores[row]} in row {row}; grades are numbers from 0 on")
         columns = []
         for column, keys, what in (
-            ("query-id", every.keys, "queries that the queries file hasn't"),
-            ("corpus-id", document_keys, "documents that the corpus hasn't"),
+            ("query-id", every.keys, "queries that the queries file doesn't have"),
+            ("corpus-id", document_keys, "documents that the corpus doesn't have"),
         ):
             places = pc.index_in(table[column], value_set=keys)
             if places.null_count:
@@ -160,7 +168,7 @@ class BeirFolder(Component):
             log.warning("%s: %d queries have no answer with a score above 0; left out", file, lost)
         if split == "train" and len(query) > len(asked):
             log.info(
-                "%s: %d of %d answers are not the best of their query, and have no part in training",
+                "%s: %d of %d answers are not the best of their query, and are not used in training",
                 *(file, len(query) - len(asked), len(query)),
             )
         ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
@@ -181,7 +189,7 @@ class BeirFolder(Component):
         return files[0] if files else None
 
     def _read(self, name: str, columns: tuple[str, ...], more: tuple[str, ...] = ()) -> tuple[Path, pa.Table]:
-        """Columns of a file as strings without nulls; those of `more` where they are there."""
+        """Read columns of a file as strings without nulls; those of `more` only where the file has them."""
         file = self._file(name)
         if file is None:
             kinds = ".parquet or .tsv" if name.startswith("qrels/") else ".parquet or .jsonl"
@@ -231,7 +239,7 @@ def _table(file: Path) -> pa.Table:
 
 
 def _json_lines(file: Path) -> pa.Table:
-    """The columns that matter, and none of the `metadata` that many have. Ids may be numbers."""
+    """Read the columns that matter, without the `metadata` that many files have. Ids may be numbers."""
     options = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
     with readable(file, "JSON lines", bad_line):
         for kind in (pa.string(), pa.int64()):
@@ -243,19 +251,19 @@ def _json_lines(file: Path) -> pa.Table:
             except pa.ArrowInvalid as err:
                 if kind == pa.int64() or "/_id" not in str(err):
                     raise
-    # A column that no line has comes as nulls alone.
+    # A column that no line has is read as nulls alone.
     return table.select([name for name in table.column_names if table[name].null_count < len(table) or not len(table)])
 
 
 def _no_answers(count: int) -> tuple[pa.Array, pa.Array]:
-    """Empty lists of documents and of grades."""
+    """Return empty lists of documents and of grades."""
     ends = pa.array(np.zeros(count + 1, np.int64))
     documents, grades = (pa.LargeListArray.from_arrays(ends, pa.array([], kind)) for kind in (pa.int64(), pa.float64()))
     return documents, grades
 
 
 def _keys(file: Path, column: pa.ChunkedArray) -> pa.Array:
-    """A file's `_id`s. ConfigError where one comes twice."""
+    """Return a file's `_id`s. Raises ConfigError where one comes twice."""
     if pc.count_distinct(column).as_py() < len(column):
         counts = pc.value_counts(column)
         twice = [each["values"] for each in counts.to_pylist() if each["counts"] > 1]
@@ -265,7 +273,7 @@ def _keys(file: Path, column: pa.ChunkedArray) -> pa.Array:
 
 
 def _documents(corpus: pa.Table) -> pa.Array:
-    """Each document's title, where it has one, and text."""
+    """Join each document's title, where it has one, and its text."""
     texts = corpus["text"].to_pylist()
     titles = corpus["title"].to_pylist() if "title" in corpus.column_names else [""] * len(texts)
     joined = [clean(f"{title}. {text}" if title.strip() else text) for title, text in zip(titles, texts, strict=True)]
@@ -273,7 +281,7 @@ def _documents(corpus: pa.Table) -> pa.Array:
 
 
 def _asking_for_themselves(queries: Queries, corpus: pa.Table) -> int:
-    """How many queries are the document of their own `_id`, with its title or without."""
+    """Count the queries that are the document of their own `_id`, with its title or without."""
     places = pc.index_in(queries.keys, value_set=corpus["_id"])
     there = places.is_valid()
     rows = corpus.take(places.filter(there))
@@ -283,6 +291,6 @@ def _asking_for_themselves(queries: Queries, corpus: pa.Table) -> int:
 
 
 def _name(text: str, most: int = 60) -> str:
-    """What people see of a document."""
+    """Shorten a document to a name for people."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""Queries with the documents that answer them."""
+"""Holds queries with the documents that answer them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from tgt_ray.core.fingerprint import digest
 
 @dataclass(frozen=True)
 class Queries:
-    """N queries: ids (N,) int64, keys and texts (N,) Arrow strings, and lists of the documents that answer each, best first, with their
-    grades. ids: places in the file, from 0 on; keys: what it has in `_id`, for people alone.
+    """Holds N queries with their answers; a query whose answers are not to be used has empty lists.
 
-    A query whose answers are not to be used has empty lists.
+    - ids: (N,) int64, places in the file, from 0 on
+    - keys: (N,) Arrow strings, what the file has in `_id`; for people only
+    - texts: (N,) Arrow strings
+    - relevant: (N,) lists of the documents that answer each query, best first
+    - grades: (N,) lists of these documents' grades
     """
 
     ids: np.ndarray
@@ -32,7 +35,7 @@ class Queries:
         return Queries(self.ids[indices], *(each.take(pa.array(indices)) for each in self._columns))
 
     def without_labels(self, indices: np.ndarray) -> Queries:
-        """The same queries, those at `indices` without their answers."""
+        """Return the same queries, those at `indices` without their answers."""
         hidden = np.zeros(len(self), bool)
         hidden[indices] = True
         empty = [pa.scalar([], each.type) for each in (self.relevant, self.grades)]
@@ -44,13 +47,13 @@ class Queries:
         )
 
     def joined(self, other: Queries) -> Queries:
-        """These, and then the others."""
+        """Return these queries, and then the others."""
         pairs = zip(self._columns, other._columns, strict=True)
         return Queries(np.concatenate([self.ids, other.ids]), *(pa.concat_arrays(pair) for pair in pairs))
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64: the first document that answers each, or -1."""
+        """The first document that answers each query, or -1: (N,) int64."""
         counts = self._counts.to_numpy()
         first, there, out = np.cumsum(counts) - counts, counts > 0, np.full(len(self), -1)
         out[there] = self.relevant.flatten().to_numpy()[first[there]]
@@ -84,7 +87,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class RetrievalSplits:
-    """names: of documents, for people; document_keys: what the file has in `_id`; documents: their texts, the title first; unlabelled: queries of which no answers are known."""
+    """Holds the documents of a retrieval data set, and the queries of each split.
+
+    - names: of documents, for people
+    - document_keys: what the corpus file has in `_id`
+    - documents: their texts, the title first
+    - unlabelled: queries without known answers
+    """
 
     names: tuple[str, ...]
     document_keys: pa.Array

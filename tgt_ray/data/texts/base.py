@@ -1,4 +1,4 @@
-"""What a source of labelled texts and pairs of sentences gives, and what all of them check."""
+"""Defines what a source of labelled texts and pairs of sentences gives, and checks what all of them have to."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ from tgt_ray.data.subsets import Unlabelled
 
 log = logging.getLogger(__name__)
 
-#: Distinct labels that a message shows.
+#: How many distinct labels a message shows.
 SHOWN = 4
-#: Where labels with a point come from.
+#: Explains where labels with a decimal point come from.
 FLOATS = "pandas makes such floats of integers where some are missing, which .astype('Int64') undoes"
-#: Characters that a log line shows of a text.
+#: How many characters a log line shows of a text.
 BEGINNING = 60
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """N labelled texts: ids (N,) int64, texts (N,) Arrow strings, labels (N,) int64 in [0, K), or -1 where a label is not to be used."""
+    """Holds N labelled texts.
+
+    - ids: (N,) int64
+    - texts: (N,) Arrow strings
+    - labels: (N,) int64 in [0, K), or -1 where a label is not to be used
+    """
 
     ids: np.ndarray
     texts: pa.Array
@@ -48,13 +53,13 @@ class TextRows:
         return TextRows(self.ids[indices], self.texts.take(pa.array(indices)), self.labels[indices])
 
     def without_labels(self, indices: np.ndarray) -> TextRows:
-        """The same rows, those at `indices` without their labels."""
+        """Return the same rows, those at `indices` without their labels."""
         labels = self.labels.copy()
         labels[indices] = -1
         return TextRows(self.ids, self.texts, labels)
 
     def fingerprint(self) -> str:
-        # No text has a zero byte in it.
+        # Zero bytes separate the texts: no text contains one.
         return digest(self.ids.tobytes(), "\0".join(self.texts.to_pylist()).encode(), self.labels.tobytes())
 
     def to_table(self) -> pa.Table:
@@ -63,7 +68,12 @@ class TextRows:
 
 @dataclass(frozen=True)
 class RawTexts:
-    """A split as it is found. where: for messages; read: gives some of its columns; class_names: where it has them itself."""
+    """Holds a split as it is found.
+
+    - where: names the split in messages
+    - read: returns some of its columns
+    - class_names: empty where the split doesn't have them itself
+    """
 
     where: str
     schema: pa.Schema
@@ -72,21 +82,28 @@ class RawTexts:
 
 
 class TextSource(Component):
-    """Where texts come from. All is read at once: texts are small."""
+    """A source of labelled texts or pairs of sentences; all of it is read at once, since texts are small."""
 
-    text_column: str = "text"
-    pair_column: str | None = Field(None, description="of second sentences, such as an NLI set's hypotheses")
-    label_column: str = "label"
+    text_column: str = Field("text", description="name of the column with the texts, or with a pair's first sentences")
+    pair_column: str | None = Field(
+        None,
+        description="name of the column with a pair's second sentences, such as an NLI set's hypotheses; absent: texts"
+        " are not pairs",
+    )
+    label_column: str = Field("label", description="name of the column with the labels: integers from 0, or names")
     label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
         None,
         min_length=1,
-        description="names of the classes in the order of their numbers; needed where labels are names",
+        description="names of the classes in the order of their numbers; needed where labels are names that the data"
+        " doesn't number itself",
     )
     on_empty: Literal["fail", "skip"] = Field(
-        "fail", description="what an empty text does: stop with its row, or be left out and counted"
+        "fail", description="what an empty text does; fail: stop with its row, skip: leave it out and count it"
     )
-    validation_fraction: float = Field(1 / 12, gt=0, lt=1, description="of train, where there is no validation split")
-    seed: int = Field(0, ge=0, description="of the held-out validation rows")
+    validation_fraction: float = Field(
+        1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation split"
+    )
+    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
 
     @model_validator(mode="after")
     def _distinct(self) -> TextSource:
@@ -99,13 +116,14 @@ class TextSource(Component):
 
     @abstractmethod
     def open_splits(self) -> dict[str, RawTexts]:
-        """The splits train, test and perhaps validation. ConfigError for what is missing or unreadable."""
+        """Open the splits train, test and perhaps validation. Raises ConfigError for what is missing or unreadable."""
 
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
-        """All splits. ConfigError for data that is missing, damaged or outside the class range.
+        """Read all splits.
 
-        unlabelled: what rows without a label are. Those of train are kept with the label -1 ("anchors") or left out ("ignore"), those of
-        the other splits left out; None: they are refused.
+        - unlabelled: what to do with rows without a label. In train, "anchors" keeps them with the label -1 and
+          "ignore" leaves them out; in the other splits both leave them out; None: they are refused
+        - raises ConfigError: for data that is missing, damaged or outside the class range
         """
         raw = self.open_splits()
         tables = {split: self._read(each) for split, each in raw.items()}
@@ -115,7 +133,7 @@ class TextSource(Component):
                 raise ConfigError(
                     f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
                 )
-        # Integers are names only of `label_names`: names that come with the data belong to its numbers.
+        # Integers count as names only where the user gave `label_names`: names from the data belong to its numbers.
         kinds = [each.schema.field(self.label_column).type for each in raw.values()]
         numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
         may_be = () if numbered else names
@@ -131,7 +149,10 @@ class TextSource(Component):
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names)
 
     def _read(self, raw: RawTexts) -> pa.Table:
-        """The columns text, perhaps pair, and label, with texts and labels of legal types; labels as Arrow strings, null where there is none."""
+        """Read the columns text, perhaps pair, and label, after checking their types.
+
+        Labels become Arrow strings, null where there is none.
+        """
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -147,14 +168,14 @@ class TextSource(Component):
         return pa.table({**out, "label": pc.cast(label, pa.large_string())})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
-        """ConfigError where a column is missing, there twice, or of a type that can't be what it should."""
+        """Raise ConfigError where a column is missing, there twice, or of a type that doesn't fit its use."""
         found, at = raw.schema.names, f"task.data.{key}_column"
         if name not in found:
             texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
             if key == "text" and self.pair_column is None and len(texts) == 2:
                 raise ConfigError(
-                    f"{at}: {raw.where} has no column '{name}' but two columns of texts; for pairs give text_column and pair_column,"
-                    f" here '{texts[0]}' and '{texts[1]}'"
+                    f"{at}: {raw.where} has no column '{name}' but two columns of texts; for pairs give text_column and"
+                    f" pair_column, here '{texts[0]}' and '{texts[1]}'"
                 )
             raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
         if found.count(name) > 1:
@@ -170,9 +191,10 @@ class TextSource(Component):
             )
 
     def _without_minus_ones(self, where: str, table: pa.Table, names: tuple[str, ...], permitted: bool) -> pa.Table:
-        """A split whose labels are null where -1 says that there is none: where it isn't one of the names that labels may be.
+        """Return a split whose labels of -1 are null, unless "-1" is among the names that labels may be.
 
-        ConfigError for rows without a label that are not permitted, and where there are no others.
+        - permitted: whether rows without a label are
+        - raises ConfigError: for rows without a label that are not permitted, and where there are no others
         """
         label, about = table["label"], f"column '{self.label_column}' (task.data.label_column)"
         minus = pc.fill_null(pc.equal(label, "-1"), False)
@@ -186,13 +208,15 @@ class TextSource(Component):
         row = minus.index(True).as_py()
         if row >= 0 and not permitted:
             raise ConfigError(
-                f"{where}: label -1 in row {row} of {about} is no class ({pc.sum(minus).as_py()} such rows); where it says that there is no"
-                " label, set task.unlabelled to anchors or ignore; where it is a class, give task.data.label_names"
+                f"{where}: label -1 in row {row} of {about} is not a class ({pc.sum(minus).as_py()} such rows); where"
+                " it says that there is no label, set task.unlabelled to anchors or ignore; where it is a class, give"
+                " task.data.label_names"
             )
         if label.null_count and not permitted:
             raise ConfigError(
-                f"{where}: {about} has {label.null_count} null values, the first in row {label.is_null().index(True).as_py()}; every row needs"
-                " a label, or task.unlabelled set to anchors or ignore, which says what rows without one are"
+                f"{where}: {about} has {label.null_count} null values, the first in row"
+                f" {label.is_null().index(True).as_py()}; every row needs a label, or task.unlabelled set to anchors or"
+                " ignore, which says what rows without one are"
             )
         if row < 0:
             return table
@@ -202,9 +226,9 @@ class TextSource(Component):
     def _class_numbers(
         self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...], may_be: tuple[str, ...]
     ) -> tuple[dict[str, np.ndarray], int]:
-        """(N,) int64 of each split, -1 where there is no label, and the number of classes.
+        """Return each split's classes, (N,) int64 with -1 where there is no label, and the number of classes.
 
-        Labels that are all among those that they may be are names, others numbers.
+        Labels are taken for names where all of them are among the names that they may be, otherwise for numbers.
         """
         distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
         first = list(dict.fromkeys(word for words in distinct.values() for word in words))
@@ -220,8 +244,8 @@ class TextSource(Component):
         least, most = pc.min_max(numbers["train"]).as_py().values()
         if not names and least > 0:
             raise ConfigError(
-                f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0; give the labels"
-                f" in the order of their classes, such as [{least}, ..., {most}]"
+                f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0;"
+                f" give the labels in the order of their classes, such as [{least}, ..., {most}]"
             )
         num_classes = len(names) or 1 + most
         checked = {
@@ -233,14 +257,17 @@ class TextSource(Component):
         }, num_classes
 
     def _not_numbers(self, where: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
-        """Why labels that are no integers can't be used. other: the distinct ones."""
+        """Say why labels that are not integers can't be used.
+
+        - other: the distinct ones
+        """
         about = f"column '{self.label_column}' of {where}"
         unknown = [word for word in other if word not in names]
         if not names or not unknown:
             shown = ", ".join(repr(word[:40]) for word in other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
             return (
-                f"task.data.label_names: labels in {about} are no integers ({shown}); where they are names of classes, give label_names"
-                " in the order of the classes' numbers"
+                f"task.data.label_names: labels in {about} are not integers ({shown}); where they are names of classes,"
+                " give label_names in the order of the classes' numbers"
                 + (f"; {FLOATS}" if all(re.fullmatch(r"[0-9]+\.0", word) for word in other) else "")
             )
         row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
@@ -250,7 +277,10 @@ class TextSource(Component):
         )
 
     def _rows(self, where: str, table: pa.Table, labels: np.ndarray, keep_unlabelled: bool) -> TextRows:
-        """The rows whose texts are not empty, and which have labels or needn't. An id is the row's number in its split, from 0."""
+        """Return the rows that have a text and, unless `keep_unlabelled`, a label.
+
+        A row's id is its number in the split, from 0.
+        """
         parts = [
             [clean(text or "") for text in table[key].to_pylist()]
             for key in ("text", "pair")
@@ -282,7 +312,7 @@ class TextSource(Component):
         return rows.take(np.flatnonzero(full))
 
     def _hold_out(self, train: TextRows, where: str) -> tuple[TextRows, TextRows]:
-        """(validation, train). Held out are rows with labels: the same ones, whatever rows without labels there are."""
+        """Return (validation, train). Only rows with labels are held out, and the others don't change which ones."""
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))

@@ -1,4 +1,4 @@
-"""Texts from Parquet, CSV and JSON lines."""
+"""Reads texts from Parquet, CSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class TextFiles(TextSource):
-    """A folder with a file for each split."""
+    """Texts in a folder with one file for each split."""
 
     suffixes: ClassVar[tuple[str, ...]]
     path: FilePath = Field(
@@ -54,11 +54,11 @@ class TextFiles(TextSource):
 
     @abstractmethod
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        """A file's columns, and what reads some of them. ConfigError where it is damaged."""
+        """Return a file's columns, and a function that reads some of them. Raises ConfigError where it is damaged."""
 
     @property
     def _as_texts(self) -> dict[str, pa.DataType]:
-        """The columns whose values must not be taken for numbers or dates."""
+        """The types of the columns whose values must not be taken for numbers or dates."""
         columns = (self.text_column, self.pair_column, self.label_column)
         return {name: pa.string() for name in columns if name is not None}
 
@@ -84,13 +84,13 @@ class CsvTexts(TextFiles):
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="between columns; absent: a comma, in .tsv files a tab"
+        None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
     )
     quoted: bool | None = Field(
         None,
-        description="whether values may stand in double quotes; false: a quote is a character as any other, as in GLUE's .tsv files; absent: they"
-        " may, .tsv files that can be read either way are refused, and values that go over several lines are counted in the log, since a quote"
-        " that is never closed makes such values as well",
+        description="whether values may stand in double quotes; false: a quote is a character like any other, as in"
+        " GLUE's .tsv files; absent: they may, but .tsv files that can be read either way are refused, and the log"
+        " counts values that span several lines, since a quote that is never closed makes such values as well",
     )
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
@@ -114,7 +114,10 @@ class CsvTexts(TextFiles):
         )
 
     def _unambiguous(self, file: Path) -> pa.Table:
-        """A .tsv file, in which quotes may hold a value together. ConfigError where that joins lines that are whole rows as they are."""
+        """Read a .tsv file whose values may stand in quotes.
+
+        - raises ConfigError: where quotes would join lines that are whole rows without them
+        """
         tables: dict[bool, pa.Table] = {}
         for quoted in (True, False):
             with suppress(pa.ArrowException):
@@ -123,14 +126,15 @@ class CsvTexts(TextFiles):
         if rows.get(False, 0) > rows.get(True, 0):
             held = f"{rows[True]} where" if True in rows else "can't be read where"
             raise ConfigError(
-                f"{file}: has {rows[False]} rows, or {held} double quotes hold a value together over lines; give task.data.quoted: false"
-                " or true"
+                f"{file}: has {rows[False]} rows, or {held} double quotes hold a value together over lines;"
+                " give task.data.quoted: false or true"
             )
-        return tables[True] if True in tables else self._parsed(file, "\t", quoted=True)  # which says what is wrong
+        # Where neither way works, reading again raises the error that says what is wrong.
+        return tables[True] if True in tables else self._parsed(file, "\t", quoted=True)
 
 
 def _report_lines(file: Path, table: pa.Table) -> None:
-    """One line in the log where quotes hold lines together. They may be meant to, which nothing in a file of commas can tell."""
+    """Log a warning where quotes hold lines together: only the user knows whether they are meant to."""
     columns = [column for column in table.columns if is_text(column.type)]
     broken = [pc.match_substring_regex(column, r"[\r\n]").fill_null(False) for column in columns]
     rows = np.logical_or.reduce([found.to_numpy() for found in broken], axis=0) if broken else np.zeros(0, bool)
@@ -138,14 +142,15 @@ def _report_lines(file: Path, table: pa.Table) -> None:
         row = int(rows.argmax())
         first = next(column for column, found in zip(columns, broken, strict=True) if found[row].as_py())[row].as_py()
         log.warning(
-            "%s: double quotes hold values over several lines together in %d of %d rows, the first %r; where a quote is a character as any"
-            " other these were rows of their own: set task.data.quoted: false (true where all is well, which ends this line)",
+            "%s: double quotes hold values over several lines together in %d of %d rows, the first %r; where a quote is"
+            " a character like any other, these lines are rows of their own: set task.data.quoted: false (or true where"
+            " all is well, to silence this warning)",
             *(file, rows.sum(), len(rows), first[:BEGINNING]),
         )
 
 
 class JsonTexts(TextFiles):
-    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl: an object a line."""
+    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl, with one JSON object on each line."""
 
     type: Literal["jsonl"] = "jsonl"
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl",)
@@ -156,7 +161,7 @@ class JsonTexts(TextFiles):
             table = pa.json.read_json(file, options)
             dates = {name: kind for name, kind in self._as_texts.items() if name in table.column_names}
             dates = {name: kind for name, kind in dates.items() if pa.types.is_temporal(table.schema.field(name).type)}
-            if dates:  # what looks like a date in all rows is taken for one
+            if dates:  # pyarrow takes a column for dates where all its texts look like one
                 how = pa.json.ParseOptions(explicit_schema=pa.schema(dates), unexpected_field_behavior="infer")
                 table = pa.json.read_json(file, options, how)
         return table.schema, table.select

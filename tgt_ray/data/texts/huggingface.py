@@ -1,4 +1,4 @@
-"""Text data sets of the Hugging Face `datasets` library, from a folder or from the hub."""
+"""Reads text data sets of the Hugging Face library `datasets`, from a folder or from the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceTexts(HuggingFaceSet, TextSource):
-    """A data set with a column of texts, perhaps one of second sentences, and a class label."""
+    """A data set of the Hugging Face library `datasets` with texts or pairs of sentences, and a class label."""
 
     type: Literal["huggingface"] = "huggingface"
 

@@ -1,4 +1,4 @@
-"""Random shifts and flips of images."""
+"""Shifts and flips images at random."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 
 def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them."""
+    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them left to right.
+
+    - images: (B, C, H, W)
+    - rng: a generator on the CPU
+    """
     size, _, height, width = images.shape
     if shift:
         padded = F.pad(images, (shift,) * 4)

@@ -1,4 +1,4 @@
-"""Autoencoders for small images: (B, C, H, W) in [0, 1] <-> latents (B, L)."""
+"""Provides autoencoders for small images: (B, C, H, W) in [0, 1] <-> latents (B, L)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tgt_ray.models.image.conv import ResidualBlock
 
 
 class MLPAutoencoder(nn.Module):
-    """Fully connected, for images of a few hundred pixels."""
+    """A fully connected autoencoder, for images of a few hundred pixels."""
 
     def __init__(self, input_shape: Sequence[int], hidden: Sequence[int], latent_dim: int):
         super().__init__()
@@ -37,7 +37,11 @@ def _mlp(sizes: Sequence[int]) -> list[nn.Module]:
 
 
 class ConvAutoencoder(nn.Module):
-    """Strided convolutions down, transposed ones up, a small fully connected bottleneck. Both sides halve once for each width."""
+    """An autoencoder of strided convolutions down, transposed ones up, and a small fully connected bottleneck.
+
+    - widths: channels of the convolutions; both sides of the image halve once for each
+    - hidden: size of the layers around the bottleneck
+    """
 
     def __init__(self, input_shape: Sequence[int], widths: Sequence[int], hidden: int, latent_dim: int):
         super().__init__()
@@ -71,9 +75,15 @@ class ConvAutoencoder(nn.Module):
 
 
 class SpatialAutoencoder(nn.Module):
-    """The latent is a small map: the image itself, shrunk, and learned channels beside it. Decoded is the shrunk image, enlarged, plus a
-    learned correction that starts at zero. So even an untrained one gives the blurred image and not noise, which a labeler takes for
-    something else. Both sides halve or double once for each width (our choice)."""
+    """An autoencoder whose latent is a small map: the image itself, shrunk, and learned channels beside it.
+
+    The decoder enlarges the shrunk image and adds a learned correction that starts at zero. So even an untrained one
+    gives the blurred image, not noise that a labeler takes for something else (our choice).
+
+    - widths: channels of the convolutions; both sides of the image halve (in the decoder double) once for each
+    - blocks: residual blocks at each size
+    - latent_channels: learned channels of the latent, beside those of the shrunk image
+    """
 
     def __init__(self, input_shape: Sequence[int], widths: Sequence[int], blocks: int, latent_channels: int):
         super().__init__()

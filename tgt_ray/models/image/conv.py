@@ -1,4 +1,4 @@
-"""Small convolutional networks for images from 8x8 pixels up."""
+"""Provides small convolutional networks for images from 8x8 pixels up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ def conv_bn_relu(channels: int, out: int, kernel: int = 3, stride: int = 1) -> l
 
 
 class ConvNet(nn.Module):
-    """A plain stack of convolution, batch norm and ReLU: (B, C, H, W) in [0, 1] -> embedding (B, dim), `dim` an attribute.
+    """A plain stack of convolutions, batch norms and ReLUs: (B, C, H, W) in [0, 1] -> embeddings (B, dim).
 
-    downsample "pool": 3x3 convolutions with 2x2 max pooling between them. "stride": every convolution halves, the first with a
-    5x5 kernel; several times cheaper. The last maps are averaged to grid x grid cells and flattened.
+    - widths: channels of each convolution
+    - downsample: "pool": 3x3 convolutions with 2x2 max pooling between them; "stride": every convolution halves both
+      sides, the first with a 5x5 kernel, which is several times cheaper
+    - grid: the last maps are averaged to grid x grid cells and flattened
     """
 
     def __init__(self, channels: int, widths: Sequence[int], downsample: Literal["pool", "stride"], grid: int):
@@ -55,8 +57,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """A small residual network for 28x28 pixels and up: strided 5x5 stem; convolution, pooling, residual block for each
-    width; a last convolution; the mean over pixels."""
+    """A small residual network for 28x28 pixels and up: (B, C, H, W) in [0, 1] -> embeddings (B, dim).
+
+    It has a strided 5x5 stem; a convolution, pooling and a residual block for each width between the first and the
+    last; a last convolution; and the mean over pixels.
+    """
 
     def __init__(self, channels: int, widths: Sequence[int]):
         super().__init__()

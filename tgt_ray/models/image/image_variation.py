@@ -1,4 +1,4 @@
-"""Image variations by diffusion: an embedding of the image, and a decoder that draws images for an embedding."""
+"""Draws variations of images by diffusion: an encoder embeds an image, a decoder draws images for an embedding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from tgt_ray.models.image.preprocess import Preprocess
 
 
 class Variation(nn.Module):
-    """diffusers' StableUnCLIPImg2ImgPipeline with an empty prompt: (B, C, H, W) in [0, 1] -> image embeddings (B, L) -> images.
+    """diffusers' StableUnCLIPImg2ImgPipeline with an empty prompt: images -> embeddings (B, L) -> other images.
 
-    pixels: height and width that are drawn, before images are brought to the task's size.
+    - input_shape: of the task's images, (C, H, W) in [0, 1]
+    - pixels: height and width that are drawn, before images are brought to the task's size
+    - steps, guidance, noise_level: the pipeline's num_inference_steps, guidance_scale and noise_level
+    - rows_at_once: images that are embedded or drawn together
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Variation(nn.Module):
         rows_at_once: int,
     ):
         super().__init__()
-        # The pipeline is no module: what has weights moves to a device with this one.
+        # The pipeline is not a module: those of its parts that have weights move to a device with this one.
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         self.parts, self.pipeline = nn.ModuleDict(parts), pipeline
         self.input_shape, self.pixels, self.rows_at_once = input_shape, pixels, rows_at_once
@@ -50,7 +53,7 @@ class Variation(nn.Module):
         return torch.cat(parts)
 
     def facts(self) -> dict[str, Any]:
-        """What outputs follow from beside weights, as plain data: of the models, of the schedulers, and what the prompt is to them."""
+        """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
         parts = {name: part for name, part in self.pipeline.components.items() if hasattr(part, "config")}
         return {
             "preprocess": self.preprocess.facts(),
@@ -83,7 +86,11 @@ def load(
     noise_level: int,
     rows_at_once: int,
 ) -> Variation:
-    """With the weights of a folder or hub name. ConfigError where they are none of such a pipeline, or sizes don't fit."""
+    """Load a Variation with the weights of a folder or hub name.
+
+    - size: height and width that are drawn; None: the pipeline's own
+    - raises ConfigError: where the weights are not those of such a pipeline, or sizes don't fit
+    """
     from diffusers import StableUnCLIPImg2ImgPipeline
 
     try:

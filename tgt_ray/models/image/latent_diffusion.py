@@ -1,4 +1,4 @@
-"""The autoencoders of latent diffusion models, with flat latents."""
+"""Wraps the autoencoders of latent diffusion models, with flat latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from tgt_ray.models.heads import settings_of
 
 
 class KLAutoencoder(nn.Module):
-    """diffusers' AutoencoderKL: (B, C, H, W) in [0, 1] <-> latents (B, L), L the flattened maps.
+    """diffusers' AutoencoderKL: (B, C, H, W) in [0, 1] <-> latents (B, L), which are flattened maps.
 
-    sample: encode by a sample of the posterior instead of its mean. The latents' scale follows from the anchors, so that the
-    diffusion model's own scaling factor has no part.
+    The scale of the latents follows from the anchors, so that the diffusion model's own scaling factor isn't used.
+
+    - sample: whether a sample of the posterior encodes an image, instead of its mean
     """
 
     def __init__(self, body: Any, input_shape: tuple[int, ...], sample: bool):
@@ -24,13 +25,14 @@ class KLAutoencoder(nn.Module):
         for name, there in (("in_channels", body.config.in_channels), ("out_channels", body.config.out_channels)):
             if input_shape[0] not in (1, there):
                 raise ConfigError(
-                    f"teacher.generator.path: an autoencoder for images of {there} channel(s) ({name}), the task's have {input_shape[0]}"
+                    f"teacher.generator.path: an autoencoder for images of {there} channel(s) ({name}),"
+                    f" the task's have {input_shape[0]}"
                 )
         shrink = 2 ** (len(body.config.block_out_channels) - 1)
         if any(side % shrink for side in input_shape[1:]):
             raise ConfigError(
-                f"teacher.generator: halves images {shrink.bit_length() - 1} times, so height and width must be multiples of {shrink};"
-                f" the task's images are {input_shape[1]}x{input_shape[2]}: give task.data.size"
+                f"teacher.generator: halves images {shrink.bit_length() - 1} times, so height and width must be"
+                f" multiples of {shrink}; the task's images are {input_shape[1]}x{input_shape[2]}: give task.data.size"
             )
         self.maps = (body.config.latent_channels, input_shape[1] // shrink, input_shape[2] // shrink)
 
@@ -48,7 +50,7 @@ class KLAutoencoder(nn.Module):
         return images.clamp(0, 1)
 
     def facts(self) -> dict[str, Any]:
-        """What outputs follow from beside weights, as plain data."""
+        """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
         return settings_of(self.body.config)
 
 
@@ -59,7 +61,7 @@ def load_config(path: str, subfolder: str | None, revision: str | None) -> Any:
 
 
 def build(config: Any, input_shape: tuple[int, ...], sample: bool) -> KLAutoencoder:
-    """With fresh weights."""
+    """Build an autoencoder with fresh weights."""
     from diffusers import AutoencoderKL
 
     return KLAutoencoder(AutoencoderKL.from_config(config), input_shape, sample)

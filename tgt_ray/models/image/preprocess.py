@@ -1,4 +1,4 @@
-"""Pretrained image models: task images in, the preprocessing that a model was trained with inside."""
+"""Wraps pretrained image models so that they take the task's images and preprocess them as in their training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 
 class Preprocess(nn.Module):
-    """Images (B, C, H, W) in [0, 1] -> the size, channels and range that a model was trained with. Differentiable.
+    """Brings images (B, C, H, W) in [0, 1] to the size, channels and range of a model's training; differentiable.
 
-    size: height and width; None leaves images as they are. mode: of interpolation, "bilinear" or "bicubic", with antialiasing. Grey images are repeated for a model of three channels.
+    - channels: of the model; grey images are repeated for a model of three channels
+    - mean, std: of the model's normalisation, one for each channel
+    - size: height and width; None leaves images as they are
+    - mode: of the interpolation, "bilinear" or "bicubic", with antialiasing
     """
 
     mean: Tensor
@@ -24,7 +27,7 @@ class Preprocess(nn.Module):
     ):
         super().__init__()
         self.size, self.channels, self.mode = size, channels, mode if mode == "bicubic" else "bilinear"
-        # Not among the weights: they follow from the model's name.
+        # They are not saved with the weights, since they follow from the model's name.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -34,14 +37,14 @@ class Preprocess(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.size is not None and tuple(inputs.shape[2:]) != self.size:
-            # On a CPU antialiasing is not there in bfloat16.
+            # A CPU can't antialias in bfloat16.
             inputs = F.interpolate(inputs.float(), self.size, mode=self.mode, antialias=True)
         if inputs.shape[1] == 1 and self.channels > 1:
             inputs = inputs.expand(-1, self.channels, -1, -1)
         return (inputs - self.mean) / self.std
 
     def facts(self) -> dict[str, Any]:
-        """All that it does, as plain data."""
+        """Return all that it does, as plain data."""
         return {
             "channels": self.channels,
             "size": self.size,
@@ -51,14 +54,17 @@ class Preprocess(nn.Module):
 
 
 class PretrainedBackbone(nn.Module):
-    """Preprocessing and a body that gives embeddings (B, dim). settings: of the body, that its weights don't show."""
+    """Joins preprocessing and a body that gives embeddings (B, dim).
+
+    - settings: of the body, which its weights don't show
+    """
 
     def __init__(self, preprocess: Preprocess, body: nn.Module, dim: int, settings: Mapping[str, Any] | None = None):
         super().__init__()
         self.preprocess, self.body, self.dim, self.settings = preprocess, body, dim, settings or {}
 
     def facts(self) -> dict[str, Any]:
-        """What outputs follow from beside weights, as plain data."""
+        """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
         return {"preprocess": self.preprocess.facts(), "settings": dict(self.settings)}
 
     def forward(self, inputs: Tensor) -> Tensor:

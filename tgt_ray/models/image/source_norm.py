@@ -1,4 +1,4 @@
-"""Batch norm that takes its statistics from real and from synthetic rows apart: synthetic ones are blurred and would shift them."""
+"""Normalises real and synthetic rows apart: synthetic ones are blurred and would shift a batch norm's statistics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 
 class SourceNorm(nn.Module):
-    """A batch norm. While training, the first `num_real` rows and the others are normalised each by their own mean and variance, and
-    the real ones alone count for evaluation. What is trained is shared."""
+    """A batch norm that normalises the first `num_real` rows and the others each by their own mean and variance.
+
+    It does so while training. The running statistics, which evaluation uses, come from the real rows alone. Both kinds
+    share the trained scale and shift.
+    """
 
     def __init__(self, norm: nn.Module):
         super().__init__()
@@ -24,7 +27,7 @@ class SourceNorm(nn.Module):
             if not len(rows):
                 continue
             self.norm.momentum = momentum  # type: ignore[assignment]  # 0: running statistics stay as they are
-            alone = rows.numel() == rows.shape[1]  # one value a channel has no variance: the running statistics must do
+            alone = rows.numel() == rows.shape[1]  # one value a channel has no variance: use the running statistics
             self.norm.train(not alone)
             parts.append(self.norm(rows))
             self.norm.train()
@@ -32,7 +35,7 @@ class SourceNorm(nn.Module):
 
 
 def split_norms(module: nn.Module) -> None:
-    """Put a SourceNorm in the place of each batch norm."""
+    """Replace each batch norm by a SourceNorm."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(module, name, SourceNorm(child))

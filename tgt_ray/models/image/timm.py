@@ -1,4 +1,4 @@
-"""Image models of timm as backbones."""
+"""Turns image models of timm into backbones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
 def timm_backbone(
     name: str, image_channels: int, size: int | None, own_channels: bool, options: Mapping[str, Any]
 ) -> PretrainedBackbone:
-    """A timm architecture with fresh weights and without its head.
+    """Build a timm architecture with fresh weights and without its head.
 
-    size: None takes the model's own, or, from scratch, images as they are. own_channels: as many as pretrained weights have, otherwise as many as the images.
+    - image_channels: of the task's images
+    - size: height and width that images are resized to; None: the model's own, or, from scratch, as they are
+    - own_channels: whether the model has as many channels as its pretrained weights, otherwise as many as the images
+    - options: further arguments of `timm.create_model`
     """
     import timm
 
@@ -25,13 +28,13 @@ def timm_backbone(
     channels = config.input_size[0] if own_channels else image_channels
     if image_channels not in (1, channels):
         raise ConfigError(f"'{name}' takes images of {channels} channel(s), the task's have {image_channels}")
-    # From scratch there is no size that it would have to be.
+    # From scratch most models take any size.
     own_size = tuple(config.input_size[1:]) if own_channels or config.fixed_input_size else None
     pixels = (size, size) if size is not None else own_size
     sized = {"img_size": size} if size is not None and config.fixed_input_size else {}
     try:
         body = timm.create_model(name, num_classes=0, in_chans=channels, **sized, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as err:  # what architectures make of arguments
+    except (TypeError, ValueError, AssertionError, RuntimeError) as err:  # how architectures refuse arguments
         raise ConfigError(
             f"'{name}' can't be made with {options} {sized} ({' '.join(str(err).split())[:200]})"
         ) from err
@@ -47,8 +50,14 @@ def timm_backbone(
 
 
 def at_size(body: nn.Module, state: dict[str, Tensor], name: str, key: str) -> dict[str, Tensor]:
-    """A timm model's weights for the size of image that `body` is made for: resampled as timm does it, where some are for each place of an
-    image and these are of another size. ConfigError where timm can't. Weights of another architecture stay as they are. key: for messages."""
+    """Return a timm model's weights for the size of image that `body` is made for.
+
+    Weights that belong to places of an image, such as embeddings of positions, are resampled as timm does it. Weights
+    of another architecture stay as they are.
+
+    - key: of the config, for messages
+    - raises ConfigError: where timm can't resample them
+    """
     import timm
 
     own = body.state_dict()
@@ -56,20 +65,20 @@ def at_size(body: nn.Module, state: dict[str, Tensor], name: str, key: str) -> d
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if all(fits.values()) or not own.keys() <= state.keys() or config is None or not config.fixed_input_size:
         return state
-    # Where timm keeps what its own loading does to weights, such as resampling embeddings of positions.
+    # timm's own loading calls this function, which resamples embeddings of positions, among other things.
     bring = getattr(inspect.getmodule(type(body)), "checkpoint_filter_fn", None)
     brought: dict[str, Tensor] = bring(dict(state), body) if bring is not None else state
     other = [key for key, value in own.items() if key not in brought or brought[key].shape != value.shape]
     if other:
         raise ConfigError(
-            f"{key}.img_size: weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]} ('{other[0]}' can't be"
-            " resampled); leave it out"
+            f"{key}.img_size: weights of '{name}' are for images of {config.input_size[1]}x{config.input_size[2]}"
+            f" ('{other[0]}' can't be resampled); leave it out"
         )
     return brought
 
 
 def timm_weights(name: str) -> dict[str, Tensor]:
-    """A timm model's weights with its head, from the hub."""
+    """Load a timm model's weights with its head, from the hub."""
     import timm
 
     try:
@@ -81,8 +90,12 @@ def timm_weights(name: str) -> dict[str, Tensor]:
 def split_head(
     name: str, state: Mapping[str, Tensor], body_keys: Collection[str]
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-    """A timm model's weights as (those of the body, weight (K, D) and bias (K,) of its head). None where it has no head, or none that is
-    one linear layer on the embedding: some have two of them, or further layers. body_keys: names of the body's own weights."""
+    """Split a timm model's weights into those of the body and those of its head.
+
+    - body_keys: names of the body's own weights
+    - returns: (weights of the body, weight (K, D), bias (K,)); the last two are None unless the head is one linear
+      layer on the embedding: some models have no head, two heads, or further layers
+    """
     import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)

@@ -1,4 +1,4 @@
-"""Image classifiers of transformers as backbones."""
+"""Turns image classifiers of transformers into backbones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
 
 
 class LogitsOf(nn.Module):
-    """A transformers model as images -> tensor. options: of its forward."""
+    """Makes a transformers model a module that maps images to a tensor.
+
+    - options: further arguments of its forward
+    """
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any] | None = None):
         super().__init__()
@@ -27,7 +30,11 @@ class LogitsOf(nn.Module):
 
 
 def transformers_backbone(path: str, revision: str | None, image_channels: int, size: int | None) -> PretrainedBackbone:
-    """An image classifier of transformers with fresh weights and without its head. size: None takes the model's own."""
+    """Build an image classifier of transformers with fresh weights and without its head.
+
+    - image_channels: of the task's images
+    - size: height and width that images are resized to; None: the model's own
+    """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
@@ -43,7 +50,7 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     std = processor.image_std if normalises else [1.0] * channels
     pixels = (size, size) if size is not None else _own_size(processor, config)
     mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
-    # What a vision transformer takes for other sizes than its own.
+    # The argument by which a vision transformer takes other sizes than its own.
     resample = "interpolate_pos_encoding"
     other = size is not None and resample in inspect.signature(model.forward).parameters
     body = LogitsOf(model, {resample: True} if other else None)
@@ -55,19 +62,23 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
 
 
 def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
-    """ConfigError where a model doesn't take images of this height and width."""
+    """Raise ConfigError where a model doesn't take images of this height and width."""
     body.eval()
     try:
         with torch.no_grad():
             body(torch.zeros(1, channels, size, size))
     except (ValueError, RuntimeError) as err:
         raise ConfigError(
-            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images ({' '.join(str(err).split())[:200]})"
+            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images"
+            f" ({' '.join(str(err).split())[:200]})"
         ) from err
 
 
 def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-    """An image classifier's weights as (those of the body, weight (K, D) and bias (K,) of its head), None where it has no head."""
+    """Load an image classifier's weights.
+
+    - returns: (weights of the body, weight (K, D) and bias (K,) of the head); None where it has no head
+    """
     from transformers import AutoModelForImageClassification
 
     load = AutoModelForImageClassification.from_pretrained

@@ -1,4 +1,4 @@
-"""Causal language models as generators of texts."""
+"""Turns causal language models into generators of texts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from tgt_ray.models.text.tokens import Tokens
 
 
 class CausalLanguageModel(Writer):
-    """Writes a new text after a few others, one a line (the setting of GAL, arXiv 2106.06168).
+    """Writes a new text after a few others, one on each line (the setting of GAL, arXiv 2106.06168).
 
-    shots: texts of each prompt, the anchor last; the others are other anchors of the batch.
+    - width: bytes of a row, to which texts are cut
+    - shots: texts of each prompt, the anchor last; the others are other anchors of the batch
+    - max_new_tokens: tokens that are written at the most
+    - temperature, top_p: of the draw from the model's distribution
     """
 
     def __init__(
@@ -28,7 +31,7 @@ class CausalLanguageModel(Writer):
         texts = [" ".join(" ".join(sentences(text)).split()) for text in to_texts(inputs.cpu().numpy())]
         prompts = []
         for own, text in enumerate(texts):
-            # Of all but its own place; an anchor alone is its whole prompt.
+            # Drawn from all places but its own; an anchor alone is its whole prompt.
             shots = self.shots - 1 if len(texts) > 1 else 0
             drawn = torch.randint(max(1, len(texts) - 1), (shots,), generator=rng)
             others = (drawn + (drawn >= own)).tolist()

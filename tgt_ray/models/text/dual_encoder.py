@@ -1,4 +1,4 @@
-"""A sentence encoder for queries whose head has the embeddings of all documents."""
+"""Provides a sentence encoder for queries, whose head holds the embeddings of all documents."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from tgt_ray.models.text.encoder import TextBackbone
 
 log = logging.getLogger(__name__)
 
-#: Parts of documents that are embedded before the log says how far it is.
+#: Parts of documents that are embedded between two lines of progress in the log.
 SAID_EVERY = 8
 
 
 class DualEncoder(nn.Module):
-    """Queries (B, width) uint8 -> Outputs: scores of all documents over a temperature (B, K), and the query's embedding (B, D)."""
+    """Maps queries (B, width) uint8 to Outputs: scores of all documents (B, K) and the queries' embeddings (B, D).
+
+    - normalize: whether embeddings are brought to length 1
+    - temperature: what scores are divided by
+    """
 
     def __init__(self, backbone: TextBackbone, num_documents: int, normalize: bool, temperature: float):
         super().__init__()
         self.backbone, self.normalize, self.temperature = backbone, normalize, temperature
         self.head = nn.Linear(backbone.dim, num_documents, bias=False)
-        #: Fewer rows at once where each has many scores.
+        #: So that fewer rows are embedded at once where each has many scores.
         self.largest_shape = (num_documents,)
 
     def forward(self, inputs: Tensor) -> Outputs:
@@ -41,18 +45,22 @@ class DualEncoder(nn.Module):
 
     @torch.no_grad()
     def embed_documents(self, tower: TextBackbone, documents: InputRows) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D), and which documents are longer than the tower's tokens, and so cut (N,). tower: what embeds them."""
+        """Embed N documents.
+
+        - tower: the backbone that embeds them
+        - returns: embeddings (N, D), and which documents are longer than the tower's tokens, and so cut, (N,) bool
+        """
         device = self.head.weight.device
         tower.to(device).eval()
         embeddings, cut = [], []
         for part in documents.split(512):
             ids = tower.prepare(part.to(device))
-            # Those that fill all tokens may end there.
+            # A document that fills all tokens may end exactly there.
             full = (ids != tower.tokens.pad).all(dim=1)
             cut.append(full.cpu().clone())
             for row in full.nonzero().flatten().tolist():
                 cut[-1][row] = tower.tokens.is_cut(to_texts(part[row : row + 1].cpu().numpy())[0])
             embeddings.append(self._unit(tower(ids)))
             if len(embeddings) % SAID_EVERY == 0:
-                log.info("labeler: %d of %d documents are embedded", 512 * len(embeddings), len(documents))
+                log.info("labeler: embedded %d of %d documents", 512 * len(embeddings), len(documents))
         return torch.cat(embeddings), torch.cat(cut)

@@ -1,4 +1,4 @@
-"""Text models as backbones: rows of bytes in (see `tgt_ray.core.texts`), each model's own tokenizer inside."""
+"""Turns text models into backbones that take rows of bytes (see `tgt_ray.core.texts`) and tokenize them inside."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ ALIKE = 32
 
 
 class TextBackbone(nn.Module):
-    """Texts -> embeddings (B, dim).
+    """Maps texts to embeddings (B, dim).
 
-    Texts are rows of bytes (B, width) uint8; ids (B, T) as `prepare` gives them; or soft tokens (B, T, V) float: shares of the
-    vocabulary, through which gradients flow.
-    pooling: "cls", "mean" over tokens, or "model": the body gives the embedding itself.
+    Texts are rows of bytes (B, width) uint8; ids (B, T) as `prepare` gives them; or soft tokens (B, T, V) float: shares
+    of the vocabulary, through which gradients flow.
+
+    - pooling: "cls": the first token, "mean": the mean over tokens, "model": the body gives the embedding itself
+    - dim: size of the embedding
     """
 
     def __init__(self, body: Any, tokens: Tokens, pooling: str, dim: int):
@@ -34,41 +36,41 @@ class TextBackbone(nn.Module):
         self.typed = tells_sentences(config)
 
     def facts(self) -> dict[str, Any]:
-        """What outputs follow from beside weights, as plain data."""
+        """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
         return {"tokens": self.tokens.facts(), "pooling": self.pooling, "settings": settings_of(self.body.config)}
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Rows of bytes -> ids."""
+        """Tokenize rows of bytes (B, width) uint8 to ids (B, T)."""
         return self.tokens(inputs)
 
     def joined(self, *ids: Tensor) -> Tensor:
-        """What `prepare` gave of rows of several widths, as one batch."""
+        """Join what `prepare` gave for rows of several widths into one batch."""
         return self.tokens.joined(*ids)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
             inputs, embeddings = inputs[:, : self.tokens.max_tokens], self.body.get_input_embeddings().weight
-            # Either model may have room for more tokens than there are.
+            # Either model may have room for more tokens than the vocabulary has.
             shared = min(inputs.shape[2], len(embeddings))
             soft = inputs[:, :, :shared] @ embeddings[:shared]
             try:
                 return self._embed(inputs.argmax(dim=2), {"inputs_embeds": soft})
             except NotImplementedError as err:  # BART's classifier
                 raise ConfigError(
-                    f"{self.tokens.where}: {type(self.body).__name__} takes no soft tokens, which gradient exploration moves through; use"
-                    " random, or another model"
+                    f"{self.tokens.where}: {type(self.body).__name__} takes no soft tokens, which gradient exploration"
+                    " needs; use random exploration, or another model"
                 ) from err
         ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
         lengths = (ids != self.tokens.pad).sum(dim=1)
         if self.training or len(ids) <= ALIKE:
             return self._of_ids(ids, lengths)
-        # Short texts beside short ones: padding to the longest of a large batch would be most of the work.
+        # Texts of like length go together: padding to the longest of a large batch would be most of the work.
         order = lengths.argsort(stable=True)
         parts = [self._of_ids(ids[rows], lengths[rows]) for rows in order.split(ALIKE)]
         return torch.cat(parts)[order.argsort()]
 
     def _of_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        # What no text of the batch reaches costs nothing.
+        # Columns that are padding in all rows are left out.
         ids = ids[:, : max(1, int(lengths.max()))]
         return self._embed(ids, {"input_ids": ids})
 
@@ -87,12 +89,16 @@ class TextBackbone(nn.Module):
 
 
 def tells_sentences(config: Any) -> bool:
-    """Whether a model tells the second sentence of a pair by its token type, as BERT does."""
+    """Tell whether a model marks the second sentence of a pair by a token type, as BERT does."""
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def scratch_backbone(tokens: Tokens, layers: int, width: int, heads: int, dropout: float) -> TextBackbone:
-    """A BERT of any size with fresh weights and the task's vocabulary; 0 layers: the mean of word embeddings."""
+    """Build a BERT of any size with fresh weights and the task's vocabulary.
+
+    - layers: 0: the mean of word embeddings
+    - width: numbers in a token's state
+    """
     from transformers import BertModel
 
     body = BertModel(bert_config(tokens, layers, width, heads, dropout), add_pooling_layer=False)
@@ -117,7 +123,12 @@ def bert_config(tokens: Tokens, layers: int, width: int, heads: int, dropout: fl
 
 
 def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooling: str) -> TextBackbone:
-    """An encoder or classifier of transformers with fresh weights and without its head."""
+    """Build an encoder or classifier of transformers with fresh weights and without its head.
+
+    - path: folder or name on the hub
+    - pooling: "cls", "mean", "model", or "auto": what the model was made for
+    - raises ConfigError: for a model that gives no embeddings of texts
+    """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
@@ -144,22 +155,26 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
 
 @torch.no_grad()
 def _check_states(backbone: TextBackbone, path: str) -> None:
-    """ConfigError for a model that gives an embedding and nothing of its tokens, as those of DPR do."""
+    """Raise ConfigError for a model that gives an embedding and no states of its tokens, as those of DPR do."""
     body, mode = backbone.body, backbone.body.training
     out = body.eval()(input_ids=torch.tensor([[backbone.tokens.end]]))  # without dropout nothing is drawn
     body.train(mode)
     if getattr(out, "last_hidden_state", None) is None:
         raise ConfigError(
-            f"{backbone.tokens.where}.path: {path} is a {type(body).__name__}, which gives no states of its tokens; use another model, or the"
-            " same weights as a BertModel or its kind, as sentence-transformers publishes those of DPR"
+            f"{backbone.tokens.where}.path: {path} is a {type(body).__name__}, which gives no states of its tokens; use"
+            " another model, or the same weights as a BertModel or its kind, as sentence-transformers publishes those"
+            " of DPR"
         )
 
 
 def transformers_weights(
     path: str, revision: str | None, backbone: TextBackbone
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-    """Weights of the body, and weight (K, D) and bias (K,) of its own head, None where it has none. ConfigError where some of the body's
-    aren't there: the library would draw them at random."""
+    """Load a model's weights for a backbone.
+
+    - returns: (weights of the body, weight (K, D), bias (K,) of the model's own head); None where it has no head
+    - raises ConfigError: where weights of the body are missing, since the library would draw them at random
+    """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     classifies = backbone.pooling == "model"
@@ -179,7 +194,7 @@ def transformers_weights(
 
 
 def without_pooler(body: Any) -> Any:
-    """A layer behind the tokens' states that is not used here, and that many checkpoints lack."""
+    """Remove a model's pooler, a layer behind the tokens' states that isn't used here and many checkpoints lack."""
     if getattr(body, "pooler", None) is not None:
         body.pooler = None
     return body

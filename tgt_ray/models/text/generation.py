@@ -1,13 +1,16 @@
-"""Generators of texts. They start from an anchor's text and not from a stored latent, since which tokens are masked is drawn anew each
-time.
+"""Provides what generators of texts share.
 
-Each is a module with
+They start from an anchor's text, not from a stored latent, since the masked tokens are drawn anew each time. Each is a
+module with
 
     encode(inputs (B, width) uint8, rng) -> latents (B, L), context (B, ...)
     decode(latents, rng, context) -> inputs (B, width) uint8
-    latent_std(inputs, rng) -> (H,): the standard deviation of each dimension; latents are t times H numbers, t tokens of the batch
+    latent_std(inputs, rng) -> (H,): the standard deviation of each dimension
 
-and, where gradients flow, relaxed(latents, context) -> soft tokens (B, t, V). rng: a generator on the CPU.
+where a latent is t times H numbers, for t tokens in the batch, and rng is a generator on the CPU. Where gradients flow,
+it also has
+
+    relaxed(latents, context) -> soft tokens (B, t, V)
 """
 
 from __future__ import annotations
@@ -25,26 +28,32 @@ from tgt_ray.core.texts import to_bytes
 from tgt_ray.models.heads import settings_of
 from tgt_ray.models.text.tokens import Tokens, check_belongs
 
-#: Texts that are decoded together.
+#: How many texts are decoded together.
 AT_ONCE = 32
 
 
 class TextGenerator(nn.Module):
+    """A generator that has a model of transformers for its body.
+
+    - width: bytes of a row, to which texts are cut
+    """
+
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__()
         check_belongs(body, tokens)
         self.body, self.tokens, self.width = body, tokens, width
 
     def facts(self) -> dict[str, Any]:
-        """What outputs follow from beside weights, as plain data."""
+        """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
         return {"tokens": self.tokens.facts(), "settings": settings_of(self.body.config)}
 
     def rows(self, texts: list[str], device: torch.device) -> Tensor:
+        """Return texts as rows of bytes (B, width) uint8."""
         return torch.from_numpy(to_bytes(texts, self.width)).to(device)
 
 
 class Writer(TextGenerator):
-    """Writes new texts. It has no latents: nothing is moved."""
+    """Writes new texts. It has no latents that an explorer could move."""
 
     def __init__(self, body: Any, tokens: Tokens, width: int):
         super().__init__(body, tokens, width)
@@ -61,19 +70,25 @@ class Writer(TextGenerator):
 
     @abstractmethod
     def _written(self, context: Tensor, rng: torch.Generator) -> Tensor:
-        """Rows of texts for a part of what `encode` gave."""
+        """Write rows of texts for a part of the context that `encode` gave."""
 
 
 def check_decoder(body: Any, where: str) -> None:
+    """Raise ConfigError where a model has no decoder that can start to write.
+
+    - where: the config's key, for messages
+    """
     if not body.config.is_encoder_decoder:
-        raise ConfigError(f"{where}.path: a model without a decoder")
+        raise ConfigError(f"{where}.path: a model without a decoder; give an encoder-decoder, such as BART or T5")
     if body.config.decoder_start_token_id is None:
         raise ConfigError(f"{where}.path: its config doesn't say with which token the decoder starts")
 
 
 def write_by_our_settings(body: Any) -> dict[str, Any]:
-    """Of what a model's folder says of writing, only special tokens count, which are returned: how is drawn is said in the generator's
-    config."""
+    """Keep only the special tokens of what a model's folder says about writing, and return them.
+
+    How tokens are drawn is a setting of the generator.
+    """
     from transformers import GenerationConfig
 
     names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")]
@@ -84,8 +99,15 @@ def write_by_our_settings(body: Any) -> dict[str, Any]:
 
 
 def logits_at(body: Any, places: Tensor, **given: Any) -> Tensor:
-    """A language model's logits at `places` (B, t): (M, V). The layer that has an output for each word of the vocabulary sees these
-    places alone, since it is most of the work, where the model calls it as a layer."""
+    """Compute a language model's logits at some places.
+
+    The layer with an output for each word of the vocabulary is most of the work. It sees only these places where the
+    model calls it as a layer.
+
+    - places: (B, t) bool, M of them true
+    - given: arguments of the model
+    - returns: (M, V)
+    """
     seen = []
 
     def some(_layer: Any, states: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -102,7 +124,7 @@ def logits_at(body: Any, places: Tensor, **given: Any) -> Tensor:
 
 @contextmanager
 def seeded(rng: torch.Generator) -> Iterator[None]:
-    """The library draws from torch's own generators: these follow from `rng` meanwhile, and are as before afterwards."""
+    """Seed torch's own generators, from which the library draws, by `rng`; afterwards they are as before."""
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
         yield

@@ -1,4 +1,4 @@
-"""Generators that mask tokens and fill them; masked language models."""
+"""Provides generators that mask tokens and fill them, and masked language models as such generators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from tgt_ray.models.text.tokens import Tokens, check_positions
 class MaskingGenerator(TextGenerator):
     """Masks some tokens of each text, makes states of what is left, and fills the masked places from (moved) states.
 
-    mask_rate: share of tokens, at least one of each text. temperature: of the draw from the model's distribution; 0 takes the likeliest.
+    - width: bytes of a row, to which texts are cut
+    - mask_rate: share of tokens that are masked, at least one in each text; 0: none
+    - temperature: of the draw from the model's distribution; 0 takes the likeliest token
+    - where: the config's key, for messages
     """
 
     def __init__(self, body: Any, tokens: Tokens, width: int, mask_rate: float, temperature: float, where: str):
@@ -26,7 +29,8 @@ class MaskingGenerator(TextGenerator):
         check_positions(body.config, tokens)
         if mask_rate and not self.can_mask(tokens):
             raise ConfigError(
-                f"{where}: its tokenizer has neither a mask token nor sentinels <extra_id_0> and so on, which mask_rate {mask_rate:g} needs"
+                f"{where}: its tokenizer has neither a mask token nor sentinels <extra_id_0> and so on,"
+                f" which mask_rate {mask_rate:g} needs"
             )
         self.mask_rate, self.temperature = mask_rate, temperature
 
@@ -35,19 +39,27 @@ class MaskingGenerator(TextGenerator):
 
     @abstractmethod
     def states(self, ids: Tensor) -> Tensor:
-        """What is moved: ids (B, t) -> (B, t, H)."""
+        """Return what explorers move: ids (B, t) -> (B, t, H)."""
 
     @abstractmethod
     def logits(self, states: Tensor, ids: Tensor, masked: Tensor, places: Tensor) -> Tensor:
-        """Of the tokens at `places` (B, t), M of them: states (B, t, H), the text's own ids and which of them are masked (B, t) -> (M, V)."""
+        """Return the logits of the tokens at some places.
+
+        - states: (B, t, H)
+        - ids: (B, t), the text's own
+        - masked: (B, t) bool, which of them are masked
+        - places: (B, t) bool, M of them true
+        - returns: (M, V)
+        """
 
     def hidden(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """ids (B, t) of texts, and which of them are masked (B, t)."""
+        """Return the ids (B, t) of texts, and which of them are masked, (B, t) bool."""
         ids = self.tokens(inputs)
         ids = ids[:, : max(1, int((ids != self.tokens.pad).sum(dim=1).max()))]
         return ids, self.drawn_mask(ids, rng)
 
     def drawn_mask(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        """Draw which of the ids are masked, (B, t) bool; special tokens never are."""
         if not self.mask_rate:
             return torch.zeros_like(ids, dtype=torch.bool)
         special = torch.isin(ids, torch.tensor(sorted(self.tokens.special), device=ids.device))
@@ -56,7 +68,7 @@ class MaskingGenerator(TextGenerator):
         return ((draw < self.mask_rate) | (draw == least)) & ~special
 
     def hide(self, ids: Tensor, masked: Tensor) -> Tensor:
-        """ids with mask tokens in the masked places; without a mask token nothing is masked."""
+        """Return the ids with mask tokens in the masked places; without a mask token nothing is masked."""
         return ids if self.tokens.mask is None else ids.masked_fill(masked, self.tokens.mask)
 
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -68,7 +80,7 @@ class MaskingGenerator(TextGenerator):
         return self.states(hidden)[hidden != self.tokens.pad].std(dim=0)
 
     def _filled(self, latents: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (M, V) of masked places, in which special tokens can't be drawn; ids, and what is masked."""
+        """Return logits (M, V) of masked places, in which special tokens can't be drawn; ids, and what is masked."""
         ids, masked = context[:, 0], context[:, 1].bool()
         logits = self.logits(latents.unflatten(1, (ids.shape[1], -1)), ids, masked, masked).float()
         never = torch.zeros(logits.shape[1], device=logits.device)
@@ -88,21 +100,24 @@ class MaskingGenerator(TextGenerator):
         return self.rows(self.tokens.texts(filled), latents.device)
 
     def _draw(self, logits_MV: Tensor, rng: torch.Generator) -> Tensor:
-        """One token for each masked place, from the softmax of its logits: the largest with Gumbel noise."""
+        """Draw one token for each masked place from the softmax of its logits: the largest with Gumbel noise."""
         if not self.temperature:
             return logits_MV.argmax(dim=1)
         uniform = torch.rand(logits_MV.shape, generator=rng).clamp_min(1e-20).to(logits_MV.device)
         return (logits_MV / self.temperature - (-uniform.log()).log()).argmax(dim=1)
 
     def relaxed(self, latents: Tensor, context: Tensor) -> Tensor:
-        """Shares of the vocabulary at masked places, the text's own tokens elsewhere. Differentiable to the latents."""
+        """Return shares of the vocabulary at masked places, and the text's own tokens elsewhere, (B, t, V).
+
+        They are differentiable with respect to the latents.
+        """
         logits, ids, masked = self._filled(latents, context)
         soft = logits.new_zeros(*ids.shape, logits.shape[1]).scatter_(2, ids[:, :, None], 1.0)
         soft[masked] = logits.softmax(dim=1)
         return soft
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
-        """Cross-entropy of masked places."""
+        """Compute the cross-entropy of masked places."""
         masked = self.drawn_mask(ids, rng)
         logits = self.logits(self.states(self.hide(ids, masked)), ids, masked, masked)
         return F.cross_entropy(logits, ids[masked])
@@ -111,8 +126,8 @@ class MaskingGenerator(TextGenerator):
 class MaskedLanguageModel(MaskingGenerator):
     """An encoder that fills masked tokens. Its latents are the embeddings of the words that it reads.
 
-    trained_elsewhere: the second sentence of a pair has a token type of its own where the model has one; a small model that is trained
-    here knows its separator alone.
+    - trained_elsewhere: whether the second sentence of a pair has a token type of its own, where the model has one; a
+      small model that is trained here knows only the separator
     """
 
     def __init__(
@@ -138,6 +153,7 @@ class MaskedLanguageModel(MaskingGenerator):
 
 
 def scratch_bert(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
+    """Build a masked language model with fresh weights."""
     from transformers import BertForMaskedLM
 
     return BertForMaskedLM(bert_config(tokens, layers, width, heads, dropout=0.0))

@@ -1,4 +1,4 @@
-"""Models that write queries of documents."""
+"""Turns encoder-decoders into generators that write queries for documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from tgt_ray.models.text.tokens import Tokens, check_positions
 
 
 class QueryWriter(Writer):
-    """Reads documents and writes queries of them. draws: settings of the library's sampling."""
+    """Reads documents and writes queries for them.
+
+    - width: bytes of a row, to which texts are cut
+    - draws: settings of the library's sampling
+    - where: the config's key, for messages
+    """
 
     def __init__(self, body: Any, tokens: Tokens, width: int, draws: dict[str, Any], where: str):
         super().__init__(body, tokens, width)
@@ -31,5 +36,5 @@ class QueryWriter(Writer):
             out = self.body.generate(
                 input_ids=ids, attention_mask=(ids != self.tokens.pad).long(), do_sample=True, num_beams=1, **self.draws
             )
-        # A pair of sentences is no query.
+        # A query is a single sentence: of a pair the first is kept.
         return self.rows([text.partition(SEPARATOR)[0] for text in self.tokens.texts(out)], ids.device)

@@ -1,4 +1,4 @@
-"""How a sentence encoder was made to be used, as sentence-transformers wrote it beside the model."""
+"""Reads how a sentence encoder was made to be used, as sentence-transformers wrote it beside the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tgt_ray.models.hub import own_file
 
 
 def _pooling(path: str, revision: str | None, config: Any) -> str:
-    """A classifier's own; as sentence-transformers wrote it; otherwise the mean."""
+    """Return a classifier's own pooling, or the one that sentence-transformers wrote, or else the mean."""
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "model"
     said = _pooling_file(path, revision, _modules(path, revision))
@@ -25,14 +25,14 @@ def _pooling(path: str, revision: str | None, config: Any) -> str:
     known = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean"}
     if len(modes) != 1 or modes[0] not in known:
         raise ConfigError(
-            f"{path}: its embeddings are pooled by {', '.join(map(str, modes))}, which is not there; use another model, or give pooling: mean or cls"
-            " where one of them will do"
+            f"{path}: its embeddings are pooled by {', '.join(map(str, modes))}, which is not supported; use another"
+            " model, or give pooling: mean or cls where one of them will do"
         )
     return known[modes[0]]
 
 
 def _modules(path: str, revision: str | None) -> dict[str, str] | None:
-    """The layers of a model and their folders, as sentence-transformers wrote them; None where it wrote nothing."""
+    """Return a model's layers and their folders, as sentence-transformers wrote them; None where it wrote nothing."""
     modules = own_file(path, revision, "modules.json")
     if modules is None:
         return None
@@ -40,7 +40,7 @@ def _modules(path: str, revision: str | None) -> dict[str, str] | None:
 
 
 def _pooling_file(path: str, revision: str | None, modules: dict[str, str] | None) -> dict[str, Any]:
-    """What it says of pooling. ConfigError where the model's layers say that it is elsewhere than here."""
+    """Read the settings of pooling. Raises ConfigError where the model's layers have none, or its file is missing."""
     if modules is None:
         return own_file(path, revision, "1_Pooling/config.json") or {}
     if "Pooling" not in modules:
@@ -54,10 +54,12 @@ def _pooling_file(path: str, revision: str | None, modules: dict[str, str] | Non
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """As sentence-transformers wrote it beside the model at `path`.
+    """Holds what sentence-transformers wrote beside the model at `path`.
 
-    query, document: what is put before them. similarity: what it compares embeddings by; None: nothing is said. unit: whether a layer
-    makes embeddings of length 1. pools_prompt: whether a prompt's tokens are pooled as the text's are.
+    - query, document: the prompts that are put before them
+    - similarity: what it compares embeddings by; None: the files don't say
+    - unit: whether a layer brings embeddings to length 1
+    - pools_prompt: whether a prompt's tokens are pooled as the text's are
     """
 
     path: str
@@ -68,12 +70,14 @@ class SentenceSettings:
     pools_prompt: bool
 
     def normalize(self) -> bool | None:
-        """Whether dot products rank as the model does when embeddings are made of length 1; None: nothing is said. ConfigError where they
-        don't either way."""
+        """Say whether embeddings of length 1 make dot products rank as the model does; None: the files don't say.
+
+        - raises ConfigError: where dot products don't rank so either way
+        """
         if self.similarity not in (None, "cosine", "dot"):
             raise ConfigError(
-                f"{self.path}: compares embeddings by '{self.similarity}', and rankings here are by dot products; give normalize: true where"
-                " cosines will do, or use another model"
+                f"{self.path}: compares embeddings by '{self.similarity}', and rankings here are by dot products; give"
+                " normalize: true where cosines will do, or use another model"
             )
         if self.unit:
             return True
@@ -81,19 +85,24 @@ class SentenceSettings:
 
 
 def sentence_settings(path: str, revision: str | None, pooling: str = "auto") -> SentenceSettings:
-    """ConfigError for a model with further layers. pooling: as a person gave it, where it is not for the model's files to say."""
+    """Read a model's SentenceSettings.
+
+    - pooling: as the user gave it; where that isn't "auto", the model's files on pooling are not read
+    - raises ConfigError: for a model with layers other than a transformer, pooling and normalisation
+    """
     modules = _modules(path, revision)
     other = [kind for kind in modules or {} if kind not in ("Transformer", "Pooling", "Normalize")]
     if other:
         raise ConfigError(
-            f"{path}: its embeddings come from a layer '{other[0]}', which is not there; use another model"
+            f"{path}: its embeddings come from a layer '{other[0]}', which is not supported; use another model"
         )
     said = own_file(path, revision, "config_sentence_transformers.json") or {}
     prompts = {name: text or "" for name, text in (said.get("prompts") or {}).items()}
     usual = said.get("default_prompt_name")
     if usual is not None and usual not in prompts:
         raise ConfigError(
-            f"{path}: config_sentence_transformers.json: default_prompt_name: '{usual}' is none of its prompts; {nearest(usual, prompts)}"
+            f"{path}: config_sentence_transformers.json: default_prompt_name: '{usual}' is none of its prompts;"
+            f" {nearest(usual, prompts)}"
         )
 
     def prompt(*names: str) -> str:

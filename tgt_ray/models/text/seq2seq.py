@@ -1,4 +1,4 @@
-"""Encoder-decoders as generators of texts."""
+"""Turns encoder-decoders into generators of texts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tgt_ray.models.text.tokens import Tokens
 
 
 class Seq2Seq(MaskingGenerator):
-    """Encoder and decoder. Its latents are the encoder's hidden states.
+    """An encoder-decoder whose latents are the encoder's hidden states.
 
-    decoding "parallel": one pass of the decoder, which sees the anchor's own tokens before each place, and only masked places are
-    filled; "sample": the decoder writes a text from the states alone.
+    T5 and its kind (Raffel et al. 2020, arXiv 1910.10683) have no mask token: a sentinel stands for each masked span,
+    and the decoder writes only the spans, each after its sentinel.
 
-    T5 and its kind (Raffel et al. 2020, arXiv 1910.10683) have no mask token: a sentinel stands for each masked span, and the decoder
-    writes the spans alone, each after its sentinel.
+    - decoding: "parallel": one pass of the decoder, which sees the anchor's own tokens before each place, fills the
+      masked places; "sample": the decoder writes a text from the states alone
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class Seq2Seq(MaskingGenerator):
         self.spans = bool(tokens.sentinels)
         if self.spans and mask_rate and decoding == "sample":
             raise ConfigError(
-                f"{where}.decoding: sample, of a model that writes masked spans alone; give mask_rate: 0, or decoding: parallel"
+                f"{where}.decoding: sample, but the model writes only masked spans; give mask_rate: 0,"
+                " or decoding: parallel"
             )
         check_decoder(body, where)
 
@@ -55,7 +56,7 @@ class Seq2Seq(MaskingGenerator):
         return packed(torch.where(starts, self._sentinels(starts), ids), ~masked | starts, self.tokens.pad)
 
     def _sentinels(self, starts: Tensor) -> Tensor:
-        """The sentinel of each span, at all places from its start on."""
+        """Return the sentinel of each span, at all places from its start on."""
         sentinels = torch.tensor(self.tokens.sentinels, device=starts.device)
         return sentinels[(starts.cumsum(dim=1) - 1).clamp(0, len(sentinels) - 1)]
 
@@ -74,7 +75,10 @@ class Seq2Seq(MaskingGenerator):
         )
 
     def _spans_of(self, ids: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder writes of masked spans, (B, t'): each after its sentinel; and where the masked tokens are in it."""
+        """Return what the decoder writes, (B, t'): each masked span after its sentinel.
+
+        The second result tells where the masked tokens are in it, (B, t') bool.
+        """
         starts = span_starts(masked)
         # Two slots for each place: its span's sentinel, and its token.
         pairs = torch.stack([self._sentinels(starts), ids], dim=2).flatten(1)
@@ -101,24 +105,25 @@ class Seq2Seq(MaskingGenerator):
         return self.rows(self.tokens.texts(out), latents.device)
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
-        """Cross-entropy of all tokens: the decoder must be able to copy as well."""
-        assert not self.spans, "a model that writes masked spans alone is not trained here"
+        """Compute the cross-entropy of all tokens: the decoder must be able to copy as well."""
+        assert not self.spans, "a model that writes only masked spans is not trained here"
         said, masked = ids != self.tokens.pad, self.drawn_mask(ids, rng)
         return F.cross_entropy(self.logits(self.states(self.hide(ids, masked)), ids, masked, said), ids[said])
 
 
 def span_starts(masked: Tensor) -> Tensor:
-    """The first place of each masked span, (B, t) bool."""
+    """Mark the first place of each masked span, (B, t) bool."""
     return masked & ~F.pad(masked[:, :-1], (1, 0))
 
 
 def packed(values: Tensor, kept: Tensor, filler: int) -> Tensor:
-    """The kept values of each row one after another, filled up at the end; all (B, t)."""
+    """Move the kept values of each row to its front, in order, and fill up the rest; all (B, t)."""
     order = (~kept).long().argsort(dim=1, stable=True)
     return values.gather(1, order).masked_fill(~kept.gather(1, order), filler)
 
 
 def scratch_bart(tokens: Tokens, layers: int, width: int, heads: int) -> Any:
+    """Build a BART with fresh weights; encoder and decoder have `layers` layers each."""
     from transformers import BartConfig, BartForConditionalGeneration
 
     start = tokens.tokenizer.bos_token_id

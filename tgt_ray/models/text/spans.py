@@ -1,4 +1,4 @@
-"""The module of `tgt_ray.teacher.generators.spans`: see `tgt_ray.models.text.encoder.generation` for its calls."""
+"""Takes spans of documents as queries; `tgt_ray.models.text.generation` explains the methods of its module."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from torch import Tensor, nn
 
 from tgt_ray.core.texts import to_bytes, to_texts
 
-#: Where a sentence ends. Behind full-width marks there need be no white space.
+#: Matches where a sentence ends. Full-width marks need no white space behind them.
 END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？｡])\s*")
-#: A letter of a script that has no white space between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese.
+#: Matches a letter of a script without white space between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
-#: Of these so many characters stand for a word (our choice).
+#: How many such characters stand for a word (our choice).
 PER_WORD = 2
 
 
 class Spans(nn.Module):
+    """Draws some words of one sentence of each document.
+
+    - width: bytes of a row, to which texts are cut
+    - least, most: words of a span
+    """
+
     def __init__(self, width: int, least: int, most: int):
         super().__init__()
         self.width, self.least, self.most = width, least, most
@@ -35,7 +41,7 @@ class Spans(nn.Module):
         return torch.from_numpy(to_bytes(texts, self.width)).to(context.device)
 
     def _span(self, text: str, rng: torch.Generator) -> str:
-        """Some words of one sentence. A document whose sentences are all shorter than a span gives one of them."""
+        """Draw some words of one sentence. A document whose sentences are all shorter than a span gives one of them."""
         found = [each for each in map(self._parts, END.split(text)) if each[0]]
         sentences = [(parts, size) for parts, size in found if len(parts) >= size * self.least] or found
         if not sentences:
@@ -46,7 +52,10 @@ class Spans(nn.Module):
         return ("" if size > 1 else " ").join(parts[first : first + count]).strip()
 
     def _parts(self, sentence: str) -> tuple[list[str], int]:
-        """A sentence's words, and 1; or its characters, where white space doesn't make words of them, and how many stand for one."""
+        """Return a sentence's words, and 1; or its characters, and how many of them stand for a word.
+
+        Characters are taken where the script has no white space between words.
+        """
         words = sentence.split()
         if len(words) < self.least and len(UNSPACED.findall(sentence)) >= PER_WORD * self.least:
             return list(sentence.strip()), PER_WORD

@@ -1,4 +1,4 @@
-"""Each text model's own tokenizer: texts to token ids and back."""
+"""Wraps each text model's own tokenizer, which turns texts into token ids and back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from tgt_ray.models.text.vocabulary import SPECIAL
 
 
 class Tokens:
-    """Texts <-> token ids (N, T) int64, padded, T the same for all rows of a width; longer texts are cut. where: the config's key, for
-    messages."""
+    """Turns texts into token ids (N, T) int64 and back; T is the same for all rows of a width.
+
+    - tokenizer: a fast one of transformers
+    - max_tokens: T at the most; longer texts are cut
+    - where: the config's key, for messages
+    """
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
         self.tokenizer, self.max_tokens, self.where = tokenizer, max_tokens, where
@@ -29,15 +33,15 @@ class Tokens:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ConfigError(f"{where}: its tokenizer is not one of the library tokenizers (a fast one)")
         tokenizer.padding_side = tokenizer.truncation_side = "right"
-        # A text that has the name of a special token in it has no special token.
+        # The name of a special token in a text is text.
         tokenizer.split_special_tokens = True
-        # BERT and its kind call the end of a text its separator.
+        # BERT and its kind call the end token a separator.
         ends = [each for each in (tokenizer.sep_token_id, tokenizer.eos_token_id) if each is not None]
         if tokenizer.pad_token_id is None or not ends:
             raise ConfigError(f"{where}: the tokenizer has no token for {'the end' if not ends else 'padding'}")
         self.pad, self.end, self.mask = int(tokenizer.pad_token_id), int(ends[0]), tokenizer.mask_token_id
         self.special = frozenset(int(each) for each in tokenizer.all_special_ids)
-        #: What T5 and its kind have in place of a mask token: the first hidden span of a text is <extra_id_0>, and so on.
+        #: T5 and its kind have these in place of a mask token: <extra_id_0> is a text's first masked span, and so on.
         self.sentinels = _sentinels(tokenizer, self.special)
 
     def __len__(self) -> int:
@@ -46,16 +50,16 @@ class Tokens:
     @property
     def top(self) -> int:
         """The highest id that a text may get."""
-        # Of special tokens those that are put around texts or into them. Gemma 3's tokenizer has one more, for images, than its models
-        # that read text alone have embeddings.
+        # Only special tokens that are put around texts or into them count. Gemma 3's tokenizer has one more, for
+        # images, than its models that read only text have embeddings.
         put = {self.pad, self.end, self.mask, *self.sentinels, *self.tokenizer("", "")["input_ids"]}
         never = {each for each, token in self.tokenizer.added_tokens_decoder.items() if token.special} - put
         return max(each for each in self.tokenizer.get_vocab().values() if each not in never)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows of bytes (N, width) uint8 -> ids (N, T)."""
+        """Tokenize rows of bytes (N, width) uint8 to ids (N, T)."""
         texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
-        if self.sentinels:  # they are pieces of words as well, so the setting above doesn't reach them
+        if self.sentinels:  # `split_special_tokens` doesn't reach them, since they are pieces of words as well
             texts = [tuple(part.replace("<extra_id_", "< extra_id_") for part in text) for text in texts]
         most = self.most(rows.shape[1])
         out = np.empty((len(texts), most), np.int64)
@@ -72,33 +76,33 @@ class Tokens:
         return torch.from_numpy(out).to(rows.device)
 
     def most(self, width: int) -> int:
-        """Tokens of a row of so many bytes, at the most."""
-        # A token has a byte of its text at least, but for special ones and the space that some tokenizers put before each sentence. A
-        # model's own limit may be 8,192 tokens, of which a row of few bytes would be padding.
+        """Return how many tokens a row of `width` bytes has at the most."""
+        # Each token takes a byte of the text at least, except for special ones and the space that some tokenizers put
+        # before each sentence. A model's own limit may be 8,192 tokens, nearly all padding for a row of few bytes.
         around = self.tokenizer.num_special_tokens_to_add(pair=True) + 2
         return min(self.max_tokens, width + len(self.prefix.encode()) + around)
 
     def types(self, ids: Tensor) -> Tensor:
-        """1 where a token is of a pair's second sentence, of ids (N, T)."""
+        """Return 1 where a token belongs to a pair's second sentence, otherwise 0, for ids (N, T)."""
         ended = (ids == self.end).long()
         return ((ended.cumsum(dim=1) - ended) > 0).long() * (ids != self.pad)
 
     def joined(self, *ids: Tensor) -> Tensor:
-        """Ids (N, T) of rows of several widths in one batch."""
+        """Join ids (N, T) of rows of several widths into one batch."""
         widest = max(each.shape[1] for each in ids)
         return torch.cat([F.pad(each, (0, widest - each.shape[1]), value=self.pad) for each in ids])
 
     def count_cut(self, texts: list[str]) -> tuple[int, str]:
-        """How many of the texts are longer than `max_tokens`, and the first of them."""
+        """Count the texts that are longer than `max_tokens`, and return the first of them as well."""
         cut = [text for text in texts if self.is_cut(text)]
         return len(cut), cut[0] if cut else ""
 
     def is_cut(self, text: str) -> bool:
-        """Whether a text is longer than `max_tokens`."""
+        """Tell whether a text is longer than `max_tokens`."""
         return len(self.tokenizer(*sentences(self.prefix + text), verbose=False)["input_ids"]) > self.max_tokens
 
     def texts(self, ids: Tensor) -> list[str]:
-        """What ids say, without special tokens. The sentences of a pair are found by the end token between them."""
+        """Return the texts of ids, without special tokens. The end token separates the sentences of a pair."""
         out = []
         for row in ids.tolist():
             parts: list[list[int]] = [[]]
@@ -112,9 +116,9 @@ class Tokens:
         return out
 
     def facts(self) -> dict[str, Any]:
-        """What ids follow from, as plain data."""
+        """Return all that the ids follow from, as plain data."""
         whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        # How the last batch was padded and cut is no part of the vocabulary.
+        # How the last batch was padded and cut doesn't belong to the vocabulary.
         rest = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
         return {
             "tokenizer": digest(rest),
@@ -124,13 +128,17 @@ class Tokens:
 
 
 def _sentinels(tokenizer: Any, special: frozenset[int]) -> list[int]:
-    # A name that it doesn't have gives the token for what is unknown.
+    # A name that the tokenizer doesn't have gives the unknown token.
     known = special - {tokenizer.unk_token_id}
     return list(takewhile(known.__contains__, (tokenizer.convert_tokens_to_ids(f"<extra_id_{k}>") for k in count())))
 
 
 def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
-    """The tokens of the task's own vocabulary."""
+    """Return the tokens of the task's own vocabulary.
+
+    - tokenizer_json: as `tgt_ray.models.text.vocabulary` makes it; empty where the task has none
+    - where: the config's key, for messages
+    """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -149,7 +157,13 @@ def corpus_tokens(tokenizer_json: str, max_tokens: int, where: str) -> Tokens:
 
 
 def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: str, key: str = "max_tokens") -> Tokens:
-    """The tokens of a model's folder or hub name. max_tokens: None takes the model's own limit. key: where it was given."""
+    """Return the tokens of a model.
+
+    - path: folder or name on the hub
+    - max_tokens: None takes the model's own limit
+    - where: the config's key, for messages
+    - key: of `max_tokens` in that config, for messages
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     longest = max_tokens or _own_length(path, revision, from_hub(AutoConfig.from_pretrained, path, revision))
@@ -165,13 +179,13 @@ def tokens_of(tokenizer: Any, max_tokens: int, where: str) -> Tokens:
 
 
 def _own_length(path: str, revision: str | None, config: Any) -> int:
-    """As sentence-transformers wrote it beside the model, or as many tokens as it has positions."""
+    """Return the limit that sentence-transformers wrote beside the model, or the number of its positions."""
     said = own_file(path, revision, "sentence_bert_config.json") or {}
     return int(said.get("max_seq_length") or _positions(config) or 512)
 
 
-#: Models whose positions are counted from the padding token's id on, by texts' own ids: those of transformers 4.56 to 5.23 with a
-#: function `create_position_ids_from_input_ids` that their text encoders use.
+#: Models that count positions from the padding token's id on, by the texts' own ids: those of transformers 4.56 to 5.23
+#: whose text encoders use a function `create_position_ids_from_input_ids`.
 AFTER_PADDING = frozenset(
     [
         "camembert",
@@ -191,12 +205,12 @@ AFTER_PADDING = frozenset(
         "xmod",
     ]
 )
-#: These as well, but without a table of positions that could end.
+#: These do so as well, but have no table of positions that limits a text's length.
 AFTER_PADDING_WITHOUT_END = frozenset(("fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"))
 
 
 def _positions(config: Any) -> int | None:
-    """Tokens at the most; None where positions are relative."""
+    """Return how many tokens the positions allow; None where positions are relative."""
     longest = getattr(config, "max_position_embeddings", None) or 0
     if longest <= 0:
         return None
@@ -205,7 +219,7 @@ def _positions(config: Any) -> int | None:
 
 
 def _counted_from(config: Any) -> int | None:
-    """The padding token after which positions begin; None where positions are the same whatever tokens there are."""
+    """Return the padding token after which positions begin; None where positions don't depend on it."""
     if config.model_type not in AFTER_PADDING | AFTER_PADDING_WITHOUT_END:
         return None
     # MPNet's code says 1, whatever its config does.
@@ -213,29 +227,34 @@ def _counted_from(config: Any) -> int | None:
 
 
 def check_belongs(body: Any, tokens: Tokens) -> None:
-    """ConfigError where a tokenizer can't be its model's own: it gives ids that have no embedding, or pads with another token than the
-    one from which the model counts positions.
+    """Raise ConfigError where a tokenizer can't be its model's own.
 
-    Of other models' special tokens nothing is refused, since what a config says of them is often a default that its checkpoint never
-    used: BERT's multilingual kin with XLM-R's tokenizer (Multilingual-MiniLM, multilingual E5) say pad 0 and pad with 1. That does no
-    harm, since padding is masked; the embedding of `padding_idx` is a row like others once it is trained.
+    It isn't where it gives ids that have no embedding, or pads with another token than the one from which the model
+    counts positions. Other differences in special tokens are not refused, since what a config says of them is often a
+    default that its checkpoint never used: BERT's multilingual kin with XLM-R's tokenizer (Multilingual-MiniLM,
+    multilingual E5) say pad 0 and pad with 1. That does no harm, since padding is masked; the embedding of
+    `padding_idx` is a row like others once it is trained.
     """
     config, room = body.config, len(body.get_input_embeddings().weight)
     if tokens.top >= room:
         raise ConfigError(
-            f"{tokens.where}: the tokenizer gives ids up to {tokens.top}, and its model has {room} embeddings: they don't belong together;"
-            " give a folder with the model's own tokenizer"
+            f"{tokens.where}: the tokenizer gives ids up to {tokens.top}, and its model has {room} embeddings: they"
+            " don't belong together; give a folder with the model's own tokenizer"
         )
     pad = _counted_from(config)
     if pad is not None and pad != tokens.pad:
         raise ConfigError(
-            f"{tokens.where}: the tokenizer pads with token {tokens.pad}, and its model counts positions from padding token {pad}: they don't"
-            " belong together; give a folder with the model's own tokenizer"
+            f"{tokens.where}: the tokenizer pads with token {tokens.pad}, and its model counts positions from padding"
+            f" token {pad}: they don't belong together; give a folder with the model's own tokenizer"
         )
 
 
 def check_positions(config: Any, tokens: Tokens, wanted: int | None = None, key: str | None = None) -> None:
-    """ConfigError where texts may have more tokens than a model has positions. wanted: absent, what `tokens` gives."""
+    """Raise ConfigError where texts may have more tokens than a model has positions.
+
+    - wanted: how many tokens; None: as many as `tokens` gives
+    - key: of that number in the config, for messages
+    """
     wanted, most = tokens.max_tokens if wanted is None else wanted, _positions(config)
     if most is not None and wanted > most:
         raise ConfigError(

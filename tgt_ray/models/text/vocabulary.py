@@ -1,4 +1,4 @@
-"""Floor 1: a vocabulary of a task's own texts, for models that are trained from nothing. No torch."""
+"""Learns a vocabulary from a task's own texts, for models that are trained from scratch; doesn't import torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from tgt_ray.models.hub import from_hub
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
 
-#: Start, padding, end, unknown, mask: in the order and with the names that BART and RoBERTa have.
+#: Start, padding, end, unknown and mask, in the order and with the names of BART and RoBERTa.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> str:
-    """JSON of a byte-level BPE tokenizer with at most `size` tokens, trained on `texts`; the same texts give the same one.
+    """Train a byte-level BPE tokenizer; the same texts give the same one.
 
-    It takes any text apart without loss. A text becomes `<s> a </s>`, a pair `<s> a </s></s> b </s>`.
+    It encodes any text without loss. A text becomes `<s> a </s>`, a pair `<s> a </s></s> b </s>`.
+
+    - size: tokens at the most
+    - returns: JSON of the library `tokenizers`
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -44,7 +47,10 @@ def train_tokenizer(texts: Sequence[str], size: int) -> str:
 
 
 def same_vocabulary(one: str | None, other: str | None) -> bool:
-    """Whether two models number their tokens alike. one, other: folder or hub name; None: the task's own vocabulary."""
+    """Tell whether two models number their tokens alike.
+
+    - one, other: folder or name on the hub of each; None: the task's own vocabulary
+    """
     if one is None or other is None or one == other:
         return one == other
     from transformers import AutoTokenizer
@@ -54,7 +60,11 @@ def same_vocabulary(one: str | None, other: str | None) -> bool:
 
 
 def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage: Storage | None) -> str:
-    """JSON of a vocabulary, learnt once for each storage. made_from: fingerprints of the texts."""
+    """Return the JSON of a vocabulary, which is learnt once for each storage.
+
+    - size: tokens at the most
+    - made_from: fingerprints of the texts
+    """
     name = f"{digest('bpe', *made_from, size)}.json"
     kept = storage.within("vocabularies") if storage is not None else None
     if kept is not None and kept.exists(name):
