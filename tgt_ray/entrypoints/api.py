@@ -27,7 +27,7 @@ from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
-from tgt_ray.training.files import WEIGHTS_FILE, kept_files
+from tgt_ray.training.files import kept_files
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,6 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
 
 
 def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
-    from tgt_ray.training import checkpoint
     from tgt_ray.training.local import devices, prepare_local, train_local
     from tgt_ray.training.run import Diverged
 
@@ -138,7 +137,6 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    folder.write(checkpoint.weights(run.student), WEIGHTS_FILE)
     _keep_files(config, folder)
     return run.history, prepared
 

@@ -14,14 +14,16 @@ from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import whole
 from tgt_ray.results import gallery
 from tgt_ray.tasks import inputs_of
-from tgt_ray.training.files import STATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.export import describe
+from tgt_ray.training.files import STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from tgt_ray.training.run import StudentRun
 from tgt_ray.training.student import Student
 
 
 def files_of(run: StudentRun) -> dict[str, bytes]:
     """The checkpoint's files, in the order to write them: the state is enough to resume."""
-    return {**last_files(run), WEIGHTS_FILE: weights(run.student), STATE_FILE: state(run)}
+    student = {STUDENT_FILE: describe(run.experiment, run.data), WEIGHTS_FILE: weights(run.student)}
+    return {**last_files(run), **student, STATE_FILE: state(run)}
 
 
 def state(run: StudentRun) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgt_ray.core.batch import Loss
+from tgt_ray.core.batch import InputSpec, Loss
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
@@ -75,14 +75,19 @@ def build_student(
     first_weights: False where others are put into it anyway, so that those from elsewhere are not loaded
     facts: where the data doesn't know them yet
     """
-    torch.manual_seed(experiment.train.seed)
-    with concerning("student"):
-        backbone = experiment.student.build(data.spec)
-        if first_weights:
-            experiment.student.load_weights(backbone)
     # Before the labeler was asked, all that a student is asked for is its scores.
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
+    return make_student(experiment, data.spec, facts, first_weights)
+
+
+def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_weights: bool = True) -> Student:
+    """The same for inputs that `spec` describes."""
+    torch.manual_seed(experiment.train.seed)
+    with concerning("student"):
+        backbone = experiment.student.build(spec)
+        if first_weights:
+            experiment.student.load_weights(backbone)
     criterion = build_criterion(experiment, int(backbone.dim), facts)  # type: ignore[arg-type]
     if has_split_norms(experiment):
         split_norms(backbone)
