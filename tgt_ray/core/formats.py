@@ -25,16 +25,27 @@ FORMATS = {
     "student": 1,
     "table": 1,
 }
-#: The key, in every place.
-KEY = "format"
+#: The key, in a record and in a checkpoint, and in the metadata of a file, where "format" has another meaning.
+KEY, METADATA_KEY = "format", "tgt_ray_format"
 
 
-def number(stored: Mapping[str, Any]) -> int:
-    """The format number that a record or a file's metadata says."""
-    return int(stored.get(KEY, 1))
+def stamped(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its format number."""
+    return {KEY: FORMATS[kind], **record}
 
 
-def readable(kind: str, stored: Mapping[str, Any]) -> bool:
+def metadata(kind: str) -> dict[str, str]:
+    """What the metadata of a file of this kind says."""
+    return {METADATA_KEY: str(FORMATS[kind])}
+
+
+def number(stored: Mapping[str, Any] | None) -> int:
+    """The format number that a record, or a file's metadata, says."""
+    said = stored or {}
+    return int(said.get(METADATA_KEY, said.get(KEY, 1)))
+
+
+def readable(kind: str, stored: Mapping[str, Any] | None) -> bool:
     return number(stored) == FORMATS[kind]
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core import formats
 from tgt_ray.core.storage import Storage
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str
 def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
     """Write `stem`.csv and `stem`.parquet. A column of lists, or of values of several kinds, becomes JSON text."""
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     table = table.copy()
     for name in table.columns:
@@ -36,7 +39,8 @@ def write_table(storage: Storage, table: pd.DataFrame, stem: str) -> None:
             table[name] = [None if _is_missing(value) else json.dumps(value) for value in table[name]]
     storage.write(table.to_csv(index=False).encode(), f"{stem}.csv")
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, **formats.metadata("table")}), buffer)
     storage.write(buffer.getvalue(), f"{stem}.parquet")
 
 
@@ -45,10 +49,13 @@ def _is_missing(value: Any) -> bool:
 
 
 def read_table(storage: Storage, stem: str) -> pd.DataFrame:
-    """Read what `write_table` has written."""
-    import pandas as pd
+    """Read what `write_table` has written. ConfigError for a table of a format that this version doesn't know."""
+    import pyarrow.parquet as pq
 
-    return plain_text(pd.read_parquet(io.BytesIO(storage.read(f"{stem}.parquet"))))
+    table = pq.read_table(io.BytesIO(storage.read(f"{stem}.parquet")))
+    said = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    formats.check("table", said, f"{storage.root}/{stem}.parquet", "use the version that has written it")
+    return plain_text(table.to_pandas())
 
 
 def plain_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
@@ -101,6 +101,7 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     with libraries_to_file(root, name):
         history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
     record = {
+        formats.KEY: formats.FORMATS["run"],
         "kind": "run",
         "name": name,
         "mode": "local" if local else "ray",
@@ -211,6 +212,7 @@ def run_sweep(
     with messages():
         if resume:
             root, name = _open(storage, name, "sweep", resume)
+            _check_format(root.within(name), name)
             where = f"{root.root}/{name}/sweep.yaml"
             loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
             scan = loaded.experiment.task.scan()
@@ -243,6 +245,14 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     return SweepResult(
         folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
     )
+
+
+def _check_format(folder: Storage, name: str) -> None:
+    """ConfigError where a version has begun the sweep whose state this one can't go on from."""
+    # Without a record it was killed before its first trial: it starts afresh.
+    if folder.exists("record.json"):
+        remedy = "its table and its best student stay as they are, and report reads them; begin a new sweep"
+        formats.check("sweep", records.read_json(folder, "record.json"), f"--resume: sweep '{name}'", remedy)
 
 
 def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from ray import tune
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml
@@ -150,6 +150,7 @@ def make_tuner(
 def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -> dict[str, Any]:
     """What a reader needs to judge and repeat the numbers."""
     return {
+        formats.KEY: formats.FORMATS["sweep"],
         "kind": "sweep",
         "name": name,
         "config": sweep.model_dump(mode="json"),

@@ -9,6 +9,7 @@ import pyarrow.csv
 import safetensors.torch
 import torch
 
+from tgt_ray.core import formats
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import whole
@@ -31,6 +32,7 @@ def state(run: StudentRun) -> bytes:
     buffer = io.BytesIO()
     torch.save(
         {
+            formats.KEY: formats.FORMATS["checkpoint"],
             "model": run.student.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "schedule": run.schedule.state_dict(),
@@ -53,6 +55,7 @@ def load_state(run: StudentRun, content: bytes) -> None:
     """Continue where `state` was taken. ValueError if it belongs to another experiment, ConfigError for another number of workers: which
     rows a worker sees depends on it."""
     there = torch.load(io.BytesIO(content), weights_only=True, map_location=run.device)
+    formats.check("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
     if there["experiment"] != run.experiment.fingerprint():
         raise ValueError(
             f"the checkpoint belongs to experiment {there['experiment']}, this is {run.experiment.fingerprint()}"

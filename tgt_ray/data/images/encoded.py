@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
@@ -99,6 +99,10 @@ class StoredImages:
         return self.content if rows is None else digest(self.content, rows.astype(np.int64).tobytes())
 
 
+def _record(folder: Storage) -> dict[str, Any]:
+    return records.read_json(folder, "record.json")
+
+
 class EncodedImages(ImageSource):
     """A source of image files or encoded bytes."""
 
@@ -155,9 +159,9 @@ class EncodedImages(ImageSource):
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
         key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
         folder = storage.within("data_cache", key)
-        if not folder.exists("record.json"):
+        if not folder.exists("record.json") or not formats.readable("data_cache", _record(folder)):
             self._decode(scan, folder, run)
-        record = records.read_json(folder, "record.json")
+        record = _record(folder)
         shape = tuple(record["shape"])
         splits = {
             name: StoredImages(StoredTable(folder, tuple(about["files"])), shape, about["content"])
@@ -194,7 +198,14 @@ class EncodedImages(ImageSource):
             raise
         # Written last: where this file exists, the others are complete.
         records.write_json(
-            folder, {"shape": shape, "splits": splits, "source": self.model_dump(mode="json")}, "record.json"
+            folder,
+            {
+                formats.KEY: formats.FORMATS["data_cache"],
+                "shape": shape,
+                "splits": splits,
+                "source": self.model_dump(mode="json"),
+            },
+            "record.json",
         )
 
     def _summary(self, scan: Scan, parts: list[Part], done: list[dict[str, Any]]) -> dict[str, Any]:
