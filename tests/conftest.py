@@ -1,6 +1,7 @@
-"""A small teacher on digits, made ready once for all tests of a session, and the folder of real data where there is one."""
+"""What tests of several folders use: a small teacher on digits, one local Ray, and the folder of real data."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +55,34 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("TGT_RAY_DATA is not set: no folder of real data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local Ray for all tests of a session that don't start their own."""
+    import ray
+
+    from tgt_ray.distributed import cluster
+
+    with cluster.connect():
+        assert ray.is_initialized()
+        yield
+
+
+@pytest.fixture(scope="session")
+def processes() -> Callable[[bytes], set[int]]:
+    """(part) -> processes of this machine whose command line contains it."""
+
+    def find(part: bytes) -> set[int]:
+        found = set()
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                except OSError:
+                    continue  # it has just ended
+                if part in command:
+                    found.add(int(folder.name))
+        return found
+
+    return find

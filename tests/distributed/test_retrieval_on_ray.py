@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
-from test_retrieval import beir, encoder, experiment  # noqa: F401
 
+from tests.teacher.test_dual_encoder import beir, encoder, experiment  # noqa: F401
 from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray

@@ -1,13 +1,13 @@
-"""A signal and the objective that needs it, added from outside the package: local runs. On Ray: on_ray/test_own_signal_on_ray.py."""
+"""A signal and the objective that needs it, added from outside the package: local runs. On Ray: distributed/test_own_signal_on_ray.py."""
 
 from pathlib import Path
 
 import numpy as np
-import own_signals
 import pytest
 import safetensors.numpy
 import torch
 
+from tests.helpers import own_signals
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -20,7 +20,12 @@ from tgt_ray.training.local import prepare_local, train_local
 
 
 def matching(base: Experiment, **values) -> Experiment:
-    first = {"objective.type": "own_signals:Matching", "train.steps": 12, "train.eval_every": 4, "train.batch_size": 16}
+    first = {
+        "objective.type": "tests.helpers.own_signals:Matching",
+        "train.steps": 12,
+        "train.eval_every": 4,
+        "train.batch_size": 16,
+    }
     sets = {**first, "pool.rows_per_request": 24, **{key.replace("__", "."): value for key, value in values.items()}}
     return validate(Experiment, with_overrides(base.model_dump(mode="json"), list(sets.items())))
 
@@ -100,7 +105,9 @@ def test_two_signals_of_one_name_are_refused():
 
 
 def test_targets_that_cannot_be_mixed_are_refused(quick_experiment):
-    with pytest.raises(ConfigError, match=r"train\.augment\.mixup: 0\.2, but objective 'own_signals:Matching'"):
+    with pytest.raises(
+        ConfigError, match=r"train\.augment\.mixup: 0\.2, but objective 'tests.helpers.own_signals:Matching'"
+    ):
         matching(quick_experiment, train__augment={"mixup": 0.2})
 
 

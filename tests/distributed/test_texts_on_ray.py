@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_text_training import experiment, folder  # noqa: F401
 
+from tests.training.test_text_training import experiment, folder  # noqa: F401
 from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray

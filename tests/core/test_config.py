@@ -21,7 +21,7 @@ from tgt_ray.sweeps.space import lookup
 from tgt_ray.teacher.explorers import Explorer
 from tgt_ray.teacher.generators import Generator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 EXPLORERS = ("none", "random", "gradient", "random-matched", "interpolation")
 SWEEP_FILES = [ROOT / "tgt_ray" / "default_sweep.yaml", *sorted((ROOT / "sweeps").glob("*.yaml"))]
 
@@ -287,7 +287,9 @@ def test_yaml_cannot_run_code(tmp_path):
 
 
 def test_a_users_own_component_is_found_by_module_and_class(tmp_path):
-    config = validate(Experiment, {"explorer": {"type": "test_config:Swirl", "turns": 3, "anchors": "balanced"}})
+    config = validate(
+        Experiment, {"explorer": {"type": "tests.core.test_config:Swirl", "turns": 3, "anchors": "balanced"}}
+    )
     assert type(config.explorer) is Swirl
     assert config.explorer.turns == 3 and config.explorer.anchors == "balanced"
     assert again(config, tmp_path) == config
@@ -297,14 +299,14 @@ def test_a_users_own_component_is_found_by_module_and_class(tmp_path):
 @pytest.mark.parametrize(
     "kind, expected",
     [
-        ("test_config:NotAnExplorer", "not a subclass of tgt_ray.teacher.explorers.base.Explorer"),
+        ("tests.core.test_config:NotAnExplorer", "not a subclass of tgt_ray.teacher.explorers.base.Explorer"),
         ("tgt_ray.models.students:ConvStudent", "not a subclass of"),
         ("tgt_ray.core.config:nearest", "not a subclass of"),
-        ("test_config:Absent", "cannot import 'test_config:Absent'"),
+        ("tests.core.test_config:Absent", "cannot import 'tests.core.test_config:Absent'"),
         ("no_such_module_at_all:X", "cannot import 'no_such_module_at_all:X'"),
         (".relative:X", "relative"),
         (":X", ""),
-        ("test_config:Unfinished", "abstract"),
+        ("tests.core.test_config:Unfinished", "abstract"),
     ],
 )
 def test_a_component_that_is_none_is_refused(kind, expected):
@@ -314,9 +316,9 @@ def test_a_component_that_is_none_is_refused(kind, expected):
 
 
 def test_mistakes_in_a_users_own_component_keep_key_and_value():
-    message = refusal(Experiment, {"explorer": {"type": "test_config:Swirl", "turns": -2}})
+    message = refusal(Experiment, {"explorer": {"type": "tests.core.test_config:Swirl", "turns": -2}})
     assert message.startswith("explorer: turns: ") and "-2" in message
-    message = refusal(Experiment, {"explorer": {"type": "test_config:Swirl", "turn": 2}})
+    message = refusal(Experiment, {"explorer": {"type": "tests.core.test_config:Swirl", "turn": 2}})
     assert "did you mean 'turns'?" in message
 
 

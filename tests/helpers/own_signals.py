@@ -1,4 +1,4 @@
-"""Signals and an objective as a user adds them, from outside the package: `type: own_signals:Matching`.
+"""Signals and an objective as a user adds them, from outside the package: `type: tests.helpers.own_signals:Matching`.
 
 Each signal has another shape: a map of features, the largest few of each place's numbers with their indices, and a list whose length
 is another one for each row.
@@ -64,7 +64,7 @@ class Likely(Signal):
 class Matching(Objective):
     """KL between classes, and three further terms that each look at one of the signals."""
 
-    type: str = "own_signals:Matching"
+    type: str = "tests.helpers.own_signals:Matching"
     weight: float = 0.1
     k: int = 3
 

@@ -361,14 +361,14 @@ def lelp(base: Experiment, **values) -> Experiment:
 class NotStored(ConvLabeler):
     """A user's own labeler that comes with its weights."""
 
-    type: str = "test_lelp:NotStored"
+    type: str = "tests.objectives.test_lelp:NotStored"
     stored = False
 
 
 class OtherHead(ConvLabeler):
     """A user's own labeler whose logits aren't a linear layer's."""
 
-    type: str = "test_lelp:OtherHead"
+    type: str = "tests.objectives.test_lelp:OtherHead"
 
     def build(self, spec, num_classes):
         model = Classifier(ConvNet(spec.shape[0], self.widths, "pool", grid=2), num_classes)
@@ -379,8 +379,8 @@ class OtherHead(ConvLabeler):
 EXPERIMENTS = {
     "mixed rows": ({"train__augment": {"mixup": 0.2}}, r"train\.augment\.mixup: 0\.2, .*'lelp'"),
     "weights that aren't stored": (
-        {"teacher__labeler__type": "test_lelp:NotStored"},
-        r"objective\.type: 'lelp' .*'test_lelp:NotStored'",
+        {"teacher__labeler__type": "tests.objectives.test_lelp:NotStored"},
+        r"objective\.type: 'lelp' .*'tests.objectives.test_lelp:NotStored'",
     ),
     "too many for any teacher": ({"objective__subclasses": 65}, r"objective\.subclasses: .*64 .*got 65"),
     "none": ({"objective__subclasses": 0}, r"objective\.subclasses: .*got 0"),
@@ -396,8 +396,12 @@ def test_an_experiment_that_cannot_have_it_is_refused(quick_experiment, values, 
 
 def test_a_labeler_without_a_linear_head_is_refused(quick_experiment, digits, tmp_path):
     quick = {"teacher__labeler__pretrain__steps": 2, "teacher__generator__pretrain__steps": 2}
-    config = lelp(quick_experiment, teacher__labeler__type="test_lelp:OtherHead", explorer__type="none", **quick)
-    with pytest.raises(ConfigError, match=r"teacher\.labeler\.type: test_lelp:OtherHead: .*no linear layer `head`"):
+    config = lelp(
+        quick_experiment, teacher__labeler__type="tests.objectives.test_lelp:OtherHead", explorer__type="none", **quick
+    )
+    with pytest.raises(
+        ConfigError, match=r"teacher\.labeler\.type: tests.objectives.test_lelp:OtherHead: .*no linear layer `head`"
+    ):
         prepare_local(config, digits, Storage(tmp_path))
 
 

@@ -51,7 +51,7 @@ class Letters(nn.Module):
 
 class LettersLabeler(Labeler):
     modality = "text"
-    type: str = "test_text_run:LettersLabeler"
+    type: str = "tests.training.test_text_run:LettersLabeler"
 
     def build(self, spec, num_classes):
         return Classifier(Letters(), num_classes)
@@ -77,7 +77,7 @@ class Spelling(nn.Module):
 
 class SpellingGenerator(Generator):
     modality = "text"
-    type: str = "test_text_run:SpellingGenerator"
+    type: str = "tests.training.test_text_run:SpellingGenerator"
 
     def build(self, spec):
         return Spelling()
@@ -89,7 +89,7 @@ class SpellingGenerator(Generator):
 
 class LettersStudent(StudentBackbone):
     modality = "text"
-    type: str = "test_text_run:LettersStudent"
+    type: str = "tests.training.test_text_run:LettersStudent"
 
     def build(self, spec):
         return Letters()
@@ -117,10 +117,10 @@ def experiment(tmp_path):
                 "labelled": {"rows": 8},
             },
             "teacher": {
-                "labeler": {"type": "test_text_run:LettersLabeler"},
-                "generator": {"type": "test_text_run:SpellingGenerator"},
+                "labeler": {"type": "tests.training.test_text_run:LettersLabeler"},
+                "generator": {"type": "tests.training.test_text_run:SpellingGenerator"},
             },
-            "student": {"type": "test_text_run:LettersStudent"},
+            "student": {"type": "tests.training.test_text_run:LettersStudent"},
             "explorer": {"type": "random", "sigma": 0.1, "anchors": "balanced"},
             "train": {"steps": 40, "eval_every": 20, "batch_size": 16},
             "pool": {"rows_per_request": 32},

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from test_pretrained import config
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -18,6 +17,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from tests.teacher.test_image_labelers import config
 from tgt_ray import run
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError

@@ -38,12 +38,12 @@ class AnyLabels(ConvLabeler):
     """A user's own labeler of whatever there is."""
 
     modality = "any"
-    type: str = "test_refusals:AnyLabels"
+    type: str = "tests.entrypoints.test_refusals:AnyLabels"
 
 
 class AnyStudents(ConvStudent):
     modality = "any"
-    type: str = "test_refusals:AnyStudents"
+    type: str = "tests.entrypoints.test_refusals:AnyStudents"
 
 
 @pytest.fixture
@@ -106,8 +106,8 @@ EXPERIMENT = {
     "too large a head": (["task.long_tail.head=5000"], ["task.long_tail", "class 0", "5000", "lower head"]),
     "a negative seed of the long tail": (["task.long_tail.seed=-1"], ["task.long_tail.seed", "-1"]),
     "a generator without gradients": (
-        ["teacher.generator.type=test_refusals:Frozen"],
-        ["explorer.type", "'gradient'", "test_refusals:Frozen", "random-matched"],
+        ["teacher.generator.type=tests.entrypoints.test_refusals:Frozen"],
+        ["explorer.type", "'gradient'", "tests.entrypoints.test_refusals:Frozen", "random-matched"],
     ),
     "texts for models of images": (
         ["task={type: text_classification, data: {type: parquet, path: /nowhere}}"],
@@ -116,7 +116,7 @@ EXPERIMENT = {
     "texts for a generator of images": (
         [
             "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
-            "teacher.labeler.type=test_refusals:AnyLabels",
+            "teacher.labeler.type=tests.entrypoints.test_refusals:AnyLabels",
         ],
         [
             "teacher.generator.type: 'mlp_autoencoder' is for images, and task.type 'text_classification' has texts; legal"
@@ -125,24 +125,24 @@ EXPERIMENT = {
     "texts for a student of images": (
         [
             "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
-            "teacher.labeler.type=test_refusals:AnyLabels",
-            "teacher.generator.type=test_refusals:OfTexts",
+            "teacher.labeler.type=tests.entrypoints.test_refusals:AnyLabels",
+            "teacher.generator.type=tests.entrypoints.test_refusals:OfTexts",
         ],
         ["student.type: 'conv' is for images, and task.type 'text_classification' has texts; legal"],
     ),
     "images for models of texts": (
-        ["teacher.generator.type=test_refusals:OfTexts"],
+        ["teacher.generator.type=tests.entrypoints.test_refusals:OfTexts"],
         [
-            "teacher.generator.type: 'test_refusals:OfTexts' is for texts, and task.type 'image_classification' has images",
+            "teacher.generator.type: 'tests.entrypoints.test_refusals:OfTexts' is for texts, and task.type 'image_classification' has images",
             "legal: mlp_autoencoder, conv_autoencoder",
         ],
     ),
     "augmented texts": (
         [
             "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
-            "teacher.labeler.type=test_refusals:AnyLabels",
-            "teacher.generator.type=test_refusals:OfTexts",
-            "student.type=test_refusals:AnyStudents",
+            "teacher.labeler.type=tests.entrypoints.test_refusals:AnyLabels",
+            "teacher.generator.type=tests.entrypoints.test_refusals:OfTexts",
+            "student.type=tests.entrypoints.test_refusals:AnyStudents",
             "train.augment.shift=1",
         ],
         ["train.augment: is for images, and task.type 'text_classification' has texts; leave it out"],
@@ -150,9 +150,9 @@ EXPERIMENT = {
     "texts that are not there": (
         [
             "task={type: text_classification, data: {type: parquet, path: /nowhere}}",
-            "teacher.labeler.type=test_refusals:AnyLabels",
-            "teacher.generator.type=test_refusals:OfTexts",
-            "student.type=test_refusals:AnyStudents",
+            "teacher.labeler.type=tests.entrypoints.test_refusals:AnyLabels",
+            "teacher.generator.type=tests.entrypoints.test_refusals:OfTexts",
+            "student.type=tests.entrypoints.test_refusals:AnyStudents",
         ],
         ["task.data.path: no folder at /nowhere"],
     ),

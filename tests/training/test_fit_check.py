@@ -46,7 +46,7 @@ class Blind(Perfect):
 
 
 class BlindGenerator(Generator):
-    type: str = "test_fit_check:BlindGenerator"
+    type: str = "tests.training.test_fit_check:BlindGenerator"
 
     def build(self, spec):
         return Blind()
