@@ -86,3 +86,31 @@ def processes() -> Callable[[bytes], set[int]]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def beir(tmp_path_factory) -> Path:
+    """A folder in BEIR's layout: 48 documents, and queries that these answer."""
+    from tests.helpers import retrieval
+
+    return retrieval.write(tmp_path_factory.mktemp("beir") / "things")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A folder with an encoder that finds those documents by their words."""
+    from tests.helpers import retrieval
+
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    retrieval.save_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def writer(encoder, tmp_path_factory) -> Path:
+    """A folder with a model that writes queries of those documents."""
+    from tests.helpers import retrieval
+
+    folder = tmp_path_factory.mktemp("models") / "writer"
+    retrieval.save_writer(encoder, folder)
+    return folder

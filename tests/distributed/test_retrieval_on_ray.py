@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from tests.teacher.test_dual_encoder import beir, encoder, experiment  # noqa: F401
+from tests.helpers.retrieval import experiment
 from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray
 
 
-def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir, encoder, tmp_path):
     config = experiment(beir, encoder, task={"labelled": {"rows": 20}})
     local = api.run(config, storage=str(tmp_path / "one"), name="local", local=True)
     on_ray = api.run(config, storage=str(tmp_path / "two"), name="ray")
@@ -30,7 +30,7 @@ def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir,
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):
     config = experiment(beir, encoder).model_dump(mode="json")
     space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}, "objective.embedding_weight": {"choice": [0.0, 1.0]}}
     found = api.run_sweep(
@@ -45,7 +45,7 @@ def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder
 
 
 @pytest.mark.slow
-def test_two_workers_train_a_student_that_embeds_documents(ray_cluster, beir, encoder, tmp_path):  # noqa: F811
+def test_two_workers_train_a_student_that_embeds_documents(ray_cluster, beir, encoder, tmp_path):
     student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30}
     config = experiment(
         beir,
