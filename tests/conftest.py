@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
@@ -114,3 +115,32 @@ def writer(encoder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "writer"
     retrieval.save_writer(encoder, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_spec() -> InputSpec:
+    """Rows of bytes with the vocabulary of a few short texts."""
+    from tests.helpers.text_models import TEXTS, WIDTH
+    from tgt_ray.models.text.vocabulary import train_tokenizer
+
+    return InputSpec((WIDTH,), train_tokenizer(TEXTS, 400))
+
+
+@pytest.fixture(scope="session")
+def text_models(text_spec, tmp_path_factory) -> Path:
+    """A folder with a folder for each kind of small model of those texts."""
+    from tests.helpers.text_models import save_models
+
+    root = tmp_path_factory.mktemp("models")
+    save_models(text_spec, root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory) -> str:
+    """A folder with a small T5."""
+    from tests.helpers.text_models import save_t5
+
+    path = tmp_path_factory.mktemp("t5")
+    save_t5(path)
+    return str(path)
