@@ -144,3 +144,13 @@ def t5(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("t5")
     save_t5(path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory) -> Path:
+    """A folder of sentences that are good or bad."""
+    from tests.helpers.text_runs import write_sentences
+
+    root = tmp_path_factory.mktemp("texts")
+    write_sentences(root)
+    return root

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.training.test_text_training import experiment, folder  # noqa: F401
+from tests.helpers.text_runs import experiment
 from tgt_ray.entrypoints import api
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.mark.slow
-def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tmp_path):  # noqa: F811
-    config = experiment(folder, task={"labelled": {"rows": 60}})
+def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, sentences, tmp_path):
+    config = experiment(sentences, task={"labelled": {"rows": 60}})
     local = api.run(config, storage=str(tmp_path), name="local", local=True)
     on_ray = api.run(config, storage=str(tmp_path), name="ray")
     for column in ("train_loss", "train_kl_real", "train_kl_synthetic"):
@@ -22,8 +22,8 @@ def test_texts_give_the_same_training_locally_and_on_ray(ray_cluster, folder, tm
 
 
 @pytest.mark.slow
-def test_rows_bring_their_anchors_where_the_objective_looks_at_them(ray_cluster, folder, tmp_path):  # noqa: F811
-    config = experiment(folder, objective={"type": "consistency", "threshold": 0.5})
+def test_rows_bring_their_anchors_where_the_objective_looks_at_them(ray_cluster, sentences, tmp_path):
+    config = experiment(sentences, objective={"type": "consistency", "threshold": 0.5})
     local = api.run(config, storage=str(tmp_path), name="local", local=True)
     on_ray = api.run(config, storage=str(tmp_path), name="ray")
     for column in ("train_loss", "train_sure"):

@@ -1,8 +1,7 @@
-"""A run on texts in one process, with small models of their own: few labels, unlabelled anchors, and what is shown of them."""
+"""A run on texts in one process, with small models of a user's own: few labels, unlabelled anchors, and what is shown of them."""
 
 import io
 import logging
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -13,16 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers.pages import SAFE, Cells
 from tgt_ray import run
-from tgt_ray.core.batch import Block, InputSpec
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
-from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
+from tgt_ray.core.texts import SEPARATOR, to_texts
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.conv import Classifier
 from tgt_ray.models.students import StudentBackbone
 from tgt_ray.results import fit_pages, gallery
-from tgt_ray.results.gallery import Gallery
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.store import prepare_teacher
@@ -31,7 +30,6 @@ from tgt_ray.training.checkpoint import real_rows
 from tgt_ray.training.run import StudentRun
 
 WIDTH = 24
-NAMES = ("<b>up</b>", "down")
 
 
 class Letters(nn.Module):
@@ -128,31 +126,6 @@ def experiment(tmp_path):
     )  # fmt: skip
 
 
-class Cells(HTMLParser):
-    """The text of a page's cells, and its tags."""
-
-    def __init__(self, content: bytes):
-        super().__init__()
-        self.cells, self.tags, self.inside = [], set(), False
-        self.feed(content.decode())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag in ("td", "th"):
-            self.cells.append("")
-            self.inside = True
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.inside:
-            self.cells[-1] += data
-
-
-SAFE = {"html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "th", "td"}
-
-
 def test_a_run_on_texts(experiment, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "tgt_ray"):
         result = run(experiment, storage=str(tmp_path / "results"), name="texts", local=True)
@@ -199,24 +172,3 @@ def test_labels_that_are_not_to_be_used_are_not_what_the_teacher_learns(experime
     storage = Storage(tmp_path / "storage")
     _, record = prepare_teacher(experiment.teacher, experiment.task, data, storage)  # its `fit` looks at the labels
     assert record["labeler"]["quality"]["validation"]["accuracy"] == 100
-
-
-def test_a_page_of_texts_says_what_is_in_the_rows():
-    texts = ["<script>a</script>", "same\x04text", f"one{SEPARATOR}two"]
-    inputs = to_bytes(texts, WIDTH)
-    shown = {"reconstructed": inputs, "top_class": np.array([1, 0, 1]), "top_share": np.full(3, 0.9)}
-    explored = np.stack([inputs[0], inputs[1], to_bytes([""], WIDTH)[0]])
-    kept = Gallery()
-    kept.look_at(Block(explored, np.arange(3), {}, shown, 0, 2, "random"), step=5)
-    assert all(sample.explored.dtype == np.uint8 for sample in kept.samples)
-    order = [sample.anchor for sample in kept.samples]
-    table = gallery.rows_table(kept.samples, np.array([[9.0, 0], [9, 0], [0, 9]]), np.array([1, 0, -1])[order])
-    assert dict(zip(order, table["anchor_class"].to_pylist(), strict=True)) == {0: 1, 1: 0, 2: None}
-    files = gallery.files(kept.samples, table, inputs[order], NAMES)
-    assert files.keys() == {gallery.ROWS_FILE, gallery.PAGE_FILE}
-    page = Cells(files[gallery.PAGE_FILE])
-    assert page.tags <= SAFE and "teacher: <b>up</b>" in page.cells and "teacher: down" in page.cells
-    assert "<script>a</script> [down]" in page.cells and "one / two [unlabelled]" in page.cells
-    assert "same\ufffdtext" in page.cells
-    assert "66.7 % are exact copies" in files[gallery.PAGE_FILE].decode()
-    assert "33.3 % are empty" in files[gallery.PAGE_FILE].decode()
