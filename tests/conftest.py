@@ -50,6 +50,32 @@ def prepared(storage, quick_experiment, digits) -> Ready:
 
 
 @pytest.fixture(scope="session")
+def teacher(prepared, storage):
+    """The small teacher, loaded."""
+    from tgt_ray.teacher.store import load_teacher
+
+    data = prepared.prepared.student
+    return load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, data.spec, data.num_classes, storage)
+
+
+@pytest.fixture(scope="session")
+def synthesizer(prepared, teacher):
+    """What makes rows of the small teacher."""
+    from tests.helpers.blocks import ROWS
+    from tgt_ray.teacher.synthesizer import Recipe, Synthesizer
+
+    return Synthesizer(teacher, prepared.prepared.anchors, Recipe(ROWS))
+
+
+@pytest.fixture(scope="session")
+def student(prepared):
+    """An untrained student, to be looked at."""
+    from tgt_ray.training.student import build_student
+
+    return build_student(prepared.experiment, prepared.prepared.student).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data sets that TGT_RAY_DATA names; tests that need one are skipped without it."""
     folder = os.environ.get("TGT_RAY_DATA")

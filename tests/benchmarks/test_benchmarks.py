@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
+from tests.helpers.places import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common
 import methods
@@ -101,7 +102,7 @@ def test_a_checkout_with_changes_is_not_its_commit():
 
 
 def test_what_spans_are_is_said_where_a_method_of_theirs_ran():
-    records = Path(__file__).resolve().parent.parent.parent / "benchmarks/records"
+    records = ROOT / "benchmarks/records"
     record = json.loads((records / "retrieval-medquad.json").read_text())
     says = "finds; `spans` are words of documents, since no trained query generator is at hand\n"
     assert says in retrieval.render(record)

@@ -1,8 +1,14 @@
-"""Splits of texts, whole and with labels missing."""
+"""Splits of digits, and of texts, whole and with labels missing."""
 
 import pytest
 
 from tests.helpers.text_files import COUNTS, rows_of
+from tgt_ray.data import Digits
+
+
+@pytest.fixture(scope="session")
+def digit_splits():
+    return Digits().load()
 
 
 @pytest.fixture

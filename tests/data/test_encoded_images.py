@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tgt_ray.core.config import validate
+from tests.helpers.pictures import CLASSES, COUNTS, picture, write_pictures
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.data import (
     EncodedParquet,
@@ -23,21 +22,8 @@ from tgt_ray.data import (
     in_this_process,
 )
 from tgt_ray.data.images.encoded import UnreadableImage, decode
-from tgt_ray.entrypoints.api import run
-from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification, inputs_of
 from tgt_ray.tasks.metrics import classification as metrics
-
-CLASSES = ["blue", "green", "red"]
-COUNTS = {"train": 8, "test": 3, "validation": 2}
-
-
-def picture(label: int, number: int, size=(12, 12)) -> Image.Image:
-    """A coloured patch of noise on black."""
-    rng = np.random.default_rng([label, number])
-    pixels = np.zeros((*size, 3), np.uint8)
-    pixels[..., 2 - label] = rng.integers(128, 255, size)
-    return Image.fromarray(pixels)
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -48,13 +34,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "pictures"
-    for split, count in COUNTS.items():
-        for label, name in enumerate(CLASSES):
-            (root / split / name).mkdir(parents=True)
-            for number in range(count):
-                picture(label, number).save(root / split / name / f"{number:02d}.png")
-    return root
+    return write_pictures(tmp_path / "pictures")
 
 
 @pytest.fixture
@@ -334,20 +314,3 @@ def test_a_wrong_hugging_face_set_is_refused(folder, change, says):
     source = HuggingFaceImages.model_validate({**huggingface(folder).model_dump(), **change})
     with pytest.raises(ConfigError, match=says):
         source.scan()
-
-
-def test_a_run_on_pictures(folder, store):
-    """End to end in one process: the built-in teacher is pretrained on them, rows are generated, the student learns."""
-    values = {
-        "task": {"data": {"type": "folder", "path": str(folder)}, "type": "image_classification"},
-        "teacher.labeler.pretrain.steps": 20,
-        "teacher.generator": {"type": "conv_autoencoder", "widths": [8, 8], "latent_dim": 4},
-        "teacher.generator.pretrain.steps": 20,
-        "train.steps": 20,
-        "train.eval_every": 10,
-        "train.batch_size": 8,
-        "pool.rows_per_request": 16,
-    }
-    config = validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), list(values.items())))
-    result = run(config, storage=store.root, name="pictures", local=True)
-    assert result.metrics.iloc[-1]["test_accuracy"] > 80, "colours are easy"

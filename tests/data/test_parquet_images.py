@@ -1,175 +1,17 @@
+"""Raw pixels in Parquet files."""
+
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from tests.helpers.images import random_rows, same
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.data import Digits, ImageRows, LongTail, ParquetImages, in_this_process
-from tgt_ray.data.base import stratified_holdout
+from tgt_ray.data import ImageRows, ParquetImages, in_this_process
 from tgt_ray.tasks import ImageClassification, TaskData
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return Digits().load()
-
-
-def parts(splits) -> list[ImageRows]:
-    return [splits.train, splits.validation, splits.test]
-
-
-def test_the_splits_of_digits_are_disjoint_and_complete(splits):
-    ids = np.concatenate([rows.ids for rows in parts(splits)])
-    assert sorted(ids) == list(range(1797))
-
-
-def test_the_splits_of_digits_have_their_shares_of_every_class(splits):
-    per_class = np.array([np.bincount(rows.labels, minlength=10) for rows in parts(splits)])
-    shares = per_class / per_class.sum(axis=0)
-    np.testing.assert_allclose(shares, np.array([[0.6], [0.15], [0.25]]).repeat(10, 1), atol=0.01)
-
-
-def test_digits_are_always_the_same(splits):
-    again = Digits().load()
-    assert [rows.fingerprint() for rows in parts(again)] == [rows.fingerprint() for rows in parts(splits)]
-
-
-def test_digits_use_the_range_of_bytes(splits):
-    assert splits.train.images.dtype == np.uint8 and splits.train.images.shape[1:] == (1, 8, 8)
-    assert splits.train.images.min() == 0 and splits.train.images.max() == 255
-
-
-def test_digits_keep_images_with_their_labels(splits):
-    from sklearn.datasets import load_digits
-
-    original = load_digits()
-    for rows in parts(splits):
-        np.testing.assert_array_equal(rows.labels, original.target[rows.ids])
-        np.testing.assert_allclose(rows.images[:, 0] * (16 / 255), original.images[rows.ids], atol=0.04)
-
-
-# Long tail
-
-
-@given(st.integers(1, 500), st.floats(1, 200), st.integers(1, 30))
-def test_long_tail_counts_follow_the_exponential_profile(head, imbalance, classes):
-    expected = [head * imbalance ** (-c / max(1, classes - 1)) for c in range(classes)]
-    counts = LongTail(head=head, imbalance=imbalance).counts(classes)
-    assert (np.abs(counts - expected) <= 0.5 + 1e-9).all()
-    assert counts[0] == head
-    assert (np.diff(counts) <= 0).all()
-
-
-def test_the_profile_of_the_default_experiment():
-    assert LongTail(head=80, imbalance=20).counts(10).tolist() == [80, 57, 41, 29, 21, 15, 11, 8, 6, 4]
-
-
-def test_the_long_tail_keeps_its_counts_and_follows_its_seed(splits):
-    labels = splits.train.labels
-    kept = {s: LongTail(head=80, imbalance=20, seed=s).subsample(labels, 10) for s in (0, 0, 1)}
-    for rows in kept.values():
-        np.testing.assert_array_equal(np.bincount(labels[rows]), LongTail(head=80, imbalance=20).counts(10))
-        assert len(set(rows)) == len(rows)
-    np.testing.assert_array_equal(kept[0], LongTail(head=80, imbalance=20, seed=0).subsample(labels, 10))
-    assert set(kept[0]) != set(kept[1])
-
-
-def test_a_class_left_empty_is_refused(splits):
-    with pytest.raises(ConfigError, match=r"task\.long_tail: class 8 is left empty by head 3 and imbalance 10"):
-        LongTail(head=3, imbalance=10).subsample(splits.train.labels, 10)
-
-
-def test_a_head_beyond_the_rows_is_refused(splits):
-    with pytest.raises(ConfigError, match="should keep 500 rows, the train split has"):
-        LongTail(head=500, imbalance=1).subsample(splits.train.labels, 10)
-
-
-def test_the_task_subsamples_the_students_split_alone():
-    plain, tailed = ImageClassification(), ImageClassification(long_tail=LongTail(head=80, imbalance=20))
-    plain_data, data = plain.load(), tailed.load()
-    for split in ("full", "validation", "test"):
-        assert data.tables[split].equals(plain_data.tables[split])
-        assert data.fingerprints[split] == plain_data.fingerprints[split]
-    assert plain_data.tables["train"].equals(plain_data.tables["full"])
-    assert data.tables["train"].num_rows == 272 and data.fingerprints["train"] != plain_data.fingerprints["train"]
-    ids = {split: set(data.tables[split]["id"].to_pylist()) for split in data.tables}
-    assert ids["train"] < ids["full"]
-    assert not ids["validation"] & (ids["full"] | ids["test"]) and not ids["test"] & ids["full"]
-
-
-@given(st.lists(st.integers(2, 30), min_size=1, max_size=6), st.floats(0.01, 0.99), st.integers(0, 5))
-@settings(deadline=None)
-def test_a_holdout_takes_its_share_of_each_class(counts, fraction, seed):
-    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    kept, held = stratified_holdout(labels, fraction, seed, "test")
-    assert sorted([*kept, *held]) == list(range(len(labels)))
-    per_class = np.bincount(labels[held], minlength=len(counts))
-    assert (per_class >= 1).all() and (np.bincount(labels[kept], minlength=len(counts)) >= 1).all()
-    assert (np.abs(per_class - fraction * np.array(counts)) <= 1).all()
-
-
-def test_a_class_of_one_row_cannot_be_held_out():
-    with pytest.raises(ConfigError, match="class 1 has 1 row"):
-        stratified_holdout(np.array([0, 0, 1]), 0.5, 0, "test")
-
-
-# Arrow tables
-
-
-def random_rows(size: int, shape=(1, 8, 8), classes: int = 3, seed: int = 0) -> ImageRows:
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(size) % classes)
-    return ImageRows(np.arange(size), rng.integers(0, 256, (size, *shape)).astype(np.uint8), labels)
-
-
-def same(a: ImageRows, b: ImageRows) -> bool:
-    return all(np.array_equal(x, y) for x, y in ((a.ids, b.ids), (a.images, b.images), (a.labels, b.labels)))
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 5)])
-def test_rows_survive_an_arrow_table(shape):
-    rows = random_rows(11, shape)
-    table = rows.to_table()
-    assert same(ImageRows.from_table(table, shape), rows)
-    assert same(ImageRows.from_table(table.slice(3, 4), shape), rows.take(np.arange(3, 7)))
-    chunked = pa.concat_tables([table.slice(2, 3), table.slice(7, 2)])
-    assert same(ImageRows.from_table(chunked, shape), rows.take(np.array([2, 3, 4, 7, 8])))
-
-
-def test_rows_of_a_strided_view_survive_an_arrow_table():
-    rows = random_rows(10)
-    every_other = ImageRows(rows.ids[::2], rows.images[::2, :, ::-1], rows.labels[::2])
-    assert same(ImageRows.from_table(every_other.to_table(), (1, 8, 8)), every_other)
-
-
-def test_a_fingerprint_sees_every_part_of_the_rows():
-    rows = random_rows(6)
-    changed = rows.images.copy()
-    changed[3, 0, 2, 2] ^= 1
-    others = [
-        ImageRows(rows.ids, changed, rows.labels),
-        ImageRows(rows.ids + 1, rows.images, rows.labels),
-        ImageRows(rows.ids, rows.images, rows.labels[::-1]),
-        ImageRows(rows.ids, rows.images.reshape(6, 1, 4, 16), rows.labels),
-    ]
-    assert len({r.fingerprint() for r in [rows, *others]}) == 5
-    assert rows.fingerprint() == rows.take(np.arange(6)).fingerprint()
-
-
-def test_inputs_are_floats_between_zero_and_one():
-    rows = random_rows(5)
-    inputs = ImageClassification().inputs(rows.to_table(), (1, 8, 8))
-    np.testing.assert_allclose(inputs.numpy(), rows.images / np.float32(255), rtol=1e-6)
-    inputs += 1  # writable, and not the table's memory
-    assert inputs.min() >= 1
-
-
-# Parquet
 
 
 def write(folder, name: str, rows: ImageRows, kind: str = "fixed", **more) -> None:

@@ -4,24 +4,19 @@ import asyncio
 
 import pytest
 
-from tgt_ray.core.loading import with_overrides
+from tests.helpers.experiments import changed
 from tgt_ray.distributed.board import Board
 from tgt_ray.distributed.messages import Run
 from tgt_ray.experiment.experiment import Experiment
 
 
-def experiment(**overrides: object) -> Experiment:
-    values = [(key.replace("__", "."), value) for key, value in overrides.items()]
-    return Experiment.model_validate(with_overrides(Experiment().model_dump(mode="json"), values))
-
-
 def run(name: str, **overrides: object) -> Run:
-    return Run(name, experiment(**overrides), (), "folder")
+    return Run(name, changed(Experiment(), **overrides), (), "folder")
 
 
 def test_runs_go_to_free_lanes_in_their_order_and_reports_come_back():
     async def story() -> None:
-        board = Board(experiment(), ["a", "b"])
+        board = Board(Experiment(), ["a", "b"])
         for name in ("one", "two", "three"):
             await board.submit(run(name))
         assert (await board.take("a")).id == "one"
@@ -47,7 +42,7 @@ def test_runs_go_to_free_lanes_in_their_order_and_reports_come_back():
 
 def test_a_lane_that_lost_its_worker_gets_its_run_again_until_that_is_too_often():
     async def story() -> None:
-        board = Board(experiment(), ["a"])
+        board = Board(Experiment(), ["a"])
         await board.open_lane("a")
         await board.submit(run("one", train__max_failures=2))
         assert [(await board.take("a")).id for _ in range(3)] == ["one"] * 3
@@ -67,7 +62,7 @@ def test_a_lane_that_lost_its_worker_gets_its_run_again_until_that_is_too_often(
 
 def test_a_worker_that_was_lost_while_it_waited_does_not_get_the_next_run():
     async def story() -> None:
-        board = Board(experiment(), ["a"])
+        board = Board(Experiment(), ["a"])
         lost = asyncio.create_task(board.take("a"))
         await asyncio.sleep(0.01)
         successor = asyncio.create_task(board.take("a"))
@@ -80,7 +75,7 @@ def test_a_worker_that_was_lost_while_it_waited_does_not_get_the_next_run():
 
 def test_a_lane_that_is_lost_with_its_run_is_opened_again_for_it():
     async def story() -> None:
-        board = Board(experiment(), ["a", "b"])
+        board = Board(Experiment(), ["a", "b"])
         await board.submit(run("one"))
         await board.open_lane("a")
         await board.take("a")
@@ -94,7 +89,7 @@ def test_a_lane_that_is_lost_with_its_run_is_opened_again_for_it():
 
 def test_where_no_lane_can_be_started_runs_fail_with_the_reason():
     async def story() -> None:
-        board = Board(experiment(), ["a", "b"])
+        board = Board(Experiment(), ["a", "b"])
         await board.submit(run("early"))
         for lane in ("a", "b"):
             await board.open_lane(lane)
@@ -110,7 +105,7 @@ def test_where_no_lane_can_be_started_runs_fail_with_the_reason():
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_cancelled_run_frees_its_lane(taken: bool):
     async def story() -> None:
-        board = Board(experiment(), ["a"])
+        board = Board(Experiment(), ["a"])
         await board.submit(run("one"))
         await board.submit(run("two"))
         if taken:
@@ -130,7 +125,7 @@ def test_a_cancelled_run_frees_its_lane(taken: bool):
 
 def test_a_run_of_another_shape_gets_a_lane_of_its_own_and_lanes_keep_to_their_shape():
     async def story() -> None:
-        board = Board(experiment(), ["a", "b"], max_rebuilds=1)
+        board = Board(Experiment(), ["a", "b"], max_rebuilds=1)
         for lane in ("a", "b"):
             await board.open_lane(lane)
         await board.submit(run("wide", pool__actors=2))
@@ -154,7 +149,7 @@ def test_a_run_of_another_shape_gets_a_lane_of_its_own_and_lanes_keep_to_their_s
 
 def test_cold_lanes_open_for_one_run_each():
     async def story() -> None:
-        board = Board(experiment(), ["a"], warm=False)
+        board = Board(Experiment(), ["a"], warm=False)
         opening = asyncio.create_task(board.open_lane("a"))
         await asyncio.sleep(0.01)
         assert not opening.done(), "without a run there is no lane"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tgt_ray.core.loading import with_overrides
+from tests.helpers.experiments import changed
 from tgt_ray.distributed.coordinator import Coordinator
 from tgt_ray.distributed.messages import Grant, Job, Spent
 from tgt_ray.experiment.experiment import Experiment
@@ -11,8 +11,8 @@ WINDOW, LENGTH = 3, 8
 
 
 def job(number: int, **values) -> Job:
-    sets = [("explorer.type", "random"), ("pool.window", WINDOW), ("pool.slot_length", LENGTH)]
-    experiment = Experiment.model_validate(with_overrides(Experiment().model_dump(mode="json"), sets))
+    sets = {"explorer.type": "random", "pool.window": WINDOW, "pool.slot_length": LENGTH}
+    experiment = changed(Experiment(), sets)
     return Job(number, experiment, (), **{"rank": 0, "world_size": 1, "first": 0, "count": 10**6, **values})
 
 

@@ -2,17 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import ray
 
+from tests.helpers.experiments import changed
 from tgt_ray.core.loading import with_overrides
-from tgt_ray.core.signals.of_generator import LATENT
-from tgt_ray.core.signals.of_labeler import LOGITS, TOP
 from tgt_ray.distributed import lanes
-from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.messages import Run
-from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
@@ -22,8 +18,7 @@ pytestmark = pytest.mark.ray
 
 def experiment(base: Experiment, **overrides: object) -> Experiment:
     values = {"explorer.type": "random", "train.steps": 120, "train.eval_every": 60, "pool.rows_per_request": 64}
-    values |= {key.replace("__", "."): value for key, value in overrides.items()}
-    return Experiment.model_validate(with_overrides(base.model_dump(mode="json"), list(values.items())))
+    return changed(base, values, **overrides)
 
 
 #: What depends on who was how fast.
@@ -91,18 +86,3 @@ def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage)
     )
     table = api.run_sweep(sweep, storage=storage.root, name="shapes").trials
     assert set(table.status) == {"finished"} and set(table["pool.actors"]) == {1, 2}
-
-
-def test_the_teacher_pass_does_not_wait_for_what_lanes_hold(ray_cluster, prepared, storage, digits):
-    held = ray.util.placement_group([{"CPU": node["CPU"]} for node in nodes()])
-    try:
-        assert held.wait(60)
-        teacher = prepared.prepared.teacher
-        asked = [(digits.tables["train"], (LATENT, LOGITS)), (digits.tables["validation"], (TOP,))]
-        train, validation = label_rows(prepared.experiment, teacher, digits, asked, storage, beside_lanes=True)
-    finally:
-        ray.util.remove_placement_group(held)
-    np.testing.assert_allclose(train["latent"], prepared.prepared.anchors.latents, atol=1e-4)
-    np.testing.assert_allclose(train["logits"], prepared.prepared.student.columns["logits"], atol=1e-3)
-    accuracy = 100 * np.mean(validation["top_class"] == digits.labels("validation"))
-    assert accuracy == pytest.approx(teacher["labeler"]["quality"]["validation"]["accuracy"], abs=0.5)

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.helpers.experiments import changed
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
@@ -16,8 +16,7 @@ pytestmark = pytest.mark.ray
 
 def lelp(base: Experiment, **overrides) -> Experiment:
     values = {"objective.type": "lelp", "train.steps": 60, "train.eval_every": 30, "pool.rows_per_request": 64}
-    values |= {key.replace("__", "."): value for key, value in overrides.items()}
-    return Experiment.model_validate(with_overrides(base.model_dump(mode="json"), list(values.items())))
+    return changed(base, values, **overrides)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.helpers.own_signals import Matching
+from tests.helpers.places import ROOT
 from tgt_ray.core.config import validate
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.experiment.experiment import Experiment
@@ -31,7 +32,7 @@ def runs(prepared, storage, tmp_path_factory):
         (own / "teachers").parent.mkdir()
         (own / "teachers").symlink_to(Path(storage.path("teachers")))
         command = [sys.executable, "-m", "tgt_ray.train", "experiment.yaml", "--storage", str(own), "--name", "run"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [*command, *options], cwd=folder, capture_output=True, text=True, timeout=250, env=environment
         )

@@ -30,21 +30,6 @@ def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir,
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):
-    config = experiment(beir, encoder).model_dump(mode="json")
-    space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}, "objective.embedding_weight": {"choice": [0.0, 1.0]}}
-    found = api.run_sweep(
-        {"experiment": config, "space": space, "search": {"trials": 2, "concurrent": 1}},
-        storage=str(tmp_path),
-        name="sweep",
-    )
-    assert found.config.search.metric == "ndcg_at_10"
-    assert set(found.trials.status) <= {"finished", "stopped early"}
-    assert set(found.trials.control.dropna()) == {"one_hot", "distillation"}
-    assert found.best is not None
-
-
-@pytest.mark.slow
 def test_two_workers_train_a_student_that_embeds_documents(ray_cluster, beir, encoder, tmp_path):
     student = {"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30}
     config = experiment(

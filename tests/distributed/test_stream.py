@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import ray
 
-from tgt_ray.core.batch import Block
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.core.signals.values import Ragged
-from tgt_ray.distributed.coordinator import start_coordinator
-from tgt_ray.distributed.messages import Grant, Job, Spent
+from tests.helpers.experiments import changed
 from tgt_ray.distributed.pool_actor import GenerationFailed, TeacherGenerator
 from tgt_ray.distributed.stream import SyntheticStream, num_requests
-from tgt_ray.distributed.wire import pack, unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Recipe, Synthesizer
@@ -25,12 +20,6 @@ from tgt_ray.training.generation import inline_blocks
 from tgt_ray.training.run import StudentRun
 
 pytestmark = pytest.mark.ray
-
-
-def experiment(base: Experiment, **overrides: object) -> Experiment:
-    return Experiment.model_validate(
-        with_overrides(base.model_dump(mode="json"), [(k.replace("__", "."), v) for k, v in overrides.items()])
-    )
 
 
 @pytest.fixture
@@ -52,37 +41,8 @@ def opened(ray_cluster, storage):
         stream.close()
 
 
-@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1)])
-def test_a_request_survives_packing(layout):
-    """Also where the channels lie last in memory, as convolutions leave them."""
-    images = np.random.rand(5, 3, 8, 4).astype(np.float32)
-    maps = np.ascontiguousarray(images.transpose(layout)).transpose(np.argsort(layout))
-    columns = {
-        "logits": np.random.rand(5, 10).astype(np.float32),
-        "maps": maps,
-        "inputs": np.arange(5),  # a signal may have any name
-        "lists": Ragged(np.random.rand(9, 2).astype(np.float32), np.array([0, 4, 2, 0, 3])),
-    }
-    shown = {"reconstructed": np.random.rand(2, 3, 8, 4).astype(np.float32), "top_class": np.array([3, 1])}
-    block = Block(maps, np.arange(5), columns, shown, 7, -1, "random")
-    row = pack(2, block)
-    assert row.num_rows == 1
-    assert row["job"].to_pylist() == [2]
-    again = unpack(row)
-    assert (again.request, again.version, again.explorer) == (7, -1, "random")
-    for part in ("columns", "shown"):
-        before, after = getattr(block, part), getattr(again, part)
-        assert before.keys() == after.keys()
-        for name in before.keys() - {"lists"}:
-            np.testing.assert_array_equal(after[name], before[name])
-    for before, after in zip(columns["lists"].lists(), again.columns["lists"].lists(), strict=True):
-        np.testing.assert_array_equal(before, after)
-    np.testing.assert_array_equal(again.inputs, maps)
-    np.testing.assert_array_equal(again.anchor, np.arange(5))
-
-
 def test_every_request_comes_once_in_order_and_equals_the_local_one(opened, reference, prepared, storage):
-    config = experiment(
+    config = changed(
         prepared.experiment,
         explorer__type="random",
         train__steps=100,
@@ -109,7 +69,7 @@ def test_every_request_comes_once_in_order_and_equals_the_local_one(opened, refe
 
 
 def test_lag_is_bounded_by_window_and_snapshots(opened, reference, prepared):
-    config = experiment(
+    config = changed(
         prepared.experiment, train__steps=120, pool__rows_per_request=64, pool__window=3, pool__snapshot_every=10
     )
     run, stream = StudentRun(config, prepared.prepared.student), opened(config)
@@ -138,7 +98,7 @@ def test_kill_9_of_a_generator_loses_and_repeats_nothing(actors, opened, referen
             with (Path(setup.storage_root) / "pool_pids").open("a") as file:
                 file.write(f"{os.getpid()}\n")
 
-    config = experiment(
+    config = changed(
         prepared.experiment,
         explorer__type="random",
         train__steps=400,
@@ -160,67 +120,10 @@ def test_kill_9_of_a_generator_loses_and_repeats_nothing(actors, opened, referen
     assert len(pids.read_text().split()) == actors + 2
 
 
-def job(prepared, number: int = 0, **options) -> Job:
-    values = {"rank": 0, "world_size": 1, "first": 0, "count": 9, **options}
-    explorer, window = values.pop("explorer", "random"), values.pop("window", 9)
-    return Job(number, experiment(prepared.experiment, explorer__type=explorer, pool__window=window), (), **values)
-
-
-def ask(coordinator, slot: int, place: int, number: int = -1, version: int = -1):
-    return coordinator.grant.remote(slot, place, number, version, Spent())
-
-
-def test_grants_follow_the_window_and_are_remembered(ray_cluster, prepared):
-    coordinator = start_coordinator()
-    early = ask(coordinator, 0, 0)
-    assert not ray.wait([early], timeout=0.3)[0], "nothing is granted before the worker has begun"
-    ray.get(coordinator.begin.remote(job(prepared, rank=1, world_size=2, first=5, window=2), None, -1))
-    assert ray.get(early).request == 5 * 2 + 1 and ray.get(early).job.number == 0
-    second = ray.get(ask(coordinator, 1, 0, number=0))
-    assert second.request == 6 * 2 + 1 and second.job is None, "who has the job doesn't get it again"
-    third = ask(coordinator, 0, 1)
-    assert not ray.wait([third], timeout=0.3)[0], "the window is full"
-    assert ray.get(ask(coordinator, 1, 0)).request == 6 * 2 + 1, "a retry gets the same request"
-    ray.get(coordinator.consumed.remote(0, 6))
-    assert ray.get(third).request == 7 * 2 + 1
-    ray.get(coordinator.consumed.remote(0, 9))
-    assert ray.get(ask(coordinator, 0, 2)).request == 8 * 2 + 1
-    assert not ray.wait([ask(coordinator, 0, 3)], timeout=0.3)[0], "all that is wanted has been granted"
-
-
-def test_a_new_job_takes_over_and_a_retry_does_not_make_what_the_old_one_had(ray_cluster, prepared):
-    coordinator = start_coordinator()
-    ray.get(coordinator.begin.remote(job(prepared, 0, count=1), None, -1))
-    ray.get(ask(coordinator, 0, 0))
-    waiting = ask(coordinator, 0, 1, number=0)
-    assert not ray.wait([waiting], timeout=0.3)[0]
-    ray.get(coordinator.begin.remote(job(prepared, 1, first=3), None, -1))
-    grant = ray.get(waiting)
-    assert (grant.number, grant.request, grant.job.number) == (1, 3, 1)
-    assert ray.get(ask(coordinator, 0, 0)) == Grant(0), "used up or dropped: nothing is made"
-    ray.get(coordinator.consumed.remote(0, 8))  # said late of the job before
-    assert ray.get(coordinator.stream_metrics.remote())["requests_granted"] == 1
-
-
-def test_an_on_policy_grant_carries_only_newer_snapshots(ray_cluster, prepared):
-    coordinator = start_coordinator()
-    first = ask(coordinator, 0, 0)
-    start = {"weight": np.zeros(2)}
-    ray.get(coordinator.begin.remote(job(prepared, explorer="gradient"), start, 0))
-    grant = ray.get(first)
-    assert grant.version == 0 and list(ray.get(grant.snapshot[0])) == ["weight"]
-    assert ray.get(ask(coordinator, 0, 1, 0, 0)).snapshot == ()
-    ray.get(coordinator.publish.remote(0, 20, start))
-    newer = ray.get(ask(coordinator, 0, 2, 0, 0))
-    assert newer.version == 20 and newer.snapshot
-    ray.get(coordinator.end.remote())
-    assert ray.get(ask(coordinator, 0, 3)) == Grant(-1)
-
-
 def test_one_stream_serves_one_job_after_another(opened, reference, prepared):
     """Each job gets its own rows from its first request on; what is left over of the one before is dropped and counted."""
-    config = experiment(prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64)
-    other = experiment(config, explorer__sigma=0.1, pool__rows_per_request=32, train__seed=1)
+    config = changed(prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64)
+    other = changed(config, explorer__sigma=0.1, pool__rows_per_request=32, train__seed=1)
     stream = opened(config)
     rows = []
     for one in (config, other, config):
@@ -237,7 +140,7 @@ def test_one_stream_serves_one_job_after_another(opened, reference, prepared):
 
 
 def test_a_pass_that_is_used_up_is_followed_by_another(opened, reference, prepared):
-    config = experiment(
+    config = changed(
         prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64, pool__slot_length=4
     )
     blocks = opened(config, slots=2).begin(config, reference, 0)
@@ -252,9 +155,9 @@ def test_a_request_that_fails_reaches_the_student_as_an_error_and_the_stream_goe
                 raise ValueError("no such latent")
             return block
 
-    config = experiment(prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64)
+    config = changed(prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64)
     stream = opened(config, Broken)
-    blocks = stream.begin(experiment(config, train__seed=13), reference, 0)
+    blocks = stream.begin(changed(config, train__seed=13), reference, 0)
     with pytest.raises(GenerationFailed, match="ValueError: no such latent"):
         for _ in range(3):
             next(blocks)
@@ -266,7 +169,7 @@ def test_closing_a_stream_ends_its_processes(ray_cluster, storage, reference, pr
         return processes(b"ray::MapWorker") | processes(b"ray::SplitCoordinator")
 
     before = pool()
-    config = experiment(prepared.experiment, explorer__type="random", train__steps=40)
+    config = changed(prepared.experiment, explorer__type="random", train__steps=40)
     stream = SyntheticStream(config.pool, storage.root)
     next(stream.begin(config, reference, 0))
     assert len(pool() - before) == 2

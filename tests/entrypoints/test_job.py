@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tgt_ray.core.loading import with_overrides
+
 pytestmark = pytest.mark.ray
 
 BIN = Path(sys.executable).parent
@@ -75,8 +77,6 @@ def submit(
 
 @pytest.fixture
 def sweep_file(prepared, tmp_path) -> Path:
-    from tgt_ray.core.loading import with_overrides
-
     values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]
     data = {
         "experiment": with_overrides(prepared.experiment.model_dump(mode="json"), values),

@@ -6,21 +6,22 @@ import pandas as pd
 import pytest
 import safetensors.torch
 
+from tests.helpers.experiments import changed
+from tests.helpers.stops import interrupted
 from tgt_ray import Experiment, run
-from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import dump_yaml, load_yaml, with_overrides
+from tgt_ray.core.loading import dump_yaml, load_yaml
 from tgt_ray.entrypoints import cli
 from tgt_ray.entrypoints.api import RunFailed
 from tgt_ray.experiment.controls import control
 from tgt_ray.training.student import build_student
 
-SHORT = [("train.steps", 12), ("train.eval_every", 6), ("train.batch_size", 16), ("pool.rows_per_request", 32)]
+SHORT = {"train.steps": 12, "train.eval_every": 6, "train.batch_size": 16, "pool.rows_per_request": 32}
 
 
 @pytest.fixture
 def short(prepared) -> Experiment:
-    return validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), SHORT))
+    return changed(prepared.experiment, SHORT)
 
 
 def test_a_run_leaves_its_files_and_gives_its_record(short, prepared, storage):
@@ -69,11 +70,7 @@ def test_the_record_says_what_the_numbers_depend_on(short, storage, digits):
 def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch):
     whole = run(short, storage=storage.root, name="uninterrupted", local=True)
     with monkeypatch.context() as patch:
-
-        def killed(headline, metrics):
-            raise KeyboardInterrupt
-
-        patch.setattr("tgt_ray.entrypoints.api._log_report", killed)
+        patch.setattr("tgt_ray.entrypoints.api._log_report", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(short, storage=storage.root, name="stopped", local=True)
     assert not storage.exists("stopped", "record.json")
@@ -99,7 +96,7 @@ def test_a_finished_run_can_be_resumed_to_the_same_result(short, storage):
 
 def test_resuming_with_another_experiment_is_refused(short, storage):
     run(short, storage=storage.root, name="mine", local=True)
-    other = validate(Experiment, with_overrides(short.model_dump(mode="json"), [("train.seed", 1)]))
+    other = changed(short, train__seed=1)
     with pytest.raises(ConfigError, match="another experiment"):
         run(other, storage=storage.root, name="mine", local=True, resume=True)
     with pytest.raises(ConfigError, match="exists already"):
@@ -117,8 +114,7 @@ def test_a_run_takes_configs_plain_data_and_files(short, storage, tmp_path):
 
 
 def test_a_run_that_diverges_fails_with_its_reason(short, storage):
-    sets = [("train.learning_rate", 1e30), ("train.optimizer", "sgd"), ("explorer.type", "none")]
-    wild = validate(Experiment, with_overrides(short.model_dump(mode="json"), sets))
+    wild = changed(short, train__learning_rate=1e30, train__optimizer="sgd", explorer__type="none")
     with pytest.raises(RunFailed, match="the training loss is not finite"):
         run(wild, storage=storage.root, name="wild", local=True)
     assert not storage.exists("wild", "record.json") and not storage.exists("wild", "student.safetensors")
@@ -172,12 +168,7 @@ def test_guided_training_beats_plain_distillation_on_digits(tmp_path):
 
 
 def test_bfloat16_computes_otherwise_and_stores_float32(short, storage):
-    half = validate(
-        Experiment,
-        with_overrides(
-            short.model_dump(mode="json"), [("train.precision", "bfloat16"), ("pool.precision", "bfloat16")]
-        ),
-    )
+    half = changed(short, train__precision="bfloat16", pool__precision="bfloat16")
     full, rounded = (run(c, storage=storage.root, name=f"{c.train.precision}", local=True) for c in (short, half))
     losses = [result.metrics["train_loss"].to_numpy() for result in (full, rounded)]
     assert (losses[0] != losses[1]).all() and abs(losses[0] / losses[1] - 1).max() < 0.1

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import yaml
 
-from tgt_ray.core.loading import with_overrides
+from tests.helpers.experiments import changed
+from tests.helpers.stops import interrupted
 from tgt_ray.entrypoints import api
-from tgt_ray.experiment.experiment import Experiment
 
 pytestmark = pytest.mark.ray
 
 
 def small(prepared, **overrides):
     values = {"train.steps": 120, "train.eval_every": 60, "pool.rows_per_request": 64}
-    values |= {k.replace("__", "."): v for k, v in overrides.items()}
-    return Experiment.model_validate(with_overrides(prepared.experiment.model_dump(mode="json"), list(values.items())))
+    return changed(prepared.experiment, values, **overrides)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +63,8 @@ def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
 ):
     config, name = small(prepared, explorer__type="random"), f"begun-locally-{begun_locally}"
 
-    def killed(headline, metrics):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("tgt_ray.entrypoints.api._log_report", killed)
+        patch.setattr("tgt_ray.entrypoints.api._log_report", interrupted)
         with pytest.raises(KeyboardInterrupt):
             api.run(config, storage=storage.root, name=name, local=begun_locally)
     resumed = api.run(config, storage=storage.root, name=name, local=not begun_locally, resume=True)
@@ -125,7 +121,24 @@ def test_a_component_of_the_users_own_runs_on_ray_by_its_name(prepared, storage,
 def test_a_storage_without_a_teacher_gets_one_beside_nothing_else(ray_cluster, prepared, tmp_path):
     """Pretraining and teacher pass want the cluster that the lanes want: neither may wait for the other for ever."""
     quick = {"teacher.labeler.pretrain.steps": 5, "teacher.generator.pretrain.steps": 5}
-    config = small(prepared, explorer__type="random", train__steps=20, train__eval_every=20)
-    config = Experiment.model_validate(with_overrides(config.model_dump(mode="json"), list(quick.items())))
+    config = changed(small(prepared, explorer__type="random", train__steps=20, train__eval_every=20), quick)
     run = api.run(config, storage=str(tmp_path), name="fresh")
     assert run.record["teacher"]["labeler"]["reused"] is False and run.metrics.iloc[-1]["step"] == 20
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic(command, tmp_path):
+    prefix = "experiment." if command == "sweep" else ""
+    sets = ["--set", f"{prefix}train.workers=64", "--set", f"{prefix}train.batch_size=64"]
+    sets += ["--set", f"{prefix}train.cpus_per_worker=4"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"tgt_ray.{command}", "--storage", str(tmp_path / "s"), *sets],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "64 x train worker of 4 CPU" in line and "train.workers" in line and "have:" in line
+    assert not list((tmp_path / "s").glob("*/*"))

@@ -1,5 +1,7 @@
 """Backbones of texts, from a folder and from scratch."""
 
+import shutil
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,8 +18,6 @@ from tgt_ray.teacher.labelers.text import TextEncoderLabeler
 
 
 def test_a_tokenizer_that_pads_on_the_left_is_used_all_the_same(text_models, text_spec, tmp_path):
-    import shutil
-
     from transformers import AutoTokenizer
 
     shutil.copytree(text_models / "encoder", tmp_path / "left")

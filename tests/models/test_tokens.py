@@ -1,5 +1,7 @@
 """Tokenizers: what texts become and what comes back, and tokenizers that don't fit their model."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -109,8 +111,6 @@ def test_a_sentinel_in_a_text_is_text(t5, text_spec):
     ],
 )
 def test_a_tokenizer_of_another_model_is_refused(text_models, text_spec, tmp_path, name, cls):
-    import shutil
-
     path = tmp_path / "wrong"
     shutil.copytree(text_models / name, path)
     big = corpus_tokens(train_tokenizer([*TEXTS, *(f"word{i} word{i}" for i in range(300))], 700), 32, "test")
@@ -123,8 +123,6 @@ def test_a_tokenizer_of_another_model_is_refused(text_models, text_spec, tmp_pat
 
 def test_a_special_token_that_no_text_gets_needs_no_embedding(text_models, text_spec, tmp_path):
     """As Gemma 3's <image_soft_token>."""
-    import shutil
-
     for name in ("encoder", "causal_lm"):
         shutil.copytree(text_models / name, tmp_path / name)
         tokenizer = corpus_tokens(text_spec.tokenizer, 32, "test").tokenizer

@@ -1,20 +1,14 @@
-"""How far synthetic rows are trusted: conformal weights, and batch norm by source."""
+"""How far the teacher is trusted: conformal weights."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from tgt_ray.core.config import validate
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.models.image.source_norm import SourceNorm, split_norms
+from tests.helpers.numerics import softmax
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.distillation import ConformalWeights
 from tgt_ray.objectives.facts import CALIBRATION
-from tgt_ray.training import checkpoint
 from tgt_ray.training.local import prepare_local
-from tgt_ray.training.run import StudentRun
 
 K = 4
 COUNTS = np.array([10, 10, 10, 10])
@@ -22,11 +16,6 @@ COUNTS = np.array([10, 10, 10, 10])
 
 def calibrated(scores) -> Facts:
     return Facts(K, COUNTS, fits={CALIBRATION.name: scores})
-
-
-def softmax(rows):
-    shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def test_weights_follow_the_size_of_the_conformal_set():
@@ -70,59 +59,6 @@ def test_weights_multiply_the_teacher_s_term_alone():
     assert b.parts["kl_synthetic"] < a.parts["kl_synthetic"]
     torch.testing.assert_close(b.parts["weight_synthetic"], w[3:].mean())
     torch.testing.assert_close(b.parts["weight_real"], w[:3].mean())
-
-
-def test_each_source_has_statistics_of_its_own_and_shares_what_is_trained():
-    norm = SourceNorm(nn.BatchNorm2d(3))
-    real, synthetic = torch.randn(6, 3, 4, 4), 5 + 2 * torch.randn(4, 3, 4, 4)
-    norm.num_real = 6
-    out = norm(torch.cat([real, synthetic]))
-    torch.testing.assert_close(out[:6].mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(out[6:].mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(norm.norm.running_mean, 0.1 * real.mean(dim=(0, 2, 3)), atol=1e-5, rtol=1e-4)
-    assert len(list(norm.parameters())) == 2
-    norm.eval()
-    torch.testing.assert_close(norm(synthetic), norm.norm(synthetic))
-
-
-@pytest.mark.parametrize("num_real", [0, 5])
-def test_a_batch_of_one_source_alone_goes_through(num_real):
-    norm = SourceNorm(nn.BatchNorm2d(3))
-    norm.num_real = num_real
-    assert norm(torch.randn(5, 3, 2, 2)).shape == (5, 3, 2, 2)
-
-
-def test_a_single_row_of_one_pixel_is_normalised_by_what_was_learned():
-    norm = SourceNorm(nn.BatchNorm2d(3))
-    norm.num_real = 7
-    assert norm(torch.randn(8, 3, 1, 1)).shape == (8, 3, 1, 1)
-    assert norm.norm.training
-
-
-def test_all_norms_are_split_and_a_run_trains_with_them(prepared):
-    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.BatchNorm2d(2))
-    split_norms(module)
-    assert sum(isinstance(each, SourceNorm) for each in module.modules()) == 2
-    values = {"train.batch_norm": "per_source", "explorer.type": "none", "train.steps": 4, "train.eval_every": 2}
-    config = validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), list(values.items())))
-    run = StudentRun(config, prepared.prepared.student)
-    assert len(run.student.source_norms) == 3
-    run.student.train()
-    for _ in range(4):
-        run.train_step(None)
-    again = StudentRun(config, prepared.prepared.student)
-    checkpoint.load_state(again, checkpoint.state(run))
-    np.testing.assert_array_equal(again.evaluation.scores("test"), run.evaluation.scores("test"))
-
-
-def test_without_real_rows_the_norms_learn_from_synthetic_ones(prepared):
-    def norms(ratio):
-        values = {"train.batch_norm": "per_source", "train.synthetic_ratio": ratio}
-        plain = prepared.experiment.model_dump(mode="json")
-        config = validate(Experiment, with_overrides(plain, list(values.items())))
-        return StudentRun(config, prepared.prepared.student).student.source_norms
-
-    assert norms(0.5) and not norms(1.0)
 
 
 def test_the_calibration_is_the_labeler_s_on_held_out_rows(quick_experiment, storage, digits):

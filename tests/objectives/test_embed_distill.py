@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.numerics import log_softmax
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 
 
@@ -30,9 +31,6 @@ def test_the_criterion_is_its_formula():
     student /= np.linalg.norm(student, axis=1, keepdims=True)
     candidates = [3, 7, 11]
 
-    def log_softmax(x):
-        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-
     own, its = student @ documents[candidates].T, teacher @ documents[candidates].T
     log_p, log_q = log_softmax(its / 0.1), log_softmax(own / 0.1)
     taught = 0.7 * np.linalg.norm(teacher - student, axis=1) + 1.3 * (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
@@ -58,9 +56,6 @@ def test_a_student_that_embeds_documents_is_taught_them_too():
     out = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     student, own = out[:4], out[4:]
-
-    def log_softmax(x):
-        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
     log_p, log_q = log_softmax(teacher @ documents[candidates].T / 0.1), log_softmax(student @ own.T / 0.1)
     taught = 0.7 * np.linalg.norm(teacher - student, axis=1) + 1.3 * (np.exp(log_p) * (log_p - log_q)).sum(axis=1)

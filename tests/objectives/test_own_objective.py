@@ -1,4 +1,4 @@
-"""A signal and the objective that needs it, added from outside the package: local runs. On Ray: distributed/test_own_signal_on_ray.py."""
+"""A signal and the objective that needs it, added from outside the package: local runs."""
 
 from pathlib import Path
 
@@ -8,11 +8,9 @@ import safetensors.numpy
 import torch
 
 from tests.helpers import own_signals
-from tgt_ray.core.config import validate
+from tests.helpers.experiments import short
+from tests.helpers.stops import Killed, killed
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.core.signals.base import Column, Seen, Signal, say, unique
-from tgt_ray.core.signals.of_labeler import LOGITS, Logits
 from tgt_ray.core.signals.values import Ragged
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
@@ -20,14 +18,7 @@ from tgt_ray.training.local import prepare_local, train_local
 
 
 def matching(base: Experiment, **values) -> Experiment:
-    first = {
-        "objective.type": "tests.helpers.own_signals:Matching",
-        "train.steps": 12,
-        "train.eval_every": 4,
-        "train.batch_size": 16,
-    }
-    sets = {**first, "pool.rows_per_request": 24, **{key.replace("__", "."): value for key, value in values.items()}}
-    return validate(Experiment, with_overrides(base.model_dump(mode="json"), list(sets.items())))
+    return short(base, {"objective.type": own_signals.Matching().type}, **values)
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +68,6 @@ def test_rows_of_a_ragged_column_are_cut_and_joined_by_row(ready, digits, quick_
     assert len(lists[:0]) == 0 and len(lists[:0].values) == 0
 
 
-class Lying(Signal):
-    name = "lying"
-    columns = (Column("lying", "float32", "()"),)
-
-    def of(self, seen):
-        return {"lying": seen.inputs()}
-
-
-@pytest.mark.parametrize(
-    "given, says",
-    [
-        (torch.zeros(3, dtype=torch.int64), "column 'lying' is int64 of 3 rows, declared is float32 of 3 rows"),
-        (torch.zeros(2), "column 'lying' is float32 of 2 rows, declared is float32 of 3 rows"),
-        (Ragged(torch.zeros(4), torch.tensor([1, 1, 2])), "is ragged float32 of 3 rows, declared is float32 of 3"),
-    ],
-)
-def test_a_signal_that_gives_what_it_has_not_declared_is_a_mistake_in_its_code(given, says):
-    with pytest.raises(ValueError, match=f"signal 'lying': .*{says}"):
-        say([Lying()], Seen(np.zeros(3), lambda: given, lambda: given), 3)
-
-
-def test_two_signals_of_one_name_are_refused():
-    assert unique([LOGITS, Logits()]) == (LOGITS,)
-    with pytest.raises(ValueError, match="two signals that differ are called 'largest'"):
-        unique([own_signals.LargestOfPlaces(2), own_signals.LargestOfPlaces(3)])
-
-
 def test_targets_that_cannot_be_mixed_are_refused(quick_experiment):
     with pytest.raises(
         ConfigError, match=r"train\.augment\.mixup: 0\.2, but objective 'tests.helpers.own_signals:Matching'"
@@ -112,12 +76,6 @@ def test_targets_that_cannot_be_mixed_are_refused(quick_experiment):
 
 
 def test_a_run_resumes_with_them(quick_experiment, ready, storage, tmp_path):
-    class Killed(Exception):
-        pass
-
-    def killed(metrics):
-        raise Killed
-
     config, checkpoints = matching(quick_experiment, explorer__type="random"), Storage(tmp_path)
     whole = train_local(config, ready, storage)
     with pytest.raises(Killed):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from pathlib import Path
 from typing import ClassVar
 
 import optuna
@@ -13,6 +14,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from tests.helpers.retrieval import experiment
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
@@ -84,8 +86,6 @@ def test_tables_study_and_tensorboard_logs_are_there(result, storage):
         storage=JournalStorage(JournalFileBackend(storage.path("small-sweep", "optuna_journal.log"))),
     )
     assert sorted(trial.state.name for trial in study.trials) == ["COMPLETE", "FAIL"]
-    from pathlib import Path
-
     events = list(Path(storage.path("small-sweep", "tune")).glob("*/events.out.tfevents.*"))
     assert len(events) == 3
     (about,) = Path(storage.path("small-sweep", "tune")).glob("events.out.tfevents.*.sweep")
@@ -133,3 +133,18 @@ def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
     result = api.run_sweep(config, storage=storage.root, name="asha")
     assert "stopped early" in set(result.trials.status), "nothing was stopped, so nothing was tested"
     assert [g for g in placement_group_table().values() if g["state"] != "REMOVED"] == []
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_by_the_first_metric_of_its_task(ray_cluster, beir, encoder, tmp_path):
+    config = experiment(beir, encoder).model_dump(mode="json")
+    space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}, "objective.embedding_weight": {"choice": [0.0, 1.0]}}
+    found = api.run_sweep(
+        {"experiment": config, "space": space, "search": {"trials": 2, "concurrent": 1}},
+        storage=str(tmp_path),
+        name="sweep",
+    )
+    assert found.config.search.metric == "ndcg_at_10"
+    assert set(found.trials.status) <= {"finished", "stopped early"}
+    assert set(found.trials.control.dropna()) == {"one_hot", "distillation"}
+    assert found.best is not None

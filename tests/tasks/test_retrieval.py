@@ -6,7 +6,9 @@ import pytest
 
 from tests.helpers.retrieval import corpus, experiment, judged, queries, write
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.tasks import Retrieval
+from tgt_ray.training.local import prepare_local
 
 
 def test_some_queries_keep_their_answers(beir):
@@ -64,9 +66,6 @@ def test_queries_of_which_nothing_is_known_are_anchors(unanswered, caplog):
 
 
 def test_queries_of_which_nothing_is_known_are_explored(unanswered, encoder, tmp_path):
-    from tgt_ray.core.storage import Storage
-    from tgt_ray.training.local import prepare_local
-
     config = experiment(unanswered, encoder)
     anchors = prepare_local(config, config.task.load(), Storage(str(tmp_path))).anchors
     assert anchors.ids[48:].tolist() == [0, 97]

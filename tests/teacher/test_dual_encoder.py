@@ -11,9 +11,11 @@ from tests.helpers.retrieval import experiment
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import to_bytes
 from tgt_ray.tasks import Retrieval
 from tgt_ray.teacher.labelers.dual_encoder import DualEncoderLabeler
+from tgt_ray.training.local import prepare_local
 
 
 def test_the_teacher_s_head_has_the_documents_embeddings(beir, encoder):
@@ -171,9 +173,6 @@ def test_a_prompt_that_is_not_pooled_is_refused(encoder, tmp_path):
 
 
 def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_path, caplog):
-    from tgt_ray.core.storage import Storage
-    from tgt_ray.training.local import prepare_local
-
     path = sentence_model(encoder, tmp_path / "x", prompts={"query": "q: "})
     labeler = {"type": "dual_encoder", "path": path, "max_tokens": 24, "document_prefix": "p: "}
     with caplog.at_level(logging.INFO):

@@ -1,17 +1,27 @@
 """The built-in generators as modules, and pretraining that stops when the labeler agrees."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers.configs import experiment
 from tgt_ray.core.batch import InputSpec, Outputs
-from tgt_ray.core.config import validate
-from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.teacher.generators import ConvAutoencoderGenerator, MLPAutoencoderGenerator, SpatialAutoencoderGenerator
-from tgt_ray.training.local import devices
+from tgt_ray.teacher.generators import (
+    ConvAutoencoderGenerator,
+    Generator,
+    MLPAutoencoderGenerator,
+    SpatialAutoencoderGenerator,
+)
+
+
+def test_generators_are_not_differentiable_unless_they_say_so():
+    assert Generator.differentiable is False
+    kinds = Literal["mlp_autoencoder", "conv_autoencoder"].__args__
+    assert all(experiment(("teacher.generator.type", kind)).teacher.generator.differentiable for kind in kinds)
+
 
 KINDS = [MLPAutoencoderGenerator(), ConvAutoencoderGenerator(), SpatialAutoencoderGenerator(widths=(8, 16))]
 
@@ -94,12 +104,3 @@ def test_consistency_counts_after_a_share_of_the_steps(start, steps_with_labeler
     how.fit(how.build(InputSpec((1, 4, 4))), torch.rand(8, 1, 4, 4), Counting(), lambda: 0.0)
     # Of the image and of its reconstruction.
     assert Counting.calls == 2 * steps_with_labeler
-
-
-@pytest.mark.parametrize("key", ["train.gpus_per_worker", "pool.gpus_per_actor"])
-def test_a_gpu_that_is_not_there_is_refused(key, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config = validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), [(key, 0.5)]))
-    with pytest.raises(ConfigError, match=rf"{key}: 0\.5, but torch sees no GPU on this machine"):
-        devices(config)
-    assert devices(Experiment()) == ("cpu", "cpu")

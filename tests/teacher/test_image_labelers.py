@@ -1,55 +1,22 @@
-"""Models from elsewhere: small ones of each kind, saved here and loaded through the code that hub names take."""
+"""Labelers from timm and transformers: small ones, saved here and loaded through the code that hub names take."""
 
 import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import transformers
-from diffusers import AutoencoderKL
 
-from tgt_ray.core.batch import InputSpec, rows_at_once
-from tgt_ray.core.config import validate
+from tests.helpers.pretrained import NAME, labeler, timm_file
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.core.storage import Storage
-from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.image.preprocess import Preprocess
-from tgt_ray.models.students import TimmStudent
-from tgt_ray.teacher.generators import AutoencoderKLGenerator
 from tgt_ray.teacher.labelers.image import TimmLabeler, TransformersLabeler
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.local import prepare_local
-
-NAME = "test_byobnet"  # timm's smallest, made for tests
-
-
-def timm_file(folder, num_classes, name=NAME):
-    torch.manual_seed(num_classes)
-    model = timm.create_model(name, num_classes=num_classes).eval()
-    file = folder / f"{name}-{num_classes}.safetensors"
-    safetensors.torch.save_file(model.state_dict(), file)
-    return file, model
-
-
-def config(**values) -> Experiment:
-    quick = {"teacher.generator.pretrain.steps": 5, "train.steps": 4, "train.eval_every": 2, "train.batch_size": 8}
-    values = {key.replace("__", "."): value for key, value in values.items()}
-    return validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), list({**quick, **values}.items())))
-
-
-def labeler(folder, digits, **values):
-    experiment = config(teacher__labeler=values)
-    storage = Storage(folder)
-    prepared = prepare_local(experiment, digits, storage)
-    return prepared, storage, experiment
-
-
-# timm
 
 
 def test_a_backbone_does_what_the_model_s_own_preprocessing_does(tmp_path):
@@ -89,13 +56,6 @@ def test_batches_go_by_the_size_that_images_are_brought_to(head, tmp_path, digit
     how = {"type": "timm", "name": NAME, "weights": str(file), "img_size": size, "head": head}
     labeler(tmp_path / "s", replace(digits, tables=few), **how)
     assert max(rows) == 2**22 // (3 * size**2) == 54
-
-
-def test_rows_at_once_go_by_the_largest_of_the_models():
-    large, small = (TimmLabeler(name=NAME, img_size=size).build(InputSpec((3, 32, 32)), 2) for size in (224, 16))
-    assert rows_at_once((3, 32, 32)) == rows_at_once((3, 32, 32), small) == 512
-    assert rows_at_once((3, 32, 32), small, large) == 27
-    assert rows_at_once((3, 32, 32), large, most=5) == 5
 
 
 def test_a_model_of_other_classes_gets_a_head_fitted(tmp_path, digits):
@@ -140,28 +100,6 @@ def test_a_head_or_file_that_does_not_fit_is_refused(values, says, tmp_path, dig
     file, _ = timm_file(tmp_path, 7)
     with pytest.raises(ConfigError, match=says):
         labeler(tmp_path / "s", digits, **{"type": "timm", "name": NAME, "weights": str(file), **values})
-
-
-@pytest.mark.parametrize("key", ["student", "teacher.labeler"])
-def test_an_unknown_timm_name_gets_the_nearest_ones(key):
-    with pytest.raises(
-        ConfigError,
-        match=rf"{key}\.name: .*timm has no model 'mobilnetv3_smal_050'; did you mean 'mobilenetv3_small_050' or '",
-    ):
-        config(**{key: {"type": "timm", "name": "mobilnetv3_smal_050"}})
-
-
-def test_a_tag_of_timm_s_weights_is_part_of_the_name():
-    """Normalisation follows the tag: MAE's weights have another one than the default's."""
-    plain, tagged = (
-        TimmLabeler(name=f"vit_base_patch16_224{tag}").backbone(InputSpec((3, 32, 32))).preprocess
-        for tag in ("", ".mae")
-    )
-    assert plain.mean.flatten().tolist() == [0.5] * 3 and tagged.mean.flatten().tolist() == pytest.approx(
-        [0.485, 0.456, 0.406]
-    )
-    with pytest.raises(ConfigError, match=r"timm has no weights 'vit_base_patch16_224\.mea'; did you mean '.*\.mae"):
-        config(student={"type": "timm", "name": "vit_base_patch16_224.mea"})
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "caformer_s18"])
@@ -215,69 +153,6 @@ def test_windows_of_another_size_are_resampled(tmp_path):
     ours = how.build(InputSpec((3, 64, 64)), 10)
     assert how.load_weights(ours)["head"] == "own"
     assert torch.isfinite(ours.eval()(torch.rand(1, 3, 64, 64)).logits).all()
-
-
-def test_two_sources_of_weights_are_one_too_many(tmp_path):
-    with pytest.raises(ConfigError, match="pretrained and weights exclude each other"):
-        config(student={"type": "timm", "name": NAME, "weights": "w.safetensors", "pretrained": True})
-
-
-def test_a_student_starts_from_weights_without_their_head(tmp_path):
-    file, model = timm_file(tmp_path, 7)
-    how = TimmStudent(name=NAME, weights=file)
-    backbone = how.build(InputSpec((1, 8, 8)))
-    how.load_weights(backbone)
-    for name, value in backbone.body.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
-    assert backbone(torch.rand(2, 1, 8, 8)).shape == (2, backbone.dim)
-
-
-def test_a_student_s_weights_that_are_not_there_are_refused_at_once():
-    with pytest.raises(ConfigError, match=r"student\.weights: no file at .*nowhere\.safetensors"):
-        config(student={"type": "timm", "name": NAME, "weights": "nowhere.safetensors"}).check_files()
-
-
-@pytest.mark.parametrize(
-    "name", ["mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto", "tf_efficientnet_lite0"]
-)
-def test_architectures_of_each_family_train_from_scratch(name):
-    options = {"img_size": 32} if "vit" in name else {}
-    backbone = TimmStudent(name=name, **options).build(InputSpec((1, 32, 32)))
-    assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.dim)
-
-
-def test_from_scratch_images_stay_as_they_are():
-    backbone = TimmStudent(name=NAME).build(InputSpec((2, 16, 32)))
-    assert backbone.preprocess(torch.rand(1, 2, 16, 32)).shape == (1, 2, 16, 32)
-    assert backbone(torch.rand(2, 2, 16, 32)).shape == (2, backbone.dim)
-
-
-def test_options_that_timm_does_not_know_are_one_line():
-    with pytest.raises(ConfigError, match=rf"'{NAME}' can't be made with \{{'no_such_option': 3\}}"):
-        TimmStudent(name=NAME, options={"no_such_option": 3}).build(InputSpec((3, 16, 16)))
-
-
-# transformers
-
-
-@pytest.fixture
-def vit(tmp_path):
-    """A tiny classifier with its image processor, as `save_pretrained` leaves them."""
-
-    def save(num_labels):
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        model = transformers.ViTForImageClassification(
-            transformers.ViTConfig(**sizes, image_size=16, patch_size=4, num_labels=num_labels)
-        ).eval()
-        folder = tmp_path / f"vit-{num_labels}"
-        model.save_pretrained(folder)
-        transformers.ViTImageProcessor(
-            size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.2, 0.3]
-        ).save_pretrained(folder)
-        return folder, model
-
-    return save
 
 
 def test_a_transformers_classifier_gives_its_own_logits(vit):
@@ -375,110 +250,3 @@ def test_an_image_size_of_one_s_own_is_part_of_the_fingerprint(tmp_path, digits)
 def test_a_folder_without_a_model_is_refused(tmp_path, digits):
     with pytest.raises(ConfigError, match=r"teacher\.labeler: .*nothing: cannot be loaded"):
         labeler(tmp_path / "s", digits, type="transformers", path=str(tmp_path / "nothing"))
-
-
-def test_relative_places_are_made_absolute(tmp_path, monkeypatch):
-    # Workers start in folders of their own.
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "vit").mkdir()
-    experiment = config(
-        teacher__labeler={"type": "transformers", "path": "vit"},
-        teacher__generator={"type": "autoencoder_kl", "path": "someone/on-the-hub"},
-        student={"type": "timm", "name": NAME, "weights": "student.safetensors"},
-    )
-    assert experiment.teacher.labeler.path == str(tmp_path / "vit")
-    assert experiment.teacher.generator.path == "someone/on-the-hub"
-    assert experiment.student.weights == tmp_path / "student.safetensors"
-
-
-# diffusers
-
-
-@pytest.fixture
-def kl_folder(tmp_path):
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    model = AutoencoderKL(
-        **blocks, block_out_channels=[8, 8], norm_num_groups=4, latent_channels=2, sample_size=8
-    ).eval()
-    model.save_pretrained(tmp_path / "pipeline" / "vae")
-    return tmp_path / "pipeline", model
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_autoencoder_kl_encodes_and_decodes_as_diffusers_does(kl_folder, channels):
-    folder, model = kl_folder
-    how = AutoencoderKLGenerator(path=str(folder), subfolder="vae")
-    ours = how.build(InputSpec((channels, 8, 8))).eval()
-    assert how.load_weights(ours) == {"weights": str(folder)}
-    images = torch.rand(2, channels, 8, 8)
-    with torch.no_grad():
-        mean = model.encode(2 * images.expand(-1, 3, -1, -1) - 1).latent_dist.mode()
-        latents = ours.encode(images)
-        torch.testing.assert_close(latents, mean.flatten(1))
-        wanted = (model.decode(mean).sample + 1) / 2
-        wanted = (wanted.mean(1, keepdim=True) if channels == 1 else wanted).clamp(0, 1)
-        torch.testing.assert_close(ours.decode(latents), wanted, atol=1e-5, rtol=1e-4)
-
-
-def test_sampled_encodings_differ_from_the_mean_and_repeat(kl_folder):
-    folder, _ = kl_folder
-    mean, sampled = (AutoencoderKLGenerator(path=str(folder), subfolder="vae", sample=s) for s in (False, True))
-    models = [how.build(InputSpec((3, 8, 8))).eval() for how in (mean, sampled)]
-    for how, model in zip((mean, sampled), models, strict=True):
-        how.load_weights(model)
-    images = torch.rand(2, 3, 8, 8)
-    with torch.no_grad():
-        a, b, again = models[0].encode(images), models[1].encode(images), models[1].encode(images)
-    assert torch.equal(b, again) and not torch.allclose(a, b)
-
-
-def test_the_same_autoencoder_in_another_folder_is_the_same_teacher(kl_folder, tmp_path, digits):
-    folder, _ = kl_folder
-    shutil.copytree(folder / "vae", tmp_path / "alone")
-
-    def prepared(**values):
-        experiment = config(teacher__generator={"type": "autoencoder_kl", **values})
-        return prepare_local(experiment, digits, Storage(tmp_path / "s")).fingerprints["generator"]
-
-    first = prepared(path=str(folder), subfolder="vae")
-    assert prepared(path=str(tmp_path / "alone")) == first
-    assert prepared(path=str(tmp_path / "alone"), sample=True) != first
-    file = tmp_path / "alone" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "act_fn": "relu"}))
-    assert prepared(path=str(tmp_path / "alone")) != first, "what computes is not in the weights"
-
-
-def test_gradients_flow_through_it(kl_folder):
-    folder, _ = kl_folder
-    model = AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((3, 8, 8))).requires_grad_(False)
-    latents = torch.randn(2, 32, requires_grad=True)
-    (slope,) = torch.autograd.grad(model.decode(latents).sum(), latents)
-    assert slope.abs().sum() > 0
-
-
-def test_images_of_other_channels_than_the_autoencoder_s_are_refused(kl_folder):
-    folder, _ = kl_folder
-    with pytest.raises(ConfigError, match=r"for images of 3 channel\(s\) \(in_channels\), the task's have 2"):
-        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((2, 8, 8)))
-
-
-def test_images_that_it_cannot_halve_are_refused(kl_folder):
-    folder, _ = kl_folder
-    with pytest.raises(ConfigError, match="height and width must be multiples of 2; the task's images are 7x7"):
-        AutoencoderKLGenerator(path=str(folder), subfolder="vae").build(InputSpec((3, 7, 7)))
-
-
-def test_a_teacher_of_both_libraries_trains_a_student(vit, kl_folder, digits, tmp_path, storage):
-    from tgt_ray import run
-
-    folder, _ = vit(10)
-    experiment = config(
-        teacher__labeler={"type": "transformers", "path": str(folder)},
-        teacher__generator={"type": "autoencoder_kl", "path": str(kl_folder[0]), "subfolder": "vae"},
-        explorer={"type": "gradient"},
-        pool__rows_per_request=16,
-    )
-    result = run(experiment, storage=str(tmp_path / "runs"), name="both", local=True)
-    assert result.record["teacher"]["generator"]["weights"] == str(kl_folder[0])
-    assert np.isfinite(result.metrics.iloc[-1]["train_kl_synthetic"])

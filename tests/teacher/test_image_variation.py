@@ -17,7 +17,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from tests.teacher.test_image_labelers import config
+from tests.helpers.pretrained import config
 from tgt_ray import run
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError

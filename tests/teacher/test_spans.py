@@ -8,9 +8,11 @@ from tests.helpers.retrieval import corpus, experiment, write
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import to_bytes, to_texts
 from tgt_ray.entrypoints import api
 from tgt_ray.teacher.generators import SpanGenerator
+from tgt_ray.training.local import prepare_local
 
 
 def test_spans_are_words_of_their_documents_and_follow_from_the_generator():
@@ -68,9 +70,6 @@ def test_no_query_is_made_from_an_empty_document(encoder, tmp_path, caplog):
     documents = [{**each, "title": "", "text": ""} if each["_id"] in ("d00", "d23") else each for each in corpus()]
     root = write(tmp_path / "x", corpus=documents)
     config = experiment(root, encoder, teacher={"generator": {"type": "spans", "most_words": 6}}, train={"steps": 30})
-    from tgt_ray.core.storage import Storage
-    from tgt_ray.training.local import prepare_local
-
     prepared = prepare_local(config, config.task.load(), Storage(str(tmp_path / "s")))
     assert "2 documents are empty" in caplog.text
     assert len(prepared.anchors.ids) == 46

@@ -1,37 +1,19 @@
+"""What keeps a teacher: pretrained once, found again, and loaded from weights that the user gives."""
+
 import json
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from tests.helpers.experiments import tiny
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.core.signals.of_generator import LATENT
-from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS, TOP
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.objectives import Distillation
 from tgt_ray.teacher.generators.autoencoders import Autoencoder
 from tgt_ray.teacher.labelers.base import Labeler
-from tgt_ray.teacher.outputs import teacher_outputs
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
-from tgt_ray.teacher.transfer_set import prepare
-from tgt_ray.training.local import prepare_local
-
-#: A teacher that costs nothing.
-TINY = [
-    ("teacher.labeler.widths", [4, 4]),
-    ("teacher.labeler.pretrain.steps", 3),
-    ("teacher.generator.hidden", [8]),
-    ("teacher.generator.pretrain.steps", 3),
-]
-
-
-def tiny(*sets) -> Experiment:
-    return validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), [*TINY, *sets]))
 
 
 def make(config: Experiment, digits, storage: Storage):
@@ -50,11 +32,6 @@ def fits(monkeypatch) -> list[str]:
 
         monkeypatch.setattr(cls, "fit", fit)
     return seen
-
-
-@pytest.fixture
-def own(tmp_path) -> Storage:
-    return Storage(tmp_path / "own")
 
 
 def states_equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -166,9 +143,6 @@ def test_a_teacher_loads_without_its_data(digits, own):
     assert not any(p.requires_grad for p in loaded.labeler.parameters()) and not loaded.generator.training
 
 
-# Weights that the user gives
-
-
 def weights_file(folder, widths=(4, 4), change=lambda state: state):
     torch.manual_seed(5)
     config = tiny(("teacher.labeler.widths", list(widths))).teacher.labeler
@@ -242,63 +216,3 @@ def test_a_truncated_file_in_the_store_is_refused_and_named(digits, own):
     own.write(own.read("teachers", name)[:-30], "teachers", name)
     with pytest.raises(ConfigError, match=f"labeler {record['labeler']['fingerprint']} in .*not a whole safetensors"):
         make(tiny(), digits, own)
-
-
-# Teacher cache
-
-
-def test_the_teacher_pass_equals_direct_computation(prepared, digits, storage):
-    ready = prepared.prepared
-    teacher = load_teacher(prepared.experiment.teacher, ready.teacher, InputSpec((1, 8, 8)), 10, storage)
-    inputs = prepared.experiment.task.inputs(digits.tables["train"], (1, 8, 8))
-    with torch.no_grad():
-        logits = torch.cat([teacher.labeler(row[None]).logits for row in inputs])
-        latents = torch.cat([teacher.generator.encode(row[None]) for row in inputs])
-    np.testing.assert_allclose(ready.student.columns["logits"], logits, atol=1e-4)
-    np.testing.assert_allclose(ready.anchors.latents, latents, atol=1e-4)
-    np.testing.assert_array_equal(ready.anchors.ids, digits.tables["train"]["id"].to_numpy())
-    np.testing.assert_array_equal(ready.anchors.labels, digits.labels("train"))
-
-
-def test_outputs_do_not_depend_on_the_batch_size(prepared, digits, storage):
-    teacher = load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, InputSpec((1, 8, 8)), 10, storage)
-    inputs = prepared.experiment.task.inputs(digits.tables["validation"], (1, 8, 8))
-    labels, signals = digits.labels("validation"), (LOGITS, EMBEDDING, TOP, LATENT)
-    small, large = (teacher_outputs(teacher, inputs, labels, (1, 8, 8), signals, most) for most in (7, 512))
-    assert small.keys() == {"logits", "embedding", "top_class", "top_share", "latent"}
-    for name in small:
-        np.testing.assert_allclose(small[name], large[name], atol=1e-4)
-
-
-def test_the_teacher_cache_is_reused(digits, own):
-    config, calls = tiny(), []
-    _, record = make(config, digits, own)
-
-    def teacher_pass(asked):
-        calls.append([(len(table), [signal.name for signal in signals]) for table, signals in asked])
-        counted = [np.arange(len(table), dtype=np.float32)[:, None] for table, _ in asked]
-        return [{"logits": rows.repeat(10, 1), "latent": rows.repeat(2, 1)} for rows in counted]
-
-    def prepared(record, *objectives):
-        return prepare(digits, record, config.teacher.generator, objectives, teacher_pass, own)
-
-    weighted = Distillation(conformal={})
-    first, second = (prepared(record, weighted) for _ in range(2))
-    train, validation = (digits.tables[split].num_rows for split in ("train", "validation"))
-    assert calls == [[(train, ["logits", "latent"]), (validation, ["logits"])]]
-    assert first.fingerprints == second.fingerprints
-    np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
-    np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(train))
-    np.testing.assert_array_equal(second.student.columns["logits"][:, 3], np.arange(train))
-    other = prepared({**record, "labeler": {"fingerprint": "another"}}, Distillation())
-    assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and validation rows aren't needed"
-    assert other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
-
-
-def test_preparing_twice_gives_the_same(digits, own):
-    first, second = (prepare_local(tiny(), digits, own) for _ in range(2))
-    assert first.fingerprints == second.fingerprints
-    np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
-    assert first.student.tables["train"].equals(second.student.tables["train"])
-    np.testing.assert_array_equal(first.student.columns["logits"], second.student.columns["logits"])
-    assert {len(values) for values in first.student.columns.values()} == {first.student.tables["train"].num_rows}

@@ -1,53 +1,17 @@
-import itertools
-import threading
-from types import SimpleNamespace
+"""Synthetic rows: made from seed and number alone, and labelled as the student sees them."""
 
 import numpy as np
 import pytest
 import torch
 
+from tests.helpers.blocks import ROWS, arrays, equal
 from tgt_ray.core.config import validate
-from tgt_ray.core.loading import with_overrides
-from tgt_ray.distributed.messages import Job
-from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.explorers import Gradient, Interpolation, Random, RandomMatched
-from tgt_ray.teacher.module import Teacher
-from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Recipe, Synthesizer, check_block
-from tgt_ray.training.generation import inline_blocks, recipe_of, shown_rows, synthesizer_of
+from tgt_ray.training.generation import synthesizer_of
 from tgt_ray.training.student import build_student
-
-ROWS = 32
-
-
-@pytest.fixture(scope="module")
-def teacher(prepared, storage) -> Teacher:
-    data = prepared.prepared.student
-    return load_teacher(prepared.experiment.teacher, prepared.prepared.teacher, data.spec, data.num_classes, storage)
-
-
-@pytest.fixture(scope="module")
-def synthesizer(prepared, teacher) -> Synthesizer:
-    return Synthesizer(teacher, prepared.prepared.anchors, Recipe(ROWS))
-
-
-@pytest.fixture(scope="module")
-def student(prepared):
-    return build_student(prepared.experiment, prepared.prepared.student).eval().requires_grad_(False)
-
-
-def arrays(block) -> dict:
-    shown = {f"shown {name}": values for name, values in block.shown.items()}
-    same = {name: np.array(getattr(block, name)) for name in ("request", "version", "explorer")}
-    return {"inputs": block.inputs, "anchor": block.anchor, **block.columns, **shown, **same}
-
-
-def equal(a, b) -> bool:
-    a, b = arrays(a), arrays(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("explorer", [Random(), RandomMatched(), Interpolation(), Gradient()], ids=lambda e: e.type)
@@ -107,16 +71,6 @@ def test_some_requests_carry_reconstructions_of_their_first_anchors(synthesizer,
     np.testing.assert_allclose(block.shown["top_share"], p.amax(dim=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("steps", "every"), [(100, 1), (1000, 15), (4000, 62)])
-def test_reconstructions_are_spread_over_the_run(prepared, steps, every):
-    """Of 64 rows a step half are synthetic, 128 of them a request."""
-    how = {"train.steps": steps, "train.batch_size": 64, "train.synthetic_ratio": 0.5, "pool.rows_per_request": 128}
-    plain = prepared.experiment.model_dump(mode="json")
-    config = validate(Experiment, with_overrides(plain, list(how.items())))
-    shown = [request for request in range(3 * every) if shown_rows(config, request)]
-    assert shown == [0, every, 2 * every]
-
-
 def test_the_anchor_column_names_the_rows_the_synthetic_ones_come_from(synthesizer, teacher, prepared):
     block, anchors = synthesizer(0, 0, Random(sigma=0)), prepared.prepared.anchors
     place = {int(row): i for i, row in enumerate(anchors.ids)}
@@ -168,64 +122,3 @@ def test_rows_that_are_not_finite_are_refused_by_request(synthesizer, column, va
     arrays(block)[column][3, 0] = value
     with pytest.raises(ValueError, match=f"request 5: .*'{column}'"):
         check_block(block)
-
-
-def test_inline_blocks_come_in_order_with_the_student_as_it_is(synthesizer, prepared, student):
-    live = build_student(prepared.experiment, prepared.prepared.student)
-    step = itertools.count(10, 5)
-    blocks = inline_blocks(synthesizer, prepared.experiment, live, first=4, step=lambda: next(step))
-    first = next(blocks)
-    assert first.request == 4 and first.version == 10
-    expected = synthesizer(4, prepared.experiment.train.seed, prepared.experiment.explorer, student, 10)
-    assert equal(first, expected)
-    with torch.no_grad():
-        live.criterion.head.weight.add_(torch.randn_like(live.criterion.head.weight))
-    second = next(blocks)
-    assert second.request == 5 and second.version == 15
-    unchanged = synthesizer(5, prepared.experiment.train.seed, prepared.experiment.explorer, student, 15)
-    assert not np.array_equal(second.inputs, unchanged.inputs)
-    assert live.training, "generation leaves the student's mode alone"
-
-
-def test_rows_that_are_not_finite_never_leave_inline_generation(prepared, teacher):
-    class Broken(torch.nn.Module):
-        def decode(self, latents):
-            return teacher.generator.decode(latents) * float("nan")
-
-    synthesizer = Synthesizer(Teacher(teacher.labeler, Broken()), prepared.prepared.anchors, Recipe(ROWS))
-    config = prepared.experiment.model_copy(update={"explorer": Random()})
-    blocks = inline_blocks(synthesizer, config, build_student(config, prepared.prepared.student), 0, lambda: 0)
-    with pytest.raises(ValueError, match="request 0"):
-        next(blocks)
-
-
-def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
-    """torch's libraries keep some 100 MB for each thread that has ever used them."""
-    # Settings of a process of its own, which this one isn't.
-    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    made = TeacherGenerator(PoolSetup(PoolConfig(slot_length=2), "", None))
-    made._ask = lambda slot, place: None
-    made._make = lambda slot, place: threading.get_ident()
-    threads = [thread for slot in range(3) for thread in made({"slot": np.array([slot])})]
-    assert len(threads) == 6 and len(set(threads)) == 1
-
-
-def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, storage):
-    """What it has loaded stays between trials as far as it is the same: norms are split where there are two sources alone."""
-    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
-    made.loaded["prepared"] = ("reference", prepared.prepared)
-    reference = SimpleNamespace(hex=lambda: "reference")
-    synthesizers = []
-    for number, (ratio, every) in enumerate([(0.5, 15), (1.0, 31), (0.5, 15)]):
-        how = {"train.batch_norm": "per_source", "train.synthetic_ratio": ratio, "pool.rows_per_request": 128}
-        how |= {"train.steps": 1000, "train.batch_size": 64}
-        config = validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), list(how.items())))
-        made._adopt(Job(number, config, (reference,), 0, 1, 0, 10))
-        made.student.load_state_dict(build_student(config, prepared.prepared.student).state_dict())
-        assert next(request for request in range(1, 40) if shown_rows(made.experiment, request)) == every
-        assert made.synthesizer.recipe == recipe_of(config)
-        synthesizers.append(made.synthesizer)
-    assert synthesizers[0] is synthesizers[1] is synthesizers[2]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.helpers.experiments import changed
 from tgt_ray import run
-from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -18,9 +18,6 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.results import fit_pages
-from tgt_ray.sweeps.concurrency import checked
-from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.sweeps.space import Distribution
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.training import fit_check
@@ -57,16 +54,12 @@ class BlindGenerator(Generator):
 
 @pytest.fixture
 def experiment(prepared) -> Experiment:
-    return validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), list(SHORT.items())))
+    return changed(prepared.experiment, SHORT)
 
 
 @pytest.fixture
-def labeler(prepared, storage):
-    from tgt_ray.teacher.store import load_teacher
-
-    return load_teacher(
-        prepared.experiment.teacher, prepared.prepared.teacher, InputSpec((1, 8, 8)), 10, storage
-    ).labeler
+def labeler(teacher):
+    return teacher.labeler
 
 
 def blind(experiment: Experiment, **check) -> Experiment:
@@ -74,11 +67,6 @@ def blind(experiment: Experiment, **check) -> Experiment:
     data["teacher"]["generator"] = BlindGenerator()
     data["fit_check"] = {**data["fit_check"], **check}
     return validate(Experiment, data)
-
-
-def changed(experiment: Experiment, **values) -> Experiment:
-    values = {key.replace("__", "."): value for key, value in values.items()}
-    return validate(Experiment, with_overrides(experiment.model_dump(mode="json"), list(values.items())))
 
 
 def test_a_generator_that_loses_nothing_agrees_wholly(experiment, labeler, digits):
@@ -163,14 +151,6 @@ def test_durations_are_said_in_the_unit_that_suits_them(seconds, text):
 def test_nothing_is_measured_where_no_rows_are_made(experiment, prepared, digits, storage):
     plain = changed(experiment, explorer__type="none")
     assert fit_check.stored(plain, prepared.prepared.teacher, digits, storage) == {}
-
-
-def test_a_sweep_is_checked_on_rows_that_its_trials_make():
-    space = {"explorer.type": Distribution(choice=["none", "random"])}
-    for written in ("none", "gradient"):
-        experiment = changed(Experiment(), explorer__type=written)
-        plan = checked(SweepConfig(experiment=experiment, space=space))
-        assert plan.streams and plan.explorer.type == ("random" if written == "none" else written)
 
 
 def test_a_check_is_measured_once(experiment, digits, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Runs of retrieval in one process."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +9,14 @@ import pytest
 from tests.helpers.retrieval import corpus, doc2query, experiment, judged, queries
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import check_name
+from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher.module import Teacher
+from tgt_ray.teacher.store import prepare_teacher
+from tgt_ray.training.local import prepare_local
 
 
 @pytest.mark.parametrize("longest", [30, 300])  # 300: more than a query's row can have, or a document's
@@ -40,8 +44,6 @@ def done(beir, encoder, tmp_path_factory):
 
 
 def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
-    from pathlib import Path
-
     last = done.metrics.iloc[-1]
     ceiling = done.record["teacher"]["labeler"]["quality"]["test"]
     assert set(ranking.NAMES) <= set(ceiling)
@@ -77,8 +79,6 @@ def test_a_run_learns_to_rank_and_leaves_what_it_should(done, beir):
 
 
 def test_no_run_is_called_as_a_folder_that_the_storage_keeps(done):
-    from pathlib import Path
-
     kept = {each.name for each in Path(done.folder).parent.iterdir()} - {"run"}
     assert {"documents", "teachers", "vocabularies"} <= kept
     for name in kept:
@@ -87,8 +87,6 @@ def test_no_run_is_called_as_a_folder_that_the_storage_keeps(done):
 
 
 def test_the_teacher_cache_has_no_scores_of_all_documents(done):
-    from pathlib import Path
-
     import safetensors.numpy
 
     cache = Path(done.folder).parent / "teacher_cache"
@@ -97,9 +95,6 @@ def test_the_teacher_cache_has_no_scores_of_all_documents(done):
 
 
 def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder, tmp_path):
-    from tgt_ray.core.storage import Storage
-    from tgt_ray.teacher.store import prepare_teacher
-
     def prepared(**changes):
         config = experiment(beir, encoder, **changes)
         data = config.task.load()
@@ -163,9 +158,6 @@ def test_a_trained_model_writes_queries_of_documents(beir, encoder, writer, tmp_
 
 
 def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encoder, tmp_path):
-    from tgt_ray.core.storage import Storage
-    from tgt_ray.training.local import prepare_local
-
     config = experiment(beir, encoder, task={"labelled": {"rows": 8}})
     data = config.task.load()
     prepared = prepare_local(config, data, Storage(str(tmp_path)))

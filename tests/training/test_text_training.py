@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tests.helpers.text_runs import GENERATORS, SIZE, experiment
 from tgt_ray import run
 from tgt_ray.core.storage import Storage
+from tgt_ray.training import local
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,6 @@ def test_texts_that_never_had_a_label_are_anchors(sentences, storage, tmp_path):
 
 
 def test_a_run_goes_on_exactly(sentences, storage, monkeypatch):
-    from tgt_ray.training import local
-
     config = experiment(sentences)
     whole = run(config, storage=storage, name="whole", local=True)
     steps = iter(range(18))
