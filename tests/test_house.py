@@ -1,4 +1,4 @@
-"""The house: twelve folders in their order, no import that goes up, no circle of files, short functions, short lines."""
+"""The house: twelve folders in order, no import that goes up, no circle of files, short functions and lines."""
 
 import ast
 import subprocess
@@ -12,9 +12,19 @@ import tgt_ray
 PACKAGE = Path(tgt_ray.__file__).parent
 #: Data goes through them from the last to the first; each imports from itself and from those before it.
 FOLDERS = (
-    "core", "data", "models", "tasks", "objectives", "teacher", "results", "experiment", "training", "distributed", "sweeps",
+    "core",
+    "data",
+    "models",
+    "tasks",
+    "objectives",
+    "teacher",
+    "results",
+    "experiment",
+    "training",
+    "distributed",
+    "sweeps",
     "entrypoints",
-)  # fmt: skip
+)
 #: What may lie beside the folders: the doors that `python -m` opens.
 DOORS = {"tgt_ray", "tgt_ray.__main__", "tgt_ray.sweep", "tgt_ray.train"}
 FIRST_FOLDER_WITH_RAY = "distributed"

@@ -60,20 +60,43 @@ def test_validation_is_held_out_where_there_is_none(beir, tmp_path):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"corpus": [*corpus(), corpus()[3]]}, "corpus.parquet: 1 ids come more than once in column '_id', the first: 'd03'"),
+        (
+            {"corpus": [*corpus(), corpus()[3]]},
+            "corpus.parquet: 1 ids come more than once in column '_id', the first: 'd03'",
+        ),
         ({"queries": [*queries(), queries()[0]]}, "queries.parquet: 1 ids come more than once"),
-        ({"train": [*judged("train"), {"query-id": "q000", "corpus-id": "x1", "score": 1}, {"query-id": "q000", "corpus-id": "x2", "score": 1}]}, "train.parquet: names 2 documents that the corpus hasn't, the first: 'x1', 'x2'"),
-        ({"test": [{"query-id": "nobody", "corpus-id": "d00", "score": 1}]}, "test.parquet: names 1 queries that the queries file hasn't, the first: 'nobody'"),
-        ({"test": [{"query-id": "q000", "corpus-id": "d00", "score": 1}]}, "1 queries are in train and in test, the first is 'q000'"),
+        (
+            {
+                "train": [
+                    *judged("train"),
+                    *({"query-id": "q000", "corpus-id": name, "score": 1} for name in ("x1", "x2")),
+                ]
+            },
+            "train.parquet: names 2 documents that the corpus hasn't, the first: 'x1', 'x2'",
+        ),
+        (
+            {"test": [{"query-id": "nobody", "corpus-id": "d00", "score": 1}]},
+            "test.parquet: names 1 queries that the queries file hasn't, the first: 'nobody'",
+        ),
+        (
+            {"test": [{"query-id": "q000", "corpus-id": "d00", "score": 1}]},
+            "1 queries are in train and in test, the first is 'q000'",
+        ),
         ({"corpus": [{"_id": "d00", "body": "x"}]}, "corpus.parquet: has no column 'text'"),
         ({"queries": [{"_id": "q000", "text": " "}, *queries()[1:]]}, "has 1 empty queries, the first is 'q000'"),
         ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": 0}]}, "has no score above 0"),
-        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": float("inf")}]}, "column 'score' has inf in row 0"),
-        ({"train": [{"query-id": "q000", "corpus-id": "d00", "score": "good"}]}, "column 'score' has values that are no numbers"),
+        (
+            {"train": [{"query-id": "q000", "corpus-id": "d00", "score": float("inf")}]},
+            "column 'score' has inf in row 0",
+        ),
+        (
+            {"train": [{"query-id": "q000", "corpus-id": "d00", "score": "good"}]},
+            "column 'score' has values that are no numbers",
+        ),
         ({"corpus": [{"_id": "d00", "text": ["a", "list"]}]}, "column 'text' is list<element: string>, expected texts"),
         ({"corpus": [{"_id": "d00", "text": None}]}, "corpus.parquet: column 'text' has 1 null values"),
     ],
-)  # fmt: skip
+)
 def test_data_that_does_not_fit_together_is_refused(other, says, tmp_path):
     with pytest.raises(ConfigError) as err:
         BeirFolder(path=str(write(tmp_path / "x", **other))).scan()

@@ -170,17 +170,45 @@ def with_labels(splits, labels):
 
 
 WRONG = {
-    "no text column": (lambda s: renamed(without(s, "more"), "text", "txt"), {}, ["task.data.text_column", "no column 'text'; did you mean 'txt'?"]),
-    "pairs": (lambda s: renamed(as_words(s, "more"), "text", "premise"), {}, ["for pairs give text_column and pair_column, here 'premise' and 'more'"]),
-    "no pair column": (lambda s: s, {"pair_column": "mores"}, ["task.data.pair_column", "no column 'mores'; did you mean 'more'?"]),
-    "no label column": (lambda s: renamed(s, "label", "labels"), {}, ["task.data.label_column", "no column 'label'; did you mean 'labels'?"]),
-    "label missing": (lambda s: with_labels(s, [0, 1, None, 2, 0, 1, None, 1, 2]), {}, ["test", "has 2 null values, the first in row 2", "task.unlabelled set to anchors or ignore"]),
-    "label too large": (lambda s: with_labels(s, [0, 1, 2, 3, 0, 1, 2, 1, 2]), {}, ["test", "label 3 in row 3 is outside the class range 0..2"]),
-    "label negative": (lambda s: with_labels(s, [0, 1, 2, -1, 0, 1, 2, 1, 2]), {}, ["label -1 in row 3 of", "is no class (1 such rows)", "set task.unlabelled to anchors or ignore"]),
+    "no text column": (
+        lambda s: renamed(without(s, "more"), "text", "txt"),
+        {},
+        ["task.data.text_column", "no column 'text'; did you mean 'txt'?"],
+    ),
+    "pairs": (
+        lambda s: renamed(as_words(s, "more"), "text", "premise"),
+        {},
+        ["for pairs give text_column and pair_column, here 'premise' and 'more'"],
+    ),
+    "no pair column": (
+        lambda s: s,
+        {"pair_column": "mores"},
+        ["task.data.pair_column", "no column 'mores'; did you mean 'more'?"],
+    ),
+    "no label column": (
+        lambda s: renamed(s, "label", "labels"),
+        {},
+        ["task.data.label_column", "no column 'label'; did you mean 'labels'?"],
+    ),
+    "label missing": (
+        lambda s: with_labels(s, [0, 1, None, 2, 0, 1, None, 1, 2]),
+        {},
+        ["test", "has 2 null values, the first in row 2", "task.unlabelled set to anchors or ignore"],
+    ),
+    "label too large": (
+        lambda s: with_labels(s, [0, 1, 2, 3, 0, 1, 2, 1, 2]),
+        {},
+        ["test", "label 3 in row 3 is outside the class range 0..2"],
+    ),
+    "label negative": (
+        lambda s: with_labels(s, [0, 1, 2, -1, 0, 1, 2, 1, 2]),
+        {},
+        ["label -1 in row 3 of", "is no class (1 such rows)", "set task.unlabelled to anchors or ignore"],
+    ),
     "no label at all": (lambda s: with_labels(s, [-1] * 9), {}, ["test", "none of its 9 rows has a label"]),
     "a name too few": (lambda s: s, {"label_names": ["a", "b"]}, ["label 2 in row 2 is outside the class range 0..1"]),
     "a name too many": (lambda s: s, {"label_names": ["a", "b", "c", "d"]}, ["class 3 has no row in the train split"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,7 +255,7 @@ def test_texts_over_several_lines_are_counted(tmp_path, kind, splits, caplog):
 
 
 def test_quotes_that_join_rows_of_a_csv_are_said(tmp_path, caplog):
-    """Nothing tells them from texts over several lines: two rows that begin with a quote are read as one, with all between."""
+    """Nothing tells them from texts over several lines: rows from one quote to the next are read as one."""
     texts = [f'"said {n}' if n % 5 == 0 else f"text {n}" for n in range(40)]
     for split in ("train", "test"):
         lines = ["text,label", *(f"{text},{n % 2}" for n, text in enumerate(texts))]
@@ -282,13 +310,23 @@ DAMAGED = {
     "only a header": ("csv", "test.csv", b"text,label\n", "holds no rows"),
     "two columns of one name": ("csv", "test.csv", b"text,text,label\na,b,0\n", "has 2 columns 'text'"),
     "bytes in a csv": ("csv", "test.csv", b"text,label\n\xff,0\n", "invalid UTF8"),
-    "no json": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "line 2 is no JSON object: '{\"text\":'"),
+    "no json": (
+        "jsonl",
+        "test.jsonl",
+        b'{"text": "a", "label": 0}\n{"text": \n',
+        "line 2 is no JSON object: '{\"text\":'",
+    ),
     "json, no object": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n[1]\n', "line 2 is no JSON object: '[1]'"),
-    "labels of two types": ("jsonl", "test.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", "label": "x"}\n', "label) changed from number"),
+    "labels of two types": (
+        "jsonl",
+        "test.jsonl",
+        b'{"text": "a", "label": 0}\n{"text": "b", "label": "x"}\n',
+        "label) changed from number",
+    ),
     "bytes in a json": ("jsonl", "test.jsonl", b'{"text": "\xff", "label": 0}\n', "no UTF-8"),
     "no parquet": ("parquet", "test.parquet", b"PAR1 and so on", "not a readable Parquet file"),
     "no names": ("parquet", "labels.json", b"{}", "expected a list of class names"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind, file, content, expected", DAMAGED.values(), ids=DAMAGED)
@@ -330,10 +368,13 @@ def test_a_data_set_without_splits_is_refused(tmp_path, splits):
         ({"data": {"type": "parquet", "path": "x", "pair_column": "text"}}, "must differ"),
         ({"data": {"type": "parquet", "path": "x", "label_names": ["a", "a"]}}, "a name comes twice"),
         ({"data": {"type": "parket", "path": "x"}}, "did you mean 'parquet'"),
-        ({"labelled": {"rows": 6}, "long_tail": {"head": 5, "imbalance": 2}}, "labelled and long_tail exclude each other"),
+        (
+            {"labelled": {"rows": 6}, "long_tail": {"head": 5, "imbalance": 2}},
+            "labelled and long_tail exclude each other",
+        ),
         ({"unlabelled": "anchor"}, "unlabelled: .*'ignore' or 'anchors'"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other_are_refused(more, expected):
     source = more.pop("data", {"type": "parquet", "path": "x"})
     with pytest.raises(ConfigError, match=expected):

@@ -25,7 +25,7 @@ def folder(tmp_path):
             place = tmp_path / "pictures" / split / f"colour{colour}"
             place.mkdir(parents=True)
             for number in range(count):
-                # Noise in all channels: one that is constant has gradients of rounding errors, which AdamW makes steps of.
+                # Noise in all channels: a constant one has gradients of rounding errors, which AdamW makes steps of.
                 rng = np.random.default_rng([colour, number])
                 pixels = rng.integers(0, 100, (12, 12, 3), np.uint8)
                 pixels[..., colour] += 150

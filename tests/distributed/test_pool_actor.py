@@ -29,7 +29,7 @@ def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
 
 
 def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, storage):
-    """What it has loaded stays between trials as far as it is the same: norms are split where there are two sources alone."""
+    """What is the same stays loaded between trials: norms are split where there are two sources alone."""
     monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))

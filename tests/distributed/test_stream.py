@@ -121,7 +121,7 @@ def test_kill_9_of_a_generator_loses_and_repeats_nothing(actors, opened, referen
 
 
 def test_one_stream_serves_one_job_after_another(opened, reference, prepared):
-    """Each job gets its own rows from its first request on; what is left over of the one before is dropped and counted."""
+    """Each job gets its own rows from its first request on; what is left of the one before is dropped and counted."""
     config = changed(prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64)
     other = changed(config, explorer__sigma=0.1, pool__rows_per_request=32, train__seed=1)
     stream = opened(config)

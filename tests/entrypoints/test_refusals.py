@@ -119,7 +119,8 @@ EXPERIMENT = {
             "teacher.labeler.type=tests.entrypoints.test_refusals:AnyLabels",
         ],
         [
-            "teacher.generator.type: 'mlp_autoencoder' is for images, and task.type 'text_classification' has texts; legal"
+            "teacher.generator.type: 'mlp_autoencoder' is for images, "
+            "and task.type 'text_classification' has texts; legal"
         ],
     ),
     "texts for a student of images": (
@@ -133,7 +134,8 @@ EXPERIMENT = {
     "images for models of texts": (
         ["teacher.generator.type=tests.entrypoints.test_refusals:OfTexts"],
         [
-            "teacher.generator.type: 'tests.entrypoints.test_refusals:OfTexts' is for texts, and task.type 'image_classification' has images",
+            "teacher.generator.type: 'tests.entrypoints.test_refusals:OfTexts' is for texts, "
+            "and task.type 'image_classification' has images",
             "legal: mlp_autoencoder, conv_autoencoder",
         ],
     ),

@@ -89,7 +89,8 @@ def test_two_workers_share_a_second_phase_and_norms_by_source(ray_cluster, prepa
         api.run(config, storage=storage.root, name=f"two-phases-{local}", local=local) for local in (True, False)
     )
     assert shared.metrics.step.tolist() == [60, 120]
-    # Each worker normalises its own half of a batch, so the two are close and not equal; a head on fresh weights is right on 10 to 20 %.
+    # Each worker normalises its own half of a batch, so the two are close and not equal;
+    # a head on fresh weights is right on 10 to 20 %.
     scores = [run.metrics.iloc[-1]["test_balanced_accuracy"] for run in (alone, shared)]
     assert min(scores) > 35 and abs(scores[0] - scores[1]) < 10
 

@@ -14,16 +14,26 @@ from tgt_ray.experiment.controls import control
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"objective": {"type": "distillation"}}, "objective.type: 'distillation' needs the signal 'logits', and the labeler scores documents, too many for logits of all of them; legal: embed_distill"),
-        ({"teacher": {"labeler": {"type": "text_transformer"}}}, "teacher.labeler.type: 'text_transformer' is for tasks whose answers are classes"),
+        (
+            {"objective": {"type": "distillation"}},
+            "objective.type: 'distillation' needs the signal 'logits', and the labeler scores documents, "
+            "too many for logits of all of them; legal: embed_distill",
+        ),
+        (
+            {"teacher": {"labeler": {"type": "text_transformer"}}},
+            "teacher.labeler.type: 'text_transformer' is for tasks whose answers are classes",
+        ),
         ({"train": {"sampling": "balanced"}}, "train.sampling: 'balanced' is for classes"),
         ({"train": {"second_phase": {"type": "crt"}}}, "train.second_phase: 'crt' is for classes"),
         ({"explorer": {"anchors": "balanced"}}, "explorer.anchors: 'balanced' is for classes"),
-        ({"objective": {"type": "embed_distill", "alpha": 0, "embedding_weight": 0, "score_weight": 0}}, "synthetic rows teach nothing"),
+        (
+            {"objective": {"type": "embed_distill", "alpha": 0, "embedding_weight": 0, "score_weight": 0}},
+            "synthetic rows teach nothing",
+        ),
         ({"explorer": {"type": "interpolation"}}, "explorer.type: 'interpolation' goes between"),
         ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "the teacher has no say"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_for_retrieval_is_refused(beir, encoder, changes, says):
     with pytest.raises(ConfigError) as err:
         experiment(beir, encoder, **changes)

@@ -12,7 +12,8 @@ from tgt_ray.core.errors import ConfigError
     [
         (
             {"explorer": {"type": "interpolation"}},
-            "explorer.type: 'interpolation' goes between the latents of two anchors, and teacher.generator.type 'masked_lm'",
+            "explorer.type: 'interpolation' goes between the latents of two anchors, "
+            "and teacher.generator.type 'masked_lm'",
         ),
         (
             {
@@ -27,7 +28,8 @@ from tgt_ray.core.errors import ConfigError
         ),
         (
             {"explorer": {"type": "random-matched"}, "teacher": {"generator": {"type": "causal_lm", "path": "x/y"}}},
-            "explorer.type: 'random-matched' moves latents, and teacher.generator.type 'causal_lm' has none; use random",
+            "explorer.type: 'random-matched' moves latents, "
+            "and teacher.generator.type 'causal_lm' has none; use random",
         ),
     ],
 )

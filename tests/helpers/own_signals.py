@@ -1,7 +1,7 @@
 """Signals and an objective as a user adds them, from outside the package: `type: tests.helpers.own_signals:Matching`.
 
-Each signal has another shape: a map of features, the largest few of each place's numbers with their indices, and a list whose length
-is another one for each row.
+Each signal has another shape: a map of features, the largest few of each place's numbers with their indices, and a
+list whose length is another one for each row.
 """
 
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class MatchingCriterion(Criterion):
         assert teacher["largest_values"].shape == teacher["largest_indices"].shape == (rows, 4, 3)
         lists = teacher["likely"].lists()
         assert len(lists) == rows
-        # Each signal is of its own row: what is likely has the first class among it, and the largest are those of the maps.
+        # Each signal is of its own row: the first class is a likely one, and the largest are those of the maps.
         first = teacher["logits"].argmax(dim=1).tolist()
         assert all(top in each.tolist() for top, each in zip(first, lists, strict=True))
         places = teacher["maps"].flatten(2).transpose(1, 2)

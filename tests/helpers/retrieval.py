@@ -56,7 +56,7 @@ def write(root, **other):
 
 
 def save_encoder(folder):
-    """Random word embeddings: their mean says which words a text has, so that it finds documents with a query's words."""
+    """Random word embeddings: their mean says which words a text has, so it finds documents with a query's words."""
     import transformers as t
 
     texts = [f"{each.get('title', '')} {each['text']}" for each in (*corpus(), *queries())]

@@ -62,10 +62,19 @@ def save_models(spec, root):
     }
     bert = t.BertConfig(vocab_size=size, hidden_size=16, max_position_embeddings=32, num_labels=3, **small, **special)
     bart = t.BartConfig(
-        vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=34, decoder_start_token_id=special["eos_token_id"],
-        forced_eos_token_id=special["eos_token_id"], **special,
-    )  # fmt: skip
+        vocab_size=size,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=34,
+        decoder_start_token_id=special["eos_token_id"],
+        forced_eos_token_id=special["eos_token_id"],
+        **special,
+    )
     gpt = t.GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=128, **special)
     torch.manual_seed(0)
     models = {

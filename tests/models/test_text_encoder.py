@@ -81,7 +81,8 @@ def test_a_model_that_counts_positions_from_padding_needs_a_tokenizer_that_pads_
         build = cls(path=of_family("roberta", tmp_path, tokenizer, other), max_tokens=32).build
         with pytest.raises(
             ConfigError,
-            match=rf"pads with token {tokenizer.pad_token_id}, and its model counts positions from padding token {other}: .*give a folder",
+            match=rf"pads with token {tokenizer.pad_token_id}, and its model counts positions "
+            rf"from padding token {other}: .*give a folder",
         ):
             build(text_spec, *more)
         of_family("roberta", tmp_path, tokenizer, tokenizer.pad_token_id)

@@ -53,7 +53,8 @@ STUDENT = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
 
 
-# Worked out by hand from softmax(1, 2, 3) = (.0900306, .2447285, .6652410) and softmax(.5, 1, 1.5) = (.1863237, .3071959, .5064804).
+# Worked out by hand from softmax(1, 2, 3) = (.0900306, .2447285, .6652410)
+# and softmax(.5, 1, 1.5) = (.1863237, .3071959, .5064804).
 @pytest.mark.parametrize(
     "settings, labels, expected",
     [

@@ -83,7 +83,7 @@ def teacher_by_hand(facts: Facts, directions, embedding, logits, beta, temperatu
 
 
 def loss_by_hand(p, student, labels, alpha, temperature, scale) -> dict[str, float]:
-    """student: logits of subclasses (B, K, S). Of T^2 only the classes' part; the rest is the KL of the joint distributions."""
+    """student: logits of subclasses (B, K, S). T^2 is of the classes' part alone; the rest is the joint KL."""
     real, total = len(labels), {"ce": 0.0, "kl_real": 0.0, "kl_synthetic": 0.0, "all_real": 0.0, "all_synthetic": 0.0}
     for i, (of_teacher, logits) in enumerate(zip(p, student, strict=True)):
         score = [np.log(sum(np.exp(value) for value in of_class)) for of_class in logits]
@@ -299,10 +299,16 @@ def refusals():
         "as many as rows": (few, rows, head, 3, ["at most 2 fit", "class 1 ('rare') has 3 row(s)", "more rows"]),
         "a class of one row": ([0] * 12 + [1], rows, head, 1, ["none fits", "'rare'", "1 row(s)", "distillation"]),
         "a class of none": ([0] * 13, rows, head, 1, ["none fits", "'rare'", "0 row(s)"]),
-        "a small null space": ([0] * 6 + [1] * 7, rows[:, :3], head[:, :3], 2, ["at most 1 fit", "1 of 3 dimensions", "null_space"]),
+        "a small null space": (
+            [0] * 6 + [1] * 7,
+            rows[:, :3],
+            head[:, :3],
+            2,
+            ["at most 1 fit", "1 of 3 dimensions", "null_space"],
+        ),
         "no null space": ([0] * 6 + [1] * 7, rows[:, :2], head[:, :2], 1, ["none fits", "0 of 2 dimensions"]),
         "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "1 dimensions alone"]),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("labels, rows, head, subclasses, expected", refusals().values(), ids=refusals())

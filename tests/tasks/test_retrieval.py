@@ -28,7 +28,7 @@ def test_some_queries_keep_their_answers(beir):
 
 
 def more_queries():
-    """Two that nobody has answered; one that test asks as well; and one of which only a document is known that is no answer."""
+    """Two that nobody has answered; one that test asks as well; and one judged with a document that is no answer."""
     texts = {"u0": "lamp red ?", "u1": "houses ?", "u2": queries()[48]["text"], "u3": "an old shirt ?"}
     return [{"_id": name, "text": text} for name, text in texts.items()]
 

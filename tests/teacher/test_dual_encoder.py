@@ -210,7 +210,10 @@ def test_a_model_without_states_of_its_tokens_is_refused(encoder, tmp_path):
     config = t.DPRConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **size)
     t.DPRQuestionEncoder(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    says = r"teacher\.labeler\.path: .* is a DPRQuestionEncoder, which gives no states of its tokens; use another model, or the same weights"
+    says = (
+        r"teacher\.labeler\.path: .* is a DPRQuestionEncoder, which gives no states of its tokens; "
+        r"use another model, or the same weights"
+    )
     with pytest.raises(ConfigError, match=says) as err:
         built(tmp_path)
     assert "\n" not in str(err.value)

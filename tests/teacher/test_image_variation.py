@@ -1,4 +1,4 @@
-"""A generator that embeds images and draws new ones, against the pipeline of diffusers itself, on a small one saved here."""
+"""A generator that embeds images and draws new ones, against the pipeline of diffusers itself on a small one."""
 
 import json
 import shutil

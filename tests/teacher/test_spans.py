@@ -42,7 +42,13 @@ def spans_of(text, count=60, **settings):
 
 def test_spans_of_texts_without_white_space_are_characters_of_a_sentence():
     ends = ("。", "！", "？", "｡")
-    text = "".join(f"{word}" + end for word, end in zip(("赤い車は古い庭に止まっている", "青い船が港から出て行きました", "緑の家はどこにありますか", "白い椅子が台所に置いてある"), ends, strict=True))  # fmt: skip
+    parts = (
+        "赤い車は古い庭に止まっている",
+        "青い船が港から出て行きました",
+        "緑の家はどこにありますか",
+        "白い椅子が台所に置いてある",
+    )
+    text = "".join(part + end for part, end in zip(parts, ends, strict=True))
     for spaced in (text, text.replace("。", "。 ")):
         found = set(spans_of(spaced, least_words=2, most_words=4))
         assert len(found) > 20

@@ -1,4 +1,4 @@
-"""A run on texts in one process, with small models of a user's own: few labels, unlabelled anchors, and what is shown of them."""
+"""A run on texts in one process with a user's own models: few labels, unlabelled anchors, and what is shown."""
 
 import io
 import logging
