@@ -10,6 +10,7 @@ import pytest
 import tgt_ray
 
 PACKAGE = Path(tgt_ray.__file__).parent
+TESTS = Path(__file__).parent
 #: Data goes through them from the last to the first; each imports from itself and from those before it.
 FOLDERS = (
     "core",
@@ -125,7 +126,11 @@ def test_functions_are_short(module):
     assert long == {}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+LINES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
+LINES |= {f"tests/{path.relative_to(TESTS)}": path for path in sorted(TESTS.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("path", LINES.values(), ids=LINES)
 def test_lines_are_short(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [number for number, line in enumerate(lines, start=1) if len(line) > LONGEST_LINE] == []
