@@ -161,7 +161,7 @@ def test_a_request_that_fails_reaches_the_student_as_an_error_and_the_stream_goe
     with pytest.raises(GenerationFailed, match="ValueError: no such latent"):
         for _ in range(3):
             next(blocks)
-    assert int(next(stream.begin(config, reference, 7))["request"][0]) == 7
+    assert next(stream.begin(config, reference, 7)).request == 7
 
 
 def test_closing_a_stream_ends_its_processes(ray_cluster, storage, reference, prepared, processes):
