@@ -14,7 +14,7 @@ test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos and not gpu" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,8 +1,6 @@
 """README says nothing that is yet to be filled in."""
 
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers.places import ROOT
 
 
 def test_no_placeholder_is_left():

@@ -1,0 +1,112 @@
+"""Runs of the benchmarks are kept and resumed."""
+
+import argparse
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from tests.helpers.places import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import common
+import methods
+import retrieval
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The methods and seeds that were trained, and not taken from the storage; in this process."""
+    names, run_one, threads = [], methods.run_one, torch.get_num_threads()
+
+    def noted(method, experiment, made):
+        names.append((method, experiment.train.seed))
+        return run_one(method, experiment, made)
+
+    monkeypatch.setattr(methods, "run_one", noted)
+    monkeypatch.setattr(methods, "ProcessPoolExecutor", ThreadPoolExecutor)
+    yield names
+    torch.set_num_threads(threads)
+
+
+def measure(storage, seeds, names, resume=True, **sets):
+    sets = {
+        "train.steps": 4,
+        "train.eval_every": 4,
+        "teacher.labeler.pretrain.steps": 5,
+        "teacher.generator.pretrain.steps": 5,
+        "fit_check.on_low": "skip",
+    } | {key.replace("__", "."): value for key, value in sets.items()}
+    return methods.measure(
+        argparse.Namespace(
+            data="digits",
+            sets=[f"{key}={value}" for key, value in sets.items()],
+            methods=names,
+            storage=str(storage),
+            seeds=seeds,
+            jobs=1,
+            resume=resume,
+        )
+    )
+
+
+def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.setattr("tgt_ray.core.environment.commit", lambda: "a" * 40)
+    first = measure(tmp_path, 1, "one_hot,distillation")
+    assert trained == [("one_hot", 0), ("distillation", 0)]
+    monkeypatch.setattr("tgt_ray.core.environment.commit", lambda: "b" * 40)
+    more = measure(tmp_path, 2, "one_hot,random,distillation")
+    assert trained[2:] == [("random", 0), ("one_hot", 1), ("random", 1), ("distillation", 1)]
+    assert "2/6 runs taken" in capsys.readouterr().out
+    assert [(each["method"], each["seed"]) for each in more["results"]] == [
+        (method, seed) for method in ("one_hot", "random", "distillation") for seed in (0, 1)
+    ]
+    assert more["results"][0] == first["results"][0]
+    assert "of 6 runs some were made by other commits: 2 by aaaaaaaaaaaa" in methods.render(more)
+    assert "other commits" not in methods.render(first)
+
+
+def test_anchors_as_they_are_are_a_method_of_the_same_teacher(tmp_path, trained):
+    record = measure(tmp_path, 1, "anchors,random")
+    assert [each["method"] for each in record["results"]] == ["anchors", "random"]
+    assert record["methods"]["anchors"]["explorer"] == {"type": "identity", "anchors": "natural"}
+
+
+def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
+    measure(tmp_path, 1, "one_hot")
+    for sets in ({"train.learning_rate": 0.5}, {"task.long_tail.imbalance": 10}, {"teacher.labeler.pretrain.seed": 1}):
+        measure(tmp_path, 1, "one_hot", **{key.replace(".", "__"): value for key, value in sets.items()})
+    assert len(trained) == 4
+    measure(tmp_path, 1, "one_hot", resume=False)
+    assert len(trained) == 5, "without --resume all is trained"
+
+
+def test_who_was_given_weights_is_said_of_few_labels_too():
+    labeler = {"weights": "labeler.safetensors", "path": None}
+    teacher = {"labeler": labeler, "generator": {"weights": None, "path": "a/b"}}
+    task = {"labelled": {"rows": 5}, "long_tail": None, "unlabelled": None}
+    said = common.what_was_seen({"task": task, "teacher": teacher}, {"train": 5, "full": 20})
+    assert said.endswith("the generator is a/b, the weights of the labeler were given by the user.")
+    task = {"labelled": None, "long_tail": None, "unlabelled": "anchors"}
+    said = common.what_was_seen({"task": task, "teacher": teacher}, {"train": 5, "full": 20})
+    assert said.startswith("Of 20 train rows the student has 5 labelled rows")
+
+
+def test_a_checkout_with_changes_is_not_its_commit():
+    results = [{"commit": "a" * 40}, {"commit": "a" * 40 + "+changes"}, {"commit": None}, {}]
+    (line,) = common.other_commits(results, {"commit": "a" * 40})
+    assert line == "of 4 runs some were made by other commits: 1 by aaaaaaaaaaaa+changes, 1 by unknown"
+
+
+def test_what_spans_are_is_said_where_a_method_of_theirs_ran():
+    records = ROOT / "benchmarks/records"
+    record = json.loads((records / "retrieval-medquad.json").read_text())
+    says = "finds; `spans` are words of documents, since no trained query generator is at hand\n"
+    assert says in retrieval.render(record)
+    record["methods"] = {name: each for name, each in record["methods"].items() if not name.startswith("spans")}
+    said = retrieval.render(record)
+    assert "`spans`" not in said
+    assert "and their documents what it finds\n" in said

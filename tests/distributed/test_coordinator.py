@@ -1,0 +1,73 @@
+"""What the coordinator remembers of its grants, without Ray around it."""
+
+import asyncio
+
+from tests.helpers.experiments import changed
+from tgt_ray.distributed.coordinator import Coordinator
+from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.experiment.experiment import Experiment
+
+WINDOW, LENGTH = 3, 8
+
+
+def job(number: int, **values) -> Job:
+    sets = {"explorer.type": "random", "pool.window": WINDOW, "pool.slot_length": LENGTH}
+    experiment = changed(Experiment(), sets)
+    return Job(number, experiment, (), **{"rank": 0, "world_size": 1, "first": 0, "count": 10**6, **values})
+
+
+async def ask(coordinator: Coordinator, slot: int, place: int, number: int = 0) -> Grant:
+    return await asyncio.wait_for(coordinator.grant(slot, place, number, -1, Spent()), timeout=5)
+
+
+def test_what_is_remembered_does_not_grow_with_the_requests():
+    async def story() -> None:
+        coordinator = Coordinator()
+        await coordinator.begin(job(0), None, -1)
+        slots = 20
+        for index in range(slots * LENGTH):
+            grant = await ask(coordinator, *divmod(index, LENGTH))
+            assert grant.request == index
+            await coordinator.consumed(0, index + 1 - (index % WINDOW))
+            assert len(coordinator.granted) <= WINDOW
+        assert len(coordinator.used_up) <= slots
+
+    asyncio.run(story())
+
+
+def test_a_retried_task_gets_what_is_wanted_again_and_nothing_for_what_is_used_up():
+    """Two tasks side by side; one is killed, and asks again from its first place."""
+
+    async def story() -> None:
+        coordinator = Coordinator()
+        await coordinator.begin(job(0), None, -1)
+        for slot, place in ((0, 0), (1, 0), (0, 1)):
+            await ask(coordinator, slot, place)
+        await coordinator.consumed(0, 1)
+        assert (await ask(coordinator, 0, 2)).request == 3
+        assert await ask(coordinator, 0, 0) == Grant(0), "used up"
+        assert [(await ask(coordinator, 0, place)).request for place in (1, 2)] == [2, 3]
+        assert (await ask(coordinator, 1, 0)).request == 1
+        assert (await coordinator.stream_metrics())["requests_granted"] == 4, "no new ones"
+
+    asyncio.run(story())
+
+
+def test_a_retried_task_gets_nothing_for_what_an_earlier_job_had():
+    async def story() -> None:
+        coordinator = Coordinator()
+        await coordinator.begin(job(0), None, -1)
+        for place in range(3):
+            await ask(coordinator, 0, place)
+        await coordinator.consumed(0, 1)  # and the other two are on their way when the job ends
+        await coordinator.begin(job(1, first=7), None, -1)
+        assert not coordinator.granted
+        assert [(await ask(coordinator, 0, place)).request for place in range(5)] == [None, None, None, 7, 8]
+        # Blocks of an earlier job must not look like the present one's: they may be delivered now for the first time.
+        assert [(await ask(coordinator, 0, place)).number for place in range(5)] == [0, 0, 0, 1, 1]
+        await coordinator.consumed(1, 8)
+        assert [(await ask(coordinator, 0, place)).request for place in range(5)] == [None] * 4 + [8]
+        await coordinator.consumed(0, 10**6)  # said late of the job before
+        assert (await ask(coordinator, 0, 4)).request == 8
+
+    asyncio.run(story())

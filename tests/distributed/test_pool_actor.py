@@ -1,0 +1,48 @@
+"""A generator of the pool, without Ray around it."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from tgt_ray.core.config import validate
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.distributed.messages import Job
+from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import PoolConfig
+from tgt_ray.training.generation import recipe_of, shown_rows
+from tgt_ray.training.student import build_student
+
+
+def test_a_generator_works_in_one_thread_from_slot_to_slot(monkeypatch):
+    """torch's libraries keep some 100 MB for each thread that has ever used them."""
+    # Settings of a process of its own, which this one isn't.
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    made = TeacherGenerator(PoolSetup(PoolConfig(slot_length=2), "", None))
+    made._ask = lambda slot, place: None
+    made._make = lambda slot, place: threading.get_ident()
+    threads = [thread for slot in range(3) for thread in made({"slot": np.array([slot])})]
+    assert len(threads) == 6 and len(set(threads)) == 1
+
+
+def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, storage):
+    """What is the same stays loaded between trials: norms are split where there are two sources alone."""
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
+    made.loaded["prepared"] = ("reference", prepared.prepared)
+    reference = SimpleNamespace(hex=lambda: "reference")
+    synthesizers = []
+    for number, (ratio, every) in enumerate([(0.5, 15), (1.0, 31), (0.5, 15)]):
+        how = {"train.batch_norm": "per_source", "train.synthetic_ratio": ratio, "pool.rows_per_request": 128}
+        how |= {"train.steps": 1000, "train.batch_size": 64}
+        config = validate(Experiment, with_overrides(prepared.experiment.model_dump(mode="json"), list(how.items())))
+        made._adopt(Job(number, config, (reference,), 0, 1, 0, 10))
+        made.student.load_state_dict(build_student(config, prepared.prepared.student).state_dict())
+        assert next(request for request in range(1, 40) if shown_rows(made.experiment, request)) == every
+        assert made.synthesizer.recipe == recipe_of(config)
+        synthesizers.append(made.synthesizer)
+    assert synthesizers[0] is synthesizers[1] is synthesizers[2]

@@ -1,0 +1,17 @@
+"""Controls of an experiment."""
+
+import pytest
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.experiment.controls import control
+from tgt_ray.experiment.experiment import Experiment
+
+
+def test_controls_make_no_rows_and_one_hot_has_no_teacher():
+    for name in ("one_hot", "distillation"):
+        assert not control(Experiment(), name).streams
+        assert control(Experiment(), name).synthetic_ratio == 0
+    assert control(Experiment(), "one_hot").objective.alpha == 0
+    assert control(Experiment(), "distillation").objective == Experiment().objective
+    with pytest.raises(ConfigError, match="legal are"):
+        control(Experiment(), "other")

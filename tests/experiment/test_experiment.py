@@ -1,0 +1,32 @@
+"""An experiment as a whole."""
+
+from tests.helpers.configs import again, refusal
+from tests.helpers.places import ROOT
+from tests.helpers.pretrained import NAME, config
+from tgt_ray.core.config import validate
+from tgt_ray.core.loading import load_yaml
+from tgt_ray.experiment.experiment import Experiment
+
+
+def test_shipped_experiments_are_valid(tmp_path):
+    config = validate(Experiment, load_yaml(ROOT / "benchmarks" / "fashion_mnist_lt.yaml"))
+    assert again(config, tmp_path) == config
+
+
+def test_parts_that_do_not_fit_together_are_refused():
+    assert "window 1 is below actors 3" in refusal(Experiment, {"pool": {"actors": 3, "window": 1}})
+    assert "batch_size 64 is not a multiple of workers 3" in refusal(Experiment, {"train": {"workers": 3}})
+
+
+def test_relative_places_are_made_absolute(tmp_path, monkeypatch):
+    # Workers start in folders of their own.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    experiment = config(
+        teacher__labeler={"type": "transformers", "path": "vit"},
+        teacher__generator={"type": "autoencoder_kl", "path": "someone/on-the-hub"},
+        student={"type": "timm", "name": NAME, "weights": "student.safetensors"},
+    )
+    assert experiment.teacher.labeler.path == str(tmp_path / "vit")
+    assert experiment.teacher.generator.path == "someone/on-the-hub"
+    assert experiment.student.weights == tmp_path / "student.safetensors"

@@ -1,0 +1,138 @@
+"""What a sweep says: its file, its search, its trials and controls."""
+
+import pytest
+import yaml
+
+from tests.helpers.configs import again, refusal
+from tests.helpers.places import ROOT
+from tgt_ray.core.config import validate
+from tgt_ray.core.loading import load_yaml
+from tgt_ray.core.signals.of_labeler import EMBEDDING
+from tgt_ray.sweeps.config import SweepConfig, default_sweep
+
+SWEEP_FILES = [ROOT / "tgt_ray" / "default_sweep.yaml", *sorted((ROOT / "sweeps").glob("*.yaml"))]
+
+
+def test_a_sweep_survives_yaml(tmp_path):
+    config = validate(
+        SweepConfig,
+        {
+            "space": {
+                "explorer.step_size": {"loguniform": [0.1, 1]},
+                "train.synthetic_ratio": {"uniform": [0, 1]},
+                "explorer.steps": {"integers": [1, 3]},
+                "explorer.anchors": {"choice": ["natural", "balanced", 0.5]},
+            },
+            "search": {"algorithm": "random", "trials": 3, "concurrent": 2, "controls": ["one_hot"]},
+        },
+    )
+    assert again(config, tmp_path) == config
+    assert again(SweepConfig(), tmp_path) == SweepConfig()
+
+
+@pytest.mark.parametrize("file", SWEEP_FILES, ids=lambda file: file.name)
+def test_shipped_sweeps_are_valid(file, tmp_path):
+    config = validate(SweepConfig, load_yaml(file), str(file))
+    assert again(config, tmp_path) == config
+    assert file.read_text().startswith("#"), "the header says the command, runtime and score"
+
+
+def test_the_default_sweep_is_the_shipped_file():
+    assert default_sweep() == yaml.safe_load(SWEEP_FILES[0].read_text())
+
+
+@pytest.mark.parametrize("value", ["several", 1.5])
+def test_a_wrong_value_of_a_key_that_takes_two_kinds_is_refused_with_its_own_path(value):
+    message = refusal(SweepConfig, {"search": {"concurrent": value}})
+    assert message.startswith("search.concurrent: ")
+    assert repr(value) in message
+
+
+def test_a_grid_needs_choices():
+    message = refusal(
+        SweepConfig, {"search": {"algorithm": "grid"}, "space": {"train.synthetic_ratio": {"uniform": [0, 1]}}}
+    )
+    assert "space.train.synthetic_ratio: grid search needs a choice" in message
+
+
+def test_unknown_metric_and_control_are_refused_with_the_nearest():
+    assert "did you mean 'accuracy'?" in refusal(SweepConfig, {"search": {"metric": "acuracy"}})
+    assert "did you mean 'one_hot'?" in refusal(SweepConfig, {"search": {"controls": ["onehot"]}})
+
+
+def test_a_trial_gets_all_values_of_its_point():
+    sweep = SweepConfig()
+    trial = sweep.trial_experiment(
+        {"train.synthetic_ratio": 0.25, "objective.temperature": 3.0, "explorer.step_size": 0.5}
+    )
+    assert (trial.train.synthetic_ratio, trial.objective.temperature, trial.explorer.step_size) == (0.25, 3.0, 0.5)
+    assert trial.task == sweep.experiment.task
+
+
+def test_a_trial_of_another_type_keeps_the_other_values_of_its_block():
+    sweep = validate(
+        SweepConfig,
+        {
+            "space": {
+                "explorer.type": {"choice": ["gradient", "random-matched"]},
+                "explorer.step_size": {"uniform": [0.1, 0.9]},
+            }
+        },
+    )
+    trial = sweep.trial_experiment({"explorer.type": "random-matched", "explorer.step_size": 0.123})
+    assert trial.explorer.type == "random-matched"
+    assert trial.explorer.step_size == 0.123
+
+
+def test_a_grid_has_all_points():
+    sweep = validate(
+        SweepConfig,
+        {
+            "space": {
+                "objective.temperature": {"choice": [1, 2, 4]},
+                "explorer.type": {"choice": ["random", "gradient"]},
+            },
+            "search": {"algorithm": "grid", "controls": ["distillation"]},
+        },
+    )
+    assert sweep.num_trials == 3 * 2 + 1
+    points = {(p["objective.temperature"], p["explorer.type"]) for p in sweep.first_points()}
+    assert points == {(t, e) for t in (1, 2, 4) for e in ("random", "gradient")}
+
+
+def test_the_experiment_as_written_is_tried_first_where_the_space_holds_it():
+    assert SweepConfig().first_points() == [
+        {"train.synthetic_ratio": 0.5, "objective.temperature": 4.0, "explorer.step_size": 0.25}
+    ]
+    outside = validate(SweepConfig, {"space": {"train.synthetic_ratio": {"uniform": [0.6, 0.9]}}})
+    assert outside.first_points() == []
+
+
+def test_where_anchors_have_no_labels_a_control_takes_them_as_they_are():
+    task = {"type": "text_classification", "data": {"type": "parquet", "path": "x"}, "labelled": {"rows": 9}}
+    text = {"type": "text_transformer"}
+    teacher = {"labeler": text, "generator": {"type": "masked_lm"}}
+    base = {"task": task, "teacher": teacher, "student": text, "explorer": {"type": "random", "anchors": "balanced"}}
+
+    def controls(search=None, **changes):
+        space = {"objective.temperature": {"uniform": [1, 2]}}
+        return validate(SweepConfig, {"experiment": {**base, **changes}, "space": space, "search": search or {}})
+
+    sweep = controls()
+    assert sweep.search.controls == ["one_hot", "distillation", "anchors"] and sweep.num_trials == 15
+    made = sweep.trial_experiment({"control": "anchors"})
+    assert made.streams and made.explorer.type == "identity" and made.explorer.anchors == "balanced"
+    assert made.objective == sweep.experiment.objective and made.teacher == sweep.experiment.teacher
+    assert controls({"controls": ["one_hot"]}).search.controls == ["one_hot"]
+    for other in ({"task": {**task, "unlabelled": "ignore"}}, {"explorer": {"type": "none"}}):
+        assert controls(**other).search.controls == ["one_hot", "distillation"]
+    assert SweepConfig().search.controls == ["one_hot", "distillation"]
+
+
+def test_a_sweep_says_what_its_trials_may_minimise():
+    space = {"objective.subclasses": {"choice": [2, 4]}, "train.learning_rate": {"loguniform": [0.001, 0.1]}}
+    sweep = SweepConfig.model_validate({"experiment": {"objective": {"type": "lelp"}}, "space": space})
+    assert [objective.subclasses for objective in sweep.objectives()] == [2, 4]
+    types = {"space": {"objective.type": {"choice": ["distillation", "lelp"]}}}
+    assert [EMBEDDING in each.signals for each in SweepConfig.model_validate(types).objectives()] == [False, True]
+    assert [each.type for each in SweepConfig().objectives()] == ["distillation"] * 3  # its space has a temperature

@@ -1,0 +1,117 @@
+"""The table of trials, and as it is shown in a terminal."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.table import render, trial_table
+
+
+def text(table: pd.DataFrame, config: SweepConfig) -> str:
+    out = io.StringIO()
+    Console(file=out, width=300).print(render(config, table))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("mode, order", [("max", ["b", "c", "a"]), ("min", ["a", "c", "b"])])
+def test_the_best_is_first(mode, order):
+    table = trial_table(sweep(mode), [trial("a", 80.0), trial("b", 95.0), trial("c", 90.0)])
+    assert table.trial.tolist() == order
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_trials_without_a_score_are_last(mode):
+    trials = [
+        trial("nan", float("nan"), tested=False),
+        trial("none", None),
+        FakeTrial("new", "PENDING"),
+        trial("good", 80.0),
+    ]
+    table = trial_table(sweep(mode), trials)
+    assert table.trial.tolist() == ["good", "nan", "none", "new"]
+    assert np.isnan(table[METRIC].astype(float).tolist()[1:]).all()
+
+
+def test_a_table_of_trials_that_have_not_begun():
+    table = trial_table(sweep(), [FakeTrial("a", "PENDING"), FakeTrial("b", "RUNNING")])
+    assert table.status.tolist() == ["pending", "running"]
+    assert METRIC in table.columns and "0 of 6 trials ended" in text(table, sweep())
+
+
+def test_a_control_that_has_not_reported_yet_has_no_reason():
+    table = trial_table(sweep(), [FakeTrial("a", "RUNNING", {"control": "one_hot"})])
+    shown = text(table, sweep())
+    assert "one_hot" in shown and "running" in shown and "nan" not in shown
+
+
+def test_finished_and_stopped_early_are_told_apart_by_the_test_split():
+    trials = [trial("whole", 90.0), trial("cut", 85.0, tested=False), trial("on", 80.0, "RUNNING", tested=False)]
+    trials += [trial("ctrl-c", 70.0, tested=False), trial("asha", 60.0, tested=False)]
+    trials[1].last_result["done"] = True
+    table = trial_table(sweep(), trials, {"asha": "COMPLETE"}).set_index("trial")
+    assert table.status.to_dict() == {
+        "whole": "finished",
+        "cut": "stopped early",
+        "on": "running",
+        "ctrl-c": "interrupted",
+        "asha": "stopped early",
+    }
+    assert table.loc["whole", f"test_{METRIC}"] == 89.0 and np.isnan(table.loc["cut", f"test_{METRIC}"])
+
+
+def test_a_failed_trial_has_the_last_line_of_its_error_as_reason():
+    error = RuntimeError(
+        "ray::run() (pid=1)\n  File x, line 2\nTrialFailed: the training loss is not finite by step 40\n"
+    )
+    trials = [trial("bad", 50.0, "ERROR", tested=False, error=error), FakeTrial("lost", "ERROR"), trial("good", 90.0)]
+    table = trial_table(sweep(), trials).set_index("trial")
+    assert table.status.to_dict() == {"good": "finished", "bad": "failed", "lost": "failed"}
+    assert table.reason["bad"] == "TrialFailed: the training loss is not finite by step 40"
+    assert table.reason["lost"] == "the trial's process was lost"
+    assert table.reason["good"] is None
+    assert "failed: TrialFailed: the training loss is not finite by step 40" in text(table.reset_index(), sweep())
+
+
+@pytest.mark.parametrize("reason", ["no file at [/tmp/x]", "got [end] of data", "shape [2, 3] differs"])
+def test_brackets_in_a_reason_are_shown_as_they_are(reason):
+    table = trial_table(sweep(), [trial("bad", None, "ERROR", error=RuntimeError(reason))])
+    assert reason in text(table, sweep())
+
+
+def test_a_newer_status_replaces_tunes():
+    table = trial_table(sweep(), [trial("a", 90.0, "RUNNING")], {"a": "TERMINATED"})
+    assert table.status.tolist() == ["finished"]
+
+
+def test_rows_hold_values_metrics_and_time_but_not_tunes_own():
+    row = trial_table(sweep(), [trial("a", 90.0)]).iloc[0]
+    assert row["train.synthetic_ratio"] == 0.5 and row["explorer.step_size"] == 0.1
+    assert row.step == 500 and row.seconds == 2.5 and row.control is None
+    assert not {"pid", "time_total_s", "config"} & set(row.index)
+
+
+def test_controls_are_named_and_have_no_values():
+    config = sweep()
+    table = trial_table(config, [trial("a", 90.0), trial("c", 85.0, config={"control": "one_hot"})])
+    control = table[table.trial == "c"].iloc[0]
+    assert control.control == "one_hot" and pd.isna(control["train.synthetic_ratio"])
+    shown = text(table, config)
+    assert "one_hot" in shown and "2 of 6 trials ended" in shown
+
+
+def test_the_terminal_shows_the_best_fifteen():
+    table = trial_table(sweep(), [trial(f"t{i:02}", float(i)) for i in range(20)])
+    shown = text(table, sweep())
+    assert "t19" in shown and "t05" in shown and "t04" not in shown
+    assert "20 of 6 trials ended" in shown
+
+
+def test_scores_are_shown_beside_their_names():
+    shown = text(trial_table(sweep(), [trial("a", 91.23456)]), sweep())
+    for part in (f"validation {METRIC}", f"test {METRIC}", "91.23", "90.23", "synthetic_ratio", "0.5", "500"):
+        assert part in shown

@@ -1,0 +1,192 @@
+"""Whether the teacher fits its task, measured before anything trains."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tests.helpers.experiments import changed
+from tgt_ray import run
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints import cli
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.results import fit_pages
+from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.module import Teacher
+from tgt_ray.training import fit_check
+
+SHORT = {"train.steps": 6, "train.eval_every": 3, "train.batch_size": 8, "pool.rows_per_request": 16}
+
+
+class Perfect(nn.Module):
+    """Latents are the pixels."""
+
+    def encode(self, inputs):
+        return inputs.flatten(1)
+
+    def decode(self, latents):
+        return latents.unflatten(1, (1, 8, 8))
+
+
+class Blind(Perfect):
+    """Whatever the latent, the same picture."""
+
+    def decode(self, latents):
+        return torch.zeros(len(latents), 1, 8, 8)
+
+
+class BlindGenerator(Generator):
+    type: str = "tests.training.test_fit_check:BlindGenerator"
+
+    def build(self, spec):
+        return Blind()
+
+    def fit(self, model, inputs, labeler, agreement):
+        return {}
+
+
+@pytest.fixture
+def experiment(prepared) -> Experiment:
+    return changed(prepared.experiment, SHORT)
+
+
+@pytest.fixture
+def labeler(teacher):
+    return teacher.labeler
+
+
+def blind(experiment: Experiment, **check) -> Experiment:
+    data = with_overrides(experiment.model_dump(mode="json"), [("explorer.type", "random")])
+    data["teacher"]["generator"] = BlindGenerator()
+    data["fit_check"] = {**data["fit_check"], **check}
+    return validate(Experiment, data)
+
+
+def test_a_generator_that_loses_nothing_agrees_wholly(experiment, labeler, digits):
+    still = changed(experiment, explorer__sigma=0.0, explorer__step_size=0.0)
+    result, _ = fit_check.measure(still, Teacher(labeler, Perfect()), digits)
+    assert result["reconstruction_mse"] == 0
+    assert result["agreement_reconstructed"] == result["agreement_explored"] == 100
+    assert result["accuracy"] == result["accuracy_reconstructed"] == result["accuracy_explored"] > 80
+    assert result["rows"] == len(digits.labels("validation")) and result["rows_per_second"] > 0
+
+
+def test_longer_steps_are_trusted_less(experiment, labeler, digits):
+    near, far = (
+        fit_check.measure(changed(experiment, explorer__sigma=sigma), Teacher(labeler, Perfect()), digits)[0]
+        for sigma in (0.1, 3.0)
+    )
+    assert near["agreement_explored"] > far["agreement_explored"] + 20
+
+
+def test_a_blind_generator_agrees_by_chance(experiment, labeler, digits):
+    result, _ = fit_check.measure(blind(experiment), Teacher(labeler, Blind()), digits)
+    assert result["agreement_reconstructed"] < 30 and result["reconstruction_mse"] > 0.05
+
+
+def test_rows_of_another_shape_are_refused(experiment, labeler, digits):
+    class Wide(Perfect):
+        def decode(self, latents):
+            return super().decode(latents).expand(-1, 3, -1, -1)
+
+    with pytest.raises(
+        ConfigError, match=r"teacher\.generator: decodes rows of shape 3x8x8, and the task's inputs are 1x8x8"
+    ):
+        fit_check.measure(experiment, Teacher(labeler, Wide()), digits)
+
+
+@pytest.mark.parametrize(("per_second", "warned"), [(3.0, False), (1.5, True)])
+def test_a_call_that_takes_long_is_warned_of(experiment, caplog, per_second, warned):
+    result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)
+    fit_check.judge(
+        experiment, {**result, "rows": 8, "explorer": "random", "rows_per_second": per_second, "device": "1 thread(s)"}
+    )
+    assert ("pool.rows_per_request: a call of 16 rows takes about 11 seconds at this speed" in caplog.text) == warned
+
+
+def test_low_agreement_warns_or_refuses_as_asked(experiment, digits, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        run(blind(experiment), storage=str(tmp_path), name="warned", local=True)
+    assert "less than fit_check.minimum 80" in caplog.text
+    assert f"fit of the teacher on {len(digits.labels('validation'))} held-out rows" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"agrees with itself on \d+\.\d % of the generator's reconstructions, less than"
+    ):
+        run(blind(experiment, on_low="fail"), storage=str(tmp_path), name="refused", local=True)
+    assert not Storage(tmp_path).exists("refused"), "nothing half-written"
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        off = run(blind(experiment, on_low="skip"), storage=str(tmp_path), name="off", local=True)
+    assert off.record["teacher"]["fit_check"] == {} and "fit of the teacher" not in caplog.text
+    run(blind(experiment, on_low="fail", minimum=0), storage=str(tmp_path), name="content", local=True)
+
+
+def test_a_slow_generator_is_measured_on_fewer_rows(experiment, labeler, digits):
+    short = changed(experiment, explorer__type="random", fit_check__seconds=1e-9)
+    result, _ = fit_check.measure(short, Teacher(labeler, Blind()), digits)
+    assert result["rows"] == 64 and result["rows_per_second"] > 0
+
+
+def test_the_first_rows_that_are_measured_are_of_all_classes():
+    labels = np.repeat(np.arange(10), 50)  # class by class, as folders are read
+    rows = fit_check.held_out_rows(len(labels), 200)
+    assert len(set(rows.tolist())) == 200 and len(set(labels[rows[:40]].tolist())) > 7
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "3 seconds"), (119, "119 seconds"), (600, "10 minutes"), (9000, "2 hours"), (1e6, "12 days")],
+)
+def test_durations_are_said_in_the_unit_that_suits_them(seconds, text):
+    assert fit_check.duration(seconds) == text
+
+
+def test_nothing_is_measured_where_no_rows_are_made(experiment, prepared, digits, storage):
+    plain = changed(experiment, explorer__type="none")
+    assert fit_check.stored(plain, prepared.prepared.teacher, digits, storage) == {}
+
+
+def test_a_check_is_measured_once(experiment, digits, tmp_path, monkeypatch):
+    store = str(tmp_path)
+    first = run(experiment, storage=store, name="first", local=True)
+
+    def never(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(fit_check, "measure", never)
+    second = run(changed(experiment, train__seed=5), storage=store, name="second", local=True)
+    assert first.record["teacher"]["fit_check"] == second.record["teacher"]["fit_check"]
+    with pytest.raises(AssertionError, match="measured again"):
+        run(changed(experiment, explorer__step_size=0.9), storage=store, name="third", local=True)
+
+
+def test_the_gallery_lies_beside_the_results(experiment, tmp_path):
+    run(experiment, storage=str(tmp_path), name="shown", local=True)
+    picture = Image.open(io.BytesIO(Storage(tmp_path).read("shown", fit_pages.PICTURE_FILE)))
+    assert picture.format == "PNG" and picture.width > picture.height > 200
+
+
+def test_strict_is_a_flag_of_the_command(tmp_path, monkeypatch, capsys):
+    """A generator trained for a single step is refused in one line."""
+    sets = [
+        "teacher.labeler.pretrain.steps=150",
+        "teacher.generator.pretrain.steps=1",
+        *(f"{k}={v}" for k, v in SHORT.items()),
+    ]
+    arguments = ["train", "--local", "--strict", "--storage", str(tmp_path), "--name", "strict"]
+    for each in sets:
+        arguments += ["--set", each]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(cli.train)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the labeler agrees with itself on") and error.count("\n") == 1
+    assert not (tmp_path / "strict").exists()
