@@ -1,10 +1,10 @@
-"""What a sweep says at its end."""
+"""What a run and a sweep say at their end."""
 
+import pandas as pd
 import pytest
 
 from tests.helpers.trials import sweep, trial
-from tgt_ray.entrypoints.api import SweepResult
-from tgt_ray.entrypoints.summary import print_result
+from tgt_ray.entrypoints.summary import RunResult, SweepResult, print_result
 from tgt_ray.sweeps.driver import best_trial
 from tgt_ray.sweeps.table import trial_table
 
@@ -20,5 +20,38 @@ def test_a_control_that_is_not_behind_is_said_to_be(capsys, mode, control, said)
     best = best_trial(config, table)
     print_result(SweepResult("results/s", config, table, best, {"teacher": {"labeler": {}}}))
     out = capsys.readouterr().out
-    assert "best: a, test balanced_accuracy 94.00; distillation" in out
+    assert f"best: a, test balanced_accuracy 94.00\n  control distillation: {control - 1:.2f}\n" in out
     assert ("the control distillation is not behind" in out) is said
+
+
+def result(trials: int = 30) -> SweepResult:
+    config = sweep()
+    table = trial_table(config, [trial(f"t{n:02}", float(n)) for n in range(trials)])
+    teacher = {"teacher": {"labeler": {"quality": {"test": {"balanced_accuracy": 98.0}}}}}
+    return SweepResult("results/s", config, table, best_trial(config, table), teacher)
+
+
+def test_a_result_in_a_notebook_is_a_few_lines():
+    lines = repr(result()).splitlines()
+    assert lines == [
+        "best: t29, test balanced_accuracy 28.00",
+        "  teacher: 98.00",
+        "table, best student, records and report.html: results/s",
+    ]
+    history = pd.DataFrame([{"step": 1, "train_loss": 2.0, **{f"test_{n}": float(n) for n in range(15)}}])
+    lines = repr(RunResult("results/r", history, {})).splitlines()
+    assert len(lines) <= 20 and lines[0] == "test 0 0.00" and lines[-1].endswith("results/r")
+
+
+def test_a_sweep_without_a_finished_trial_says_so():
+    config = sweep()
+    table = trial_table(config, [trial("a", None, "ERROR", error=RuntimeError("no"))])
+    assert "no trial has finished" in repr(SweepResult("results/s", config, table, None, {}))
+
+
+def test_quiet_leaves_the_table_out(capsys):
+    print_result(result(), with_table=False)
+    out = capsys.readouterr().out
+    assert "trials ended" not in out and "best: t29" in out
+    print_result(result())
+    assert capsys.readouterr().out.count("trials ended") == 1

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tgt_ray.core.config import validate
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.table import render, trial_table
 
@@ -115,3 +116,38 @@ def test_scores_are_shown_beside_their_names():
     shown = text(trial_table(sweep(), [trial("a", 91.23456)]), sweep())
     for part in (f"validation {METRIC}", f"test {METRIC}", "91.23", "90.23", "synthetic_ratio", "0.5", "500"):
         assert part in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("keys", [3, 8])
+def test_no_header_is_broken_inside_a_word(width, keys):
+    space = {"train.synthetic_ratio": [0.1, 0.9], "objective.temperature": [1.0, 8.0], "explorer.step_size": [0.1, 1.0]}
+    more = ("train.learning_rate", "train.weight_decay", "explorer.sigma", "train.warmup", "objective.alpha")
+    space |= {key: [0.1, 0.9] for key in more[: keys - 3]}
+    config = validate(SweepConfig, {"space": {key: {"uniform": ends} for key, ends in space.items()}})
+    values = dict.fromkeys(space, 0.12345)
+    error = RuntimeError("the training loss is not finite by step 40; lower train.learning_rate or check the data")
+    trials = [trial("1f2e3d4c", 91.23, config=values), trial("5a6b7c8d", None, "ERROR", config=values, error=error)]
+    table = trial_table(config, [*trials, trial("c", 90.0, config={"control": "distillation"})])
+    out = io.StringIO()
+    Console(file=out, width=width).print(render(config, table, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    left_out = " ".join(lines).partition("not shown")[2]
+    shown = [key.split(".")[-1] for key in space if key not in left_out]
+    words = {word for line in lines[: lines.index(next(x for x in lines if "1f2e3d4c" in x))] for word in line.split()}
+    for name in (*shown, "trial", "status", "step", "validation", "test", METRIC):
+        assert name in words or {f"{part}_" for part in name.split("_")[:-1]} | {name.split("_")[-1]} <= words, name
+    assert "train.learning_rate" in " ".join(lines).replace("\n", " ") and "lower" in " ".join(lines)
+
+
+def test_keys_that_do_not_fit_are_named():
+    config = validate(SweepConfig, {"space": {f"train.{k}": {"uniform": [0.1, 0.9]} for k in TRAIN_KEYS}})
+    table = trial_table(config, [trial("a", 90.0, config=dict.fromkeys(config.space, 0.5))])
+    out = io.StringIO()
+    Console(file=out, width=80).print(render(config, table, width=80))
+    (line,) = (x for x in out.getvalue().splitlines() if "not shown" in x)
+    assert line.startswith("not shown, but in trials.csv: ") and "train.weight_decay" in line
+
+
+TRAIN_KEYS = ("synthetic_ratio", "learning_rate", "warmup", "momentum", "weight_decay")

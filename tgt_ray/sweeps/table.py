@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -110,10 +111,11 @@ def render(
     if _wide(drawn) > width:
         below = [f"{row['trial']} failed: {row['reason']}" for row in rows if row["reason"]]
         drawn = _draw(sweep, rows, keys, title, reasons=False)
-    while _wide(drawn) > width and len(keys) >= 1:
+    if _wide(drawn) > width:
         drawn = _draw(sweep, rows, keys, title, reasons=False, narrow=True)
-        if _wide(drawn) > width:
-            keys.pop()
+    while _wide(drawn) > width and keys:
+        keys.pop()
+        drawn = _draw(sweep, rows, keys, title, reasons=False, narrow=True)
     if len(keys) < len(sweep.space):
         below.append(f"not shown, but in trials.csv: {', '.join(list(sweep.space)[len(keys) :])}")
     # An error's text may hold what rich takes for markup.
@@ -128,14 +130,18 @@ def _draw(
     reasons: bool = True,
     narrow: bool = False,
 ) -> Table:
+    """Draw the table; narrow: with the metric in its title, and with headers and statuses broken between words."""
     metric = sweep.search.metric
-    out = Table(title=title, title_justify="left")
-    named = [key.split(".")[-1] for key in keys]
-    for name in ("trial", "status", *named, "step", f"validation {metric}", f"test {metric}"):
-        header = name.replace(" ", "\n").replace("_", "_\n") if narrow else name
+    scores = ("validation", "test") if narrow else (f"validation {metric}", f"test {metric}")
+    out = Table(title=f"{title}; {metric}" if narrow else title, title_justify="left")
+    if narrow:
+        out.box, out.padding, out.pad_edge, out.show_edge = SIMPLE_HEAD, (0, 1, 0, 0), False, False
+    for name in ("trial", "status", *(key.split(".")[-1] for key in keys), "step", *scores):
+        header = name.replace("_", "_\n") if narrow else name
         out.add_column(header, justify="left" if name in ("trial", "status") else "right", no_wrap=True)
     for row in rows:
         status = f"{row['status']}: {row['reason']}" if row["reason"] and reasons else row["status"]
+        status = status.replace(" ", "\n") if narrow else status
         numbers = [row.get(key) for key in (*keys, "step", metric, f"test_{metric}")]
         cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(number, numbers))]
         out.add_row(*cells, style="dim" if row["control"] else None)
@@ -143,5 +149,6 @@ def _draw(
 
 
 def _wide(table: Table) -> int:
-    """Columns that a table takes when nothing in it is broken."""
-    return Measurement.get(Console(width=10_000), Console(width=10_000).options, table).maximum
+    """Columns that a table takes where nothing in it is cut."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table).maximum

@@ -1,0 +1,123 @@
+"""Which lane gets which run: the queue alone, as plain Python."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.experiments import changed
+from tgt_ray.distributed.messages import Answer, Run
+from tgt_ray.distributed.run_queue import RunQueue
+from tgt_ray.experiment.experiment import Experiment
+
+
+def run(name: str, **overrides: object) -> Run:
+    return Run(name, changed(Experiment(), **overrides), (), "folder")
+
+
+def begin(queue: RunQueue, lane: str) -> Run | None:
+    """What a worker of the lane is given at once."""
+    call = queue.asked(lane)
+    return queue.again(lane) or queue.take(lane, call)
+
+
+@pytest.fixture
+def queue() -> RunQueue:
+    return RunQueue(Experiment(), ["a", "b"])
+
+
+def test_it_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None; import tgt_ray.distributed.run_queue"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_runs_go_to_lanes_in_their_order(queue):
+    for name in ("one", "two", "three"):
+        queue.submit(run(name))
+    assert [begin(queue, "a").id, begin(queue, "b").id] == ["one", "two"]
+    queue.end("two", None, [])
+    assert begin(queue, "b").id == "three"
+
+
+def test_a_worker_waits_where_there_is_no_run(queue):
+    call = queue.asked("a")
+    assert not queue.may_take("a", call)
+    queue.submit(run("one"))
+    assert queue.may_take("a", call)
+
+
+def test_reports_come_once_each_and_then_the_end(queue):
+    queue.submit(run("one"))
+    begin(queue, "a")
+    for step in (100, 100, 200):  # again, after a resume
+        queue.report("one", {"step": step})
+    assert [queue.answer("one", seen) for seen in range(3)] == [Answer({"step": 100}), Answer({"step": 200}), None]
+    queue.end("one", "it broke", [{"step": 100}])
+    assert queue.answer("one", 2) == Answer(None, "it broke", [{"step": 100}])
+
+
+def test_a_run_whose_worker_was_lost_is_begun_again_until_that_is_too_often(queue):
+    queue.submit(run("one", train__max_failures=1))
+    assert [begin(queue, "a").id, begin(queue, "a").id] == ["one", "one"]
+    queue.trouble("one", "out of memory")
+    queue.trouble("one", "a later one")
+    assert begin(queue, "a") is None
+    why = "its workers were lost 2 times, train.max_failures is 1: out of memory"
+    assert queue.answer("one", 0) == Answer(None, why, [])
+
+
+def test_a_worker_that_was_lost_while_it_waited_is_sent_away(queue):
+    lost = queue.asked("a")
+    successor = queue.asked("a")
+    queue.submit(run("one"))
+    assert queue.may_take("a", lost) and queue.take("a", lost) is None
+    assert queue.take("a", successor).id == "one"
+
+
+def test_a_cancelled_run_leaves_the_queue_and_one_that_has_begun_is_over(queue):
+    queue.submit(run("one"))
+    queue.submit(run("two"))
+    begin(queue, "a")
+    queue.cancel("one")
+    queue.cancel("two")
+    assert queue.is_over("one") and queue.answer("one", 0) is None, "its worker ends it"
+    assert queue.answer("two", 0) == Answer(None, None, []) and not queue.queue
+
+
+def test_a_lane_is_rebuilt_for_a_run_of_another_shape_as_often_as_it_may():
+    queue = RunQueue(Experiment(), ["a"], max_rebuilds=1)
+    queue.submit(run("wide", train__workers=2))
+    assert begin(queue, "a") is None, "the lane is to be opened again"
+    assert queue.open_lane("a").train.workers == 2
+    assert begin(queue, "a").id == "wide"
+    queue.end("wide", None, [])
+    queue.submit(run("wider", train__workers=4))
+    assert "search.max_rebuilds 1 is used up" in queue.answer("wider", 0).reason
+
+
+def test_a_lane_whose_workers_never_asked_is_given_up_and_its_run_goes_to_another(queue):
+    queue.open_lane("a")
+    queue.placed("a", "group-1")
+    assert queue.lane_lost("a", "no room") == "group-1"
+    assert queue.open_lane("a") is None and queue.open_lane("b") is not None
+    queue.lane_lost("b", "no room either")
+    queue.submit(run("one"))
+    assert queue.answer("one", 0).reason == "no lane could be started: no room either"
+
+
+def test_lanes_that_are_not_warm_are_opened_for_one_run_each():
+    queue = RunQueue(Experiment(), ["a"], warm=False)
+    assert not queue.may_open("a")
+    queue.submit(run("one", train__workers=2))
+    assert queue.may_open("a") and queue.open_lane("a").train.workers == 2
+    assert begin(queue, "a").id == "one"
+    queue.end("one", None, [])
+    call = queue.asked("a")
+    assert queue.may_take("a", call) and queue.take("a", call) is None, "it ends with its run"
+
+
+def test_closing_ends_lanes_and_runs(queue):
+    queue.submit(run("one"))
+    begin(queue, "a")
+    queue.close()
+    assert queue.is_over("one") and queue.open_lane("b") is None and begin(queue, "b") is None

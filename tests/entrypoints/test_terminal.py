@@ -1,0 +1,106 @@
+"""What a person sees while a command runs."""
+
+import logging
+import os
+import sys
+
+import pytest
+
+from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints import cli, terminal
+
+log = logging.getLogger("tgt_ray.somewhere")
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Called in a test: logging is as in a fresh process, without the handlers that pytest adds when the test begins."""
+
+    def clear(*handlers: logging.Handler) -> None:
+        monkeypatch.setattr(terminal.OURS, "propagate", False)
+        monkeypatch.setattr(terminal.OURS, "handlers", list(handlers))
+
+    return clear
+
+
+def test_messages_are_lines_on_stdout_from_their_level_up(capsys, fresh):
+    fresh()
+    for level, seen in ((logging.WARNING, ["w"]), (logging.INFO, ["i", "w"]), (logging.DEBUG, ["d", "i", "w"])):
+        with terminal.messages(level):
+            log.debug("d")
+            log.info("i")
+            log.warning("w")
+        assert capsys.readouterr().out.split() == seen
+    log.warning("afterwards")
+    assert capsys.readouterr().out == ""
+
+
+def test_whoever_has_set_up_logging_keeps_it(capsys, caplog, fresh):
+    fresh(caplog.handler)
+    with terminal.messages():
+        log.warning("here")
+    assert capsys.readouterr().out == "" and caplog.messages == ["here"]
+
+
+def test_what_libraries_write_to_stderr_lies_in_a_file_that_is_named(tmp_path, capfd, fresh):
+    fresh()
+    with terminal.messages(), terminal.libraries_to_file(Storage(tmp_path), "mine"):
+        os.write(2, b"core_worker.cc: of no use\n")  # as C++ does
+        print("a warning", file=sys.__stderr__)
+    out, err = capfd.readouterr()
+    assert (tmp_path / "logs/mine.log").read_text() == "core_worker.cc: of no use\na warning\n"
+    assert out.strip() == f"messages of Ray and other libraries: {tmp_path}/logs/mine.log" and err == ""
+    os.write(2, b"back\n")
+    assert capfd.readouterr().err == "back\n"
+
+
+def test_a_second_run_of_that_name_adds_to_the_file_and_silence_leaves_none(tmp_path):
+    for said in (b"one\n", b"", b"two\n"):
+        with terminal.libraries_to_file(Storage(tmp_path), "mine"):
+            os.write(2, said)
+    assert (tmp_path / "logs/mine.log").read_text() == "one\ntwo\n"
+    with terminal.libraries_to_file(Storage(tmp_path), "other"):
+        pass
+    assert not (tmp_path / "logs/other.log").exists()
+
+
+def test_an_error_keeps_what_was_written_before_it(tmp_path):
+    with pytest.raises(RunFailed), terminal.libraries_to_file(Storage(tmp_path), "mine"):
+        os.write(2, b"why\n")
+        raise RunFailed("it failed")
+    assert (tmp_path / "logs/mine.log").read_text() == "why\n"
+
+
+def test_with_verbose_everything_stays_on_the_terminal(tmp_path, capfd, fresh):
+    fresh()
+    with terminal.messages(logging.DEBUG), terminal.libraries_to_file(Storage(tmp_path), "mine"):
+        os.write(2, b"shown\n")
+    assert capfd.readouterr().err == "shown\n" and not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("error", [ConfigError("train.steps: too few"), RunFailed("train.steps: too few")])
+def test_an_error_in_a_notebook_is_one_line(error, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.user_ns["error"] = error
+    shell.run_cell("raise error")
+    said = capsys.readouterr()
+    assert (said.out + said.err).strip().splitlines() == [f"{type(error).__name__}: train.steps: too few"]
+
+
+def test_quiet_and_verbose_exclude_each_other(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tgt-ray", "train", "--local", "--quiet", "--verbose"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: --quiet, --verbose: give one")
+
+
+def test_all_commands_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tgt-ray", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f" {command.__name__} " in shown for command in cli.COMMANDS)
