@@ -332,7 +332,7 @@ def refusals():
         "a class of none": ([0] * 13, rows, head, 1, ["none fits", "'rare'", "0 row(s)"]),
         "a small null space": ([0] * 6 + [1] * 7, rows[:, :3], head[:, :3], 2, ["at most 1 fit", "1 of 3 dimensions", "null_space"]),
         "no null space": ([0] * 6 + [1] * 7, rows[:, :2], head[:, :2], 1, ["none fits", "0 of 2 dimensions"]),
-        "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "1 dimensions alone"]),
+        "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "only 1 dimensions"]),
     }  # fmt: skip
 
 

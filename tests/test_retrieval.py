@@ -556,7 +556,7 @@ def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_pat
                 "documents": {**how, "prompt": "p: "},
             }
             assert (
-                f"queries by {path}: after the prompt 'q: ', up to 24 tokens, the mean of tokens, of length 1"
+                f"queries by {path}: after the prompt 'q: ', up to 24 tokens, the mean of tokens, normalised to length 1"
                 in lines[0]
             )
             assert all(("cosine, the default of sentence-transformers" in line) == (who == "default") for line in lines)
@@ -1104,7 +1104,7 @@ def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encode
         ({"explorer": {"anchors": "balanced"}}, "explorer.anchors: 'balanced' is for classes"),
         ({"objective": {"type": "embed_distill", "alpha": 0, "embedding_weight": 0, "score_weight": 0}}, "synthetic rows teach nothing"),
         ({"explorer": {"type": "interpolation"}}, "explorer.type: 'interpolation' goes between"),
-        ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "the teacher has no say"),
+        ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "nothing is learnt from the teacher"),
     ],
 )  # fmt: skip
 def test_what_is_not_for_retrieval_is_refused(beir, encoder, changes, says):
