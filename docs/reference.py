@@ -1,6 +1,6 @@
 """Writes docs/reference.md: every setting, from the types that read it.
 
-    python docs/reference.py
+python docs/reference.py
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ def render() -> str:
         for inner in configs_in(annotation_of(Experiment.model_fields[name])):
             for place, cls in blocks(inner, name, written):
                 lines += section(cls, place)
-    lines += ["## A sweep", "", "What `python -m tgt_ray sweep SWEEP.yaml` reads: an experiment, and how to search it.", ""]
+    lines += [
+        "## A sweep",
+        "",
+        "What `python -m tgt_ray sweep SWEEP.yaml` reads: an experiment, and how to search it.",
+        "",
+    ]
     for place, cls in blocks(SweepConfig, "", written):
         lines += section(cls, place)
     return "\n".join(lines).rstrip() + "\n"
@@ -155,7 +160,9 @@ def link(text: str, cls: type[Config]) -> str:
 def limits(info: FieldInfo) -> str:
     """Such as ` ≥ 0, < 1`."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    found = [f"{sign} {getattr(each, key):g}" for each in info.metadata for key, sign in signs.items() if hasattr(each, key)]
+    found = [
+        f"{sign} {getattr(each, key):g}" for each in info.metadata for key, sign in signs.items() if hasattr(each, key)
+    ]
     return f" {', '.join(found)}" if found else ""
 
 

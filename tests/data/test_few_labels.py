@@ -173,6 +173,8 @@ def test_empty_texts_without_labels_are_counted_where_they_stay(tmp_path, incomp
 def test_anchors_without_any_are_refused(tmp_path, splits):
     source = write(tmp_path / "data", "csv", splits)
     for more in ({}, {"labelled": {"rows": 24}}):
-        with pytest.raises(ConfigError, match=r"task\.unlabelled: 'anchors', but no row of the train split is without"):
+        with pytest.raises(
+            ConfigError, match=r"task\.unlabelled: 'anchors', but every row of the train split has a label"
+        ):
             task(source, unlabelled="anchors", **more).load()
     assert task(source, unlabelled="ignore").load().fingerprints == task(source).load().fingerprints

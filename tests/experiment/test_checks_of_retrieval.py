@@ -31,7 +31,10 @@ from tgt_ray.experiment.controls import control
             "synthetic rows teach nothing",
         ),
         ({"explorer": {"type": "interpolation"}}, "explorer.type: 'interpolation' goes between"),
-        ({"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}}, "the teacher has no say"),
+        (
+            {"objective": {"type": "embed_distill", "embedding_weight": 0, "score_weight": 0}},
+            "nothing is learnt from the teacher",
+        ),
     ],
 )
 def test_what_is_not_for_retrieval_is_refused(beir, encoder, changes, says):

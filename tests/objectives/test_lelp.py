@@ -307,7 +307,7 @@ def refusals():
             ["at most 1 fit", "1 of 3 dimensions", "null_space"],
         ),
         "no null space": ([0] * 6 + [1] * 7, rows[:, :2], head[:, :2], 1, ["none fits", "0 of 2 dimensions"]),
-        "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "1 dimensions alone"]),
+        "rows on a line": (few, flat, head, 2, ["at most 1 fit", "class 1 ('rare')", "only 1 dimensions"]),
     }
 
 

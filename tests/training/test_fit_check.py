@@ -97,7 +97,7 @@ def test_rows_of_another_shape_are_refused(experiment, labeler, digits):
             return super().decode(latents).expand(-1, 3, -1, -1)
 
     with pytest.raises(
-        ConfigError, match=r"teacher\.generator: decodes rows of shape 3x8x8, and the task's inputs are 1x8x8"
+        ConfigError, match=r"teacher\.generator: decodes rows of shape 3x8x8, but the task's inputs are 1x8x8"
     ):
         fit_check.measure(experiment, Teacher(labeler, Wide()), digits)
 

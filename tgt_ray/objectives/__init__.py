@@ -1,4 +1,7 @@
-"""Floor 2: objectives. A new family is one file here with one config type, and its name in `AnyObjective`."""
+"""Objectives define what a student is trained to minimise.
+
+To add one, write one file here with its config type, and add the type to `AnyObjective`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective is: a config that builds the trainable head and the loss on top of a student's embedding."""
+"""An objective is a config that builds the trainable head and the loss on top of a student's embedding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Rows of a table of the task's that the student embeds beside the batch's: those that a signal names.
+    """Names the rows of one of the task's tables that the student embeds in addition to the batch.
 
-    table: its name among the task's tables; the criterion gets the embeddings under this name
-    signal: its one column has each row's place in the table
+    - table: the table's name among the task's tables; the criterion gets the embeddings under this name
+    - signal: the signal whose one column gives, for each row of the batch, a row number in the table
     """
 
     table: str
@@ -28,30 +28,33 @@ class Lookup:
 
 
 class Objective(Component):
-    """`build` gives the criterion, see `tgt_ray.objectives.criteria.base.Criterion`. What it needs of the teacher is declared here."""
+    """An objective builds the criterion that trains a student, and declares what it needs from the teacher.
+
+    For the criterion see `tgt_ray.objectives.criteria.base.Criterion`.
+    """
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """What the criterion gets of each row of a batch."""
+        """The signals that the criterion gets for each row of a batch."""
         return (LOGITS,)
 
     @property
     def fits(self) -> tuple[Fit, ...]:
-        """What the criterion starts from."""
+        """The fits whose results the criterion starts from, computed once before training."""
         return ()
 
     @property
     def lookup(self) -> Lookup | None:
-        """A table whose rows the student embeds as well."""
+        """The table rows that the student embeds in addition to the batch; None where there are none."""
         return None
 
     @property
     def teaches_synthetic(self) -> bool:
-        """Whether synthetic rows have a part in the loss."""
+        """Whether synthetic rows contribute to the loss."""
         return True
 
     def plain(self) -> dict[str, Any]:
-        """Plain data of the objective that this one is compared with: distillation, with what the two have in common."""
+        """Return the objective that this one is compared with, as plain data: distillation with the shared settings."""
         shared = {
             key: value
             for key, value in self.model_dump(mode="json").items()
@@ -60,8 +63,8 @@ class Objective(Component):
         return {"type": "distillation", **shared}
 
     def check(self, facts: Facts) -> None:
-        """ConfigError where this doesn't fit the task and its teacher; asked before training starts."""
+        """Raise ConfigError where this doesn't fit the task and its teacher; called before training starts."""
 
     @abstractmethod
     def build(self, dim: int, facts: Facts) -> Criterion:
-        """The criterion for embeddings of `dim` numbers."""
+        """Build the criterion for embeddings of `dim` numbers."""

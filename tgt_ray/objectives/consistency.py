@@ -1,4 +1,4 @@
-"""Consistency training without a teacher's labels: the baseline for synthetic rows as mere augmentation."""
+"""Consistency training uses synthetic rows as augmentation only: a baseline without the teacher's labels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ if TYPE_CHECKING:
 
 
 class Consistency(Objective):
-    """Real rows: CE(y, f(x)); synthetic rows: weight * KL(sharpened f(anchor) || f(x')), where the student is sure of the anchor.
+    """Trains synthetic rows towards the student's own prediction on their anchor (UDA, arXiv 1904.12848).
 
-    As UDA (Xie et al. 2020, arXiv 1904.12848), with the generator as augmentation: the target is the student's own prediction on the
-    anchor, through which no gradient flows. The labeler's logits have no part. Each kind of row counts by its share of the batch (our
-    choice), and training signal annealing is left out.
+    Real rows: CE(y, f(x)). Synthetic rows: weight * KL(sharpened f(anchor) || f(x')), where the student is sure of the
+    anchor.
+
+    This is UDA (Xie et al. 2020, arXiv 1904.12848) with the generator as augmentation. No gradient flows through the
+    prediction on the anchor. The labeler's logits are not used. Each kind of row counts by its share of the batch (our
+    choice). Training signal annealing is left out.
     """
 
     type: Literal["consistency"] = "consistency"
-    weight: float = Field(1.0, ge=0, description="of synthetic rows")
-    sharpening: float = Field(0.4, gt=0, le=1, description="temperature of the prediction on the anchor")
+    weight: float = Field(1.0, ge=0, description="weight of the loss of synthetic rows")
+    sharpening: float = Field(
+        0.4, gt=0, le=1, description="temperature of the prediction on the anchor; lower makes the target sharper"
+    )
     threshold: float = Field(
-        0.8, ge=0, lt=1, description="a row counts where the largest probability of its anchor is above this"
+        0.8,
+        ge=0,
+        lt=1,
+        description="a synthetic row counts only where the student's largest probability on its anchor is above this;"
+        " higher uses fewer rows, of surer anchors",
     )
 
     @property

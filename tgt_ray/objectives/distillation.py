@@ -1,4 +1,7 @@
-"""Distillation with temperature (Hinton, Vinyals, Dean 2015, arXiv 1503.02531), one-hot training as alpha 0."""
+"""Distillation trains on softened probabilities (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+
+With alpha 0 it is one-hot training.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,23 @@ if TYPE_CHECKING:
 
 
 class ConformalWeights(Config):
-    """exp(-gamma u), u = (|C| - 1) / (K - 1) for the set C of classes that split-conformal prediction leaves open (AUKT / AdaConG, Liu
-    et al. 2025, arXiv 2502.16736). A class is in C where 1 - p is at most the calibration scores' quantile; C always has the first
-    class. Calibrated on the validation split."""
+    """Weighs rows by the teacher's certainty (AUKT / AdaConG, Liu et al. 2025, arXiv 2502.16736).
 
-    gamma: float = Field(10.0, ge=0)
-    coverage: float = Field(0.9, gt=0, lt=1, description="share of held-out rows whose true class the sets contain")
+    The weight of a row is exp(-gamma u) with u = (|C| - 1) / (K - 1). C is the set of classes that split-conformal
+    prediction leaves open: a class is in C where 1 - p is at most a quantile of the calibration scores, and C always
+    contains the predicted class. It is calibrated on the validation split.
+    """
+
+    gamma: float = Field(
+        10.0, ge=0, description="how fast weights fall as the teacher leaves more classes open; 0: all rows weigh 1"
+    )
+    coverage: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="share of held-out rows whose set contains the true class; higher makes the sets larger, and so the"
+        " weights of uncertain rows smaller",
+    )
 
     def build(self, facts: Facts) -> nn.Module:
         from tgt_ray.objectives.criteria.distillation import SetSizeWeights
@@ -37,30 +51,36 @@ class ConformalWeights(Config):
 
 
 class Distillation(Objective):
-    """Real rows: (1 - alpha) CE(y, f(x)) + alpha T^2 KL(softmax(h(x)/T) || softmax(f(x)/T)); synthetic rows: the second term alone.
+    """Trains on softened teacher probabilities, and on labels for alpha < 1 (Hinton et al. 2015, arXiv 1503.02531).
 
-    `label_loss` may put another loss in CE's place.
+    Real rows: (1 - alpha) CE(y, f(x)) + alpha T^2 KL(softmax(h(x)/T) || softmax(f(x)/T)). Synthetic rows:
+    T^2 KL(softmax(h(x)/T) || softmax(f(x)/T)).
 
-    KL is summed over classes and averaged over rows; each kind of row counts by its share of the batch.
+    `label_loss` can replace CE. KL is summed over classes and averaged over rows. Each kind of row counts by its share
+    of the batch.
     """
 
     type: Literal["distillation"] = "distillation"
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(4.0, gt=0, description="T, softens both distributions")
+    temperature: float = Field(4.0, gt=0, description="T, softens both distributions; higher is softer")
     scale_by_t2: bool = Field(
         True,
         description="multiply the teacher's term by T^2, so that T doesn't change the size of its gradient",
     )
 
-    label_loss: AnyLabelLoss = Field(default_factory=CrossEntropy, description="of real rows, weighted by 1 - alpha")
+    label_loss: AnyLabelLoss = Field(
+        default_factory=CrossEntropy, description="loss of the labels of real rows, weighted by 1 - alpha"
+    )
     posthoc_adjustment: float = Field(
         0.0,
         ge=0,
-        description="tau: tau log(prior) is taken from the scores when the student is used (Menon et al. 2021, arXiv 2007.07314)",
+        description="tau: when the student is used, tau log(prior) is subtracted from its scores; higher favours rare"
+        " classes; 0: off (Menon et al. 2021, arXiv 2007.07314)",
     )
 
     conformal: ConformalWeights | None = Field(
-        None, description="weigh the teacher's term of each row by how certain the teacher is; absent: all rows alike"
+        None,
+        description="weigh the teacher's term of each row by the teacher's certainty; absent: all rows weigh the same",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Distillation of a dual encoder into a smaller query encoder (EmbedDistill, Kim et al. 2023, arXiv 2301.12005)."""
+"""EmbedDistill distils a dual encoder into a smaller query encoder (Kim et al. 2023, arXiv 2301.12005)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,28 @@ if TYPE_CHECKING:
 
 
 class EmbedDistill(Objective):
-    """The student's encoder with a projection into the teacher's space. `document_encoder: teacher` ranks the teacher's frozen embeddings of
-    documents d (the asymmetric student of EmbedDistill); `student` embeds documents as it does queries. Of a query x with its document y, teacher and student say t and s of it, both of length 1
-    where the teacher's are; the candidates C are the documents of all queries of the batch (of a worker's part of it, where there are several), synthetic ones with
-    their anchor's.
+    """Distils a dual encoder into a smaller query encoder (EmbedDistill, Kim et al. 2023, arXiv 2301.12005).
 
-    Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D; synthetic rows: D alone; each kind of row counts by
-    its share of the batch.
-    D = embedding_weight ||t - s||_2 + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)), where the student's
-    scores are of its own documents if it embeds them. Then embedding_weight times the mean of ||d_t - d_s||_2 over C counts beside it, by
-    the share of the batch that learns from the teacher.
+    The student's embedding is projected into the teacher's space. With `document_encoder: teacher` it ranks the
+    teacher's frozen embeddings of documents d (the asymmetric student of EmbedDistill); with `student` it embeds
+    documents as it does queries.
 
-    alpha 0 is training on labels with in-batch negatives; embedding_weight 0 is plain distillation of scores. The two terms of D are the
-    paper's; our choices: candidates without mined negatives, weights and temperatures, and that the norm is not squared.
+    For a query x with document y, t and s are the embeddings of the teacher and of the student; both have length 1
+    where the teacher's have. The candidates C are the documents of all queries of the batch, or of a worker's part of
+    the batch where there are several workers. A synthetic query has the document of its anchor.
+
+    Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D. Synthetic rows: D. Each kind of row
+    counts by its share of the batch.
+
+    D = embedding_weight ||t - s||_2
+        + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)).
+
+    If the student embeds documents, its scores use its own embeddings of them. Then embedding_weight times the mean of
+    ||d_t - d_s||_2 over C is added, multiplied by the share of the batch that learns from the teacher.
+
+    alpha 0 is training on labels with in-batch negatives; embedding_weight 0 is plain distillation of scores. The two
+    terms of D are the paper's. Our choices: candidates without mined negatives, weights and temperatures, and that the
+    norm is not squared.
     """
 
     type: Literal["embed_distill"] = "embed_distill"
@@ -38,16 +47,21 @@ class EmbedDistill(Objective):
         1.0, ge=0, le=1, description="share of the teacher's terms on real rows; 0 is training on labels alone"
     )
     temperature: float = Field(
-        0.05, gt=0, description="of both sides' scores in the teacher's term; scores may be cosines"
+        0.05,
+        gt=0,
+        description="temperature of the scores of teacher and student in the teacher's term; higher is softer; scores"
+        " may be cosines",
     )
-    student_temperature: float = Field(0.05, gt=0, description="of scores in the labels' term")
-    embedding_weight: float = Field(1.0, ge=0, description="of the distance between embeddings; 0: scores alone")
-    score_weight: float = Field(1.0, ge=0, description="of the divergence between scores of documents")
+    student_temperature: float = Field(0.05, gt=0, description="temperature of the scores in the labels' term")
+    embedding_weight: float = Field(
+        1.0, ge=0, description="weight of the distance between embeddings; 0: only scores are distilled"
+    )
+    score_weight: float = Field(1.0, ge=0, description="weight of the divergence between scores of documents")
 
     document_encoder: Literal["teacher", "student"] = Field(
         "teacher",
-        description="what embeds documents: the teacher, once and for all, or the student itself, whose max_tokens must then have room for"
-        " them",
+        description="the model that embeds documents: the teacher, once, or the student itself, whose max_tokens must"
+        " then be large enough for documents",
     )
 
     @property
@@ -70,12 +84,12 @@ class EmbedDistill(Objective):
     def _something(self) -> EmbedDistill:
         if self.alpha > 0 and not (self.embedding_weight or self.score_weight):
             raise ValueError(
-                "embedding_weight and score_weight are both 0, so the teacher has no say; give one of them"
+                "embedding_weight and score_weight are both 0, so nothing is learnt from the teacher; set one above 0"
             )
         return self
 
     def plain(self) -> dict[str, Any]:
-        """Distillation of scores alone."""
+        """Return the same objective without the distance between embeddings: distillation of scores."""
         return {**self.model_dump(mode="json"), "embedding_weight": 0.0, "score_weight": self.score_weight or 1.0}
 
     def build(self, dim: int, facts: Facts) -> Criterion:

@@ -1,4 +1,4 @@
-"""Floor 1: the labeler's embeddings of the train rows, and what follows from them class by class. Plain numpy, no torch."""
+"""Computes statistics of the labeler's embeddings of the train rows, class by class, in numpy without torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.objectives.facts import Fit, Rows
 
-#: Principal directions that are kept of a class, at the most (our choice).
+#: The largest number of principal directions that are kept of a class (our choice).
 MAX_DIRECTIONS = 64
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Principal directions of each class's embeddings.
+    """Holds the principal directions of each class's embeddings.
 
-    rank_K: how many dimensions the class's rows spread over, numerically
-    directions_KRD: orthonormal, that of the largest variance first; R is the smallest rank of a class, at most MAX_DIRECTIONS, since a
-        subspace of S directions needs them of every class
+    - rank_K: numerical rank of the class's centred rows
+    - directions_KRD: orthonormal rows, the direction of the largest variance first; R is the smallest rank of any
+      class, at most MAX_DIRECTIONS, since a subspace of S directions needs S of every class
     """
 
     rank_K: np.ndarray
@@ -30,14 +30,14 @@ class Principal:
 
 @dataclass(frozen=True)
 class EmbeddingStatistics:
-    """Statistics of the labeler's embeddings of N train rows, by K classes. A row's class here is the labeler's first one.
+    """Holds statistics of the labeler's embeddings of N train rows, by the class of K that the labeler predicts.
 
-    head_KD: the weight W of the labeler's head, whose input the embeddings are
-    class_N: of each row, in the train table's order
-    count_K: rows of each class
-    mean_KD: their mean embedding, 0 where there are none
-    everywhere: of the embeddings as they are
-    in_null_space: of their parts that W doesn't see
+    - head_KD: the weight W of the labeler's head, whose input the embeddings are
+    - class_N: predicted class of each row, in the train table's order
+    - count_K: rows of each class
+    - mean_KD: mean embedding of each class, 0 where it has no rows
+    - everywhere: principal directions of the embeddings as they are
+    - in_null_space: principal directions of the embeddings projected onto the null space of W
     """
 
     head_KD: np.ndarray
@@ -48,7 +48,7 @@ class EmbeddingStatistics:
     in_null_space: Principal
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As they are stored."""
+        """Return the statistics as the arrays that are stored."""
         out = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         for name, principal in (("everywhere", self.everywhere), ("in_null_space", self.in_null_space)):
             out |= {f"{name}.{part}": value for part, value in vars(principal).items()}
@@ -66,7 +66,7 @@ class EmbeddingStatistics:
 
 @dataclass(frozen=True)
 class ClassDirections(Fit):
-    """Mean, count and principal directions of each class, as LELP asks for them (arXiv 2409.20449)."""
+    """Fits mean, count and principal directions of each class, as LELP needs them (arXiv 2409.20449)."""
 
     name: ClassVar[str] = "class_directions"
     signals: ClassVar[tuple[Signal, ...]] = (LOGITS, EMBEDDING)
@@ -83,24 +83,24 @@ CLASS_DIRECTIONS = ClassDirections()
 
 
 def head_rank(head_KD: np.ndarray) -> int:
-    """Numerical rank of a head's weight; D less this is the dimension of its null space."""
+    """Return the numerical rank of a head's weight; D minus this is the dimension of its null space."""
     return int(np.linalg.matrix_rank(head_KD.astype(np.float64)))
 
 
 def in_null_space(rows_ND: np.ndarray, head_KD: np.ndarray) -> np.ndarray:
-    """Each row h as (I - pinv(W) W) h, float64: what is left of it is orthogonal to the rows of W."""
+    """Project each row h onto the null space of the head's weight W: (I - pinv(W) W) h, float64."""
     rows, head = rows_ND.astype(np.float64), head_KD.astype(np.float64)
-    # What counts as zero is as for head_rank.
+    # The same tolerance as in head_rank.
     inverse = np.linalg.pinv(head, rcond=max(head.shape) * np.finfo(np.float64).eps)
     return rows - (rows @ inverse) @ head
 
 
 def fit(embedding_ND: np.ndarray, class_N: np.ndarray, head_KD: np.ndarray) -> EmbeddingStatistics:
-    """Mean, count and principal directions of each class.
+    """Compute mean, count and principal directions of each class.
 
-    embedding_ND: of each row
-    class_N: the labeler's first class of each row
-    head_KD: the weight of its head
+    - embedding_ND: the labeler's embedding of each row
+    - class_N: the class that the labeler predicts for each row
+    - head_KD: the weight of the labeler's head
     """
     num_classes, dim = head_KD.shape
     mean_KD = np.zeros((num_classes, dim))
@@ -109,9 +109,9 @@ def fit(embedding_ND: np.ndarray, class_N: np.ndarray, head_KD: np.ndarray) -> E
         rows = embedding_ND[class_N == number].astype(np.float64)
         if len(rows):
             mean_KD[number] = rows.mean(axis=0)
-        # What float32 can't tell from nothing: each number of a row is known to a share of itself.
+        # Smaller singular values are rounding errors of float32.
         least = float(np.finfo(np.float32).eps * np.linalg.norm(rows))
-        # The projection is linear, so that the centred rows' is that of h~ - mu~.
+        # The projection is linear, so projecting the centred rows gives the centred projections.
         centred = rows - mean_KD[number]
         for null_space, of_class in found.items():
             of_class.append(_directions(in_null_space(centred, head_KD) if null_space else centred, least))
@@ -127,11 +127,12 @@ def fit(embedding_ND: np.ndarray, class_N: np.ndarray, head_KD: np.ndarray) -> E
 
 
 def _directions(centred_ND: np.ndarray, least: float) -> tuple[int, np.ndarray]:
-    """How many singular values are above `least`, and the right singular vectors of the largest of them, as rows."""
-    # The triangular factor has the same, and is small where there are many rows.
+    """Return how many singular values are above `least`, and the right singular vectors of the largest, as rows."""
+    # The triangular factor of QR has the same singular values and right vectors, and is small where there are many
+    # rows.
     _, sizes, vectors = np.linalg.svd(np.linalg.qr(centred_ND, mode="r"), full_matrices=False)
     rank = int((sizes > least).sum())
     vectors = vectors[: min(rank, MAX_DIRECTIONS)]
-    # Either sign is right; this one doesn't depend on the library that computes them (our choice).
+    # Singular vectors are defined up to sign; this sign doesn't depend on the linear algebra library (our choice).
     largest = np.abs(vectors).argmax(axis=1)[:, None]
     return rank, vectors * np.sign(np.take_along_axis(vectors, largest, axis=1))

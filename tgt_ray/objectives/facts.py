@@ -1,4 +1,4 @@
-"""What a criterion may know of the task and its teacher."""
+"""Collects what a criterion may know about the task and its teacher."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_labeler import LOGITS
 from tgt_ray.core.signals.values import Columns
 
-#: Of some rows, by the name of a fit, what it has found.
+#: The results of fits, by the name of the fit.
 Fitted = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a fit looks at.
+    """Holds the rows that a fit is computed from.
 
-    columns: of its signals, each (N, ...)
-    labels: (N,) of the rows
-    num_classes: K
-    head: gives the weight (K, E) of the labeler's linear head. ConfigError where it has none that fits its logits and embeddings
+    - columns: the columns of the fit's signals, each (N, ...)
+    - labels: (N,)
+    - num_classes: K
+    - head: returns the weight (K, E) of the labeler's linear head; raises ConfigError where the labeler has none that
+      fits its logits and embeddings
     """
 
     columns: Columns
@@ -36,13 +37,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fit(ABC):
-    """Something that is found once from the labeler and its signals of all rows of a split, for criteria to start from.
+    """Computes something once from the labeler and its signals of all rows of a split, for criteria to start from.
 
-    name: unlike that of any other fit
-    split: whose rows are looked at
-    signals: of these rows
-    stored: kept in the teacher cache; otherwise it is found anew each time
-    revision: raise it where `of` gives other values than before
+    - name: unique among fits
+    - split: the split whose rows are used
+    - signals: the signals of these rows that are needed
+    - stored: whether the result is kept in the teacher cache; otherwise it is computed anew each time
+    - revision: raise it when `of` returns other values than before
     """
 
     name: ClassVar[str]
@@ -53,20 +54,20 @@ class Fit(ABC):
 
     @abstractmethod
     def of(self, rows: Rows) -> dict[str, np.ndarray]:
-        """Arrays, as they are stored."""
+        """Compute the result, as the arrays that are stored."""
 
     @abstractmethod
     def load(self, arrays: dict[str, np.ndarray]) -> Any:
-        """What criteria get of these arrays."""
+        """Turn the stored arrays into what criteria get."""
 
     def key(self) -> str:
-        """What it follows from, beside the rows and the labeler."""
+        """Return a digest of everything besides rows and labeler that changes the result."""
         return digest(self.name, asdict(self), self.revision, [signal.key() for signal in self.signals])
 
 
 @dataclass(frozen=True)
 class Head(Fit):
-    """The weight (K, E) of the labeler's linear head; where classes are documents, their embeddings."""
+    """Gives the weight (K, E) of the labeler's linear head; where classes are documents, these are their embeddings."""
 
     name: ClassVar[str] = "head"
     stored: ClassVar[bool] = False
@@ -80,7 +81,7 @@ class Head(Fit):
 
 @dataclass(frozen=True)
 class Calibration(Fit):
-    """1 - p(true class) by the labeler of each validation row, (M,)."""
+    """Computes the labeler's 1 - p(true class) of each validation row, (M,)."""
 
     name: ClassVar[str] = "calibration"
     split: ClassVar[Literal["train", "validation"]] = "validation"
@@ -97,20 +98,21 @@ HEAD, CALIBRATION = Head(), Calibration()
 
 
 def true_class_probability(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Return the softmax probability of each row's label, (N,)."""
     shifted = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     return shifted[np.arange(len(labels_N)), labels_N] / shifted.sum(axis=1)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a criterion may know of the task and its teacher.
+    """Holds what a criterion may know about the task and its teacher.
 
-    num_classes: K
-    class_counts_K: rows of each class in the student's train split
-    class_names: for messages
-    columns: of the objective's signals of the train rows, as far as they are cached; empty before the labeler was asked, when only
-        scores are wanted
-    fits: what the objective's fits have found, by their names; those that need rows are not there before the labeler was asked
+    - num_classes: K
+    - class_counts_K: rows of each class in the student's train split
+    - class_names: names for messages
+    - columns: columns of the objective's cached signals, of the train rows; empty where the labeler has not run and
+      only scores are needed
+    - fits: results of the objective's fits, by name; those computed from rows are missing where the labeler has not run
     """
 
     num_classes: int

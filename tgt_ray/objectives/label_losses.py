@@ -1,4 +1,4 @@
-"""Losses of the true label on real rows, for balanced and for long-tailed data."""
+"""Label losses train real rows on their true label, for balanced and for long-tailed data."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ if TYPE_CHECKING:
 
 
 class LabelLoss(Component):
-    """`build` gives a module: (logits (N, K), labels (N,) or class shares (N, K)) -> losses (N,), with advance(done), called before
-    each step with the share of the steps that are over."""
+    """A label loss trains real rows on their true label.
+
+    `build` returns a module that maps logits (N, K) and labels (N,) or class shares (N, K) to losses (N,). Its method
+    advance(done) is called before each step with the share of the steps that are over.
+    """
 
     cosine_head: bool = Field(
-        False, description="a head of cosines between embedding and class weights instead of a linear one"
+        False, description="use a head of cosines between embedding and class weights instead of a linear one"
     )
-    cosine_scale: float = Field(30.0, gt=0, description="what the cosines are multiplied by")
+    cosine_scale: float = Field(30.0, gt=0, description="factor that the cosines of a cosine head are multiplied by")
 
     @abstractmethod
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
-        """class_counts_K: rows of each class in the student's train split."""
+        """Build the module; class_counts_K has the rows of each class in the student's train split."""
 
 
 class CrossEntropy(LabelLoss):
+    """Trains on the plain cross-entropy of the true label."""
+
     type: Literal["cross_entropy"] = "cross_entropy"
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
@@ -38,10 +43,15 @@ class CrossEntropy(LabelLoss):
 
 
 class LogitAdjusted(LabelLoss):
-    """CE(z + tau log(prior)): rare classes need a larger margin (Menon et al. 2021, arXiv 2007.07314, equation 10)."""
+    """Demands a larger margin of rare classes, by CE(z + tau log(prior)).
+
+    Source: Menon et al. 2021, arXiv 2007.07314, equation 10.
+    """
 
     type: Literal["logit_adjusted"] = "logit_adjusted"
-    tau: float = Field(1.0, ge=0)
+    tau: float = Field(
+        1.0, ge=0, description="strength of the adjustment; higher favours rare classes; 0: cross-entropy"
+    )
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
         from tgt_ray.objectives.criteria.label_losses import AdjustedCrossEntropy
@@ -50,15 +60,26 @@ class LogitAdjusted(LabelLoss):
 
 
 class LDAM(LabelLoss):
-    """Margins of n_c^(-1/4) on cosine logits, and after `defer` of the steps weights of the classes (LDAM-DRW, Cao et al. 2019,
-    arXiv 1906.07413; the weights by effective number, Cui et al. 2019, arXiv 1901.05555). Defaults as in the authors' code, `defer`
-    after its 160th of 200 epochs."""
+    """Demands margins that grow with rarity, then weighs rows by class (LDAM-DRW, Cao et al. 2019, arXiv 1906.07413).
+
+    A class of n_c rows has a margin in proportion to n_c^(-1/4) on cosine logits. After the share `defer` of the steps,
+    rows are also weighted by class, by effective number (Cui et al. 2019, arXiv 1901.05555). Defaults are those of the
+    authors' code; `defer` matches its 160th of 200 epochs.
+    """
 
     type: Literal["ldam"] = "ldam"
-    cosine_head: bool = True
-    max_margin: float = Field(0.5, ge=0, description="of the rarest class")
+    cosine_head: bool = Field(
+        True, description="use a head of cosines between embedding and class weights instead of a linear one"
+    )
+    max_margin: float = Field(0.5, ge=0, description="margin of the rarest class; higher demands more of rare classes")
     defer: float = Field(0.8, ge=0, le=1, description="share of the steps before rows are weighted by class; 1: never")
-    beta: float = Field(0.9999, ge=0, lt=1, description="a class of n rows weighs (1 - beta) / (1 - beta^n)")
+    beta: float = Field(
+        0.9999,
+        ge=0,
+        lt=1,
+        description="a class of n rows weighs (1 - beta) / (1 - beta^n); 0: all classes weigh the same; close to 1:"
+        " nearly in inverse proportion to n",
+    )
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
         from tgt_ray.objectives.criteria.label_losses import MarginLoss

@@ -1,4 +1,4 @@
-"""Distillation of pseudo-subclasses that lie in the teacher's embeddings (LELP, arXiv 2409.20449), for tasks of few classes."""
+"""LELP distils pseudo-subclasses that lie in the teacher's embeddings (arXiv 2409.20449), for tasks of few classes."""
 
 from __future__ import annotations
 
@@ -25,30 +25,34 @@ if TYPE_CHECKING:
 
 
 class LELP(Objective):
-    """The teacher's classes, each split into S subclasses by linear projections of its embedding h.
+    """Distils the teacher's classes, each split into S subclasses by its embedding (LELP, arXiv 2409.20449).
 
-    Fitted once on the train rows: for each class c (the labeler's first) the mean mu_c and the top S principal directions V_c of
-    P h - P mu_c, P = I - pinv(W) W for the labeler's head W; then U_c = V_c Q with a random rotation Q. Of any row,
-    z_c = U_c^T (P h - P mu_c), and the teacher says p_{c,s} = p_c(T) softmax_s(z_c / beta), which sums over s to p_c(T). The student's
-    head has a logit for each subclass; a class's score is the logsumexp of its S logits, q_c(T) = softmax_c(score / T), and
-    q_{c,s} = q_c(T) softmax_s(logits of c).
+    The subclasses are linear projections of the embedding h. They are fitted once on the train rows: for each class c
+    that the labeler predicts, the mean mu_c of h and the top S principal directions V_c of P h - P mu_c, with
+    P = I - pinv(W) W for the labeler's head W. Then U_c = V_c Q with a random rotation Q.
 
-    Real rows: (1 - alpha) CE(y, score) + alpha D; synthetic rows: D alone; each kind of row counts by its share of the batch.
+    For any row, z_c = U_c^T (P h - P mu_c). The teacher's probabilities are p_{c,s} = p_c(T) softmax_s(z_c / beta),
+    which sum over s to p_c(T). The student's head has a logit for each subclass. A class's score is the logsumexp of
+    its S logits, q_c(T) = softmax_c(score / T), and q_{c,s} = q_c(T) softmax_s(logits of c).
+
+    Real rows: (1 - alpha) CE(y, score) + alpha D. Synthetic rows: D. Each kind of row counts by its share of the batch.
+
     D = T^2 KL(p(T) || q(T)) + sum_c p_c(T) KL(softmax_s(z_c / beta) || softmax_s(logits of c)).
 
-    Without T^2, D is KL(p || q) of the subclasses, by the chain rule, and that is the paper's cross-entropy CE(p, q) less the
-    teacher's entropy, which the student can't change. At S = 1 it is `distillation`. At T = 1, q is the softmax of all S C logits.
+    Without T^2, D is KL(p || q) of the subclasses, by the chain rule. That is the paper's cross-entropy CE(p, q) less
+    the teacher's entropy, which the student can't change. At S = 1 it is `distillation`. At T = 1, q is the softmax of
+    all S C logits.
 
-    The paper's alpha weighs the label, and is 0 in its experiments. Here it weighs the teacher as in `distillation`, so that 0 is
-    training without a teacher. Our choices: that T softens the student's classes too, and neither side's subclasses, so that scores
-    which fit the teacher at T are its classes in their order; T^2 on the part that T softens; all defaults; beta in units of the
-    standard deviation of z.
+    The paper's alpha weighs the label, and is 0 in its experiments. Here it weighs the teacher as in `distillation`, so
+    0 is training without a teacher. Our choices: T also softens the student's classes, and the subclasses of neither
+    side, so that scores which match the teacher at T keep the order of its classes; T^2 on the part that T softens; all
+    defaults; beta in units of the standard deviation of z.
     """
 
     type: Literal["lelp"] = "lelp"
 
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(4.0, gt=0, description="T, softens the classes of both")
+    temperature: float = Field(4.0, gt=0, description="T, softens the classes of teacher and student; higher is softer")
     scale_by_t2: bool = Field(
         True, description="multiply the term between classes by T^2, so that T doesn't change the size of its gradient"
     )
@@ -56,21 +60,25 @@ class LELP(Objective):
         2,
         ge=1,
         le=MAX_DIRECTIONS,
-        description="S, of each class: less than the fewest rows of a class, and at most the head's null space has dimensions",
+        description="S, subclasses of each class: fewer than the rows of the rarest class, and at most the dimensions"
+        " of the null space of the labeler's head",
     )
     beta: float = Field(
         1.0,
         gt=0,
-        description="softens subclasses, in standard deviations of z (of the train rows, each in its own class)",
+        description="temperature of the teacher's subclasses, in standard deviations of z (over the train rows, each in"
+        " its own class); higher is softer",
     )
-    null_space: bool = Field(True, description="look only at what the labeler's head doesn't see; false: P = I")
+    null_space: bool = Field(
+        True, description="use only the part of the embedding that the labeler's head ignores; false: all of it (P = I)"
+    )
     directions: Literal["principal", "random"] = Field(
-        "principal", description="random: orthonormal ones in their place, a control"
+        "principal", description="principal directions of each class, or, as a control, random orthonormal ones"
     )
     rotate: bool = Field(
         True, description="turn each class's directions by a random rotation, which evens out their variances"
     )
-    seed: int = Field(0, ge=0, description="of rotations and random directions")
+    seed: int = Field(0, ge=0, description="seed of rotations and random directions")
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -81,7 +89,10 @@ class LELP(Objective):
         return (CLASS_DIRECTIONS,)
 
     def check(self, facts: Facts) -> None:
-        """S must fit every class, also where directions are random: a control takes what it is compared with takes (our choice)."""
+        """Raise ConfigError where a class has too few dimensions for S subclasses.
+
+        This holds for random directions as well: a control takes only what it is compared with takes (our choice).
+        """
         statistics: EmbeddingStatistics = facts.fits[CLASS_DIRECTIONS.name]
         rank_K = (statistics.in_null_space if self.null_space else statistics.everywhere).rank_K
         scarcest = int(rank_K.argmin())
@@ -92,11 +103,14 @@ class LELP(Objective):
         rows, (_, dim) = int(statistics.count_K[scarcest]), statistics.head_KD.shape
         free = dim - head_rank(statistics.head_KD) if self.null_space else dim
         if rows - 1 <= most:
-            why = f"{name} has {rows} row(s) of the train split by the labeler, and needs more rows than subclasses"
+            why = f"{name} has {rows} row(s) in the labeler's predictions on train, and needs more rows than subclasses"
         elif free <= most:
-            why = f"the null space of the labeler's head has {free} of {dim} dimensions; with objective.null_space false there are more"
+            why = (
+                f"the null space of the labeler's head has {free} of {dim} dimensions; set objective.null_space: false"
+                " for more"
+            )
         else:
-            why = f"the embeddings of {name} spread over {most} dimensions alone"
+            why = f"the embeddings of {name} span only {most} dimensions"
         fits = f"at most {most} fit" if most else "none fits, so use objective.type distillation"
         raise ConfigError(f"objective.subclasses: {self.subclasses}, but {fits}: {why}")
 
@@ -116,7 +130,10 @@ class LELP(Objective):
         return SubclassCriterion(head, facts.num_classes, targets, self.alpha, self.temperature, self.scale_by_t2)
 
     def directions_of(self, statistics: EmbeddingStatistics) -> np.ndarray:
-        """U_c of each class, (K, S, D) float64: orthonormal rows. In the null space U_c^T P = U_c^T, so that z needs no P."""
+        """Return U_c of each class, (K, S, D) float64, as orthonormal rows.
+
+        In the null space U_c^T P = U_c^T, so z can be computed without P.
+        """
         principal = statistics.in_null_space if self.null_space else statistics.everywhere
         out = []
         for number, of_class in enumerate(principal.directions_KRD):
@@ -130,13 +147,16 @@ class LELP(Objective):
 
 
 def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray:
-    """An orthonormal matrix, evenly from all of them (Mezzadri 2007, arXiv math-ph/0609050)."""
+    """Draw an orthonormal matrix uniformly (Mezzadri 2007, arXiv math-ph/0609050)."""
     q, r = np.linalg.qr(rng.standard_normal((size, size)))
     return q * np.sign(np.diag(r))
 
 
 def deviation(statistics: EmbeddingStatistics, embedding_ND: np.ndarray, directions_KSD: np.ndarray) -> float:
-    """Standard deviation of z over the train rows, each in its own class, where its mean is 0, and over s (our choice)."""
+    """Return the standard deviation of z over s and the train rows (our choice).
+
+    Each row counts in its own class, where z has mean 0.
+    """
     squares = 0.0
     for number, of_class in enumerate(directions_KSD):
         rows = embedding_ND[statistics.class_N == number] - statistics.mean_KD[number]

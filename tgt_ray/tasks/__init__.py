@@ -1,4 +1,7 @@
-"""Floor 2: tasks. A new task is one file here with one config type, and its name in `AnyTask`."""
+"""Tasks define the rows of each split, the models' inputs and what is measured.
+
+To add one, write one file here with its config type, and add the type to `AnyTask`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is: rows of each split, how rows become tensors, and what is measured."""
+"""A task defines the rows of each split, how rows become tensors, and what is measured."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
     from tgt_ray.core.storage import Storage
 
-#: Rows in memory, or in files of the storage.
+#: Rows in memory, or in files in the storage.
 Table: TypeAlias = pa.Table | StoredTable
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's rows and what models need to know of them.
+    """Holds a task's rows and what models need to know about them.
 
-    tables: the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is pretrained on),
-        `validation` (selects models) and `test` (measured once), and perhaps `unlabelled` (further rows that explorers may start from).
-        Each table has the columns `id` and `label`; the inputs' columns are the task's own. Ids of `train` and `unlabelled` differ. A
-        row whose label must not be used, in `full` and `unlabelled`, has the label -1
-    num_classes: K
-    input_shape: of one row's inputs
-    fingerprints: of each table's content
-    class_names: where the data has any
-    tokenizer: of texts, the vocabulary of models without one of their own, as JSON of the library `tokenizers`
+    - tables: the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is
+      pretrained on), `validation` (selects models) and `test` (measured once); optionally `unlabelled` (further rows
+      that explorers may start from). Each table has the columns `id` and `label`; the columns of the inputs depend on
+      the task. Ids are unique across `train` and `unlabelled`. In `full` and `unlabelled`, a row whose label must not
+      be used has the label -1
+    - num_classes: K
+    - input_shape: shape of one row's inputs
+    - fingerprints: fingerprint of each table's content
+    - class_names: empty where the data has no names
+    - tokenizer: for texts, the vocabulary of models that have none of their own, as JSON of the library `tokenizers`
     """
 
     tables: dict[str, Table]
@@ -47,7 +48,7 @@ class TaskData:
 
     @property
     def spec(self) -> InputSpec:
-        """What models are built for."""
+        """What models need to know to be built for these rows."""
         return InputSpec(self.input_shape, self.tokenizer)
 
     def labels(self, split: str) -> np.ndarray:
@@ -55,69 +56,91 @@ class TaskData:
 
     @cached_property
     def class_counts(self) -> np.ndarray:
-        """(K,) rows of each class in the train split."""
+        """Rows of each class in the train split, (K,)."""
         return np.bincount(self.labels("train"), minlength=self.num_classes)
 
 
 class Task(Component):
-    """A learning problem on some data."""
+    """A task is a learning problem on some data."""
 
-    metric_names: ClassVar[tuple[str, ...]] = ()  # what `evaluate` may give, in percent or counts
-    modality: ClassVar[str] = "image"  # of its inputs: "image", "text" or "any"
-    # Its classes are the documents of a table `documents`, which the labeler embeds.
+    #: The metrics that `evaluate` may give, in percent or counts.
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    #: The kind of the inputs: "image", "text" or "any".
+    modality: ClassVar[str] = "image"
+    #: Whether the classes are the documents of a table `documents`, which the labeler embeds.
     has_documents: ClassVar[bool] = False
-    details_file: ClassVar[str] = "per_class.csv"  # the name of what `details` gives, in a run's folder
+    #: The name of the file with the result of `details`, in a run's folder.
+    details_file: ClassVar[str] = "per_class.csv"
 
     @property
     def has_unlabelled(self) -> bool:
-        """Whether there are rows without labels beside those of train, as far as the config says."""
+        """Whether, by the config, there are rows without labels in addition to those of train."""
         return False
 
     @property
     def pair_column(self) -> str | None:
-        """The column of second sentences, where a row has two."""
+        """The column of second sentences; None where a row has one text only."""
         return None
 
     @abstractmethod
     def scan(self) -> Any:
-        """What can be known and checked of the data at once, for `read`. ConfigError for bad data."""
+        """Look at the data and check it, as far as that is quick; the result goes to `read`.
+
+        - raises ConfigError: for bad data
+        """
 
     @abstractmethod
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
-        """The data. What takes work is done by `run` and kept in `storage`. ConfigError for bad data."""
+        """Read the data.
+
+        - scan: the result of `scan`
+        - storage: keeps what takes work to make, such as decoded images
+        - run: does the work that takes long
+        - raises ConfigError: for bad data
+        """
 
     def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> TaskData:
-        """`scan` and `read`."""
+        """Scan and read the data."""
         return self.read(self.scan(), storage, run)
 
     @abstractmethod
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
-        """The models' inputs (N, ...) of all rows of a table in memory."""
+        """Make the models' inputs (N, ...) of all rows of a table in memory."""
 
     def texts(self, name: str, table: Table) -> tuple[str, list[str]] | None:
-        """What people call the rows of a table, and their texts; None where its inputs are none."""
+        """Return what messages call the rows of a table, and their texts; None where the inputs are no texts.
+
+        - name: the table's name
+        """
         return None
 
     def reduce(self, scores_BK: Tensor) -> Tensor:
-        """Of some rows' scores what `evaluate` and `details` take of them, (B, ...): where there are many classes not all of them."""
+        """Reduce scores (B, K) to what `evaluate` and `details` need, (B, ...), so that not all scores are kept."""
         return scores_BK.float()
 
     @abstractmethod
     def evaluate(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> dict[str, Any]:
-        """Metrics of a model's scores of a table's rows, `reduce`d, by name. class_counts_K: rows of each class in the student's train
-        split."""
+        """Compute metrics of a model on a table's rows, by name.
+
+        - reduced_N: the model's scores of the rows, after `reduce`
+        - class_counts_K: rows of each class in the student's train split
+        """
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
-        """What `evaluate` gives on this data: some metrics may need rows that it hasn't."""
+        """Return the metrics that `evaluate` gives on this data; some metrics need rows that the data may not have."""
         return self.metric_names
 
     def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:
-        """The same before the data is read, as far as it can be known: what is not among these, `evaluate` won't give."""
+        """Return the metrics that `evaluate` may give, from a scan alone; it gives no others."""
         return self.metrics_of(scan) if isinstance(scan, TaskData) else self.metric_names
 
     def details(
         self, reduced_N: np.ndarray, tables: dict[str, Table], class_counts_K: np.ndarray, class_names: tuple[str, ...]
     ) -> pa.Table | None:
-        """The same of the rows of tables["test"], class by class, or query by query, where that makes sense. tables: all that the student
-        has."""
+        """Measure the rows of tables["test"] class by class or query by query; None where a task has no such details.
+
+        - reduced_N: the model's scores of the rows, after `reduce`
+        - tables: all tables that the student has
+        - class_counts_K: rows of each class in the student's train split
+        """
         return None

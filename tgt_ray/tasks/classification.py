@@ -1,4 +1,4 @@
-"""What classification tasks have in common, whatever their inputs are."""
+"""Classification tasks share this base class, whatever their inputs are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Rows with one label each."""
+    """Classification sorts rows into classes; each row has one label."""
 
     metric_names: ClassVar[tuple[str, ...]] = (
         "balanced_accuracy",
@@ -26,10 +26,15 @@ class Classification(Task):
         "worst_class_recall",
         *metrics.SHOTS,
     )
-    long_tail: LongTail | None = Field(None, description="subsample the student's train split; absent: all rows")
+    long_tail: LongTail | None = Field(
+        None, description="cut the student's train split to a long tail; absent: all rows"
+    )
 
     def student_rows(self, splits: Splits[R]) -> R:
-        """The train split that the student gets. ConfigError where a class has no row in it."""
+        """Return the train split that the student gets.
+
+        - raises ConfigError: where a class has no row in it
+        """
         train = splits.train
         if self.long_tail is not None:
             train = train.take(self.long_tail.subsample(train.labels, splits.num_classes))
@@ -47,7 +52,7 @@ class Classification(Task):
         return self.metrics_from(data.labels("validation"), data.class_counts)
 
     def metrics_from(self, labels_N: np.ndarray, class_counts_K: np.ndarray) -> tuple[str, ...]:
-        """What there is to measure on rows with these labels."""
+        """Return the metrics that can be measured on rows with these labels."""
         there = metrics.by_shots(dict.fromkeys(np.unique(labels_N).tolist(), 0.0), class_counts_K)
         return tuple(name for name in self.metric_names if name not in metrics.SHOTS or name in there)
 

@@ -1,4 +1,4 @@
-"""Image classification."""
+"""Image classification sorts images into classes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class ImageClassification(Classification):
-    """Images with one label each. Model inputs are float32 (N, C, H, W) in [0, 1]; models normalise for themselves."""
+    """Image classification sorts images into classes; each image has one label.
+
+    Model inputs are float32 (N, C, H, W) in [0, 1]; each model normalises them itself.
+    """
 
     type: Literal["image_classification"] = "image_classification"
-    data: AnySource = Field(default_factory=Digits)
+    data: AnySource = Field(default_factory=Digits, description="where the images and their labels come from")
 
     def scan(self) -> Any:
         found = self.data.scan()
@@ -52,7 +55,7 @@ class ImageClassification(Classification):
 
         channels, height, width = input_shape
         images = ImageRows.from_table(table, (channels, height, width)).images
-        # The copy is float anyway, so Arrow's read-only memory is never written to.
+        # `astype` copies, so Arrow's read-only memory is never written to.
         return torch.from_numpy(images.astype(np.float32)).div_(255)
 
     def metrics_of_scan(self, scan: Any) -> tuple[str, ...]:

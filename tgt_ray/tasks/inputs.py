@@ -1,4 +1,4 @@
-"""The models' inputs of a table's rows, wherever these are."""
+"""Makes the models' inputs from a table's rows, whether in memory or in files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LazyInputs:
-    """The inputs of rows in files, made when asked for: a tensor's len(), [rows] and split()."""
+    """Makes the inputs of rows in files when they are asked for; has a tensor's len(), [rows] and split()."""
 
     def __init__(self, task: Task, table: StoredTable, input_shape: tuple[int, ...]):
         self.task, self.table, self.input_shape = task, table, input_shape
@@ -33,7 +33,7 @@ class LazyInputs:
 
 @dataclass(frozen=True)
 class InputsOn:
-    """Inputs whose parts are brought to a device when they are asked for."""
+    """Brings parts of inputs to a device when they are asked for."""
 
     rows: InputRows
     device: str
@@ -50,7 +50,10 @@ class InputsOn:
 
 
 def inputs_of(task: Task, table: Table, input_shape: tuple[int, ...], device: str = "cpu") -> InputRows:
-    """The inputs of a table: all at once where it is in memory already. device: where parts of them are to be."""
+    """Return the inputs of a table: a tensor where the table is in memory, otherwise made part by part.
+
+    - device: the device that parts of the inputs are brought to
+    """
     there: InputRows
     there = LazyInputs(task, table, input_shape) if isinstance(table, StoredTable) else task.inputs(table, input_shape)
     return there if device == "cpu" else InputsOn(there, device)

@@ -1,4 +1,4 @@
-"""Dense retrieval: which document answers a query."""
+"""Dense retrieval finds the documents that answer a query."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ log = logging.getLogger(__name__)
 
 
 class Retrieval(Task):
-    """Queries and the documents of a corpus. Each document is a class, and a query's label the best document that answers it; the
-    teacher's head is the matrix of its documents' embeddings. Model inputs are uint8 (N, max_bytes), of documents (N, document_bytes),
-    as `texts.to_bytes` makes them.
+    """Retrieval finds the documents of a corpus that answer a query.
 
-    The table `documents` beside the splits has the corpus in the classes' order, and `sources` those of them that queries can be made
-    from: all but empty ones. `key` is what the files have in `_id`.
+    Each document is a class. A query's label is the best document that answers it. The teacher's head is the matrix of
+    the documents' embeddings.
+
+    Model inputs are UTF-8 bytes, uint8: (N, max_bytes) for queries and (N, document_bytes) for documents, as
+    `texts.to_bytes` makes them. In addition to the splits there are two tables: `documents` has the corpus in the order
+    of the classes, and `sources` the documents that queries can be made from, which are all but empty ones. Their
+    column `key` has the `_id` of the files.
     """
 
     modality: ClassVar[str] = "text"
@@ -42,23 +45,27 @@ class Retrieval(Task):
     has_documents: ClassVar[bool] = True
     details_file: ClassVar[str] = "per_query.csv"
     type: Literal["retrieval"] = "retrieval"
-    data: AnyRetrievalSource
-    max_bytes: int = Field(256, ge=8, description="bytes of UTF-8 of a query; longer ones are cut")
+    data: AnyRetrievalSource = Field(description="where queries, documents and answers come from")
+    max_bytes: int = Field(256, ge=8, description="largest size of a query in bytes of UTF-8; longer queries are cut")
     document_bytes: int = Field(
-        1024, ge=8, description="bytes of UTF-8 of a document, its title first; longer ones are cut"
+        1024,
+        ge=8,
+        description="largest size of a document in bytes of UTF-8, its title first; longer documents are cut",
     )
     vocabulary: int = Field(
         8000,
         ge=300,
-        description="tokens at the most, of models that are trained from nothing: learnt from the documents and the queries of the train split",
+        description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
+        " from the documents and the queries of the train split",
     )
     labelled: LabelledQueries | None = Field(
-        None, description="only some queries of the train split have answers; absent: all have"
+        None, description="keep the answers of only some queries of the train split; absent: of all"
     )
     unlabelled: Unlabelled | None = Field(
         None,
-        description="what the queries are that `labelled` leaves over, or that no qrels file names: anchors of explorers beside the others,"
-        " or nothing; absent: anchors",
+        description="whether explorers start from the queries whose answers `labelled` removes, and from those that"
+        " no qrels file names: `anchors`: they do, in addition to the other queries; `ignore`: they do not; absent:"
+        " anchors",
     )
 
     @property
@@ -85,7 +92,7 @@ class Retrieval(Task):
             rows["unlabelled"] = splits.unlabelled if there is None else there.joined(splits.unlabelled)
         if self.unlabelled == "anchors" and self.labelled is None and "unlabelled" not in rows:
             raise ConfigError(
-                "task.unlabelled: 'anchors', but all queries have answers; leave it out, or give task.labelled"
+                "task.unlabelled: 'anchors', but all queries have answers; leave it out, or set task.labelled"
             )
         numbers = np.arange(len(splits.documents))
         documents = pa.table(
@@ -125,7 +132,7 @@ class Retrieval(Task):
         texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
         made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
-        # Models with this vocabulary see of a query what all texts have made of it. Documents are for models with their own.
+        # The vocabulary changes what models see of a query. Documents go only to models with a vocabulary of their own.
         fingerprints = {
             name: each if name in ("documents", "sources") else digest(each, tokenizer)
             for name, each in scan.fingerprints.items()
@@ -145,7 +152,7 @@ class Retrieval(Task):
         return torch.from_numpy(to_bytes(table["text"].to_pylist(), input_shape[0]))
 
     def reduce(self, scores_BK: Tensor) -> Tensor:
-        """The documents of the highest scores (B, R), best first: all that a ranking is measured by."""
+        """Return the documents of the highest scores (B, R), best first; rankings are measured by these alone."""
         return scores_BK.topk(min(ranking.DEEPEST, scores_BK.shape[1]), dim=1).indices
 
     def evaluate(self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray) -> dict[str, float]:
@@ -159,7 +166,7 @@ class Retrieval(Task):
         first, best = pa.array(reduced_NR[:, 0]), table["label"]
         return pa.table(
             {
-                # As the files of queries and documents have them in `_id`.
+                # The keys are the `_id` of the files of queries and documents.
                 "query_id": table["key"],
                 "query_text": table["text"],
                 "rank": pa.array(ranks, mask=ranks == 0),  # of the first document that answers it

@@ -1,4 +1,4 @@
-"""Text classification."""
+"""Text classification sorts texts into classes."""
 
 from __future__ import annotations
 
@@ -29,29 +29,35 @@ log = logging.getLogger(__name__)
 
 
 class TextClassification(Classification):
-    """Texts or pairs of sentences with one label each. Model inputs are uint8 (N, max_bytes), as `texts.to_bytes` makes them."""
+    """Text classification sorts texts or pairs of sentences into classes; each has one label.
+
+    Model inputs are UTF-8 bytes, uint8 (N, max_bytes), as `texts.to_bytes` makes them.
+    """
 
     modality: ClassVar[str] = "text"
     type: Literal["text_classification"] = "text_classification"
-    data: AnyTextSource
+    data: AnyTextSource = Field(description="where the texts and their labels come from")
     max_bytes: int = Field(
-        512, ge=8, description="bytes of UTF-8 of a row; longer texts are cut, and counted in the log"
+        512,
+        ge=8,
+        description="largest size of a row in bytes of UTF-8; longer texts are cut, and the log says how many",
     )
     vocabulary: int = Field(
         8000,
         ge=300,
-        description="tokens at the most, of models that are trained from nothing: learnt from the texts of the whole train split, without"
-        " labels",
+        description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
+        " from the texts of the whole train split, without labels",
     )
     labelled: Labelled | None = Field(
-        None, description="only some rows of the train split keep their labels; absent: all that have one"
+        None, description="keep the labels of only some rows of the train split; absent: of all that have one"
     )
     unlabelled: Unlabelled | None = Field(
         None,
-        description="what the train rows are that `labelled` leaves over: anchors of explorers beside the labelled rows, or nothing;"
-        " absent: anchors. Their labels are used nowhere, whichever split the teacher is pretrained on. Rows that have no label in the data"
-        " (null, empty, or -1) are permitted where this is given: in train `anchors` makes them such rows as well, `ignore` leaves them out"
-        " altogether, vocabulary and pretraining included; in validation and test they are left out",
+        description="whether explorers start from the train rows whose labels `labelled` removes: `anchors`: they do,"
+        " in addition to the labelled rows; `ignore`: they do not; absent: anchors. The removed labels are never used,"
+        " whichever split the teacher is pretrained on. Rows without a label in the data (null, empty or -1) are"
+        " accepted only where this is set: in train, `anchors` treats them in the same way, and `ignore` leaves them"
+        " out of everything, vocabulary and pretraining included; in validation and test they are always left out",
     )
 
     @model_validator(mode="after")
@@ -77,12 +83,12 @@ class TextClassification(Classification):
         if self.labelled is not None:
             known = known[self.labelled.choose(full.labels[known], splits.num_classes)]
             train = full.take(known)
-        # Not the rows that a long tail leaves over, which have labels.
+        # Rows that a long tail removes are not among these: they have labels.
         rest = np.setdiff1d(np.arange(len(full)), known)
         if self.unlabelled == "anchors" and not len(rest):
             raise ConfigError(
-                f"task.unlabelled: 'anchors', but no row of the train split is without a label; give task.labelled fewer than its"
-                f" {len(full)} rows, or leave unlabelled out"
+                f"task.unlabelled: 'anchors', but every row of the train split has a label; set task.labelled.rows"
+                f" below {len(full)}, or leave unlabelled out"
             )
         full = full.without_labels(rest)
         rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
@@ -92,7 +98,7 @@ class TextClassification(Classification):
             tables={name: each.to_table() for name, each in rows.items()},
             num_classes=splits.num_classes,
             input_shape=(self.max_bytes,),
-            # What models see of a text depends on where it is cut, and on its tokens.
+            # Where texts are cut and which tokens there are changes what models see of them.
             fingerprints={
                 name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
             },
@@ -102,12 +108,12 @@ class TextClassification(Classification):
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         texts = scan.tables["full"]["text"].to_pylist()
         tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
-        # Models with this vocabulary see of a split's texts what the texts of all of train have made of it.
+        # The vocabulary, which follows from all of train, changes what models see of the texts of any split.
         fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
         return replace(scan, tokenizer=tokenizer, fingerprints=fingerprints)
 
     def _report_cuts(self, splits: Splits[TextRows]) -> None:
-        """One line in the log where texts are longer than a row."""
+        """Log one warning where texts are longer than `max_bytes`."""
         counts, longest, beginning = [], 0, ""
         for name in ("train", "validation", "test"):
             rows: TextRows = getattr(splits, name)

@@ -1,4 +1,4 @@
-"""What the teacher says of real rows, as content-addressed files of the storage: a file for each split and signal."""
+"""Caches what the teacher says of real rows in the storage: one content-addressed file for each split and signal."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, flat, unflat
 from tgt_ray.core.storage import Storage
 
-#: The folder of the storage.
+#: The folder of these files in the storage.
 FOLDER = "teacher_cache"
 
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """The outputs of one teacher on one task's splits.
+    """Reads and writes the cached outputs of one teacher on one task's splits.
 
-    splits: fingerprint of each split
-    makers: fingerprints of labeler and generator
+    - splits: fingerprint of each split
+    - makers: fingerprints of labeler and generator
     """
 
     storage: Storage
@@ -34,11 +34,11 @@ class TeacherCache:
         return digest("signal", self.splits[split], self.makers[signal.by], signal.key())
 
     def fit_key(self, split: str, fit: str) -> str:
-        """fit: what is fitted, see `tgt_ray.objectives.facts.Fit.key`."""
+        """Return the file key of a fit; for `fit` see `tgt_ray.objectives.facts.Fit.key`."""
         return digest("fit", self.splits[split], self.makers["labeler"], fit)
 
     def missing(self, split: str, signals: Sequence[Signal]) -> tuple[Signal, ...]:
-        """Those that have no file yet."""
+        """Return the signals that have no file yet."""
         there = (self.storage.exists(FOLDER, f"{self.signal_key(split, each)}.safetensors") for each in signals)
         return tuple(signal for signal, found in zip(signals, there, strict=True) if not found)
 

@@ -1,4 +1,4 @@
-"""The block `teacher` of an experiment."""
+"""Configures the teacher: the block `teacher` of an experiment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from tgt_ray.teacher.labelers.image import ConvLabeler
 
 
 class TeacherConfig(Config):
-    """The two frozen models of a teacher."""
+    """A teacher has two frozen models: a labeler that labels rows, and a generator that makes new rows."""
 
-    labeler: AnyLabeler = Field(default_factory=ConvLabeler)
-    generator: AnyGenerator = Field(default_factory=MLPAutoencoderGenerator)
+    labeler: AnyLabeler = Field(
+        default_factory=ConvLabeler,
+        description="the model that gives labels and embeddings for real and synthetic rows",
+    )
+    generator: AnyGenerator = Field(
+        default_factory=MLPAutoencoderGenerator, description="the model that makes new rows from anchors"
+    )

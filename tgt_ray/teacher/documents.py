@@ -1,4 +1,4 @@
-"""A labeler whose head is made of embedded documents: where the embeddings lie, and how they get there."""
+"""Stores the document embeddings that the head of a retrieval labeler is made of, and fills the head with them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from tgt_ray.teacher.labelers.base import Labeler
 
 log = logging.getLogger(__name__)
 
-#: The folder of the storage with embeddings of documents (N, E), and which of them are cut (N,).
+#: The folder in the storage with the embeddings of documents (N, E), and which documents are cut (N,).
 FOLDER = "documents"
 
 
 def file_name(source: dict[str, Any], data: TaskData) -> str:
-    """Queries, and how they are embedded, have no part in it. source: what `load_weights` says of the labeler."""
+    """Return the name of the file of embeddings; queries, and how they are embedded, do not change it.
+
+    - source: the result of the labeler's `load_weights`
+    """
     return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
 
 
 def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:
-    """The name of the file that is still to be made; None where it is there, or none is needed."""
+    """Return the name of the file that must still be made; None where it exists or none is needed."""
     if not config.embeds_documents:
         return None
     with torch.random.fork_rng(devices=[]), concerning("teacher.labeler"):
@@ -41,7 +44,12 @@ def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:
 def fill_head(
     config: Labeler, model: nn.Module, inputs: InputRows, source: dict[str, Any], data: TaskData, storage: Storage
 ) -> dict[str, Any]:
-    """Give the labeler's head the documents' embeddings, from the storage or made now. Returns what the record should say of it."""
+    """Set the weight of the labeler's head to the documents' embeddings, from the storage or computed now.
+
+    - inputs: the documents' inputs
+    - source: the result of the labeler's `load_weights`
+    - returns: entries for the labeler's record
+    """
     name = file_name(source, data)
     if storage.exists(FOLDER, name):
         there = read_safetensors(storage.read(FOLDER, name), f"{FOLDER}/{name} in {storage.root}")
@@ -53,11 +61,15 @@ def fill_head(
         model.get_parameter("head.weight").copy_(embedding)
     count = int(cut.sum())
     if count:
-        log.warning("teacher.labeler: %d of %d documents are cut at its tokens", count, len(cut))
+        log.warning("teacher.labeler: %d of %d documents are cut at its limit of tokens", count, len(cut))
     return {"documents": {"count": len(cut), "cut": count}}
 
 
 def keep(storage: Storage, name: str, embedding: Tensor | np.ndarray, cut: Tensor | np.ndarray) -> None:
-    """embedding: (N, E); cut: (N,) whether a document is longer than the encoder reads."""
+    """Store the embeddings of documents.
+
+    - embedding: (N, E)
+    - cut: (N,) whether a document is longer than the encoder reads
+    """
     made = {"embedding": torch.as_tensor(embedding).cpu().contiguous(), "cut": torch.as_tensor(cut).cpu()}
     storage.write(safetensors.torch.save(made), FOLDER, name)

@@ -1,4 +1,4 @@
-"""Whether the labeler takes the generator's rows for what they were made from: its agreement with itself, measured on held-out rows."""
+"""Measures on held-out rows whether the labeler predicts for generated rows what it predicts for their originals."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KINDS = ("real", "reconstructed", "explored")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that explorers start from.
+    """Holds the rows that explorers start from.
 
-    inputs: (N, ...), on the teacher's device
-    labels: (N,) their classes
+    - inputs: (N, ...), on the teacher's device
+    - labels: (N,) their classes
     """
 
     inputs: Tensor
@@ -34,12 +34,12 @@ class HeldOut:
 
 @dataclass
 class Measured:
-    """What was seen of the first M rows, by kind of row.
+    """Holds what was measured on the first M rows, by kind of row (see `KINDS`).
 
-    rows: inputs (M, ...) on the CPU
-    first: the labeler's first class of each, and its share, (M, 2)
-    labels: (M,) classes of the real rows
-    timed: seconds that exploring took, and for how many rows
+    - rows: inputs (M, ...) on the CPU
+    - first: the class that the labeler predicts for each row, and its probability, (M, 2)
+    - labels: (M,) classes of the real rows
+    - timed: for each batch, the seconds that exploring took and its number of rows
     """
 
     rows: dict[str, Tensor]
@@ -53,9 +53,9 @@ class Measured:
         return sum(rows for _, rows in usual) / max(sum(seconds for seconds, _ in usual), 1e-9)
 
     def result(self, explorer: Explorer, longest: int | None) -> dict[str, Any]:
-        """Accuracy and agreement in percent, and how much rows are like those that they were made from.
+        """Summarise accuracy and agreement, in percent, and how similar rows are to those they were made from.
 
-        longest: tokens that the generator gives a text, see `exact_copy_rate`
+        - longest: the largest number of tokens that the generator gives a text, see `exact_copy_rate`
         """
         says = {name: pairs[:, 1].long() for name, pairs in self.first.items()}
         out: dict[str, Any] = {
@@ -73,13 +73,16 @@ class Measured:
 
 @dataclass
 class _Seen:
-    """What is gathered batch by batch."""
+    """Gathers results batch by batch."""
 
     rows: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     first: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def add(self, kind: str, inputs: Tensor, p: Tensor) -> None:
-        """p: (B, K) the labeler's shares. Of each row the first class and its share are kept: of all classes there may be too many."""
+        """Add a batch; p has the labeler's probabilities (B, K).
+
+        Only the predicted class and its probability are kept, since there may be very many classes.
+        """
         self.rows[kind].append(inputs.cpu())
         self.first[kind].append(torch.stack(p.max(dim=1), dim=1))
 
@@ -96,10 +99,10 @@ def measure(
 ) -> Measured:
     """Reconstruct and explore held-out rows, and ask the labeler about them.
 
-    student: what an explorer that looks at one looks at
-    size: rows at once
-    seconds: after so long no more rows are taken
-    device: where the teacher is
+    - student: the student that on-policy explorers look at
+    - size: rows of a batch
+    - seconds: no further batch is started after this time
+    - device: the teacher's device
     """
     rng, seen = torch.Generator().manual_seed(0), _Seen()
     timed: list[tuple[float, int]] = []
@@ -112,11 +115,11 @@ def measure(
         scale_L = latents_NL.std(dim=0)
     parts = zip(held_out.inputs.split(size), held_out.labels.split(size), strict=True)
     for number, (part, classes) in enumerate(parts):
-        # Of a contextual generator with what it masks: as rows are made, but for the explorer.
+        # A contextual generator draws its masks here, as it does when rows are made for training.
         latents, context = (
             (latents_NL[number * size :][:size], None) if latents_NL is not None else teacher.encode(part, rng)
         )
-        again = teacher.decode(latents, rng, context).cpu()  # not before the device has made it
+        again = teacher.decode(latents, rng, context).cpu()  # waits for the device before the clock starts
         check_decoded(again, part)
         started = time.perf_counter()
         others = latents if latents_NL is None else latents_NL
@@ -140,7 +143,7 @@ def _share(hits: Tensor) -> float:
 
 
 def _likeness(rows: dict[str, np.ndarray], longest: int | None) -> dict[str, float]:
-    """Squared error of reconstructions; of texts, which share is the same, and how much explored ones are of many words."""
+    """Measure the squared error of reconstructions; for texts, the rate of copies and the variety of explored ones."""
     if not are_texts(rows["real"]):
         return {"reconstruction_mse": float(np.square(rows["reconstructed"] - rows["real"]).mean())}
     texts = {name: to_texts(values) for name, values in rows.items()}

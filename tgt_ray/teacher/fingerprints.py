@@ -1,4 +1,4 @@
-"""A stored teacher is found by its fingerprint, without torch."""
+"""Finds a stored teacher by its fingerprint, without torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from tgt_ray.teacher.labelers.base import Labeler
 
 
 def teacher_fingerprint(role: str, config: Labeler | Generator, made_from: list[str]) -> str:
-    """Of a model that is pretrained here. made_from: fingerprints of its data and, for a generator, of the labeler."""
+    """Compute the fingerprint of a model that is pretrained here.
+
+    - role: "labeler" or "generator"
+    - made_from: fingerprints of its data and, for a generator, of the labeler
+    """
     return digest(role, config.model_dump(mode="json", exclude={"weights"}), made_from)
 
 
 def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> dict[str, Any] | None:
-    """The record of a pretrained teacher that the storage has, found without torch; None where there is something to do first."""
+    """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared."""
     store, out = storage.within("teachers"), {}
     made_from: list[str] = []
     for role, part in (("labeler", config.labeler), ("generator", config.generator)):

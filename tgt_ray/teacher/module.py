@@ -1,4 +1,4 @@
-"""A teacher as two frozen modules."""
+"""A teacher consists of two frozen modules, a labeler and a generator."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tgt_ray.teacher.generators import Generator
 
 @dataclass(frozen=True)
 class Teacher:
-    """A labeler and a generator.
+    """Joins a labeler and a generator, and calls the generator as its kind needs.
 
-    labeler: inputs (B, ...) -> Outputs
-    generator: encode(inputs) -> latents (B, L), decode(latents) -> inputs
-    contextual, samples: how the generator is called, see `tgt_ray.teacher.generators.base.Generator`
+    - labeler: inputs (B, ...) -> Outputs
+    - generator: encode(inputs) -> latents (B, L), decode(latents) -> inputs
+    - contextual, samples: how the generator is called, see `tgt_ray.teacher.generators.base.Generator`
     """
 
     labeler: nn.Module
@@ -28,25 +28,29 @@ class Teacher:
 
     @classmethod
     def of(cls, labeler: nn.Module, generator: nn.Module, config: Generator) -> Teacher:
-        """config: of the generator."""
+        """Make a teacher from two modules and the generator's config."""
         return cls(labeler, generator, config.contextual, config.samples)
 
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, L), and what decoding needs beside them."""
+        """Encode inputs to latents (B, L), and to what decoding needs in addition (None for most generators)."""
         if self.contextual:
             latents, context = self.generator.encode(inputs, rng)
             return latents, context
         return self.generator.encode(inputs), None
 
     def relax(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None) -> Tensor:
-        """Inputs for latents, differentiable where the generator is: of texts, soft tokens."""
+        """Decode latents to inputs, differentiably where the generator is differentiable; texts become soft tokens."""
         if context is not None:
             soft: Tensor = self.generator.relaxed(latents_BL, context)
             return soft
         return self.decode(latents_BL, rng)
 
     def decode(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None = None) -> Tensor:
-        """Inputs for latents. rng: on the CPU, so that what is drawn is the same on every device."""
+        """Decode latents to inputs.
+
+        - rng: on the CPU, so that every device draws the same
+        - context: the second result of `encode`
+        """
         given = [rng] if self.samples or context is not None else []
         inputs: Tensor = self.generator.decode(latents_BL, *given, *([context] if context is not None else []))
         return inputs
@@ -56,7 +60,7 @@ class Teacher:
 
 
 def check_decoded(again: torch.Tensor, inputs: torch.Tensor) -> None:
-    """ConfigError where a generator's rows are of another shape than the inputs that they were made from."""
+    """Raise ConfigError where a generator's rows have another shape than the inputs they were made from."""
     if again.shape[1:] != inputs.shape[1:] and inputs.is_floating_point():
         there, wanted = ("x".join(map(str, rows.shape[1:])) for rows in (again, inputs))
-        raise ConfigError(f"teacher.generator: decodes rows of shape {there}, and the task's inputs are {wanted}")
+        raise ConfigError(f"teacher.generator: decodes rows of shape {there}, but the task's inputs are {wanted}")

@@ -1,4 +1,4 @@
-"""What a teacher says of real rows."""
+"""Computes what a teacher says of real rows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def teacher_outputs(
     signals: Sequence[Signal],
     most: int = 512,
 ) -> Columns:
-    """The columns of some signals, for N real rows in their order.
+    """Compute the columns of some signals for N real rows, in the order of the rows.
 
-    inputs, labels: of the rows; the inputs are where the teacher is
-    input_shape: of one row's inputs
-    most: rows that the teacher gets at once
+    - inputs: the rows' inputs, on the teacher's device
+    - labels: (N,)
+    - input_shape: shape of one row's inputs
+    - most: the largest number of rows that the teacher gets at once
     """
     asked = any(signal.by == "labeler" for signal in signals)
     parts, first = [], 0

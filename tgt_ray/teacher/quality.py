@@ -1,4 +1,4 @@
-"""What a teacher's models are worth, measured on held-out rows."""
+"""Measures the quality of a teacher's models on held-out rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tgt_ray.teacher.module import Teacher, check_decoded
 
 @torch.no_grad()
 def scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str) -> dict[str, Any]:
-    """The task's metrics of a labeler on a split."""
+    """Compute the task's metrics of a labeler on a split."""
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
     parts = inputs.split(rows_at_once(data.input_shape, model))
@@ -26,10 +26,11 @@ def scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str
 
 @torch.no_grad()
 def fidelity(teacher: Teacher, task: Task, data: TaskData, device: str, longest: int | None) -> dict[str, float]:
-    """On validation rows: squared error of reconstructions or, of texts, how many are exact copies, and how often the labeler says of
-    them what it says of the row.
+    """Measure reconstructions of validation rows, and how often the labeler predicts for them what it does for the row.
 
-    longest: see `exact_copy_rate`
+    Reconstructions are measured by squared error; texts by the percentage of exact copies. The agreement is in percent.
+
+    - longest: the largest number of tokens that the generator gives a text, see `exact_copy_rate`
     """
     labeler, rng = teacher.labeler, torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)

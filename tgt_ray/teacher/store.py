@@ -1,4 +1,4 @@
-"""Teachers in the storage: found by fingerprint, or pretrained once."""
+"""Prepares teachers: finds them in the storage by their fingerprint, or pretrains and stores them once."""
 
 from __future__ import annotations
 
@@ -33,14 +33,18 @@ from tgt_ray.teacher.quality import fidelity, scores
 
 log = logging.getLogger(__name__)
 
-#: Makes a model whole, given the record so far; gives its quality.
+#: Completes a model, given the record so far; returns entries for the record, such as the model's quality.
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def prepare_teacher(
     config: TeacherConfig, task: Task, data: TaskData, storage: Storage, device: str = "cpu"
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The teacher, on `device`, and a record of where its weights come from. Pretrains what has no weights and isn't stored yet."""
+    """Prepare a teacher: load its weights, from elsewhere or from the storage, or pretrain and store it.
+
+    - device: the device that the teacher is brought to
+    - returns: the teacher, and a record by role of where its weights come from
+    """
     labeler, labeler_record = LabelerMaker(config.labeler, task, data, storage, device).make()
     maker = GeneratorMaker(config.generator, labeler, labeler_record["fingerprint"], task, data, storage, device)
     generator, generator_record = maker.make()
@@ -51,8 +55,11 @@ def prepare_teacher(
 def load_teacher(
     config: TeacherConfig, record: dict[str, Any], spec: InputSpec, num_classes: int, storage: Storage
 ) -> Teacher:
-    """A teacher that `prepare_teacher` has made ready, without its data. record: as that has given it."""
-    # The weights that they begin with are drawn from torch's own generator, which the student's dropout draws from as well.
+    """Load a teacher that `prepare_teacher` has prepared, without needing its data.
+
+    - record: the record that `prepare_teacher` returned
+    """
+    # Building a model draws initial weights from torch's global generator, which the student's dropout uses as well.
     with torch.random.fork_rng(devices=[]):
         with concerning("teacher.labeler"):
             labeler = config.labeler.build(spec, num_classes)
@@ -67,17 +74,21 @@ def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[s
     fingerprint = record["fingerprint"]
     if part.external and digest(part.facts(model)) != record["facts"]:
         raise ConfigError(
-            f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint})"
+            f"teacher.{role}: the settings in its folder here are not those that the run began with ({fingerprint});"
+            " every node must see the same, unchanged files"
         )
     if part.stored:
         load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
     elif digest(list(state_digests(model).values())) != record["state"]:
-        raise ConfigError(f"teacher.{role}: its weights here are not those that the run began with ({fingerprint})")
+        raise ConfigError(
+            f"teacher.{role}: its weights here are not those that the run began with ({fingerprint});"
+            " every node must see the same, unchanged files"
+        )
 
 
 @dataclass(frozen=True)
 class LabelerMaker:
-    """Makes a labeler ready. device: where it is then."""
+    """Prepares a labeler and brings it to `device`."""
 
     config: Labeler
     task: Task
@@ -86,7 +97,7 @@ class LabelerMaker:
     device: str
 
     def make(self) -> tuple[nn.Module, dict[str, Any]]:
-        """The model and its record."""
+        """Return the model and its record."""
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
         with concerning("teacher.labeler"):
@@ -97,7 +108,7 @@ class LabelerMaker:
             "fit": partial(self._fit_head, model),
             "own": partial(self._quality, model),
         }
-        # Which classes have few shots is said by the student's rows.
+        # The class counts of the student's rows tell which classes are few-shot.
         measured_on = digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
         store = self.storage.within("teachers")
         record = _ready(model, "labeler", config, [data.fingerprints[split]], finish, measured_on, store, self.device)
@@ -106,9 +117,9 @@ class LabelerMaker:
         return model, record
 
     def _rows(self, split: str) -> tuple[InputRows, Tensor]:
-        """The labelled rows of a split."""
+        """Return inputs and labels of a split's labelled rows."""
         table, labels = self.data.tables[split], self.data.labels(split)
-        if (labels < 0).any():  # rows whose labels are not to be used
+        if (labels < 0).any():  # rows whose labels must not be used
             known = np.flatnonzero(labels >= 0)
             table, labels = table.take(known), labels[known]
         return inputs_of(self.task, table, self.data.input_shape, self.device), torch.from_numpy(labels.copy())
@@ -131,7 +142,7 @@ class LabelerMaker:
 
 @dataclass(frozen=True)
 class GeneratorMaker:
-    """Makes a generator ready. labeler: on `device`, where the generator is then."""
+    """Prepares a generator and brings it to `device`, where `labeler` is already."""
 
     config: Generator
     labeler: nn.Module
@@ -142,7 +153,7 @@ class GeneratorMaker:
     device: str
 
     def make(self) -> tuple[nn.Module, dict[str, Any]]:
-        """The model and its record."""
+        """Return the model and its record."""
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
         with concerning("teacher.generator"):
@@ -163,7 +174,7 @@ class GeneratorMaker:
         return fidelity(teacher, self.task, self.data, self.device, self.config.longest_text)
 
     def _quality(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
-        # Where each row takes seconds, the fit check's few rows have to do.
+        # Where each row takes seconds, only the few rows of the fit check are measured.
         slow = self.config.samples and self.config.external
         return {} if slow else {"validation": self._fidelity(model)}
 
@@ -178,11 +189,11 @@ def _ready(
     store: Storage,
     device: str,
 ) -> dict[str, Any]:
-    """Give `model` its weights, from elsewhere, from the store, or by training, and bring it to `device`. Returns the record.
+    """Give `model` its weights, from elsewhere, the store or training, and bring it to `device`; return its record.
 
-    finish: does what is still to be done, given what is known of the weights so far, and gives the model's quality: "all" of the
-        training, "fit" the head, or nothing where the weights are whole ("own")
-    measured_on: fingerprint of what the quality follows from beside the weights
+    - finish: completes the model, given the record so far, and measures its quality: "all" trains everything, "fit"
+      fits the head, "own" has nothing left to train
+    - measured_on: fingerprint of everything besides the weights that changes the measured quality
     """
     plain = config.model_dump(mode="json", exclude={"weights"})
     todo, source = "all", dict[str, Any](pretrained_on=config.pretrain.split)
@@ -190,7 +201,7 @@ def _ready(
         with concerning(f"teacher.{role}"):
             source = config.load_weights(model)
         todo = source.get("head", "own")
-        # A head that is still to be fitted follows from the rest.
+        # A head that must still be fitted follows from the rest.
         state = [each for name, each in state_digests(model).items() if todo == "own" or not name.startswith("head.")]
         source |= {"state": digest(state), "facts": digest(config.facts(model))}
         settings = {k: v for k, v in plain.items() if k != "pretrain" and k not in config.places}
@@ -204,17 +215,17 @@ def _ready(
             load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
         _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
-        # What is there may have come from another place than what was asked for now.
+        # The stored weights may have come from another place than the one asked for now.
         record = {**records.read_json(store, f"{name}.json"), "config": plain, **source}
         if record.get("measured_on") != measured_on:
-            log.info("%s %s: measured again, since other rows are there to measure it on", role, fingerprint)
+            log.info("%s %s: measured again, since the rows to measure it on have changed", role, fingerprint)
             record |= {"quality": record["quality"] | finish["own"](source), "measured_on": measured_on}
             records.write_json(store, record, f"{name}.json")
         return {**record, "reused": True}
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
-        log.info("%s %s: its head is fitted on labelled rows, once", role, fingerprint)
+        log.info("%s %s: fitting its head, once", role, fingerprint)
     started = time.perf_counter()
     model.requires_grad_(True).to(device)
     source |= {"quality": finish[todo](source), "measured_on": measured_on}
@@ -224,13 +235,13 @@ def _ready(
     if config.stored:
         store.write(safetensors.torch.save(whole(model.state_dict())), f"{name}.safetensors")
     record = {"fingerprint": fingerprint, "config": plain, **source, "environment": environment()}
-    # The record is written last: where it is, the weights are whole.
+    # The record is written last: if it exists, the weights are complete.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}
 
 
 def state_digests(model: nn.Module) -> dict[str, str]:
-    """Of each weight of a model on the CPU."""
+    """Compute a digest of each weight of a model on the CPU, by name."""
     return {
         name: digest(name, value.detach().contiguous().numpy().tobytes()) for name, value in model.state_dict().items()
     }
@@ -241,5 +252,5 @@ def _stored(store: Storage, name: str, role: str, fingerprint: str) -> dict[str,
 
 
 def _freeze(model: nn.Module) -> nn.Module:
-    """For use alone. Convolutions are faster in this layout on a CPU; what has no convolutions is as before."""
+    """Freeze a model for inference, in the memory layout in which convolutions are faster on a CPU."""
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""One request to its synthetic rows: anchors -> explore -> decode -> label. The same code runs in a pool actor."""
+"""Makes the synthetic rows of a request: draws anchors, explores, decodes and labels. Pool actors run the same code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from tgt_ray.teacher.explorers import Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.transfer_set import Anchors
 
-#: Texts that are explored together where gradients are needed: each token has a number for each word of the vocabulary.
+#: The largest number of texts that are explored together where gradients are needed: a soft token has a number for each
+#: word of the vocabulary.
 EXPLORED_AT_ONCE = 64
-#: So many of a request's first rows come with their anchor's reconstruction, where it has any to show.
+#: How many of a request's first rows come with their anchor's reconstruction, to be looked at.
 SHOWN_ROWS = 16
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How rows are made, whatever the explorer.
+    """Says how rows are made, whatever the explorer.
 
-    rows: of one request
-    signals: that the rows carry
-    precision: of the teacher's computations
+    - rows: rows of one request
+    - signals: the signals that the rows carry
+    - precision: precision of the teacher's computations
     """
 
     rows: int
@@ -39,11 +40,11 @@ class Recipe:
 
 
 class Synthesizer:
-    """Makes the rows of any request. A request's anchors and noise depend on (seed, request) alone.
+    """Makes the rows of any request; the anchors and noise of a request depend on (seed, request) alone.
 
-    inputs: of all anchors, where the generator starts from them (`Teacher.contextual`), a signal looks at them, or the explorer
-        leaves them as they are; otherwise None
-    device: where the teacher is
+    - inputs: the inputs of all anchors, needed where the generator starts from them (`Teacher.contextual`), a signal
+      looks at them, or the explorer leaves them unchanged; otherwise None
+    - device: the teacher's device
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Synthesizer:
         if not teacher.contextual:
             self.scale_L = self.latents_NL.std(dim=0)
             return
-        assert inputs is not None, "a contextual generator starts from the anchors' inputs"
+        assert inputs is not None, "a contextual generator needs the anchors' inputs"
         with torch.no_grad():
             self.scale_L = latent_std(teacher, inputs, device)
 
@@ -69,10 +70,12 @@ class Synthesizer:
         version: int = -1,
         shown: int = SHOWN_ROWS,
     ) -> Block:
-        """The rows of a request.
+        """Make the rows of a request.
 
-        student, version: what an explorer that is on_policy looks at, and its step
-        shown: how many of the first rows are made ready to be looked at
+        - request: the number of the request
+        - student: the student that on-policy explorers look at
+        - version: the student's step; -1 without a student
+        - shown: how many of the first rows come with what people look at, such as reconstructions
         """
         rng = torch.Generator().manual_seed(int(digest(seed, request), 16) % 2**63)
         chosen = self._draw_anchors(explorer, rng)
@@ -92,9 +95,9 @@ class Synthesizer:
     def _made(
         self, explorer: Explorer, chosen: Tensor, student: Scorer | None, rng: torch.Generator, shown: int
     ) -> tuple[Tensor, Tensor]:
-        """The rows, and the reconstructions of the first `shown` anchors."""
+        """Make the rows' inputs, and the reconstructions of the first `shown` anchors."""
         if not explorer.decodes:
-            assert self.inputs is not None, "an explorer that leaves anchors as they are needs their inputs"
+            assert self.inputs is not None, "an explorer that leaves anchors unchanged needs their inputs"
             inputs = self.inputs[chosen].to(self.device)
             return inputs, inputs[:shown]
         start, context = self._start(chosen, rng)
@@ -112,7 +115,10 @@ class Synthesizer:
         return inputs, self.teacher.decode(start[:shown], rng, context[:shown] if context is not None else None)
 
     def _explored_at_once(self, explorer: Explorer) -> list[slice]:
-        """The rows of a request in parts. Gradients keep what every layer makes of each row, and of texts and documents that is much."""
+        """Split the rows of a request into parts that are explored together.
+
+        Gradients keep the activations of every layer for each row, which take much memory for texts and documents.
+        """
         size = self.recipe.rows
         if explorer.needs_differentiable and self.teacher.contextual and self.inputs is not None:
             size = rows_at_once(self.inputs[torch.tensor([0])].shape[1:], self.teacher.labeler, most=EXPLORED_AT_ONCE)
@@ -138,9 +144,10 @@ class Synthesizer:
         return explorer.explore(start, near)
 
     def _labelled(self, inputs: Tensor, chosen: np.ndarray, shown: int) -> tuple[Columns, Columns]:
-        """The signals of all rows, and the labeler's first class of the first `shown` ones."""
+        """Compute the signals of all rows, and the class that the labeler predicts for the first `shown` rows."""
         labeler, signals, total = self.teacher.labeler, self.recipe.signals, len(inputs)
-        # Scores of so many classes that they aren't wanted themselves are looked at a few rows at a time.
+        # Where logits aren't among the signals there may be very many classes, so the labeler gets a few rows at a
+        # time.
         size = total if LOGITS in signals else rows_at_once(inputs.shape[1:], labeler, most=total)
         said, looked_at = [], []
         for first in range(0, total, size):
@@ -154,13 +161,13 @@ class Synthesizer:
 
     def _seen(self, inputs: Tensor, chosen: np.ndarray, outputs: Outputs) -> Seen:
         def anchor_inputs() -> Tensor:
-            assert self.inputs is not None, "a signal that looks at anchors says so with looks_at_anchors"
+            assert self.inputs is not None, "a signal that looks at anchors must set looks_at_anchors"
             return self.inputs[torch.from_numpy(chosen)]
 
         return Seen(self.anchors.labels[chosen], lambda: inputs, anchor_inputs, outputs, self.teacher.labeler)
 
     def _start(self, chosen: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Latents of the chosen anchors, and what decoding needs beside them."""
+        """Return the latents of the chosen anchors, and what decoding needs in addition."""
         if self.inputs is None or not self.teacher.contextual:
             return self.latents_NL[chosen.to(self.device)], None
         return self.teacher.encode(self.inputs[chosen].to(self.device), rng)
@@ -172,7 +179,7 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Latents (B, L) -> KL(labeler || student) of each decoded row (B,), at temperature 1 (our choice)."""
+    """Maps latents (B, L) to KL(labeler || student) of each decoded row (B,), at temperature 1 (our choice)."""
 
     teacher: Teacher
     student: Scorer | None
@@ -180,17 +187,17 @@ class Disagreement:
     context: Tensor | None = None
 
     def __call__(self, latents_BL: Tensor) -> Tensor:
-        assert self.student is not None, "an explorer that looks at the student says so with on_policy"
+        assert self.student is not None, "an explorer that looks at the student must set on_policy"
         inputs = self.teacher.relax(latents_BL, self.rng, self.context)
         return kl_rows(self.teacher.labeler(inputs).logits, self.student.scores(inputs))
 
 
-#: Anchors that the scale of a contextual generator's latents is measured on.
+#: The number of anchors that the scale of a contextual generator's latents is measured on.
 SCALE_ROWS = 256
 
 
 def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
-    """(H,): the standard deviation of each dimension of a contextual generator's latents, over some of the anchors."""
+    """Measure the standard deviation of each dimension of a contextual generator's latents, (H,), on some anchors."""
     some = torch.linspace(0, len(inputs) - 1, min(SCALE_ROWS, len(inputs))).round().long()
     rng = torch.Generator().manual_seed(0)
     scale: Tensor = teacher.generator.latent_std(inputs[some].to(device), rng)
@@ -198,12 +205,12 @@ def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
 
 
 def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
-    """A scale of H dimensions for latents of as many times H."""
+    """Repeat a scale of H dimensions for latents whose size is a multiple of H."""
     return scale.repeat(latents_BL.shape[1] // len(scale)) if len(scale) else scale
 
 
 def check_block(block: Block) -> None:
-    """A row that is not finite must not reach the student; ValueError names the request."""
+    """Raise ValueError where a row has values that are not finite: such rows must not reach the student."""
     for column in not_finite({"inputs": block.inputs, **block.columns}):
         raise ValueError(
             f"request {block.request}: the generator or labeler gave values that are not finite in '{column}'"

@@ -1,4 +1,4 @@
-"""The transfer set: real rows with what the teacher says of them. Plain tables, so that it travels without torch."""
+"""Joins real rows with what the teacher says of them: the transfer set, as plain tables that need no torch."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from tgt_ray.teacher.generators import Generator
 
 log = logging.getLogger(__name__)
 
-#: Asks the teacher about the rows of tables: for each the columns of the signals named beside it, in the table's order.
+#: Asks the teacher about the rows of tables. Takes pairs of a table and signals, and returns the columns of the signals
+#: for each table, in the order of its rows.
 TeacherPass: TypeAlias = Callable[[list[tuple[Table, tuple[Signal, ...]]]], list[Columns]]
 
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student worker needs of a task.
+    """Holds what a student worker needs of a task.
 
-    tables: the splits train, validation and test, and further ones that the task has
-    columns: of signals of the train rows, in the table's order
-    fits: what objectives start from
-    starts_from: names of the tables that explorers start from, as far as they are there
+    - tables: the splits train, validation and test, and further tables of the task
+    - spec: what the student needs to know to be built
+    - num_classes: K
+    - columns: columns of the objectives' signals, of the train rows in the table's order
+    - fits: the results of fits that objectives start from
+    - starts_from: names of the tables that explorers start from; some may be missing in `tables`
     """
 
     tables: dict[str, Table]
@@ -60,22 +63,22 @@ class StudentData:
 
     @property
     def facts(self) -> Facts:
-        """What a criterion may know of this."""
+        """What a criterion may know about the task and its teacher."""
         return Facts(self.num_classes, self.class_counts, self.class_names, self.columns, self.fits)
 
     @cached_property
     def class_counts(self) -> np.ndarray:
-        """(K,) rows of each class in the train split."""
+        """Rows of each class in the train split, (K,)."""
         return np.bincount(self.tables["train"]["label"].to_numpy(), minlength=self.num_classes)
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """The rows that explorers start from, as the generator sees them: those of the train split, then others.
+    """Holds the rows that explorers start from: those of the train split, then others.
 
-    ids: (N,)
-    labels: (N,); of a row without a label the labeler's first class
-    latents: (N, L) float32; (N, 0) where the generator starts from the inputs themselves
+    - ids: (N,)
+    - labels: (N,); for a row without a label, the class that the labeler predicts
+    - latents: (N, L) float32; (N, 0) where the generator starts from the inputs themselves
     """
 
     ids: np.ndarray
@@ -85,10 +88,10 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that runs on one task and teacher share.
+    """Holds everything that runs on one task and teacher share.
 
-    teacher: its record
-    fingerprints: of what this was made from
+    - teacher: the teacher's record
+    - fingerprints: fingerprints of what this was made from
     """
 
     student: StudentData
@@ -107,8 +110,9 @@ def prepare(
 ) -> Prepared:
     """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
 
-    teacher: its record
-    objectives: those that runs on this may have. ConfigError where of one type none fits the task and its teacher
+    - teacher: the teacher's record
+    - objectives: the objectives that runs on this may have
+    - raises ConfigError: where all objectives of one type do not fit the task and its teacher
     """
     log_classes(teacher)
     made_by = {role: teacher[role]["fingerprint"] for role in ("labeler", "generator")}
@@ -136,7 +140,10 @@ def prepare(
 def wanted_signals(
     data: TaskData, generator: Generator, own: Sequence[Signal], fits: Sequence[Fit]
 ) -> dict[str, tuple[Signal, ...]]:
-    """Of each split what is asked of the teacher: what objectives need of train rows, what fits look at, and what anchors are."""
+    """Return the signals that the teacher is asked for, by split: for objectives, for fits and for anchors.
+
+    - own: the signals that objectives need of train rows
+    """
     wanted: dict[str, list[Signal]] = {"train": list(own)}
     for fit in fits:
         wanted.setdefault(fit.split, []).extend(fit.signals)
@@ -147,13 +154,13 @@ def wanted_signals(
 
 
 def _of_anchors(data: TaskData, name: str, generator: Generator) -> tuple[Signal, ...]:
-    """What is asked about the rows of a table because explorers start from them."""
+    """Return the signals that anchors need of the rows of a table."""
     latents = () if generator.contextual else (LATENT,)
     return (*latents, TOP) if (data.labels(name) < 0).any() else latents
 
 
 def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ...]], teacher_pass: TeacherPass) -> None:
-    """Ask the teacher, in one pass, for what the cache hasn't."""
+    """Ask the teacher, in one pass, for what the cache does not have."""
     missing = {split: signals for split, all_ in wanted.items() if (signals := cache.missing(split, all_))}
     if not missing:
         return
@@ -163,7 +170,10 @@ def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ..
 
 
 def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | None], np.ndarray]) -> Any:
-    """What a fit gives, from the cache or found now. head: gives the labeler's, for embeddings of so many numbers."""
+    """Return the result of a fit, from the cache or computed now.
+
+    - head: returns the weight of the labeler's head, given the size of its embeddings (None: not known)
+    """
     key = cache.fit_key(fit.split, fit.key())
     if fit.stored and cache.has(key):
         return fit.load(cache.read(key))
@@ -177,6 +187,7 @@ def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | No
 
 
 def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator) -> Anchors:
+    """Read the rows that explorers start from, with labels and latents from the cache."""
     parts = []
     for name in generator.starts_from:
         if name not in data.tables:
@@ -191,7 +202,7 @@ def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator) -> Anc
 
 
 def log_classes(teacher: dict[str, Any]) -> None:
-    """How the labeler embeds, and which of its own classes stand for the task's, where its record says so."""
+    """Log how the labeler embeds, and which of its own classes stand for the task's, where its record says so."""
     for what, encoder in teacher["labeler"].get("encoders", {}).items():
         log.info("teacher.labeler: %s", how_embedded(what, encoder))
     own = teacher["labeler"].get("own_classes", [])
@@ -200,50 +211,58 @@ def log_classes(teacher: dict[str, Any]) -> None:
         log.info("teacher.labeler: its own classes: %s%s", pairs, ", ..." if len(own) > SHOWN_CLASSES else "")
 
 
-#: Classes that a log line names.
+#: The largest number of classes that a log line names.
 SHOWN_CLASSES = 10
-#: Whether embeddings are made of length 1 is said by the user, by the model's files, or by neither.
+#: Who decides whether embeddings are normalised: the user, the model's files, or neither of them.
 SAID_BY = {
-    "config": "by teacher.labeler.normalize",
-    "files": "by its files",
-    "default": "which its files don't say: by cosine, the default of sentence-transformers; teacher.labeler.normalize may say otherwise",
+    "config": "set by teacher.labeler.normalize",
+    "files": "set by its files",
+    "default": "its files say nothing: cosine, the default of sentence-transformers; set teacher.labeler.normalize",
 }
 POOLED = {"cls": "the first token", "mean": "the mean of tokens", "model": "as its classifier pools"}
 
 
 def how_embedded(what: str, encoder: dict[str, Any]) -> str:
-    """One line of an encoder of sentences, as the labeler's record has it. what: it embeds."""
+    """Describe a sentence encoder in one line for the log.
+
+    - what: what it embeds, such as "queries"
+    - encoder: its entry in the labeler's record
+    """
     return (
         f"{what} by {encoder['path']}: after the prompt '{encoder['prompt']}', up to {encoder['max_tokens']} tokens,"
-        f" {POOLED[encoder['pooling']]}, {'of length 1' if encoder['normalize'] else 'not made of length 1'}"
+        f" {POOLED[encoder['pooling']]}, {'normalised to length 1' if encoder['normalize'] else 'not normalised'}"
         f" ({SAID_BY[encoder['normalize_said_by']]})"
     )
 
 
 def labeler_head(teacher: dict[str, Any], storage: Storage, num_classes: int, dim: int | None) -> np.ndarray:
-    """The weight (K, D) of the labeler's linear head, as it is stored.
+    """Read the weight (K, D) of the labeler's linear head from the storage.
 
-    dim: D of the embeddings; None: not known
-    ConfigError where it has none, or one that sees something else than these embeddings.
+    - dim: D, size of the embeddings; None: not known
+    - raises ConfigError: where the labeler has no such head, or its head does not take these embeddings
     """
     record = teacher["labeler"]
     kind = record["config"]["type"]
     weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
     if "head.weight" not in weights:
         raise ConfigError(
-            f"teacher.labeler.type: {kind}: it has no linear layer `head`, which the objective needs; use another labeler or objective"
+            f"teacher.labeler.type: {kind}: it has no linear layer `head`, which the objective needs; use another"
+            " labeler or objective"
         )
     head: np.ndarray = weights["head.weight"]
     if head.shape != (num_classes, head.shape[1] if dim is None else dim):
         raise ConfigError(
-            f"teacher.labeler.type: {kind}: the weight of its `head` is {list(head.shape)}, but it gives {num_classes} logits and"
-            f" embeddings of {dim} numbers; the objective needs the embedding that its head sees"
+            f"teacher.labeler.type: {kind}: the weight of its `head` is {list(head.shape)}, but it gives {num_classes}"
+            f" logits and embeddings of {dim} numbers; the objective needs the embedding that its head takes"
         )
     return head
 
 
 def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
-    """ConfigError where of one type none fits. Where some do, the trials of the others fail with their reason."""
+    """Raise ConfigError where all objectives of one type do not fit.
+
+    Where some of a type fit, the trials of the others fail later, each with its reason.
+    """
     refused: dict[str, ConfigError] = {}
     fitting: set[str] = set()
     for objective in objectives:
@@ -258,6 +277,7 @@ def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
 
 
 def log_teacher(prepared: Prepared) -> None:
+    """Log where the weights of labeler and generator come from."""
     for role in ("labeler", "generator"):
         about = prepared.teacher[role]
         source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"

@@ -1,4 +1,4 @@
-"""What a criterion is: the trainable head and the loss on top of a student's embedding."""
+"""A criterion is the trainable head and the loss on top of a student's embedding."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tgt_ray.core.batch import Loss
 
 
 class Criterion(nn.Module):
-    """Everything that trains beside the backbone.
+    """Holds everything that trains in addition to the backbone.
 
-    head: from embeddings to scores; where it is a linear layer, a second phase of long-tailed training may train it alone
+    - head: maps embeddings to scores; where it is a linear layer, the second phase of long-tailed training can train it
+      alone
     """
 
     head: nn.Module
@@ -27,25 +28,32 @@ class Criterion(nn.Module):
     def forward(
         self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
     ) -> Loss:
-        """The loss of a batch of B rows, the first len(labels) of them real, the rest synthetic.
+        """Compute the loss of a batch of B rows: the first len(labels) are real, the rest synthetic.
 
-        embedding_BD: of the batch's rows by the student
-        labels: (N,) classes of the real rows, or (N, K) shares of classes where rows are mixed
-        teacher: columns of the objective's signals, each (B, ...)
-        further: by the name of a signal or table, the student's embeddings (M, D) of what the objective asks about beside the rows
+        - embedding_BD: the student's embeddings of the batch
+        - labels: (N,) classes of the real rows, or (N, K) class shares where rows are mixed
+        - teacher: the columns of the objective's signals, each (B, ...)
+        - further: the student's embeddings (M, D) of the inputs that the objective asks for in addition to the batch,
+          by the name of their signal or table
         """
 
     @abstractmethod
     def scores(self, embedding_BD: Tensor) -> Tensor:
-        """Of all classes, (B, K)."""
+        """Compute the scores of all classes, (B, K)."""
 
     def advance(self, done: float) -> None:
-        """Called before each step. done: share of the steps that are over."""
+        """Adjust the loss to the progress of training; called before each step.
+
+        - done: the share of the steps that are over, in [0, 1]
+        """
 
     def embed(self, embedding_BD: Tensor) -> Tensor:
-        """Of an objective with a `lookup`: what `remember` is given of the student's embeddings of rows of the table."""
+        """Turn the student's embeddings of table rows into what `remember` takes; for objectives with a `lookup`."""
         raise NotImplementedError
 
     def remember(self, embedded: Tensor) -> None:
-        """Of an objective with a `lookup`: all rows of the table as the student sees them now; called before `scores`."""
+        """Take all rows of the table as the student embeds them now; for objectives with a `lookup`.
+
+        Called before `scores`.
+        """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The criterion of `tgt_ray.objectives.consistency`."""
+"""Computes the loss of `tgt_ray.objectives.consistency`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tgt_ray.objectives.criteria.base import Criterion
 
 
 class ConsistencyCriterion(Criterion):
-    """See `tgt_ray.objectives.consistency.Consistency` for the formula."""
+    """Computes the formula of `tgt_ray.objectives.consistency.Consistency`."""
 
     def __init__(self, head: nn.Linear, weight: float, sharpening: float, threshold: float):
         super().__init__(head)

@@ -1,4 +1,4 @@
-"""The criterion of `tgt_ray.objectives.distillation`."""
+"""Computes the loss of `tgt_ray.objectives.distillation`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from tgt_ray.objectives.criteria.base import Criterion
 
 
 class SetSizeWeights(nn.Module):
-    """Logits (B, K) -> weights (B,) in (0, 1]: exp(-gamma (|C| - 1) / (K - 1)), C the classes with 1 - p <= quantile, or the first."""
+    """Weighs rows by how few classes the teacher leaves open: logits (B, K) -> weights (B,) in (0, 1].
+
+    A weight is exp(-gamma (|C| - 1) / (K - 1)). C has the classes with 1 - p <= quantile, and always one class at
+    least.
+    """
 
     def __init__(self, quantile: float, gamma: float):
         super().__init__()
@@ -28,7 +32,7 @@ class SetSizeWeights(nn.Module):
 
 
 class DistillationCriterion(Criterion):
-    """See `tgt_ray.objectives.distillation.Distillation` for the formula."""
+    """Computes the formula of `tgt_ray.objectives.distillation.Distillation`."""
 
     posthoc: Tensor
 
@@ -54,7 +58,6 @@ class DistillationCriterion(Criterion):
         return self.head(embedding_BD) - self.posthoc
 
     def advance(self, done: float) -> None:
-        """done: share of the steps that are over."""
         self.label_loss.advance(done)  # type: ignore[operator]
 
     def forward(
@@ -71,7 +74,7 @@ class DistillationCriterion(Criterion):
                 "weight_real": w[:real].sum() / max(real, 1),
                 "weight_synthetic": w[real:].sum() / max(len(w) - real, 1),
             }
-        # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
+        # Sums over the rows of the batch: each kind of row counts by its share, also where a batch has none of a kind.
         ce_sum = self.label_loss(logits[:real], labels).sum()
         real_kl, synthetic_kl = kl[:real].sum(), kl[real:].sum()
         value = ((1 - self.alpha) * ce_sum + self.alpha * real_kl + synthetic_kl) / len(logits)
@@ -85,5 +88,5 @@ class DistillationCriterion(Criterion):
 
 
 def accuracy(logits_BK: Tensor, labels_B: Tensor) -> float:
-    """Share of rows whose largest logit is the label's."""
+    """Return the share of rows whose largest logit is that of the label, in [0, 1]."""
     return float((logits_BK.argmax(dim=1) == labels_B).to(torch.float32).mean())

@@ -1,4 +1,4 @@
-"""The criterion of `tgt_ray.objectives.embed_distill`."""
+"""Computes the loss of `tgt_ray.objectives.embed_distill`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from tgt_ray.objectives.criteria.base import Criterion
 
 
 class EmbedDistillCriterion(Criterion):
-    """See `tgt_ray.objectives.embed_distill.EmbedDistill` for the formula. documents_KE: the teacher's embeddings of all documents.
+    """Computes the formula of `tgt_ray.objectives.embed_distill.EmbedDistill`.
 
-    All in float32: half precision can't tell the scores of many documents apart.
+    Everything is float32: half precision can't tell the scores of many documents apart.
+
+    - dim: D, size of the student's embeddings
+    - documents_KE: the teacher's embeddings of all documents
+    - own_documents: whether the student embeds documents as well
     """
 
     def __init__(
@@ -33,15 +37,16 @@ class EmbedDistillCriterion(Criterion):
         own_documents: bool = False,
     ):
         super().__init__(nn.Linear(dim, documents_KE.shape[1]))
-        # Not buffers: checkpoints and snapshots go without them, and so does what data parallelism sends around at each step.
+        # Not buffers: so checkpoints and snapshots leave them out, and data parallelism does not send them at each
+        # step.
         self.teacher_documents = torch.from_numpy(documents_KE.copy())
         self.documents = self.teacher_documents  # what is ranked
         self.own_documents = own_documents
-        # The middle one: an empty document's embedding may be nothing.
+        # The median, since the embedding of an empty document may be zero.
         self.unit = bool(abs(np.median(np.linalg.norm(documents_KE, axis=1)) - 1) < 1e-3)
         self.alpha, self.temperature, self.student_temperature = alpha, temperature, student_temperature
         self.embedding_weight, self.score_weight = embedding_weight, score_weight
-        #: Fewer rows at once where each has many scores.
+        #: Read by `rows_at_once`: fewer rows are taken together where each has many scores.
         self.largest_shape = (len(documents_KE),)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmbedDistillCriterion:
@@ -52,18 +57,18 @@ class EmbedDistillCriterion(Criterion):
         return self
 
     def embed(self, embedding_BD: Tensor) -> Tensor:
-        """In the teacher's space, (B, E)."""
+        """Project the student's embeddings into the teacher's space, (B, E)."""
         with torch.autocast(embedding_BD.device.type, enabled=False):
             out = self.head(at_least_float32(embedding_BD))
             return F.normalize(out, dim=1) if self.unit else out
 
     def scores(self, embedding_BD: Tensor) -> Tensor:
-        """Of all documents (B, K)."""
+        """Compute the scores of all documents, (B, K)."""
         with torch.autocast(embedding_BD.device.type, enabled=False):
             return self.embed(embedding_BD) @ self.documents.T / self.temperature
 
     def remember(self, embedded: Tensor) -> None:
-        """The student's own documents are what is ranked."""
+        """Rank the documents as the student embeds them from now on."""
         self.documents = embedded
 
     def forward(
@@ -77,14 +82,18 @@ class EmbedDistillCriterion(Criterion):
     def _loss(
         self, student_BE: Tensor, labels: Tensor, teacher_BE: Tensor, documents_B: Tensor, own_CE: Tensor | None
     ) -> Loss:
-        """own_CE: the candidates as the student embeds them, where it does."""
+        """Compute the loss from embeddings in the teacher's space.
+
+        - documents_B: the document of each row
+        - own_CE: the student's embeddings of the candidates; None where it embeds no documents
+        """
         real = len(labels)
         candidates, place = documents_B.unique(return_inverse=True)
         documents_CE = self.teacher_documents[candidates]
         student_BC = student_BE @ (documents_CE if own_CE is None else own_CE).T
         distance = torch.linalg.vector_norm(teacher_BE - student_BE, dim=1)
         kl = kl_rows(teacher_BE @ documents_CE.T, student_BC, self.temperature)
-        # Sums over all rows of the batch: each kind of row counts by its share without a case for "none of them".
+        # Sums over the rows of the batch: each kind of row counts by its share, also where a batch has none of a kind.
         ce_sum = F.cross_entropy(student_BC[:real] / self.student_temperature, place[:real], reduction="none").sum()
         taught = self.embedding_weight * distance + self.score_weight * kl
         value = ((1 - self.alpha) * ce_sum + self.alpha * taught[:real].sum() + taught[real:].sum()) / len(taught)

@@ -1,4 +1,4 @@
-"""Heads of students beside a plain linear layer."""
+"""These heads of students replace a plain linear layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class CosineHead(nn.Linear):
-    """scale x cosine of embedding and class weights: (B, D) -> (B, K)."""
+    """Scores classes by scale times the cosine of embedding and class weights: (B, D) -> (B, K)."""
 
     def __init__(self, dim: int, num_classes: int, scale: float):
         super().__init__(dim, num_classes, bias=False)
@@ -19,7 +19,7 @@ class CosineHead(nn.Linear):
 
 
 class ScaledHead(nn.Module):
-    """A head whose classes are scaled by learned factors: what learnable weight scaling (LWS) trains in its second phase."""
+    """Multiplies each class's score by a learned factor, as the second phase of learnable weight scaling (LWS) does."""
 
     def __init__(self, head: nn.Linear):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Losses of the true label: modules from logits (N, K) and labels (N,) or class shares (N, K) to losses (N,)."""
+"""Losses of the true label map logits (N, K) and labels (N,) or class shares (N, K) to losses (N,)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class AdjustedCrossEntropy(nn.Module):
-    """Cross-entropy of logits + tau log(prior), the prior being the classes' shares of the train split."""
+    """Computes the cross-entropy of logits + tau log(prior); the prior is each class's share of the train split."""
 
     shift: Tensor
 
@@ -22,13 +22,13 @@ class AdjustedCrossEntropy(nn.Module):
         return F.cross_entropy(logits_NK + self.shift, labels, reduction="none")
 
     def advance(self, done: float) -> None:
-        """Nothing changes during training."""
+        """Do nothing: the loss is the same throughout training."""
 
 
 class MarginLoss(nn.Module):
-    """Cross-entropy of logits from which the true class's margin is taken; rows are weighted by class from `defer` on.
+    """Computes the cross-entropy of logits less the true class's margin; from `defer` on, rows are weighted by class.
 
-    scale: of the logits, so that margins are in units of cosines.
+    - scale: factor of the logits, so that margins are in units of cosines
     """
 
     margins: Tensor
@@ -48,5 +48,5 @@ class MarginLoss(nn.Module):
         return losses * (shares @ self.weights.to(shares.dtype)) if self.weighted else losses
 
     def advance(self, done: float) -> None:
-        """done: share of the steps that are over."""
+        """Weigh rows by class once `defer` of the steps are over; done is the share of the steps that are over."""
         self.weighted = done >= self.defer

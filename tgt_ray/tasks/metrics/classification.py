@@ -1,7 +1,7 @@
-"""Floor 1: metrics as pure functions of numpy arrays.
+"""Computes classification metrics as pure functions of numpy arrays.
 
-scikit-learn is imported where it is used: its second and a half would be spent in each of a sweep's many processes, most of
-which measure nothing.
+scikit-learn is imported where it is used: the import takes a second and a half, and most of a sweep's many processes
+measure nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 
 
 def classification(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean recall over classes) and the recall of the worst class, all in percent.
+    """Compute accuracy, balanced accuracy (mean recall over classes) and the recall of the worst class, in percent.
 
-    A class without rows in `labels_N` is left out of the means.
+    A class without rows in `labels_N` is left out.
     """
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
@@ -27,12 +27,15 @@ def classification(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, flo
     }
 
 
-#: Groups of classes by their rows in the train split, as the long-tail literature has them (Liu et al. 2019, arXiv 1904.05160).
+#: Groups of classes by their rows in the train split: least and most (Liu et al. 2019, arXiv 1904.05160).
 SHOTS = {"many_shot": (101, None), "medium_shot": (20, 100), "few_shot": (0, 19)}
 
 
 def by_shots(recalls: Mapping[int, float], class_counts_K: np.ndarray) -> dict[str, float]:
-    """Mean recall of the classes with more than 100, 20 to 100 and fewer than 20 train rows; a group without classes is left out."""
+    """Compute the mean recall of the classes with more than 100, 20 to 100 and fewer than 20 train rows.
+
+    A group without classes is left out.
+    """
     out = {}
     for name, (least, most) in SHOTS.items():
         group = [recall for c, recall in recalls.items() if least <= class_counts_K[c] <= (most or np.inf)]
@@ -42,7 +45,7 @@ def by_shots(recalls: Mapping[int, float], class_counts_K: np.ndarray) -> dict[s
 
 
 def per_class_recall(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, float]:
-    """Recall in percent of each class that has rows."""
+    """Compute the recall of each class that has rows, in percent."""
     from sklearn.metrics import recall_score
 
     present = np.unique(labels_N)

@@ -1,28 +1,31 @@
-"""Floor 1: metrics of rankings as pure functions of numpy arrays; as trec_eval has them, in percent."""
+"""Computes metrics of rankings as trec_eval does, in percent, as pure functions of numpy arrays."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
 
-#: Ranks below this are never looked at.
+#: No metric looks at ranks beyond this one.
 DEEPEST = 100
 RECALL_AT = (1, 5, 20, 100)
-#: Of the reciprocal rank and of the normalised discounted cumulative gain.
+#: The cutoff of the reciprocal rank and of the normalised discounted cumulative gain.
 FIRST = 10
 NAMES = (f"ndcg_at_{FIRST}", f"mrr_at_{FIRST}", *(f"recall_at_{k}" for k in RECALL_AT))
 
 
 def measure(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, float]:
-    """Means over N queries, in percent; as `of_each`."""
+    """Compute the means over N queries, in percent; for the parameters see `of_each`."""
     return {name: float(values.mean()) for name, values in of_each(ranked_NR, relevant, grades).items()}
 
 
 def of_each(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, np.ndarray]:
-    """Of each of N queries, in percent: (N,) by name.
+    """Compute the metrics of each of N queries, in percent: (N,) by name.
 
-    ranked_NR: documents of each query, best first, R >= DEEPEST or all there are. relevant: lists of a query's relevant documents, at
-    least one; grades: above 0, of each of them. A gain is the grade itself, discounted by log2(1 + rank).
+    A gain is the grade itself, discounted by log2(1 + rank).
+
+    - ranked_NR: documents of each query, best first, R >= DEEPEST or all there are
+    - relevant: the relevant documents of each query, as lists of at least one
+    - grades: the grades of these documents, all above 0
     """
     counts, row, _, gain = _flat(relevant, grades)
     gain_NR = _gains(ranked_NR, relevant, grades)
@@ -42,13 +45,13 @@ def of_each(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.Chunked
 
 
 def first_hits(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> np.ndarray:
-    """(N,) the rank of each query's first relevant document, from 1 on; 0 where none is among the ranked."""
+    """Return the rank of each query's first relevant document (N,), from 1; 0 where none is among the ranked."""
     hit_NR = _gains(ranked_NR, relevant, grades) > 0
     return np.where(hit_NR.any(axis=1), 1 + hit_NR.argmax(axis=1), 0)
 
 
 def _flat(relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """How many relevant documents each query has (N,), and of all of these query, document and gain."""
+    """Return how many relevant documents each query has (N,), and query, document and gain of each of these."""
     documents, gains = (column.combine_chunks() for column in (relevant, grades))
     counts = documents.value_lengths().to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
@@ -56,10 +59,10 @@ def _flat(relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> tuple[np.ndarra
 
 
 def _gains(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> np.ndarray:
-    """Gain of each ranked document (N, R); 0 of those that aren't relevant."""
+    """Return the gain of each ranked document (N, R), 0 for those that aren't relevant."""
     _, row, document, gain = _flat(relevant, grades)
     most = int(max(document.max(), ranked_NR.max())) + 1
-    # Queries and documents as one number, which is looked up in a sorted list.
+    # Each pair of query and document becomes one number, which is looked up in a sorted list.
     keys = row * most + document
     order = np.argsort(keys)
     asked = np.arange(len(ranked_NR))[:, None] * most + ranked_NR

@@ -1,4 +1,7 @@
-"""Floor 2: explorers. A new explorer is one file here with one config type, and its name in `AnyExplorer`."""
+"""Explorers decide where the next synthetic rows lie, by moving the latents of anchors.
+
+To add one, write one file here with its config type, and add the type to `AnyExplorer`.
+"""
 
 from __future__ import annotations
 

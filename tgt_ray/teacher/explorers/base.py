@@ -1,4 +1,4 @@
-"""What an explorer is: a config that moves latents. It is stateless, so it travels with a request and not with an actor."""
+"""An explorer is a config that moves latents; it is stateless, so it travels with each request, not with an actor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """What an explorer may look at.
+    """Holds what an explorer may look at.
 
-    scale_L: standard deviation of each latent dimension over all anchors, the unit of every step.
-    disagreement: latents (B, L) -> D(labeler, student) of each decoded row (B,), differentiable where the generator is.
-    latents_NL, labels_N: all anchors. labels_B: classes of the rows at hand. rng: the request's own CPU generator.
+    - scale_L: standard deviation of each latent dimension over all anchors, the unit of every step
+    - disagreement: maps latents (B, L) to D(labeler, student) of each decoded row (B,), differentiable where the
+      generator is
+    - latents_NL, labels_N: latents and classes of all anchors
+    - labels_B: classes of the rows at hand
+    - rng: the request's own generator of random numbers, on the CPU
     """
 
     scale_L: Tensor
@@ -34,29 +37,37 @@ class Neighbourhood:
     rng: torch.Generator
 
     def noise_like(self, latents_BL: Tensor) -> Tensor:
-        """Standard normal noise from the request's generator, the same on every device."""
+        """Draw standard normal noise from the request's generator, the same on every device."""
         import torch
 
         return torch.randn(latents_BL.shape, generator=self.rng).to(latents_BL)
 
 
 class Explorer(Component):
-    """Where the next synthetic rows lie, as latents near those of anchors."""
+    """An explorer decides where the next synthetic rows lie, as latents near those of anchors."""
 
+    #: Whether it makes synthetic rows at all.
     synthesizes: ClassVar[bool] = True
-    decodes: ClassVar[bool] = True  # rows are what the generator decodes; otherwise the anchors as they are
-    on_policy: ClassVar[bool] = False  # needs the current student
-    needs_neighbours: ClassVar[bool] = False  # needs latents of other anchors
-    needs_differentiable: ClassVar[bool] = False  # needs gradients through the generator
+    #: Whether rows are decoded by the generator; otherwise they are the unchanged anchors.
+    decodes: ClassVar[bool] = True
+    #: Whether it needs the current student.
+    on_policy: ClassVar[bool] = False
+    #: Whether it needs the latents of other anchors.
+    needs_neighbours: ClassVar[bool] = False
+    #: Whether it needs gradients through the generator.
+    needs_differentiable: ClassVar[bool] = False
 
     anchors: Literal["natural", "balanced"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "natural",
-        description="how often each class gives anchors: as often as it has rows, all classes alike,"
-        " or in between: in proportion to its rows to this power (1 natural, 0 balanced)",
+        description="how often anchors of each class are drawn: `natural`: in proportion to its rows; `balanced`:"
+        " equally often; a number: in proportion to its rows to this power (1: natural, 0: balanced)",
     )
 
     def anchor_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
-        """(N,) chance of each anchor: classes in proportion to n_c^exponent, rows of a class alike (our choice)."""
+        """Return the probability of each anchor, (N,).
+
+        Classes are drawn in proportion to n_c^exponent, and the rows of a class with equal probability (our choice).
+        """
         exponent = (
             {"natural": 1.0, "balanced": 0.0}.get(self.anchors) if isinstance(self.anchors, str) else self.anchors
         )
@@ -67,4 +78,4 @@ class Explorer(Component):
 
     @abstractmethod
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
-        """New latents (B, L) for anchors at `latents_BL`."""
+        """Return new latents (B, L) for anchors with the latents `latents_BL`."""

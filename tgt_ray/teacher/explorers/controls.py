@@ -1,4 +1,4 @@
-"""Explorers to compare with: no synthetic rows, and anchors as they are."""
+"""These explorers are controls to compare with: no synthetic rows, and unchanged anchors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class NoExplorer(Explorer):
-    """No synthetic rows: plain distillation, or one-hot training with `objective.alpha` 0."""
+    """Makes no synthetic rows: for plain distillation, or for one-hot training with `objective.alpha` 0."""
 
     type: Literal["none"] = "none"
     synthesizes: ClassVar[bool] = False
@@ -21,8 +21,10 @@ class NoExplorer(Explorer):
 
 
 class Identity(Explorer):
-    """The anchors as they are, with the teacher's outputs: plain distillation on all of them, those without labels as well. The control of
-    the same anchors for explorers that change them (our choice); the generator has no part in it."""
+    """Uses the anchors unchanged, with the teacher's outputs: plain distillation on all anchors, labelled or not.
+
+    It is the control for explorers that change the same anchors (our choice). The generator is not used.
+    """
 
     type: Literal["identity"] = "identity"
     decodes: ClassVar[bool] = False

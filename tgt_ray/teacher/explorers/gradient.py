@@ -1,4 +1,4 @@
-"""Ascent on the disagreement of labeler and student, and its control with random directions."""
+"""Gradient exploration climbs the disagreement of labeler and student; a control takes random directions instead."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ if TYPE_CHECKING:
 
 
 class Step(Explorer):
-    """z0 = z + sigma * s * nu, then `steps` times z0 += eta * s * sqrt(d) * unit direction.
+    """Starts at random near an anchor and takes steps: z0 = z + sigma s nu, then z0 += step_size s sqrt(d) direction.
 
-    The random start, the normalisation by latent scale s and dimension d, and the number of steps are our choices.
+    nu is standard normal noise, s the latent scale, d the number of latent dimensions, and directions have length 1.
+    The random start, the normalisation by s and d, and the number of steps are our choices.
     """
 
-    sigma: float = Field(0.5, ge=0, description="standard deviation of the random start, in units of the latent scale")
-    step_size: float = Field(
-        0.25, ge=0, description="length of one step, in units of the latent scale times sqrt(dimensions)"
+    sigma: float = Field(
+        0.5,
+        ge=0,
+        description="standard deviation of the random start, in units of the latent scale; higher starts farther from"
+        " the anchor",
     )
-    steps: int = Field(1, ge=1, description="steps from the random start")
+    step_size: float = Field(
+        0.25,
+        ge=0,
+        description="length of one step, in units of the latent scale times sqrt(dimensions); higher moves farther",
+    )
+    steps: int = Field(1, ge=1, description="number of steps from the random start")
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         latents = latents_BL + self.sigma * near.scale_L * near.noise_like(latents_BL)
@@ -36,11 +44,16 @@ class Step(Explorer):
 
     @abstractmethod
     def direction(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
-        """Directions (B, L) of any length."""
+        """Return the directions of a step, (B, L), of any length."""
 
 
 class Gradient(Step):
-    """Towards where the labeler and the current student disagree most (TGT, arXiv 2208.06825, in spirit)."""
+    """Moves latents to where labeler and current student disagree most (in the spirit of TGT, arXiv 2208.06825).
+
+    It starts at z0 = z + sigma s nu and takes `steps` steps of length step_size s sqrt(d) along the gradient of the
+    disagreement, KL(labeler || student). nu is standard normal noise, s the latent scale, d the number of latent
+    dimensions. The random start, the normalisation by s and d, and the number of steps are our choices.
+    """
 
     type: Literal["gradient"] = "gradient"
     on_policy: ClassVar[bool] = True
@@ -51,13 +64,13 @@ class Gradient(Step):
 
         with torch.enable_grad():
             latents = latents_BL.detach().requires_grad_()
-            # Rows don't see each other (evaluation mode), so the gradient of the sum is each row's own.
+            # In evaluation mode rows are independent, so the gradient of the sum is each row's own gradient.
             (gradient,) = torch.autograd.grad(near.disagreement(latents).sum(), latents)
         return gradient
 
 
 class RandomMatched(Step):
-    """The control for `gradient`: steps of the same length, in random directions."""
+    """Takes steps of the same length as `gradient` in random directions, as its control."""
 
     type: Literal["random-matched"] = "random-matched"
 

@@ -1,4 +1,4 @@
-"""Points between two anchors (our choice, a control)."""
+"""Interpolation explores between two anchors (our choice, a control)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ if TYPE_CHECKING:
 
 
 class Interpolation(Explorer):
-    """z' = z + u * (z_j - z), u uniform in [0, reach], z_j another anchor."""
+    """Moves latents towards those of another anchor (our choice, a control).
+
+    z' = z + u (z_j - z), with u uniform in [0, reach] and z_j the latents of the other anchor.
+    """
 
     type: Literal["interpolation"] = "interpolation"
     needs_neighbours: ClassVar[bool] = True
-    partner: Literal["any", "same_class"] = Field("any", description="which anchors z_j may be")
-    reach: float = Field(1.0, gt=0, le=1, description="largest share of the way to the other anchor")
+    partner: Literal["any", "same_class"] = Field(
+        "any", description="the other anchor: any one, or one of the same class"
+    )
+    reach: float = Field(
+        1.0, gt=0, le=1, description="largest share of the way to the other anchor; higher moves farther"
+    )
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         import torch
@@ -27,7 +34,7 @@ class Interpolation(Explorer):
         if self.partner == "any":
             partner = torch.randint(len(near.latents_NL), (size,), generator=near.rng)
         else:
-            # The largest random key among the anchors of a row's class: a uniform draw from that class.
+            # Taking the largest random key among the anchors of a row's class draws uniformly from that class.
             keys = torch.rand(size, len(near.labels_N), generator=near.rng)
             same = near.labels_B[:, None].cpu() == near.labels_N[None].cpu()
             partner = keys.masked_fill(~same, -1.0).argmax(dim=1)

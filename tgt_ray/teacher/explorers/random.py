@@ -1,4 +1,4 @@
-"""Isotropic Gaussian noise."""
+"""Random exploration adds isotropic Gaussian noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 class Random(Explorer):
-    """z' = z + sigma * s * nu, nu ~ N(0, I): isotropic noise (TGT, arXiv 2208.06825), in units of the latent scale s (our choice)."""
+    """Adds isotropic Gaussian noise to latents (TGT, arXiv 2208.06825).
+
+    z' = z + sigma s nu, with nu ~ N(0, I), in units of the latent scale s (our choice).
+    """
 
     type: Literal["random"] = "random"
     sigma: float = Field(
-        0.5, ge=0, description="standard deviation of the noise, in standard deviations of each latent"
+        0.5,
+        ge=0,
+        description="standard deviation of the noise, in units of each latent dimension's own standard deviation;"
+        " higher moves farther from the anchor",
     )
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:

@@ -1,4 +1,7 @@
-"""Floor 2: generators. A new generator is one file here with one config type, and its name in `AnyGenerator`."""
+"""Generators make new rows from anchors.
+
+To add one, write one file here with its config type, and add the type to `AnyGenerator`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deterministic autoencoders as generators."""
+"""These generators are deterministic autoencoders of images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Autoencoder(Generator):
+    """An autoencoder encodes images to latents and decodes latents to images; it is trained here, or has `weights`."""
+
     differentiable: ClassVar[bool] = True
 
     def fit(
@@ -28,11 +30,15 @@ class Autoencoder(Generator):
 
 
 class MLPAutoencoderGenerator(Autoencoder):
-    """Fully connected: for images of a few hundred pixels."""
+    """A fully connected autoencoder, for images of a few hundred pixels."""
 
     type: Literal["mlp_autoencoder"] = "mlp_autoencoder"
-    latent_dim: int = Field(16, ge=1)
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="widths from the image inwards")
+    latent_dim: int = Field(
+        16, ge=1, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
+    )
+    hidden: tuple[int, ...] = Field(
+        (256, 128), min_length=1, description="widths of the encoder's hidden layers, from the image inwards"
+    )
 
     def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import MLPAutoencoder
@@ -41,14 +47,18 @@ class MLPAutoencoderGenerator(Autoencoder):
 
 
 class ConvAutoencoderGenerator(Autoencoder):
-    """Strided convolutions with a linear bottleneck."""
+    """An autoencoder of strided convolutions with a linear bottleneck."""
 
     type: Literal["conv_autoencoder"] = "conv_autoencoder"
-    latent_dim: int = Field(32, ge=1)
-    widths: tuple[int, ...] = Field(
-        (32, 64), min_length=1, description="channels from the image inwards; each halves the size"
+    latent_dim: int = Field(
+        32, ge=1, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
     )
-    hidden: int = Field(128, ge=1, description="width of the layer between the maps and the latent")
+    widths: tuple[int, ...] = Field(
+        (32, 64),
+        min_length=1,
+        description="channels of the convolutions, from the image inwards; each halves height and width",
+    )
+    hidden: int = Field(128, ge=1, description="width of the layer between the feature maps and the latent")
 
     def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import ConvAutoencoder
@@ -57,14 +67,18 @@ class ConvAutoencoderGenerator(Autoencoder):
 
 
 class SpatialAutoencoderGenerator(Autoencoder):
-    """Residual convolutions with a small map as latent: for colour images of 32x32 pixels and more."""
+    """An autoencoder of residual convolutions with a map as latent, for colour images of 32x32 pixels and more."""
 
     type: Literal["spatial_autoencoder"] = "spatial_autoencoder"
     widths: tuple[int, ...] = Field(
-        (32, 64, 96), min_length=1, description="channels from the image inwards; each halves the size"
+        (32, 64, 96),
+        min_length=1,
+        description="channels of the stages, from the image inwards; each halves height and width",
     )
     blocks: int = Field(1, ge=0, description="residual blocks at each size")
-    latent_channels: int = Field(8, ge=1, description="of the map; its pixels times these are the latent's dimensions")
+    latent_channels: int = Field(
+        8, ge=1, description="channels of the latent map; the latent's size is the map's pixels times these"
+    )
 
     def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import SpatialAutoencoder

@@ -1,4 +1,4 @@
-"""What a generator is: a module that encodes inputs to latents and decodes latents to inputs."""
+"""A generator is a module that encodes inputs to latents and decodes latents to inputs."""
 
 from __future__ import annotations
 
@@ -20,59 +20,68 @@ if TYPE_CHECKING:
 
 
 class Generator(Component):
-    """`build` gives a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs.
+    """A generator makes new rows: it encodes anchors to latents and decodes moved latents to inputs.
 
-    Where `samples`, it draws when it decodes: decode(latents, rng) -> inputs. Where it is `contextual`, it draws when it encodes as
-    well, and decoding needs more than latents: see `tgt_ray.models.text.generation`.
+    `build` returns a module with encode(inputs) -> latents (B, L) and decode(latents) -> inputs. A generator with
+    `samples` draws when it decodes: decode(latents, rng) -> inputs. A `contextual` generator also draws when it
+    encodes, and needs more than latents to decode: see `tgt_ray.models.text.generation`.
     """
 
-    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes and makes
-    differentiable: ClassVar[bool] = False  # gradients flow from decoded inputs to latents
-    # Draws when it decodes.
+    #: The kind of inputs that it takes and makes: "image", "text" or "any".
+    modality: ClassVar[str] = "image"
+    #: Whether gradients flow from decoded inputs to latents.
+    differentiable: ClassVar[bool] = False
+    #: Whether it draws when it decodes.
     samples: ClassVar[bool] = False
-    # Starts from inputs and not from stored latents.
+    #: Whether it starts from inputs instead of stored latents.
     contextual: ClassVar[bool] = False
-    # The task's tables whose rows it starts from, as far as they are there.
+    #: The task's tables whose rows it starts from; some may be missing.
     starts_from: ClassVar[tuple[str, ...]] = ("train", "unlabelled")
-    # What it makes of a pair of sentences is a pair.
+    #: Whether it turns a pair of sentences into a pair.
     keeps_pairs: ClassVar[bool] = True
-    # Has no latents that could be moved: for random exploration alone.
+    #: Whether it has no latents to move, and so is for random exploration only.
     only_samples: ClassVar[bool] = False
-    # Weights are kept in the storage; otherwise `build` gives the module with its weights.
+    #: Whether weights are kept in the storage; otherwise `build` returns the module with its weights.
     stored: ClassVar[bool] = True
-    # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
+    #: Keys that say where external weights are. They are left out of the fingerprint, which covers the weights instead.
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
-        None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
+        None, description="a .safetensors file with weights of this architecture; absent: `pretrain` trains them"
     )
-    pretrain: GeneratorPretrain = Field(default_factory=GeneratorPretrain)
+    pretrain: GeneratorPretrain = Field(
+        default_factory=GeneratorPretrain, description="how the weights are trained where none are given"
+    )
 
     @abstractmethod
     def build(self, spec: InputSpec) -> nn.Module:
-        """The module with fresh weights."""
+        """Build the module with fresh weights."""
 
     @property
     def external(self) -> bool:
-        """Whether weights come from elsewhere, and not from `fit`."""
+        """Whether the weights come from elsewhere instead of from `fit`."""
         return self.weights is not None
 
     @property
     def starts_from_train(self) -> bool:
-        """Otherwise from rows of another kind, such as documents, from which it makes rows of the train split's kind."""
+        """Whether it starts from the train split; otherwise it makes such rows from others, such as documents."""
         return "train" in self.starts_from
 
     @property
     def most_rows(self) -> int | None:
-        """Rows that it is given at once, at the most; None: as many as usual."""
+        """The largest number of rows that it is given at once; None: as many as usual."""
         return None
 
     @property
     def longest_text(self) -> int | None:
-        """Tokens that it gives a text at the most; None where nothing is cut."""
+        """The largest number of tokens that it gives a text; None where nothing is cut."""
         return None
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
-        """Put weights that come from elsewhere into `model`. Returns where from. ConfigError where they don't fit."""
+        """Put external weights into `model`.
+
+        - returns: entries for the record: where the weights come from
+        - raises ConfigError: where the weights do not fit
+        """
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         assert self.weights is not None
@@ -81,12 +90,19 @@ class Generator(Component):
         return {"weights": str(self.weights)}
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
-        """What the outputs of `build`'s model follow from beside its weights and this config, as plain data: what a folder says."""
+        """Return everything else that changes the outputs of the built model, besides its weights and this config.
+
+        These are plain data, such as the settings in a model's folder; they are part of the fingerprint.
+        """
         return {}
 
     @abstractmethod
     def fit(
         self, model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float]
     ) -> dict[str, Any]:
-        """Pretrain `model` in place on N rows. agreement: measures now how often the labeler agrees with itself on reconstructions of
-        validation rows, in percent. Returns what the teacher's record should say of it."""
+        """Pretrain `model` in place on N rows.
+
+        - agreement: measures how often the labeler predicts for reconstructions of validation rows what it predicts for
+          the rows, in percent
+        - returns: entries for the generator's record
+        """

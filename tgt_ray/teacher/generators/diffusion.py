@@ -1,4 +1,4 @@
-"""Generators of the diffusers library."""
+"""These generators use models of the diffusers library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AutoencoderKLGenerator(Generator):
-    """diffusers' AutoencoderKL, the autoencoder of latent diffusion models. Needs the extra `huggingface`."""
+    """The autoencoder of latent diffusion models: AutoencoderKL of diffusers. It needs the extra `huggingface`."""
 
     differentiable: ClassVar[bool] = True
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "subfolder", "revision"})
@@ -27,10 +27,12 @@ class AutoencoderKLGenerator(Generator):
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub"
     )
-    subfolder: str | None = Field(None, description="of the autoencoder in a whole pipeline's folder, often `vae`")
+    subfolder: str | None = Field(
+        None, description="subfolder of the autoencoder, often `vae`, where `path` is a whole pipeline"
+    )
     revision: str | None = Field(None, description="commit or tag on the hub")
-    weights: None = Field(None, description="not used: the folder has them")
-    sample: bool = Field(False, description="encode by a sample of the posterior instead of its mean")
+    weights: None = Field(None, description="not used: `path` has the weights")
+    sample: bool = Field(False, description="encode to a sample of the posterior instead of its mean")
 
     @property
     def external(self) -> bool:
@@ -60,13 +62,14 @@ class AutoencoderKLGenerator(Generator):
 
 
 class ImageVariationGenerator(Generator):
-    """diffusers' StableUnCLIPImg2ImgPipeline: an image becomes an embedding, and a diffusion model draws images for embeddings.
+    """Embeds an image and draws new images for the embedding by diffusion: StableUnCLIPImg2ImgPipeline of diffusers.
 
-    For random and interpolating exploration: no gradient flows through what is drawn. Needs the extra `huggingface`.
+    It is for random and interpolating exploration, since no gradient flows through the drawn images. It needs the extra
+    `huggingface`.
     """
 
     samples: ClassVar[bool] = True
-    # Gigabytes, which every process loads from where they are.
+    # The weights have gigabytes, so every process loads them from their own place.
     stored: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     type: Literal["image_variation"] = "image_variation"
@@ -75,12 +78,21 @@ class ImageVariationGenerator(Generator):
         " stabilityai/stable-diffusion-2-1-unclip-small"
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
-    weights: None = Field(None, description="not used: the folder has them")
-    steps: int = Field(20, ge=1, description="of the diffusion, for each image")
-    guidance: float = Field(10.0, ge=1, description="scale of classifier-free guidance; 1 is none, and half the time")
-    noise_level: int = Field(0, ge=0, description="noise that the pipeline itself adds to embeddings: more variation")
-    size: int | None = Field(None, ge=8, description="height and width that are drawn; absent: the pipeline's own")
-    rows_at_once: int = Field(8, ge=1, description="images that are drawn together: as many as memory holds")
+    weights: None = Field(None, description="not used: `path` has the weights")
+    steps: int = Field(20, ge=1, description="diffusion steps for each image; fewer are faster and coarser")
+    guidance: float = Field(
+        10.0,
+        ge=1,
+        description="scale of classifier-free guidance; higher follows the embedding more closely; 1: none, which takes"
+        " half the time",
+    )
+    noise_level: int = Field(
+        0, ge=0, description="noise that the pipeline itself adds to embeddings; higher gives more variation"
+    )
+    size: int | None = Field(
+        None, ge=8, description="height and width of the drawn images, in pixels; absent: the pipeline's own"
+    )
+    rows_at_once: int = Field(8, ge=1, description="images that are drawn together; choose as many as memory holds")
 
     @property
     def external(self) -> bool:

@@ -1,4 +1,4 @@
-"""Queries from documents by a model that was trained to write them."""
+"""Doc2query writes queries for documents with a model that was trained to do so."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ if TYPE_CHECKING:
 
 
 class Doc2QueryGenerator(Writing):
-    """An encoder-decoder that reads a document and writes a query which it answers (doc2query, Nogueira et al. 2019, arXiv 1904.08375; as
-    teacher's queries for retrieval in GPL, arXiv 2112.07577)."""
+    """Reads a document and writes a query that it answers (doc2query, Nogueira et al. 2019, arXiv 1904.08375).
+
+    The model is an encoder-decoder. GPL (arXiv 2112.07577) uses such queries to train for retrieval.
+    """
 
     type: Literal["doc2query"] = "doc2query"
     starts_from: ClassVar[tuple[str, ...]] = ("sources",)
-    prefix: str = Field("", description="put before documents, as the model was trained to read them")
-    max_tokens: int = Field(256, ge=4, description="of a document; longer ones are cut")
-    max_new_tokens: int = Field(32, ge=1, description="of a query")
-    temperature: float = Field(1.0, gt=0)
-    top_k: int = Field(10, ge=0, description="each token is drawn from so many likeliest ones; 0: from all")
+    prefix: str = Field("", description="text put before each document, as the model was trained to read it")
+    max_tokens: int = Field(256, ge=4, description="largest number of tokens of a document; longer documents are cut")
+    max_new_tokens: int = Field(32, ge=1, description="largest number of tokens of a query")
+    temperature: float = Field(
+        1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely queries"
+    )
+    top_k: int = Field(
+        10,
+        ge=0,
+        description="each token is drawn from this many most likely ones; higher gives more variety; 0: from all",
+    )
 
     @property
     def longest_text(self) -> int | None:

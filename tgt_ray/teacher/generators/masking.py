@@ -1,4 +1,4 @@
-"""Generators that mask tokens of a text and fill them."""
+"""These generators mask tokens of a text and fill them in."""
 
 from __future__ import annotations
 
@@ -14,16 +14,26 @@ if TYPE_CHECKING:
 
 
 class Masking(TextGenerator):
+    """Masks tokens of a text and fills them in."""
+
     mask_rate: float = Field(
         0.3,
         ge=0,
         lt=1,
-        description="share of tokens that are masked before encoding; at least one of each text, unless 0",
+        description="share of tokens that are masked before encoding, at least one of each text unless 0; higher"
+        " changes more of a text",
     )
-    temperature: float = Field(1.0, ge=0, description="of the draw of tokens; 0: the likeliest")
-    layers: int = Field(2, ge=1, description="of a model that is trained here; of encoder and decoder each")
-    width: int = Field(128, ge=8, description="of a model that is trained here")
-    heads: int = Field(4, ge=1, description="of a model that is trained here")
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        description="temperature of the draw of tokens; higher gives more varied, less likely texts; 0: the most likely"
+        " token",
+    )
+    layers: int = Field(
+        2, ge=1, description="layers of a model that is trained here; of encoder and decoder each, where it has both"
+    )
+    width: int = Field(128, ge=8, description="width of a model that is trained here, a multiple of `heads`")
+    heads: int = Field(4, ge=1, description="attention heads of a model that is trained here")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Masking:
@@ -33,21 +43,21 @@ class Masking(TextGenerator):
 
 
 class Seq2SeqGenerator(Masking):
-    """An encoder-decoder (BART and its kind): tokens are masked, noise moves the encoder's states, the decoder writes.
+    """An encoder-decoder such as BART: tokens are masked, exploration moves the encoder's states, the decoder writes.
 
-    BART as generator is the paper's (TGT, arXiv 2208.06825, for text), rates and decodings are our choice.
+    BART as the generator for texts is from TGT (arXiv 2208.06825); rates and decodings are our choice.
     """
 
     type: Literal["seq2seq"] = "seq2seq"
     decoding: Literal["parallel", "sample"] = Field(
         "parallel",
-        description="parallel: one pass of the decoder fills the masked places, the other tokens stay; sample: the decoder writes a whole"
-        " text, token by token",
+        description="`parallel`: one pass of the decoder fills the masked places, and the other tokens stay; `sample`:"
+        " the decoder writes a whole text, token by token",
     )
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
-        """Through soft tokens."""
+        """Whether gradients flow to latents, which they do through soft tokens."""
         return self.decoding == "parallel"
 
     @property
@@ -58,7 +68,7 @@ class Seq2SeqGenerator(Masking):
     def _fills_something(self) -> Seq2SeqGenerator:
         if self.decoding == "parallel" and not self.mask_rate:
             raise ValueError(
-                "decoding 'parallel' fills masked places, and mask_rate is 0; give a rate, or decoding: sample"
+                "decoding 'parallel' fills masked places, but mask_rate is 0; set it above 0, or set decoding: sample"
             )
         return self
 
@@ -79,12 +89,15 @@ class Seq2SeqGenerator(Masking):
 
 
 class MaskedLMGenerator(Masking):
-    """A masked language model (BERT and its kind) fills masked tokens in one pass; noise moves the word embeddings that it reads."""
+    """A masked language model such as BERT: masked tokens are filled in one pass, exploration moves word embeddings."""
 
     type: Literal["masked_lm"] = "masked_lm"
     differentiable: ClassVar[bool] = True
     mask_rate: float = Field(
-        0.3, gt=0, lt=1, description="share of tokens that are masked and filled; at least one of each text"
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of tokens that are masked and filled, at least one of each text; higher changes more of it",
     )
 
     def build(self, spec: InputSpec) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Queries from documents, where no model is at hand that was trained to write them (`tgt_ray.teacher.generators.doc2query`)."""
+"""Takes spans of documents as queries, where no model is trained to write them (as for `doc2query`)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class SpanGenerator(Generator):
-    """A few words of a document that follow each other, within a sentence, stand for a query that it answers (our choice, as the spans of
-    ICT, Lee et al. 2019, arXiv 1906.00300, and of Contriever, arXiv 2112.09118, do for sentences and passages). Where there is no white
-    space between words, as in Japanese, two characters stand for a word (our choice).
+    """Takes a few consecutive words of a document, within a sentence, as a query that the document answers.
 
-    Nothing is trained, and nothing is moved: for random exploration, whose sigma has no meaning here.
+    This is our choice; ICT (Lee et al. 2019, arXiv 1906.00300) and Contriever (arXiv 2112.09118) take sentences and
+    passages in the same way. Where there is no white space between words, as in Japanese, two characters count as a
+    word (our choice). Nothing is trained, and no latents are moved, so it is for random exploration, whose sigma has no
+    effect.
     """
 
     type: Literal["spans"] = "spans"
@@ -32,9 +33,9 @@ class SpanGenerator(Generator):
     keeps_pairs: ClassVar[bool] = False
     starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     stored: ClassVar[bool] = False
-    weights: None = Field(None, description="not used: there are none")
-    least_words: int = Field(4, ge=1, description="of a span")
-    most_words: int = Field(12, ge=1, description="of a span")
+    weights: None = Field(None, description="not used: there are no weights")
+    least_words: int = Field(4, ge=1, description="smallest number of words of a span, where a sentence has as many")
+    most_words: int = Field(12, ge=1, description="largest number of words of a span")
 
     @model_validator(mode="after")
     def _in_order(self) -> SpanGenerator:

@@ -1,4 +1,4 @@
-"""What generators of texts have in common."""
+"""Text generators share this base class."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
 
 
 class TextGenerator(ReadsTexts, Generator):
-    """A generator of texts from transformers: from a folder or the hub, or a small one that is trained here."""
+    """A text generator is a model of transformers: from a folder or the hub, or a small one that is trained here."""
 
     modality: ClassVar[str] = "text"
-    # Which tokens are masked is drawn anew each time, so it starts from texts and not from stored latents.
+    # Masked tokens are drawn anew each time, so it starts from texts instead of stored latents.
     contextual: ClassVar[bool] = True
     samples: ClassVar[bool] = True
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName | None = Field(
         None,
-        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub; absent: a small"
-        " model with the task's vocabulary is trained here on the task's texts, by `pretrain`",
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER` for a folder in an"
+        " installed Python package, or a name on the hub; absent: `pretrain` trains a small model with the task's"
+        " vocabulary on the task's texts",
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
-    weights: None = Field(None, description="not used: the folder has them")
-    max_tokens: int = Field(64, ge=4, description="of a text; longer ones are cut")
-    pretrain: TextGeneratorPretrain = Field(default_factory=TextGeneratorPretrain)  # type: ignore[assignment]
+    weights: None = Field(None, description="not used: `path` has the weights")
+    max_tokens: int = Field(64, ge=4, description="largest number of tokens of a text; longer texts are cut")
+    pretrain: TextGeneratorPretrain = Field(  # type: ignore[assignment]
+        default_factory=TextGeneratorPretrain, description="how a small model is trained where `path` is absent"
+    )
 
     @property
     def external(self) -> bool:
@@ -44,7 +47,7 @@ class TextGenerator(ReadsTexts, Generator):
 
     @property
     def stored(self) -> bool:  # type: ignore[override]
-        """Others may be gigabytes, which every process loads from where they are."""
+        """Whether weights are kept in the storage; external ones may have gigabytes and stay where they are."""
         return self.path is None
 
     @property
@@ -76,7 +79,10 @@ class TextGenerator(ReadsTexts, Generator):
         return own_tokens(self.path, self.revision, self.max_tokens, key)
 
     def _load(self, auto: Any, **options: Any) -> Any:
-        """The model with its weights. ConfigError where some aren't there: the library would draw them at random."""
+        """Load the model with its weights.
+
+        - raises ConfigError: where some weights are missing, which the library would draw at random
+        """
         import torch
 
         from tgt_ray.models.hub import from_hub

@@ -1,4 +1,4 @@
-"""Generators that write new texts."""
+"""These generators write new texts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,43 @@ if TYPE_CHECKING:
 
 
 class Writing(TextGenerator):
-    """Writes new texts, and is not trained here. Nothing is moved, so it is for random exploration, whose sigma has no meaning here."""
+    """Writes new texts with a model that is not trained here.
+
+    No latents are moved, so it is for random exploration, whose sigma has no effect.
+    """
 
     only_samples: ClassVar[bool] = True
     keeps_pairs: ClassVar[bool] = False
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER`, or a name on the hub"
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER` for a folder in an"
+        " installed Python package, or a name on the hub"
     )
 
 
 class CausalLMGenerator(Writing):
-    """A causal language model writes a new text after a few anchors (the setting of GAL, arXiv 2106.06168)."""
+    """Writes a new text after a few anchors with a causal language model (the setting of GAL, arXiv 2106.06168)."""
 
     type: Literal["causal_lm"] = "causal_lm"
     gguf_file: str | None = Field(
-        None, description="of the folder: quantised weights, which need the packages gguf and accelerate"
+        None,
+        description="file with quantised weights in the folder `path`, which needs the packages gguf and accelerate;"
+        " absent: the folder's usual weights",
     )
-    max_tokens: int = Field(256, ge=4, description="of a prompt; what is longer loses its beginning")
-    shots: int = Field(3, ge=1, description="texts of a prompt: the anchor, and other anchors before it")
-    max_new_tokens: int = Field(48, ge=1, description="of a new text")
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(
+        256, ge=4, description="largest number of tokens of a prompt; longer prompts lose their beginning"
+    )
+    shots: int = Field(3, ge=1, description="texts in a prompt: the anchor, and other anchors before it")
+    max_new_tokens: int = Field(48, ge=1, description="largest number of tokens of a new text")
+    temperature: float = Field(
+        1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely texts"
+    )
+    top_p: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="each token is drawn from the most likely ones that together have this probability; higher gives"
+        " more variety; 1: from all",
+    )
 
     @property
     def longest_text(self) -> int | None:
@@ -62,8 +78,8 @@ class CausalLMGenerator(Writing):
         tokens, most = self.tokens(spec), getattr(body.config, "max_position_embeddings", None)
         if most and self.max_tokens + self.max_new_tokens > most:
             raise ConfigError(
-                f"teacher.generator.max_tokens: {self.max_tokens} and max_new_tokens {self.max_new_tokens} are more than the model's"
-                f" {most} positions"
+                f"teacher.generator.max_tokens: {self.max_tokens} and max_new_tokens {self.max_new_tokens} are together"
+                f" more than the model's {most} positions; lower one of them"
             )
         return CausalLanguageModel(
             body, tokens, spec.shape[0], self.shots, self.max_new_tokens, self.temperature, self.top_p

@@ -1,4 +1,7 @@
-"""Labelers. A new labeler is one file here with one config type, and its name in `AnyLabeler`."""
+"""Labelers give logits and embeddings for rows.
+
+To add one, write one file here with its config type, and add the type to `AnyLabeler`.
+"""
 
 from __future__ import annotations
 

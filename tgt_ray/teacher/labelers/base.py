@@ -1,4 +1,4 @@
-"""What a labeler is: X -> logits and embedding."""
+"""A labeler maps inputs to logits and embeddings."""
 
 from __future__ import annotations
 
@@ -20,51 +20,67 @@ if TYPE_CHECKING:
 
 
 class Labeler(Component):
-    """`build` gives a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D))."""
+    """A labeler maps rows to logits of classes and to embeddings.
 
-    modality: ClassVar[str] = "image"  # "image", "text" or "any": the inputs that it takes
-    # Its head is made of the embedded documents of a retrieval task; otherwise it scores the classes of a classification task.
+    `build` returns a module: inputs (B, ...) -> Outputs(logits (B, K), embedding (B, D)).
+    """
+
+    #: The kind of inputs that it takes: "image", "text" or "any".
+    modality: ClassVar[str] = "image"
+    #: Whether its head is made of the embedded documents of a retrieval task; otherwise it scores a task's classes.
     embeds_documents: ClassVar[bool] = False
-    # Weights are kept in the storage; otherwise `build` gives the module with its weights.
+    #: Whether weights are kept in the storage; otherwise `build` returns the module with its weights.
     stored: ClassVar[bool] = True
-    # Keys that say where weights from elsewhere are: no part of the fingerprint, since the weights themselves are.
+    #: Keys that say where external weights are. They are left out of the fingerprint, which covers the weights instead.
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
-        None, description="a .safetensors file of this architecture; where absent, `pretrain` runs"
+        None, description="a .safetensors file with weights of this architecture; absent: `pretrain` trains them"
     )
-    pretrain: LabelerPretrain = Field(default_factory=LabelerPretrain)
+    pretrain: LabelerPretrain = Field(
+        default_factory=LabelerPretrain, description="how the weights are trained where none are given"
+    )
 
     @abstractmethod
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
-        """The module with fresh weights."""
+        """Build the module with fresh weights."""
 
     def prompt(self) -> str:
-        """What it puts before each text that it reads. ConfigError where that can't be found out."""
+        """Return the text that it puts before each text it reads.
+
+        - raises ConfigError: where that can't be determined
+        """
         return ""
 
     @property
     def head_split(self) -> str:
-        """The rows that a head is fitted on, where `load_weights` says that it has to be."""
+        """The table whose rows the head is fitted on, where `load_weights` says that it must be fitted."""
         return self.pretrain.split
 
     def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
-        """Fit `model.head` in place on N rows. Returns what the record should say of it."""
+        """Fit `model.head` in place on N rows; returns entries for the record."""
         raise NotImplementedError
 
     def document_embedder(self, model: nn.Module) -> Callable[[InputRows], tuple[Tensor, Tensor]]:
-        """Where it `embeds_documents`: gives for the inputs of N documents the rows of `model.head`'s weight, and which of the documents
-        are cut (N,). model: after `load_weights`."""
+        """Return a function that embeds documents, for labelers with `embeds_documents`.
+
+        - model: the model after `load_weights`
+        - returns: a function from the inputs of N documents to the rows of `model.head`'s weight, and to which of the
+          documents are cut (N,)
+        """
         raise NotImplementedError
 
     @property
     def external(self) -> bool:
-        """Whether weights come from elsewhere, and not from `fit`."""
+        """Whether the weights come from elsewhere instead of from `fit`."""
         return self.weights is not None
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
-        """Put weights that come from elsewhere into `model`. Returns where from, and `head`: "own", or "fit" where it has still to
-        be fitted; `fitted_by`, where that depends on more than rows, weights and settings: a digest of it. ConfigError where they don't
-        fit."""
+        """Put external weights into `model`.
+
+        - returns: entries for the record: `weights`, where they come from; `head`, "own", or "fit" where the head must
+          still be fitted; `fitted_by`, a digest of what else the fit depends on, besides rows, weights and settings
+        - raises ConfigError: where the weights do not fit
+        """
         from tgt_ray.models.weights import load_strictly, read_safetensors
 
         assert self.weights is not None
@@ -73,7 +89,10 @@ class Labeler(Component):
         return {"weights": str(self.weights), "head": "own"}
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
-        """What the outputs of `build`'s model follow from beside its weights and this config, as plain data: what a folder says."""
+        """Return everything else that changes the outputs of the built model, besides its weights and this config.
+
+        These are plain data, such as the settings in a model's folder; they are part of the fingerprint.
+        """
         return {}
 
     def fit(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The teacher of a retrieval task."""
+"""The labeler of a retrieval task is a dual encoder."""
 
 from __future__ import annotations
 
@@ -23,40 +23,53 @@ if TYPE_CHECKING:
 
 
 class DualEncoderLabeler(TextEncoder, Labeler):
-    """The teacher of a retrieval task: a sentence encoder for queries, and its embeddings of all documents as head.
+    """The labeler of a retrieval task: a sentence encoder for queries, with the embeddings of all documents as head.
 
-    Pooling, normalisation and what is put before texts are as sentence-transformers wrote them beside the model, where nothing else is
-    said; the log and the record show what that was. Documents are embedded once, and stored with the teacher.
+    Pooling, normalisation and the prompts before texts are those in the model's own sentence-transformers files, unless
+    settings here say otherwise; the log and the record show them. Documents are embedded once, and stored with the
+    teacher.
     """
 
     modality: ClassVar[str] = "text"
     embeds_documents: ClassVar[bool] = True
     type: Literal["dual_encoder"] = "dual_encoder"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path", "document_revision"})
-    weights: None = Field(None, description="not used: the folder has them")
+    weights: None = Field(None, description="not used: `path` has the weights")
     document_path: FolderOrName | None = Field(
-        None, description="a second model for documents, as `path`; absent: the same one embeds queries and documents"
+        None,
+        description="a second model for documents, given as in `path`; absent: one model embeds queries and documents",
     )
-    document_revision: str | None = Field(None, description="as revision, of document_path")
-    document_tokens: int | None = Field(None, ge=4, description="as max_tokens, of a document")
+    document_revision: str | None = Field(None, description="commit or tag of `document_path` on the hub")
+    document_tokens: int | None = Field(
+        None,
+        ge=4,
+        description="largest number of tokens of a document; longer documents are cut; absent: as `max_tokens`, or,"
+        " with `document_path`, the limit of that model",
+    )
     normalize: bool | None = Field(
         None,
-        description="embeddings of length 1, so that scores are cosines; absent: as the model's own files say (a layer Normalize, or the"
-        " similarity they name), or true where they say nothing",
+        description="give embeddings length 1, so that scores are cosines; absent: as the model's own files say (a"
+        " layer Normalize, or the similarity they name), or true where they say nothing",
     )
-    query_prefix: str | None = Field(None, description="put before queries; absent: as the model's own files say")
-    document_prefix: str | None = Field(None, description="put before documents; absent: as the model's own files say")
+    query_prefix: str | None = Field(
+        None, description="text put before each query; absent: what the model's own files say"
+    )
+    document_prefix: str | None = Field(
+        None, description="text put before each document; absent: what the model's own files say"
+    )
     temperature: float = Field(
         0.05,
         gt=0,
-        description="a document's share is the softmax of scores / temperature (our choice); rankings don't depend on it",
+        description="a document's probability is the softmax of scores / temperature (our choice); higher is softer;"
+        " rankings don't depend on it",
     )
 
     @model_validator(mode="after")
     def _revision_of_something(self) -> DualEncoderLabeler:
         if self.document_revision is not None and self.document_path is None:
             raise ValueError(
-                f"document_revision: '{self.document_revision}' is of document_path, which is not given; that of path is revision"
+                f"document_revision: '{self.document_revision}' is of document_path, which is not given; for path, set"
+                " revision"
             )
         return self
 
@@ -85,24 +98,27 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         return sentence_settings(path, revision, self.pooling)
 
     def _prefix(self, kind: Literal["query", "document"], settings: SentenceSettings) -> str:
-        """What is put before queries or documents. ConfigError where the model wouldn't pool it."""
+        """Return the text put before queries or documents.
+
+        - raises ConfigError: where the model leaves that text out of pooling, which is not supported
+        """
         given: str | None = getattr(self, f"{kind}_prefix")
         prefix: str = getattr(settings, kind) if given is None else given
         if prefix and not settings.pools_prompt:
             raise ConfigError(
-                f"{settings.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false), which is not there; give"
-                f" {kind}_prefix: '', or pooling: mean or cls where the prompt's tokens may have a part in it"
+                f"{settings.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false),"
+                f" which is not supported; set {kind}_prefix: '', or pooling: mean or cls to pool these tokens as well"
             )
         return prefix
 
     def _normalizes(self, settings: SentenceSettings) -> tuple[bool, str]:
-        """Whether embeddings are made of length 1, and who says so."""
+        """Return whether embeddings are normalised to length 1, and who says so: "config", "files" or "default"."""
         if self.normalize:
             return True, "config"
         said = settings.normalize()
         if self.normalize is not None:
             return self.normalize, "config"
-        # As sentence-transformers compares embeddings where a model doesn't say how.
+        # sentence-transformers compares embeddings by cosine where a model doesn't say how.
         return (True, "default") if said is None else (said, "files")
 
     def load_weights(self, model: Any) -> dict[str, Any]:
@@ -121,13 +137,13 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     @property
     def _documents_place(self) -> tuple[str, str | None]:
-        """Path and revision of the model that embeds documents."""
+        """The path and the revision of the model that embeds documents."""
         if self.document_path is None:
             return self.path, self.revision
         return self.document_path, self.document_revision
 
     def _said_of(self, tower: Any, path: str, revision: str | None) -> dict[str, Any]:
-        """How it embeds, for people."""
+        """Describe how a model embeds texts, for the record and the log."""
         normalizes, said_by = self._normalizes(self._settings(path, revision))
         return {
             "path": path,
@@ -140,7 +156,11 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         }
 
     def documents_encoder(self, model: Any) -> Any:
-        """The backbone that embeds documents, with its weights. ConfigError where its embeddings have another size than queries'."""
+        """Build the backbone that embeds documents, with its weights.
+
+        - raises ConfigError: where its embeddings have another size than those of queries, or only one of the two is
+          normalised
+        """
         from tgt_ray.models.text.encoder import TextBackbone, transformers_backbone
         from tgt_ray.models.text.tokens import own_tokens
 
@@ -153,16 +173,16 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         if self._normalizes(settings)[0] != model.normalize:
             lengths = ["length 1" if each else "any length" for each in (not model.normalize, model.normalize)]
             raise ConfigError(
-                f"teacher.labeler.document_path: {path} gives embeddings of {lengths[0]}, and path {self.path} of {lengths[1]}, as far as"
-                " their files say; say it for both by teacher.labeler.normalize: true or false"
+                f"teacher.labeler.document_path: {path} gives embeddings of {lengths[0]}, but path {self.path} of"
+                f" {lengths[1]}, by their own files; for both, set teacher.labeler.normalize: true or false"
             )
         if self.document_path is None:
             return TextBackbone(model.backbone.body, tokens, model.backbone.pooling, model.backbone.dim)
         tower = transformers_backbone(path, revision, tokens, self.pooling)
         if tower.dim != model.backbone.dim:
             raise ConfigError(
-                f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path} of"
-                f" {model.backbone.dim}; the two must belong together"
+                f"teacher.labeler.document_path: {path} gives embeddings of {tower.dim} numbers, and path {self.path}"
+                f" of {model.backbone.dim}; use two models that were trained together"
             )
         TextEncoder(path=path, revision=revision, pooling=self.pooling).load_body(tower, "teacher.labeler")
         return tower

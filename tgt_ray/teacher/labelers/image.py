@@ -1,4 +1,4 @@
-"""Labelers of images."""
+"""These labelers classify images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ConvLabeler(Labeler):
 
     type: Literal["conv"] = "conv"
     widths: tuple[int, ...] = Field(
-        (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, pooled between"
+        (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, with pooling in between"
     )
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
@@ -32,7 +32,7 @@ class ConvLabeler(Labeler):
 
 
 class ResidualLabeler(Labeler):
-    """A small residual network, for 28x28 pixels and up."""
+    """A small residual network, for images of 28x28 pixels and more."""
 
     type: Literal["residual"] = "residual"
     widths: tuple[int, ...] = Field(
@@ -46,7 +46,7 @@ class ResidualLabeler(Labeler):
 
 
 class TimmLabeler(TimmModel, PretrainedLabeler):
-    """Any timm model: with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
+    """Any timm model, with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
 
     type: Literal["timm"] = "timm"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "pretrained"})
@@ -70,12 +70,13 @@ class TransformersLabeler(PretrainedLabeler):
     type: Literal["transformers"] = "transformers"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote (with its image processor), or a name on the hub"
+        description="folder that `save_pretrained` wrote (with its image processor) and all nodes see, or a name on"
+        " the hub"
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
-    weights: None = Field(None, description="not used: the folder has them")
+    weights: None = Field(None, description="not used: `path` has the weights")
     img_size: int | None = Field(
-        None, ge=8, description="height and width that images are resized to; absent: the model's own"
+        None, ge=8, description="height and width that images are resized to, in pixels; absent: the model's own"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Labelers of texts."""
+"""These labelers classify texts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 class TextTransformerLabeler(TransformerSize, Labeler):
-    """A small transformer, trained here from nothing."""
+    """A small transformer, trained here from scratch."""
 
     modality: ClassVar[str] = "text"
     type: Literal["text_transformer"] = "text_transformer"
-    pretrain: TextPretrain = Field(default_factory=TextPretrain)  # type: ignore[assignment]
+    pretrain: TextPretrain = Field(  # type: ignore[assignment]
+        default_factory=TextPretrain, description="how the weights are trained where none are given"
+    )
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
@@ -38,15 +40,16 @@ class TextTransformerLabeler(TransformerSize, Labeler):
 
 
 class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
-    """A text model from elsewhere: its own classes, or a head that is fitted on labelled rows, alone or with all weights."""
+    """A pretrained text model, with its own head or a new one, which is fitted alone or together with all weights."""
 
     modality: ClassVar[str] = "text"
     type: Literal["text_encoder"] = "text_encoder"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
-    weights: None = Field(None, description="not used: the folder has them")
+    weights: None = Field(None, description="not used: `path` has the weights")
     finetune: FineTune | None = Field(
         None,
-        description="fit a new head, and train all weights with it; absent: the head alone (`probe`), where one has to be fitted",
+        description="train a new head together with all weights; absent: only the head is fitted (`probe`), where it"
+        " has to be",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Training loops of generators, where no pretrained weights are given."""
+"""Trains generators where no pretrained weights are given."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ log = logging.getLogger(__name__)
 def fit_autoencoder(
     model: nn.Module, inputs: InputRows, labeler: nn.Module, agreement: Callable[[], float], how: GeneratorPretrain
 ) -> dict[str, Any]:
-    """Squared error of pixels (mean over all), plus, after a share of the steps, `consistency` times the labeler's KL between image and
-    reconstruction.
+    """Train an autoencoder in place on the squared error of pixels, averaged over all pixels.
 
-    agreement: measures now how often the labeler agrees with itself; `how.agreement` of it is enough. Returns the steps it took.
+    After a share of the steps, `consistency` times the labeler's KL between image and reconstruction is added.
+
+    - agreement: measures how often the labeler predicts for reconstructions what it predicts for their originals, in
+      percent; training stops once it reaches `how.agreement`
+    - returns: entries for the record: the number of steps
     """
     rng = torch.Generator().manual_seed(how.seed)
     labeler.eval().requires_grad_(False)
@@ -60,7 +63,7 @@ def fit_autoencoder(
 def fit_denoiser(
     model: nn.Module, inputs: InputRows, agreement: Callable[[], float], how: TextGeneratorPretrain
 ) -> dict[str, Any]:
-    """A text generator learns to give back masked tokens. Returns the steps it took."""
+    """Train a text generator in place to restore masked tokens; for the parameters see `fit_autoencoder`."""
     rng = torch.Generator().manual_seed(how.seed)
     tokens: Any = model.tokens
     ids = torch.cat([tokens(part) for part in inputs.split(1024)])
@@ -68,7 +71,9 @@ def fit_denoiser(
     done = 0
     for rows in _optimise(model, optimizer, len(ids), how, rng):
         some = ids[rows.to(ids.device)]
-        loss = model.denoising_loss(some[:, : int((some != tokens.pad).sum(dim=1).max())], rng)  # type: ignore[operator]
+        loss = model.denoising_loss(  # type: ignore[operator]
+            some[:, : int((some != tokens.pad).sum(dim=1).max())], rng
+        )
         loss.backward()
         done += 1
         if done % how.check_every == 0 or done == how.steps:

@@ -1,4 +1,4 @@
-"""Training loops of labelers, where no pretrained weights are given."""
+"""Trains labelers where no pretrained weights are given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: LabelerPretrain) -> None:
-    """Cross-entropy on randomly shifted and flipped images."""
+    """Train an image classifier in place on the cross-entropy of randomly shifted and flipped images."""
     rng = torch.Generator().manual_seed(how.seed)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=how.learning_rate, momentum=0.9, nesterov=True, weight_decay=how.weight_decay
@@ -29,11 +29,12 @@ def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: Lab
 
 
 def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Probe) -> float:
-    """Logistic regression of the labels on a frozen backbone's embeddings, written to `model.head`. Returns its accuracy on these
-    rows, in percent.
+    """Fit `model.head` in place, by logistic regression of the labels on the frozen backbone's embeddings.
 
-    Embeddings are standardised for the fit, and the scaling is then put into the head's weights. Our choice: mean cross-entropy
-    plus l2 / 2 times the squared weights, by L-BFGS.
+    Embeddings are standardised for the fit, and the scaling is then folded into the head's weights. Our choice: L-BFGS
+    on the mean cross-entropy plus l2 / 2 times the squared weights.
+
+    - returns: accuracy on these rows, in percent
     """
     model.eval()
     rows = rows_at_once(inputs[torch.tensor([0])].shape[1:], model)
@@ -41,7 +42,10 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
         embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(rows)])  # type: ignore[operator]
     mean_D, std_D = embedding_ND.mean(dim=0), embedding_ND.std(dim=0).clamp(min=1e-6)
     standard_ND = (embedding_ND - mean_D) / std_D
-    head = nn.Linear(standard_ND.shape[1], model.head.out_features).to(standard_ND.device)  # type: ignore[union-attr, arg-type]
+    head = nn.Linear(
+        standard_ND.shape[1],
+        model.head.out_features,  # type: ignore[union-attr, arg-type]
+    ).to(standard_ND.device)
     labels = labels.to(standard_ND.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -62,11 +66,11 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
 
 
 def fit_text_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: TextPretrain) -> None:
-    """Cross-entropy on texts, all weights by AdamW."""
+    """Train all weights of a text classifier in place on cross-entropy, by AdamW."""
     rng = torch.Generator().manual_seed(how.seed)
     ids = torch.cat([model.backbone.prepare(part) for part in inputs.split(1024)])  # type: ignore[union-attr, operator]
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    # Dropout draws from torch's own generator.
+    # Dropout draws from torch's global generator, which is seeded here and restored afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         for rows in _optimise(model, optimizer, len(ids), how, rng):
