@@ -285,7 +285,9 @@ def test_a_metric_of_classes_that_encoded_images_have_not_is_refused_before_one_
     data = f"{{type: folder, path: {tmp_path / 'pictures'}}}"
     task = f"experiment.task={{type: image_classification, data: {data}, long_tail: {tail}}}"
     message = run("sweep", "--set", task, "--set", f"search.metric={other}")
-    assert message.startswith(f"search.metric: '{other}' needs classes that this data hasn't") and there in message
+    assert (
+        message.startswith(f"search.metric: '{other}' needs classes that this data does not have") and there in message
+    )
 
 
 # Files

@@ -1,6 +1,6 @@
-"""The small actor between trials, which have runs to be done, and lanes, which do them one after another.
+"""Provides the board, a small actor: trials submit runs to it, and lanes take them and do one after another.
 
-The driver owns it. What it knows is lost with the driver; what must last is in the runs' checkpoints.
+The driver owns the board. Its state is lost with the driver; what must survive is in the runs' checkpoints.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from tgt_ray.experiment.experiment import Experiment
 
 
 class Board:
-    """An async actor around a RunQueue, whose arguments it takes: a call that has to wait doesn't hold up the others."""
+    """Makes an async actor of a RunQueue, whose arguments it takes.
+
+    It is async so that a call that has to wait doesn't hold up the others.
+    """
 
     def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
         self.runs = RunQueue(plan, lanes, max_rebuilds, warm)
@@ -27,13 +30,13 @@ class Board:
     # ---- trials
 
     async def submit(self, run: Run) -> None:
-        """Queue a run. One that is restarted after an interruption of the driver has its checkpoint in its folder."""
+        """Queue a run. It resumes if its folder holds a checkpoint, as after an interruption of the driver."""
         async with self.changed:
             self.runs.submit(run)
             self.changed.notify_all()
 
     async def next_report(self, run_id: str, seen: int) -> Answer:
-        """The report after the first `seen` ones, as soon as it is there."""
+        """Wait for the report after the first `seen` ones, or for the run's end, and return it."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.runs.answer(run_id, seen) is not None)
             answer = self.runs.answer(run_id, seen)
@@ -41,6 +44,7 @@ class Board:
         return answer
 
     async def cancel(self, run_id: str) -> None:
+        """Stop a run, or take it off the queue where it hasn't started."""
         async with self.changed:
             self.runs.cancel(run_id)
             self.changed.notify_all()
@@ -48,10 +52,10 @@ class Board:
     # ---- workers of lanes
 
     async def take(self, name: str) -> Run | None:
-        """The lane's next run, as soon as there is one; None where the lane is to be closed.
+        """Wait for the lane's next run and return it; None where the lane must close, or open again in another shape.
 
-        A lane that takes while it still has a run has lost its worker: it gets the same run again, unless that has happened
-        too often.
+        A lane that asks while it still has a run has lost its worker. It gets the same run again, unless that has
+        happened more often than `train.max_failures` allows.
         """
         async with self.changed:
             call = self.runs.asked(name)
@@ -64,55 +68,71 @@ class Board:
             return run
 
     async def run(self, run_id: str) -> Run:
-        """A run by its id, for the workers of a group that haven't taken it themselves."""
+        """Return a run by its id, for the workers of a group other than the one that took it."""
         return self.runs.entries[run_id].run
 
     async def report(self, run_id: str, metrics: Metrics) -> None:
+        """Keep a report of a run for its trial."""
         async with self.changed:
             self.runs.report(run_id, metrics)
             self.changed.notify_all()
 
     async def trouble(self, run_id: str, reason: str) -> None:
+        """Keep why the run's worker is about to give up, for the message if the run can't go on."""
         self.runs.trouble(run_id, reason)
 
     async def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
+        """Mark a run as over.
+
+        - reason: why it failed; None where it didn't
+        - history: all its reports
+        """
         async with self.changed:
             self.runs.end(run_id, reason, history)
             self.changed.notify_all()
 
     async def cancelled(self, run_id: str) -> None:
-        """Returns when the run is cancelled or over."""
+        """Return when the run is cancelled or over."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.runs.is_over(run_id))
 
     async def placed(self, name: str, group: str) -> None:
-        """The placement group that the lane's workers have."""
+        """Remember the placement group of the lane's workers, by its id."""
         self.runs.placed(name, group)
 
     # ---- the driver, which opens lanes
 
     async def open_lane(self, name: str) -> Experiment | None:
+        """Wait until there is an answer: the experiment for whose resources to open the lane, or None to end it."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.runs.may_open(name))
             return self.runs.open_lane(name)
 
     async def lane_lost(self, name: str, reason: str) -> str | None:
+        """Handle a lane that Ray Train has given up, and return the placement group that may be left over of it."""
         async with self.changed:
             placement = self.runs.lane_lost(name, reason)
             self.changed.notify_all()
             return placement
 
     async def close(self) -> None:
+        """End all lanes and stop their runs."""
         async with self.changed:
             self.runs.close()
             self.changed.notify_all()
 
 
 def start_board(name: str, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True) -> Any:
-    """The actor, owned by the calling process: it ends with it. 0 CPUs, since it only waits."""
+    """Start a board that ends with the calling process, which owns it. It asks for 0 CPUs, since it only waits.
+
+    - name: under which ray.get_actor finds it
+    - plan, lanes, max_rebuilds, warm: as for RunQueue
+    - returns: the actor's handle
+    """
     options = {"num_cpus": 0, "name": name, "scheduling_strategy": beside_the_caller()}
     return ray.remote(Board).options(**options).remote(plan, lanes, max_rebuilds, warm)
 
 
 def board_name(folder: Storage) -> str:
+    """Return the name of the board of a run's or sweep's folder."""
     return f"tgt-ray board of {folder.root}"

@@ -1,4 +1,4 @@
-"""The Ray cluster at hand: connect to it or start a local one, its nodes, and a storage that all of them share."""
+"""Connects to the Ray cluster or starts a local one, lists its nodes, and checks that they share the storage."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from tgt_ray.distributed.resources import Resources
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Use the cluster that this process is in or that RAY_ADDRESS names; otherwise start a local one and stop it at the end."""
+    """Use the cluster that this process is in or that RAY_ADDRESS names; otherwise start a local one for the block.
+
+    - raises ConfigError: where the cluster can't be reached or no local one can be started
+    """
     if ray.is_initialized():
         yield
         return
-    # People watch the leaderboard; the progress of single data sets would only cut it up.
+    # The progress bars of single data sets would break up the leaderboard.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     for name, level in LOGGERS.items():
         logging.getLogger(name).setLevel(level)
@@ -36,7 +39,7 @@ def connect() -> Iterator[None]:
             ray.init(address=address, log_to_driver=False)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as err:  # Ray raises a bare one where a node doesn't start in time
+    except Exception as err:  # Ray raises a plain Exception where a node doesn't start in time
         what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
     try:
@@ -46,21 +49,22 @@ def connect() -> Iterator[None]:
 
 
 def nodes() -> list[Resources]:
-    """Total resources of each node that is alive."""
+    """Return the total resources of each node that is alive."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def largest_node_cpus() -> float:
+    """Return the number of CPUs of the node that has the most."""
     return max(node.get("CPU", 0.0) for node in nodes())
 
 
 def beside_the_caller() -> NodeAffinitySchedulingStrategy:
-    """Puts an actor on the calling process's node, so that no other node's end takes it from its owner."""
+    """Return a strategy that puts an actor on the calling process's node, so that the loss of another can't end it."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def check_shared(storage: Storage) -> None:
-    """ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see."""
+    """Raise ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see."""
     if not storage.is_local:
         return
     others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
@@ -73,8 +77,8 @@ def check_shared(storage: Storage) -> None:
         storage.fs.delete_file(storage.path(marker))
     if blind:
         raise ConfigError(
-            f"--storage {storage.root}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this folder;"
-            " give a folder that all nodes mount, or a URI such as s3://bucket/path"
+            f"--storage {storage.root}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this"
+            " folder; give a folder that all nodes mount, or a URI such as s3://bucket/path"
         )
 
 

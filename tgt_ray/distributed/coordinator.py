@@ -1,13 +1,14 @@
-"""Floor 4: the small actor between a student worker and its generators: which request is next, and with which student.
+"""Provides the coordinator, a small actor between a student worker and its generators.
 
-Request ids are handed out in order, and the answer to (slot, place in it) is remembered: Ray runs a killed task again from its
-start and drops as many blocks as had been delivered, so a task that gets the same answers again makes up exactly what was lost.
-What the worker has used up was delivered, and a slot's places are granted in order: of those a number for each slot is kept, and in
-their place a retried task makes nothing.
+It tells the generators which request is next, and with which student. It grants request indices in order, and
+remembers which one it granted to each (slot, place in it). Ray runs a killed task again from its start and drops as
+many blocks as had been delivered. A task that gets the same grants again therefore makes exactly what was lost. Blocks
+that the worker has consumed were delivered, so a retried task need not make them again: it yields stubs in their
+place. Places of a slot are granted in order, so that for consumed requests one number for each slot is enough.
 
-A lane's worker gives its generators one job after another. Blocks carry the number of their job, so that what is left over of an
-earlier one can be told apart. A worker owns its coordinator; when either dies, both are replaced, and the run's checkpoint says
-where to go on.
+The worker of a lane gives its generators one job after another. Blocks carry the number of their job, so that blocks
+of an earlier job are recognised. A worker owns its coordinator. When either dies, both are replaced, and the run
+resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from tgt_ray.distributed.messages import Grant, Job, Spent
 
 
 class Coordinator:
-    """An async actor: a call that has to wait doesn't hold up the others."""
+    """Grants requests to generators; an async actor, so that a call that has to wait doesn't hold up the others."""
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        # Of the present job, in the order of its requests, and no more of them than the window holds: (slot, place) -> index.
+        # (slot, place) -> index of its request, for the present job, in order; never more of them than `pool.window`.
         self.granted: dict[tuple[int, int], int] = {}
-        # Of what was granted before: slot -> (its places below this one, the number of the last one's job).
+        # slot -> (its places below this one are consumed, the job number of the last of them).
         self.used_up: dict[int, tuple[int, int]] = {}
         self.next_index = self.consumed_below = 0
         self.ended = False
@@ -38,7 +39,11 @@ class Coordinator:
         self.changed = asyncio.Condition()
 
     async def begin(self, job: Job, snapshot: dict[str, np.ndarray] | None, version: int) -> None:
-        """A new job takes the place of the one before. snapshot: of the student as it starts, where the explorer looks at it."""
+        """Begin a job; the one before is over.
+
+        - snapshot: the student's state at the start, where the explorer uses the student; else None
+        - version: the number of steps that this student was trained
+        """
         async with self.changed:
             self._use_up(self.next_index)
             self.job, self.next_index, self.consumed_below = job, job.first, job.first
@@ -47,9 +52,10 @@ class Coordinator:
             self.changed.notify_all()
 
     async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
-        """Leave for the `place`-th request of a slot as soon as there is something to do and the window allows it.
+        """Grant the `place`-th request of a slot as soon as there is one and the window allows it.
 
-        number, version: the job and the snapshot that the asking generator has.
+        - number, version: the job and the snapshot that the generator has
+        - spent: the generator's time for its last request
         """
         async with self.changed:
             await self.changed.wait_for(
@@ -79,7 +85,7 @@ class Coordinator:
         return slot in self.used_up and place < self.used_up[slot][0]
 
     def _use_up(self, below: int) -> None:
-        """Of the present job's requests below this index it is enough to know that they were granted."""
+        """Forget the indices of the job's requests below this one: it is enough to know that they were granted."""
         while self.granted:
             (slot, place), index = next(iter(self.granted.items()))
             if index >= below:
@@ -94,7 +100,7 @@ class Coordinator:
         return self.next_index < min(self.job.count, self.consumed_below + self.job.experiment.pool.window)
 
     async def consumed(self, number: int, index: int) -> None:
-        """The worker has used up all requests of the job below this index."""
+        """Note that the worker has consumed all requests of the job below this index, which moves the window."""
         async with self.changed:
             if self.job is not None and number == self.job.number:
                 self.consumed_below = index
@@ -102,20 +108,20 @@ class Coordinator:
                 self.changed.notify_all()
 
     async def publish(self, number: int, version: int, weights: dict[str, np.ndarray]) -> None:
-        """A snapshot of the job's student after `version` steps. Calls may overtake each other."""
+        """Take a snapshot of the job's student after `version` steps. Calls may overtake each other."""
         if self.job is None or number != self.job.number or version <= self.version:
             return
         # This actor owns the object, not the worker: a reference outlives a worker that dies.
         self.snapshot, self.version = ray.put(weights), version
 
     async def end(self) -> None:
-        """The worker needs no more rows, of no job."""
+        """Tell the generators to stop: the worker needs no more rows, of any job."""
         async with self.changed:
             self.ended = True
             self.changed.notify_all()
 
     async def stream_metrics(self) -> dict[str, float]:
-        """Of the present job: requests granted, and the share of their time that the generators spend on generating."""
+        """Return the present job's number of granted requests, and the share of time that generators were busy."""
         first = self.job.first if self.job else 0
         return {
             "requests_granted": float(self.next_index - first),
@@ -124,5 +130,5 @@ class Coordinator:
 
 
 def start_coordinator() -> Any:
-    """The actor, owned by the calling process: it ends with it. 0 CPUs, since it only waits."""
+    """Start a coordinator that ends with its owner, the calling process. It asks for 0 CPUs, since it only waits."""
     return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote()

@@ -1,4 +1,4 @@
-"""Embeddings of documents, by an actor pool of Ray Data."""
+"""Embeds the documents of a retrieval task with an actor pool of Ray Data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tgt_ray.tasks import TaskData, inputs_of
 
 log = logging.getLogger(__name__)
 
-#: Documents that an actor embeds at a time.
+#: Documents that an actor embeds in one call.
 DOCUMENTS_PER_BLOCK = 1024
 
 
 class DocumentEmbedder:
-    """An actor that embeds documents: the place of a block in their table -> its embeddings."""
+    """The pool's actor: it gets the first row of a block of documents and returns the block's embeddings."""
 
     def __init__(self, experiment: Experiment, spec: InputSpec, threads: int, tables: tuple[Any, ...]):
         import torch
@@ -30,7 +30,7 @@ class DocumentEmbedder:
         torch.set_num_threads(threads)
         self.task, self.shape, self.table = experiment.task, spec.shape, ray.get(tables[0])
         labeler = experiment.teacher.labeler
-        model = labeler.build(spec, 1)  # its head isn't looked at
+        model = labeler.build(spec, 1)  # the head isn't used, so any number of classes will do
         labeler.load_weights(model)
         self.embed = labeler.document_embedder(model.to(device_of(experiment)).eval())
 
@@ -42,9 +42,10 @@ class DocumentEmbedder:
 
 
 def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: Storage) -> None:
-    """The documents' embeddings, by a Ray Data actor pool into a file of the storage.
+    """Embed all documents with a Ray Data actor pool, and keep the embeddings in a file of the storage.
 
-    Where generators are placed by more than CPUs there are as many actors as of them; otherwise one for each four CPUs.
+    Where generators need GPUs or custom resources, there are as many actors as a pool has generators, with the same
+    resources; otherwise one actor for each four CPUs of a node.
     """
     import ray.data
 
@@ -53,7 +54,7 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
     table = data.tables["documents"]
     places = [{"first": first} for first in range(0, len(table), DOCUMENTS_PER_BLOCK)]
     special = needs_places(experiment)
-    # A few threads each: every actor holds the encoder's weights.
+    # Four threads an actor and not one, since every actor holds the encoder's weights.
     threads = 1 if special else max(1, min(4, int(largest_node_cpus())))
     room = experiment.pool.actors if special else sum(int(node.get("CPU", 0) // threads) for node in nodes())
     actors = max(1, min(room, len(places)))

@@ -1,6 +1,7 @@
-"""Floor 4: what a Ray Train worker of a lane does: one run after another.
+"""Runs in each Ray Train worker of a lane: trains one run after another.
 
-Torch is imported only after the pool was told to start; Ray Data only here and not by the controller, which imports this too.
+Torch is imported inside functions, since the pool should start before that slow import. Ray Data is imported inside
+functions as well, since the lane's controller imports this module and doesn't need it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LaneSetup:
-    """What travels to a lane's workers. plan: the experiment with whose resources the lane was placed."""
+    """What a lane's workers get at their start.
+
+    - name: of the lane
+    - board: the actor's handle
+    - plan: the experiment for whose resources the lane was placed
+    - storage_root: the root that holds the teacher
+    """
 
     name: str
     board: Any
@@ -40,7 +47,7 @@ class LaneSetup:
 
 
 def lane_worker(config: dict[str, LaneSetup]) -> None:
-    """Do what the board has for this lane until it has no more."""
+    """Do the runs that the board gives to this lane, until it gives none; the training function of Ray Train."""
     context = ray.train.get_context()
     worker = LaneWorker(config["setup"], context.get_world_rank(), context.get_world_size())
     try:
@@ -52,13 +59,16 @@ def lane_worker(config: dict[str, LaneSetup]) -> None:
 
 
 class LaneWorker:
-    """One worker of a lane. What it keeps from run to run are processes, modules and the trials' shared data; no state of training."""
+    """Trains one run after another as one worker of a lane.
+
+    From run to run it keeps processes, imported modules and the data that all trials share, but no state of training.
+    """
 
     def __init__(self, setup: LaneSetup, rank: int, world_size: int):
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
         self.prepared: tuple[str, Prepared] | None = None
-        self.ended: float | None = None  # when the run before was over
-        # Last, and before torch is imported: from here on the pool starts beside this process.
+        self.ended: float | None = None  # when the previous run was over
+        # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.streams else None
 
     def _open_stream(self) -> SyntheticStream:
@@ -67,7 +77,7 @@ class LaneWorker:
         return SyntheticStream(self.setup.plan.pool, self.setup.storage_root, self.rank, self.world_size)
 
     def get_ready(self) -> None:
-        """What any run needs, before the first one comes."""
+        """Import and set up what every run needs, before the first one comes."""
         import torch
 
         import tgt_ray.training.loop  # noqa: F401
@@ -82,13 +92,13 @@ class LaneWorker:
             self.stream.close()
 
     def take(self) -> Run | None:
-        """The same for all workers of the lane."""
+        """Wait for the lane's next run; all its workers return the same one, or None where the lane must end."""
         asked = time.perf_counter()
         run = ray.get(self.board.take.remote(self.setup.name)) if self.rank == 0 else None
         if self.world_size > 1:
             import torch
 
-            # The id alone: references to objects must travel by Ray.
+            # Only the id is broadcast: references to objects must travel through Ray.
             box = [run.id if run else None]
             torch.distributed.broadcast_object_list(box)
             if self.rank and box[0] is not None:
@@ -97,9 +107,10 @@ class LaneWorker:
         return run
 
     def work(self, item: Run) -> None:
-        """Train a run to its end, its failure or its cancellation. What goes wrong with the run stays in it.
+        """Train a run until it ends, fails or is cancelled.
 
-        Raises what this process or its group can't go on after; Ray Train then replaces it, and the run resumes.
+        An error of the run alone ends only that run. An error that this process or its group can't go on after is
+        raised: Ray Train then replaces the workers, and the run resumes from its checkpoint.
         """
         from tgt_ray.distributed.stream import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
@@ -119,7 +130,7 @@ class LaneWorker:
             reason = f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
             if self.world_size > 1 or self.device != "cpu":
-                # The other workers wait for this one; and what CUDA does after an error is not to be trusted.
+                # The other workers wait for this one, and CUDA can't be relied on after an error.
                 ray.get(self.board.trouble.remote(item.id, reason))
                 raise
         if self.rank == 0:
@@ -127,7 +138,7 @@ class LaneWorker:
         self.ended = time.perf_counter()
 
     def _load(self, item: Run) -> StudentRun:
-        """Everything that trains, made anew, or as it was at the run's checkpoint."""
+        """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""
         import torch
 
         from tgt_ray.training import checkpoint
@@ -135,7 +146,7 @@ class LaneWorker:
         from tgt_ray.training.run import StudentRun
 
         if item.experiment.train.compile:
-            torch._dynamo.reset()  # what was compiled for an earlier run counts against a limit
+            torch._dynamo.reset()  # functions compiled for earlier runs count against a limit
         wrap = torch.nn.parallel.DistributedDataParallel if self.world_size > 1 else torch.nn.Identity()
         (reference,) = item.prepared
         if self.prepared is None or self.prepared[0] != reference.hex():
@@ -149,7 +160,7 @@ class LaneWorker:
             torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
             if steps[0] != -steps[1]:
                 raise RuntimeError(
-                    "the workers see different checkpoints: is the storage a folder that all nodes share?"
+                    "the workers see different checkpoints; give a storage that all nodes share (--storage)"
                 )
         return run
 
@@ -165,11 +176,14 @@ class LaneWorker:
             times["gap_s"] = time.perf_counter() - self.ended
         hooks = LaneHooks(item, self.board, self.stream if experiment.streams else None, self.rank, times, reader)
         if run.history and self.rank == 0:
-            hooks.send(run.history[-1])  # resumed: it may have been lost with the process that gave it
+            hooks.send(run.history[-1])  # resumed: this report may have been lost with its process
         train_student(run, reader, hooks, is_main=self.rank == 0)
 
     def _begin(self, item: Run, run: StudentRun) -> Iterator[Block]:
-        """The run's blocks. That the stream has ended while the lane had nothing to do is no failure of the run: another one is opened."""
+        """Begin the run's job and return its blocks.
+
+        A stream that ended while the lane was idle is no failure of the run: another stream is opened.
+        """
         from tgt_ray.distributed.stream import StreamLost
         from tgt_ray.training import checkpoint
 
@@ -186,10 +200,12 @@ class LaneWorker:
 
 
 class LaneHooks:
-    """Snapshots go to this worker's coordinator, rank 0's checkpoints to the storage, its reports to the board.
+    """Connects the training loop to the lane.
 
-    times: `idle_s` that the lane waited for this run, `setup_s` until it could begin, and `gap_s` since the run before on this
-    lane was over, to which the wait for the first synthetic rows is added.
+    Snapshots go to this worker's coordinator, checkpoints of rank 0 to the storage, and its reports to the board.
+
+    - times: seconds by name: `idle_s`, the lane's wait for this run; `setup_s`, from then until training could begin;
+      `gap_s`, since the end of the lane's previous run, to which the wait for the first synthetic rows is added
     """
 
     def __init__(
@@ -216,7 +232,7 @@ class LaneHooks:
         return self.rank == 0 and bool(ray.wait([self.cancelled], timeout=0)[0])
 
     def snapshot(self, run: StudentRun) -> None:
-        # Data parallel students have equal weights, so that each worker can serve its own generators.
+        # Data parallel students have equal weights, so each worker sends its own to its own generators.
         from tgt_ray.training import checkpoint
 
         if self.stream is not None:
@@ -230,7 +246,7 @@ class LaneHooks:
 
         if self.rank != 0:
             return
-        # First the checkpoint: what has been reported must not be lost.
+        # The checkpoint comes first, so that nothing that was reported can be lost.
         for name, content in checkpoint.files_of(run).items():
             self.folder.write(content, name)
         self.send(metrics)
@@ -238,5 +254,5 @@ class LaneHooks:
     def send(self, metrics: dict[str, Any]) -> None:
         first_rows_s = self.reader.start_wait_s if self.reader is not None else 0.0
         gap = {"gap_s": self.times["gap_s"] + first_rows_s} if "gap_s" in self.times else {}
-        # Waited for: calls may overtake each other, and the run's end must not come before its last report.
+        # This waits, since calls may overtake each other and the run's end must not come before its last report.
         ray.get(self.board.report.remote(self.item.id, {**metrics, **self.times, **gap}))

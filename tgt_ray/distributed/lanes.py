@@ -1,4 +1,4 @@
-"""Lanes: Ray Train worker groups that do one run after another."""
+"""Opens lanes and keeps them open; a lane is a Ray Train worker group that does one run after another."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ from tgt_ray.teacher.transfer_set import Prepared
 
 log = logging.getLogger(__name__)
 
-#: Train looks at its workers every 2 s by default: a lane would need that long to notice a lost worker, and to end.
+#: Seconds between Train's looks at its workers. A lane needs that long to notice a lost worker, or to end; Train's
+#: default is 2.
 HEALTH_CHECK_INTERVAL_S = 0.5
-#: How often Ray Train tries to start a lane's workers; each attempt may wait for resources for a while.
+#: How often Ray Train tries to start a lane's workers. Each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
-#: How long lanes may take to end.
+#: Seconds that lanes may take to end.
 CLOSE_TIMEOUT_S = 30
 
 
@@ -42,20 +43,20 @@ CLOSE_TIMEOUT_S = 30
 def open_lanes(
     name: str, plan: Experiment, count: int, storage: Storage, max_rebuilds: int = 0, warm: bool = True
 ) -> Iterator[Any]:
-    """`count` lanes, started beside what the block does; gives their board. At the end of the block they end too.
+    """Start `count` lanes in the background, yield their board, and end them with the block.
 
-    name: of the board, as ray.get_actor knows it
-    plan: for its resources lanes are placed
-    storage: the root that holds the teacher
-    max_rebuilds, warm: as of the RunQueue
+    - name: of the board, under which ray.get_actor finds it
+    - plan: the experiment for whose resources lanes are placed
+    - storage: the root that holds the teacher
+    - max_rebuilds, warm: as for RunQueue
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
     if len(nodes()) == 1:
-        # One process less to start: with a single node there is nobody to survive its preemption.
+        # It saves a process: where there is a single node, nothing survives its preemption anyway.
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     names = [f"lane-{index}" for index in range(count)]
     board = start_board(name, plan, names, max_rebuilds, warm)
-    # Train wants a folder for checkpoints; these lie in the storage, written by the workers.
+    # Train requires a folder for checkpoints. It stays empty: workers write theirs to the storage.
     with TemporaryDirectory(prefix="tgt_ray_lanes_") as folder:
         threads = [
             threading.Thread(target=_keep_open, args=(board, name, storage, folder), daemon=True) for name in names
@@ -65,14 +66,14 @@ def open_lanes(
         try:
             yield board
         finally:
-            with suppress(RayActorError):  # lost: lanes have noticed
+            with suppress(RayActorError):  # the board was lost, and lanes have noticed
                 ray.get(board.close.remote())
             deadline = time.time() + CLOSE_TIMEOUT_S
             for thread in threads:
                 thread.join(timeout=max(0.0, deadline - time.time()))
             if any(thread.is_alive() for thread in threads):
                 log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
-            # At once, and not when the last reference to it is gone: its name may be wanted again.
+            # Killed at once and not with its last reference, since its name may be needed again.
             ray.kill(board)
 
 
@@ -88,20 +89,22 @@ def open_prepared_lanes(
     warm: bool = True,
     objectives: Sequence[Objective] = (),
 ) -> Iterator[tuple[Any, Prepared]]:
-    """`open_lanes`, and what the runs of `experiment`'s task and teacher share, made while the lanes start.
+    """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
-    objectives: as of prepare_on_ray
+    - objectives: as for prepare_on_ray
+    - other parameters: as for open_lanes
+    - yields: the board and the prepared data
     """
     teacher = teacher_on_ray(experiment, data, storage)
     if needs_places(experiment):
-        # The pass can't do without what the lanes will hold: it runs before them, and below its outputs are in the cache.
+        # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
         prepare_on_ray(experiment, teacher, data, storage, False, objectives)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
         yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
-    """A lane, opened again where it was lost or is to have another shape, until the board doesn't need it any more."""
+    """Open a lane, again where it was lost or must have another shape, until the board doesn't need it any more."""
     try:
         for opening in itertools.count():
             plan = ray.get(board.open_lane.remote(name))
@@ -109,7 +112,7 @@ def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
                 return
             try:
                 _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
-            except Exception as err:  # whatever it is, the runs that wait for this lane must hear of it
+            except Exception as err:  # of any kind: the runs that wait for this lane must learn of it
                 reason = (str(err).strip().splitlines() or [repr(err)])[-1]
                 log.warning("%s was lost: %s", name, reason)
                 remove_placement(ray.get(board.lane_lost.remote(name, reason)))
@@ -118,7 +121,10 @@ def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
 
 
 def _fit_lane(setup: LaneSetup, name: str, folder: str) -> None:
-    """Ray Train as long as the lane lives. Raises ray.train.TrainingFailedError after `train.max_failures` lost workers."""
+    """Run Ray Train for as long as the lane lives.
+
+    Raises ray.train.TrainingFailedError where workers were lost more than `train.max_failures` times.
+    """
     train = setup.plan.train
     trainer_class(train.workers)(
         lane_worker,

@@ -1,4 +1,4 @@
-"""What trials, boards, lanes, coordinators and generators hand to each other."""
+"""Defines the messages between trials, boards, lanes, coordinators and generators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment to be trained. `prepared` holds a reference to a Prepared; `folder`: of its checkpoint."""
+    """Describes one experiment to train.
+
+    - prepared: holds a reference to a Prepared
+    - folder: of the run's checkpoint
+    """
 
     id: str
     experiment: Experiment
@@ -22,36 +26,51 @@ class Run:
 
 @dataclass(frozen=True)
 class Answer:
-    """To a trial: the next report of its run, or, where there is none any more, how the run ended."""
+    """Answers a trial with the next report of its run or, after the last one, with how the run ended.
+
+    - metrics: the report; None where the run is over
+    - reason: why the run failed; None where it didn't
+    - history: all reports of a run that is over
+    """
 
     metrics: Metrics | None = None
-    reason: str | None = None  # why it failed
+    reason: str | None = None
     history: list[Metrics] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the generators of one student worker are to do. Requests of worker `rank` are rank, rank + world_size, ..."""
+    """Tells the generators of one student worker what to make: its part of a run's requests.
 
-    number: int  # counts the jobs of a stream
+    - number: counts the jobs of a stream
+    - prepared: holds a reference to a Prepared, in a tuple because Ray would resolve a reference that stands alone
+    - rank, world_size: of the worker; its requests are rank, rank + world_size, ...
+    - first: index of the first request; above 0 after a resume
+    - count: indices below this one are made
+    """
+
+    number: int
     experiment: Experiment
-    prepared: tuple[Any, ...]  # holds a reference to a Prepared: one that stands alone would be fetched on the way
+    prepared: tuple[Any, ...]
     rank: int
     world_size: int
-    first: int  # index of the first request, after a resume
-    count: int  # indices below this are wanted
+    first: int
+    count: int
 
     def request(self, index: int) -> int:
+        """Return the request's number in the whole run from its index among those of this worker."""
         return index * self.world_size + self.rank
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Leave to make one request, or the answer that there is nothing to make in its place.
+    """Lets a generator make one request, or tells it that there is nothing to make.
 
-    request: None where a retried task asks for what is used up or was an earlier job's, or where the stream has ended.
-    job: of the request, where the generator doesn't have it. snapshot: holds a reference to the student's state, where a newer
-    one is at hand.
+    - number: of the request's job; -1 where the stream has ended
+    - request: None where a retried task asks for a consumed request or one of an earlier job, or the stream has ended
+    - job: the request's job, where the generator doesn't have it yet
+    - version: training steps behind the newest snapshot; -1 where the explorer doesn't use the student
+    - snapshot: holds a reference to the student's state, where there is a newer one than the generator has; else empty
     """
 
     number: int
@@ -63,7 +82,12 @@ class Grant:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a generator spent on its last request, of job `number`, and in all since the one before."""
+    """Reports a generator's time.
+
+    - number: the job of its last request; -1 before the first
+    - busy_s: seconds that it worked on that request
+    - total_s: seconds since the end of the job's request before, waits included
+    """
 
     number: int = -1
     busy_s: float = 0.0

@@ -1,4 +1,4 @@
-"""The generator process: a request that was granted becomes rows."""
+"""Runs in each generator process: turns granted requests into rows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 
 class GenerationFailed(RuntimeError):
-    """A generator could not make a request; the message is its error."""
+    """A generator could not make a request; the message is the generator's error."""
 
 
 @dataclass(frozen=True)
 class PoolSetup:
-    """What a pool actor needs whatever the job."""
+    """What a pool actor needs for any job.
+
+    - storage_root: the root that holds the teacher
+    - coordinator: the actor's handle
+    """
 
     pool: PoolConfig
     storage_root: str
@@ -36,14 +40,14 @@ class PoolSetup:
 
 
 class TeacherGenerator:
-    """The pool's actor: for each request of a slot it asks leave, explores, decodes and labels."""
+    """The pool's actor: for each request of a slot it asks for a grant, explores, decodes and labels."""
 
     def __init__(self, setup: PoolSetup):
         import torch
 
         import tgt_ray.teacher.store  # noqa: F401
 
-        # What any job needs, before the first one comes.
+        # What every job needs is loaded now, before the first one comes.
 
         self.setup = setup
         keep_freed_memory()
@@ -53,12 +57,12 @@ class TeacherGenerator:
         self.spent, self.last_done = Spent(), 0.0
         self.number = self.version = -1
         self.ended = False
-        # One thread for good: what torch's libraries keep for a thread is not given back when it ends (some 100 MB).
+        # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
         self.ahead = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         length, (slot,) = self.setup.pool.slot_length, map(int, batch["slot"])
-        # The next block is made while this one is stored: the generator never waits for Ray to take a block over.
+        # The next block is made while Ray stores this one, so that the generator never waits for Ray.
         self.asked = self._ask(slot, 0)
         upcoming = self.ahead.submit(self._make, slot, 0)
         try:
@@ -73,16 +77,16 @@ class TeacherGenerator:
             wait([upcoming])
 
     def _ask(self, slot: int, place: int) -> Any:
-        """A reference to the grant."""
+        """Ask for the grant of a request; return a reference to it."""
         return self.setup.coordinator.grant.remote(slot, place, self.number, self.version, self.spent)
 
     def _make(self, slot: int, place: int) -> pa.Table:
-        """The row of one request; a stub where there is nothing to make, or where making it failed."""
+        """Make the row of one request; a stub where there is nothing to make, or where making it failed."""
         grant: Grant = ray.get(self.asked)
         granted = time.perf_counter()
         self.ended = grant.number < 0
         if place + 1 < self.setup.pool.slot_length and not self.ended:
-            # While this request is worked on, the next one's leave is on its way.
+            # The next grant is asked for while this request is made.
             self.asked = self._ask(slot, place + 1)
         if grant.request is None:
             return stub(grant.number)
@@ -92,10 +96,10 @@ class TeacherGenerator:
             raise
         except Exception as err:
             if self.device == "cuda":
-                raise  # what CUDA does after an error is not to be trusted; a new process is
+                raise  # CUDA can't be relied on after an error; a new process can
             return stub(grant.number, f"{type(err).__name__}: {err}")
         done = time.perf_counter()
-        # Before a job's first request it had nothing to do: not counted.
+        # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
         return pack(grant.number, block)
@@ -119,7 +123,7 @@ class TeacherGenerator:
         return block
 
     def _adopt(self, job: Job) -> None:
-        """Get ready for a job. What the one before has loaded stays, where it is the same."""
+        """Load what a job needs; what the previous job loaded is kept where it is the same."""
         from tgt_ray.core.storage import Storage
         from tgt_ray.teacher.store import load_teacher
         from tgt_ray.training.generation import recipe_of, synthesizer_of
@@ -140,7 +144,7 @@ class TeacherGenerator:
             (made_from, recipe_of(experiment), experiment.explorer.decodes),
             lambda: synthesizer_of(experiment, prepared, teacher, self.device),
         )
-        # Its weights come with each job's snapshots.
+        # The student's weights come with each job's snapshots.
         self.student = self._once(
             "student",
             (

@@ -1,6 +1,6 @@
-"""What is used of Ray beside its documented interface: every such name lies here, and was tried on the versions in TRIED.
+"""Holds every use of Ray that its documentation doesn't cover; the tests have passed with the versions in TRIED.
 
-Another minor version of Ray may have renamed or changed any of them: pyproject.toml has the upper bound.
+Another minor version of Ray may have renamed or changed any of these names; pyproject.toml has the upper bound.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-#: Minor versions of Ray that the tests have passed on.
+#: Minor versions of Ray with which the tests have passed.
 TRIED = ("2.60",)
-#: How long the workers of a lane may wait for its next run, in a collective call.
+#: Seconds that the workers of a lane may wait for its next run, in a collective call.
 IDLE_TIMEOUT_S = 7 * 24 * 3600
-#: Loggers of Ray, and from which level on people are to see what they say.
+#: Loggers of Ray, and the level from which their messages are shown.
 LOGGERS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
@@ -27,12 +27,16 @@ log = logging.getLogger(__name__)
 
 
 def in_a_job() -> bool:
-    """Whether this process was started by `ray job submit`."""
+    """Return whether this process was started by `ray job submit`."""
     return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
 
 
 def filter_tune_messages() -> None:
-    """Drop Tune's traceback of a failed trial, whose reason the leaderboard gives, and say in our words that it stops."""
+    """Replace two messages of Tune.
+
+    The traceback of a failed trial is dropped, since the leaderboard shows the reason. The message that Tune stops
+    after an interruption says what happens to the sweep.
+    """
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_is_no_failed_trial)
     logging.getLogger("ray.tune.tune").addFilter(_say_that_it_stops)
 
@@ -48,10 +52,10 @@ def _say_that_it_stops(message: logging.LogRecord) -> bool:
 
 
 class RememberPlacement(WorkerGroupCallback):
-    """Tells the board which placement group a lane has.
+    """Tells the board which placement group a lane has, so that it can be removed if the lane is lost.
 
-    Ray keeps a placement group until its job ends, also when the controller that made it is lost. Train's own cleaner needs the
-    dashboard to find that out.
+    Ray keeps a placement group until its job ends, even when the controller that made it is lost. Train's own cleaner
+    notices such a loss only with the help of Ray's dashboard.
     """
 
     def __init__(self, board: Any, lane: str):
@@ -63,31 +67,31 @@ class RememberPlacement(WorkerGroupCallback):
 
 
 def remove_placement(group: str | None) -> None:
-    """group: its id; None or removed already: nothing is done."""
+    """Remove a placement group by its id; do nothing where it is None or was removed already."""
     if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
 
 
 class WithoutHelpers:
-    """A trainer that doesn't start the actors of Ray Train that a lane has no use for: two processes a lane.
+    """Keeps a trainer from starting two actors of Ray Train that a lane doesn't need, which saves two processes a lane.
 
-    One deals out data sets, and a lane has none. The other removes placement groups that a lost controller leaves, but it finds that
-    out from the dashboard, which need not run; see RememberPlacement.
+    One distributes data sets, and a lane has none. The other removes the placement groups of lost controllers, but it
+    depends on Ray's dashboard, which need not run; see RememberPlacement.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        # By name: where they are called otherwise a lane works as well, with a process more.
+        # By name: where another version of Ray renames them, a lane still works, with one process more for each.
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         return [each for each in callbacks if type(each).__name__ not in unused]
 
 
 class LaneTrainer(WithoutHelpers, DataParallelTrainer):
-    """For a lane of one worker: neither its controller nor the caller imports torch."""
+    """Trains in a lane of one worker; neither its controller nor the caller imports torch."""
 
 
 def trainer_class(workers: int) -> type[DataParallelTrainer]:
-    """TorchTrainer where workers must talk to each other."""
+    """Return the trainer for a lane of so many workers: a TorchTrainer where workers must communicate."""
     if workers == 1:
         return LaneTrainer
     from ray.train.torch import TorchTrainer
@@ -99,7 +103,10 @@ def trainer_class(workers: int) -> type[DataParallelTrainer]:
 
 
 def backend(workers: int) -> dict[str, Any]:
-    """Workers of a lane that has nothing to do wait for each other in a collective call."""
+    """Return the trainer's options for the backend.
+
+    Workers of an idle lane wait for each other in a collective call, so its timeout must be long.
+    """
     if workers == 1:
         return {}
     from ray.train.torch import TorchConfig

@@ -1,4 +1,4 @@
-"""What a lane asks for, and what fits on the cluster's nodes. No ray."""
+"""Computes what a lane asks for and what fits on the cluster's nodes; doesn't import ray."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment.experiment import Experiment
 
+#: Amounts by name, as Ray counts them: CPU, GPU and custom resources.
 Resources = dict[str, float]
 
-#: The share of a CPU that a trial's own process counts for: it only waits. Zero is refused by Tune.
+#: The share of a CPU that a trial's own process asks for. It only waits, but Tune refuses zero.
 TRIAL_CPUS = 0.01
 
 
 def worker_resources(experiment: Experiment) -> Resources:
+    """Return what one student worker asks for."""
     train = experiment.train
     return {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})}
 
 
 def actor_resources(experiment: Experiment) -> Resources:
+    """Return what one generator asks for."""
     pool = experiment.pool
     gpus = {"GPU": pool.gpus_per_actor} if pool.gpus_per_actor else {}
     return {"CPU": pool.cpus_per_actor, **gpus, **pool.actor_resources}
 
 
 def lane_bundles(experiment: Experiment) -> list[Resources]:
-    """What one run holds at the most: its workers, and each worker's pool."""
+    """Return what one run holds at most: the resources of its workers, and of each generator in their pools."""
     train, pool = experiment.train, experiment.pool
     actors = train.workers * pool.actors if experiment.streams else 0
     return [worker_resources(experiment)] * train.workers + [actor_resources(experiment)] * actors
@@ -34,16 +37,22 @@ def lane_bundles(experiment: Experiment) -> list[Resources]:
 
 @dataclass(frozen=True)
 class LaneShape:
-    """What a lane is started with. Lanes of one shape can do each other's runs."""
+    """Describes what a lane is started with; lanes of one shape can do each other's runs.
+
+    - worker: what each worker asks for
+    - actors: generators of each worker; 0: no pool
+    - actor: what each generator asks for
+    """
 
     workers: int
     worker: Resources
-    actors: int  # of each worker; 0: no pool
+    actors: int
     actor: Resources
     slot_length: int
 
     @classmethod
     def of(cls, experiment: Experiment) -> LaneShape:
+        """Return the shape that an experiment needs."""
         pool = experiment.pool
         return cls(
             experiment.train.workers,
@@ -54,13 +63,17 @@ class LaneShape:
         )
 
     def serves(self, experiment: Experiment) -> bool:
-        """A run that needs no synthetic rows can do with any pool."""
+        """Return whether a lane of this shape can do the experiment; one without synthetic rows can use any pool."""
         wanted = LaneShape.of(experiment)
         return self == (wanted if wanted.actors else replace(self, workers=wanted.workers, worker=wanted.worker))
 
 
 def count_lanes(experiment: Experiment, at_most: int, nodes: list[Resources]) -> int:
-    """How many runs fit side by side, each with all that it may ask for, so that none can wait for another's resources."""
+    """Count the runs that fit at once, each with all that it may ask for, so that none waits for another's resources.
+
+    - at_most: where to stop counting
+    - nodes: total resources of each node
+    """
     free = [dict(node) for node in nodes]
     for placed in range(at_most):
         for bundle in [*lane_bundles(experiment), {"CPU": TRIAL_CPUS}]:
@@ -77,7 +90,7 @@ def _fits(bundle: Resources, node: Resources) -> bool:
 
 
 def check_fits(experiment: Experiment, nodes: list[Resources]) -> None:
-    """ConfigError, with the arithmetic, where not even one run can be placed: Ray would wait for ever."""
+    """Raise ConfigError, with the arithmetic, where not even one run can be placed: Ray would wait for ever."""
     if count_lanes(experiment, 1, nodes):
         return
     train = experiment.train
@@ -88,21 +101,21 @@ def check_fits(experiment: Experiment, nodes: list[Resources]) -> None:
 
 
 def check_teacher_fits(experiment: Experiment, nodes: list[Resources]) -> None:
-    """ConfigError where no node has what a generator asks for.
+    """Raise ConfigError where no node has what a generator asks for.
 
-    The teacher is made ready by a task in a generator's place, and looks at rows there, also in a sweep whose trials need no
-    generators or smaller ones: `check_fits` looks at those alone.
+    A task with a generator's resources prepares the teacher and labels rows. A sweep needs it too where its trials
+    use no generators or smaller ones, and `check_fits` only checks the trials.
     """
     wanted = actor_resources(experiment)
     if not any(_fits(wanted, node) for node in nodes):
         raise ConfigError(
-            f"pool.gpus_per_actor, pool.actor_resources: the teacher is made ready where a generator would be, on a node with"
-            f" {_show(wanted)}; the cluster's {len(nodes)} node(s) have: {'; '.join(map(_show, nodes))}"
+            f"pool.gpus_per_actor, pool.actor_resources: the teacher is prepared where a generator would run, on a node"
+            f" with {_show(wanted)}; the cluster's {len(nodes)} node(s) have: {'; '.join(map(_show, nodes))}"
         )
 
 
 def arithmetic(experiment: Experiment, nodes: list[Resources]) -> str:
-    """What a run asks for, and what the nodes have."""
+    """Say what a run asks for, and what the nodes have."""
     train, pool = experiment.train, experiment.pool
     asked = f"{train.workers} x train worker of {_show(worker_resources(experiment))}"
     if experiment.streams:
@@ -121,12 +134,12 @@ def _show(resources: Resources) -> str:
 
 
 def needs_places(experiment: Experiment) -> bool:
-    """Whether generators are placed by more than CPUs. Where no rows are made there are none, and nothing is asked for."""
+    """Return whether generators need GPUs or custom resources; False where no synthetic rows are made."""
     return experiment.streams and bool(experiment.pool.actor_resources or experiment.pool.gpus_per_actor)
 
 
 def pool_resources(experiment: Experiment) -> dict[str, Any]:
-    """What one generator asks for, as options of Ray."""
+    """Return what one generator asks for, as options of Ray; only CPUs where no synthetic rows are made."""
     pool = experiment.pool
     if not experiment.streams:
         return {"num_cpus": pool.cpus_per_actor}
@@ -138,5 +151,5 @@ def pool_resources(experiment: Experiment) -> dict[str, Any]:
 
 
 def device_of(experiment: Experiment) -> str:
-    """Where the teacher computes."""
+    """Return the device on which the teacher computes."""
     return "cuda" if experiment.streams and experiment.pool.gpus_per_actor else "cpu"

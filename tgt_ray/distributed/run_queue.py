@@ -1,4 +1,7 @@
-"""Which lane gets which run: a queue of runs and the lanes that do them. Plain Python; `board.py` puts an actor around it. No ray."""
+"""Decides which lane gets which run.
+
+This is plain Python without ray; `board.py` makes an actor of it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from tgt_ray.experiment.experiment import Experiment
 
 @dataclass
 class Entry:
-    """A run, from when it was submitted on.
+    """Holds the state of a run since it was submitted.
 
-    attempts: how often a worker has begun it
-    lane: that has it; None: it is queued, or over without one
-    reason: why it failed
-    trouble: what its worker said last before it gave up
+    - attempts: how often a worker has begun it
+    - lane: the lane that has it; None: the run is queued, or was over before a lane had it
+    - reports: for its trial, in order
+    - history: all its reports, once it is over
+    - reason: why it failed; None where it didn't
+    - trouble: why its worker is about to give up; None: no worker of the present attempt has said so
     """
 
     run: Run
@@ -32,12 +37,13 @@ class Entry:
 
 @dataclass
 class Lane:
-    """A lane, which may be opened anew any number of times.
+    """Holds the state of a lane, which may be opened any number of times.
 
-    plan: the lane is placed with this experiment's resources
-    taken: whether a worker has asked for work since the lane was opened
-    calls: how often workers have asked
-    placement: the placement group that its workers have
+    - plan: the experiment for whose resources the lane is placed
+    - taken: whether a worker has asked for work since the lane was opened
+    - calls: how often workers have asked
+    - placement: the id of its workers' placement group
+    - alive: whether it may be opened again
     """
 
     plan: Experiment
@@ -47,16 +53,17 @@ class Lane:
     alive: bool = True
 
     def serves(self, run: Run) -> bool:
+        """Return whether the lane can do the run as it was placed."""
         return LaneShape.of(self.plan).serves(run.experiment)
 
 
 class RunQueue:
-    """Runs in the order in which they were submitted, and lanes.
+    """Assigns runs, in the order in which they were submitted, to lanes.
 
-    plan: for its resources lanes are opened
-    lanes: their names
-    max_rebuilds: how often a lane may be opened anew for a run of another shape
-    warm: lanes outlive their runs; otherwise each run has a lane of its own
+    - plan: the experiment for whose resources lanes are opened at first
+    - lanes: their names
+    - max_rebuilds: how often lanes may be opened again for runs of another shape, counted over all lanes
+    - warm: lanes outlive their runs; False: a lane is opened for each run
     """
 
     def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
@@ -70,66 +77,73 @@ class RunQueue:
     # ---- runs
 
     def submit(self, run: Run) -> None:
+        """Queue a run."""
         entry = self.entries[run.id] = Entry(run)
         self.queue.append(entry)
         self._refuse_what_no_lane_will_serve()
 
     def report(self, run_id: str, metrics: Metrics) -> None:
-        """One that was given before, and comes again after a resume, is ignored."""
+        """Keep a report; one that comes again after a resume is ignored."""
         reports = self.entries[run_id].reports
         if not reports or metrics["step"] > reports[-1]["step"]:
             reports.append(metrics)
 
     def answer(self, run_id: str, seen: int) -> Answer | None:
-        """The report after the first `seen` ones, or how the run ended; None where there is neither yet."""
+        """Return the report after the first `seen` ones, or how the run ended; None where there is neither yet."""
         entry = self.entries[run_id]
         if len(entry.reports) > seen:
             return Answer(entry.reports[seen])
         return Answer(None, entry.reason, entry.history) if entry.ended else None
 
     def cancel(self, run_id: str) -> None:
-        """Its lane is free as soon as its worker has looked."""
+        """Cancel a run; its lane is free as soon as its worker notices."""
         entry = self.entries[run_id]
         entry.cancelled = True
         if not entry.attempts:
             self._end(entry, None)
 
     def is_over(self, run_id: str) -> bool:
-        """Whether it is to be stopped, or has ended."""
+        """Return whether a run was cancelled or has ended."""
         entry = self.entries[run_id]
         return entry.cancelled or entry.ended
 
     def trouble(self, run_id: str, reason: str) -> None:
-        """Why its worker is about to give up. The first of a group knows best."""
+        """Keep why a run's worker is about to give up; in a group, the first reason is closest to the cause."""
         entry = self.entries[run_id]
         entry.trouble = entry.trouble or reason
 
     def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
-        """With a reason, it has failed."""
+        """End a run; with a reason, it has failed."""
         self.entries[run_id].history = history
         self._end(self.entries[run_id], reason)
 
     # ---- workers of lanes
 
     def asked(self, name: str) -> int:
-        """A worker of the lane asks for work. Returns the number of its call, which sends away a worker that was lost while it waited."""
+        """Note that a worker of the lane asks for work, and return the number of its call.
+
+        A later call of the same lane ends an earlier one that still waits: its worker was lost.
+        """
         lane = self.lanes[name]
         lane.taken = True
         lane.calls += 1
         return lane.calls
 
     def again(self, name: str) -> Run | None:
-        """The run that the lane has already: its worker was lost, and the next one gets it again, unless that has happened too often."""
+        """Return the run that the lane already has, or None.
+
+        Its worker was lost. The next worker gets the run again, unless that has happened too often.
+        """
         held = self._held(name)
         return None if held is None or self._lost_too_often(held) else self._begun(held)
 
     def may_take(self, name: str, call: int) -> bool:
-        """Whether `take` has an answer for a worker that waits."""
+        """Return whether `take` has an answer for a worker that waits."""
         lane = self.lanes[name]
         return lane.calls != call or self.closed or not self.warm or self._next_for(lane) is not None
 
     def take(self, name: str, call: int) -> Run | None:
-        """The lane's next run; None where the lane is to be closed, or opened again for a run that it doesn't serve as it is."""
+        """Return the lane's next run; None where the lane must close, or open again for a run of another shape."""
         lane = self.lanes[name]
         mine = self._next_for(lane) if lane.calls == call and self.warm and not self.closed else None
         if mine is None:
@@ -144,16 +158,17 @@ class RunQueue:
         return None
 
     def placed(self, name: str, group: str) -> None:
+        """Remember the placement group of the lane's workers, by its id."""
         self.lanes[name].placement = group
 
     # ---- the driver, which opens lanes
 
     def may_open(self, name: str) -> bool:
-        """Whether `open_lane` has an answer: a lane that isn't warm is opened for a run."""
+        """Return whether `open_lane` has an answer; a lane that isn't warm is only opened for a run."""
         return self.warm or self._held(name) is not None or self.closed or bool(self.queue)
 
     def open_lane(self, name: str) -> Experiment | None:
-        """For whose resources to open the lane; None where it isn't needed any more."""
+        """Return the experiment for whose resources to open the lane; None where it isn't needed any more."""
         lane = self.lanes[name]
         if not self.warm and self._held(name) is None and self.queue:
             entry = self.queue.pop(0)
@@ -162,9 +177,11 @@ class RunQueue:
         return lane.plan if lane.alive and not self.closed else None
 
     def lane_lost(self, name: str, reason: str) -> str | None:
-        """Ray Train has given the lane up. It may be opened again, unless its workers didn't get as far as asking for work.
+        """Handle a lane that Ray Train has given up.
 
-        Returns the placement group that may be left over of it.
+        It may be opened again, unless its workers were lost before they asked for work.
+
+        - returns: the id of the placement group that may be left over of it
         """
         lane, held = self.lanes[name], self._held(name)
         if held is not None:
@@ -179,7 +196,7 @@ class RunQueue:
         return lane.placement
 
     def close(self) -> None:
-        """No more runs: lanes end, and stop what they are at."""
+        """End all lanes and stop their runs."""
         self.closed = True
         for entry in self.entries.values():
             entry.cancelled = True
@@ -195,7 +212,7 @@ class RunQueue:
         return entry.run
 
     def _next_for(self, lane: Lane) -> Entry | None:
-        """The first run in the queue that the lane serves; failing that, one for which a lane must be rebuilt."""
+        """Return the first run in the queue that the lane serves; else the first that no lane serves; else None."""
         fitting = next((entry for entry in self.queue if lane.serves(entry.run)), None)
         return fitting or next((entry for entry in self.queue if not self._is_served(entry)), None)
 
@@ -210,11 +227,12 @@ class RunQueue:
             elif self.warm and not self._is_served(entry) and self.rebuilds >= self.max_rebuilds:
                 self._end(
                     entry,
-                    f"no lane has its workers and resources, and search.max_rebuilds {self.max_rebuilds} is used up",
+                    f"no lane has its workers and resources, and search.max_rebuilds {self.max_rebuilds} is used up;"
+                    " raise it",
                 )
 
     def _lost_too_often(self, entry: Entry) -> bool:
-        """Whether a run whose worker was lost ends with that."""
+        """End a run whose worker was lost, where it was cancelled or lost too often; return whether it is over."""
         most = entry.run.experiment.train.max_failures
         if entry.cancelled:
             self._end(entry, None)

@@ -1,6 +1,6 @@
-"""Floor 4: synthetic rows as one long pass of a Ray Data actor pool over slots of requests.
+"""Streams synthetic rows as one long pass of a Ray Data actor pool over slots of requests.
 
-Nothing here imports torch before a pool actor or a worker needs it, so that a pool starts while its worker still imports.
+Torch is imported only where a pool actor or a worker needs it, so that a pool starts while its worker still imports.
 """
 
 from __future__ import annotations
@@ -33,16 +33,23 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 120
 #: Seconds that a pass may take to end.
 CLOSE_TIMEOUT_S = 15
-#: Slots of a pass. Each costs a millisecond when the pass is opened; when all are used up, another pass is, with new actors.
+#: Slots of a pass. Each costs a millisecond when the pass is opened. After the last one, another pass is opened, with
+#: new actors.
 SLOTS = 256
 
 
 class StreamLost(RuntimeError):
-    """The pool or its coordinator has ended: a new stream must be opened."""
+    """The pool or its coordinator has ended, so that a new stream must be opened."""
 
 
 class SyntheticStream:
-    """A worker's stream: opened first (the pool starts), one job after another, closed when the worker is done."""
+    """Gives a worker its synthetic rows: opened first, which starts the pool, then one job after another, then closed.
+
+    - storage_root: the root that holds the teacher
+    - rank, world_size: of the worker
+    - generator: class of the pool's actors
+    - slots: of one pass
+    """
 
     def __init__(
         self,
@@ -72,11 +79,16 @@ class SyntheticStream:
         snapshot: dict[str, np.ndarray] | None = None,
         version: int = -1,
     ) -> Iterator[Block]:
-        """Let generators work for an experiment from request index `first` on; the job before is over.
+        """Let the generators work for an experiment; the job before is over.
 
-        snapshot, version: of the student as it starts, where the explorer looks at it. Gives the job's blocks in request order.
-        Raises RuntimeError where one is missing or comes twice, GenerationFailed, StreamLost; StreamLost at once where the stream has
-        ended while there was nothing to do.
+        - prepared: holds a reference to a Prepared
+        - first: index of the first request
+        - snapshot: the student's state at the start, where the explorer uses the student; else None
+        - version: the number of steps that this student was trained
+        - returns: an iterator over the job's blocks, in the order of requests
+        - raises StreamLost: at once where the stream ended while there was nothing to do, or by the iterator
+        - raises GenerationFailed: by the iterator, where a generator could not make a request
+        - raises RuntimeError: by the iterator, where a block comes twice
         """
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
@@ -101,21 +113,22 @@ class SyntheticStream:
                 if error is not None:
                     raise GenerationFailed(error)
                 if request is None:
-                    raise RuntimeError("the place of a request that is used up came twice")
+                    raise RuntimeError("the block of a consumed request came twice")
                 index = request // self.world_size
                 if index < expected or index in waiting:
-                    raise RuntimeError(f"request index {index} came twice")
+                    raise RuntimeError(f"the block of request index {index} came twice")
                 waiting[index] = row
             yield unpack(waiting.pop(expected))
             expected += 1
-            # Not waited for: the next block is most likely here already.
+            # Without waiting: the next block is most likely here already.
             self.coordinator.consumed.remote(number, expected)
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
-        """Hand generators the student as it is after `version` steps. Not waited for."""
+        """Send generators the student as it is after `version` steps, without waiting."""
         self.coordinator.publish.remote(self.number, version, weights)
 
     def metrics(self) -> dict[str, float]:
+        """Return the coordinator's metrics and the number of blocks of earlier jobs that were dropped."""
         return {**self._call("stream_metrics"), "dropped_blocks": float(self.dropped)}
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -125,7 +138,7 @@ class SyntheticStream:
             raise StreamLost(f"the stream's coordinator has ended: {err}") from err
 
     def close(self) -> None:
-        """Stop the generators; the pool's processes end with the pass, or, where it doesn't end in time, with this one."""
+        """Stop the generators; the pool's processes end with the pass or, where that takes too long, with this one."""
         self.closed.set()
         self.coordinator.end.remote()
         deadline = time.time() + CLOSE_TIMEOUT_S
@@ -136,9 +149,9 @@ class SyntheticStream:
     def _feed(self, setup: PoolSetup, generator: type, slots: int) -> None:
         try:
             for first_slot in itertools.count(0, slots):
-                # Split in one: the pass is then driven by an actor of its own and not by a thread beside the student's, which
-                # would compete with it for the interpreter. No prefetching by Ray: it would keep the last block back until
-                # another one comes, and that may be the very block that the window waits for.
+                # A split into one part has its own actor to drive the pass. Otherwise a thread of this process would do
+                # so, and compete with the student's for the interpreter. Ray must not prefetch: it would keep the last
+                # block back until another one comes, and the window may be waiting for that very block.
                 (split,) = make_dataset(setup, range(first_slot, first_slot + slots), generator).streaming_split(
                     1, equal=False
                 )
@@ -148,8 +161,8 @@ class SyntheticStream:
                         rows.close()  # ends the pass
                         return
                     self.blocks.put(row)
-        except BaseException as err:  # handed to the thread that can do something about it
-            self.lost = err  # first: rows that nobody takes may be in the way of the other
+        except BaseException as err:  # passed to the thread that reads the blocks
+            self.lost = err  # first, since a queue full of rows may block the next line
             self.blocks.put(err)
 
     def _drain(self) -> None:
@@ -158,21 +171,21 @@ class SyntheticStream:
 
 
 def num_requests(experiment: Experiment, world_size: int) -> int:
-    """Requests that one worker consumes over a whole run."""
+    """Return the number of requests that one worker consumes in a whole run."""
     train = experiment.train
     rows = train.steps * (train.batch_size // world_size) * experiment.synthetic_ratio
     return math.ceil(rows / experiment.pool.rows_per_request)
 
 
 def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Dataset:
-    """Slots, one task each, mapped by the pool to one block a request."""
+    """Make the data set of a pass: slots, one task each, which the pool maps to one block a request."""
     pool = setup.pool
     dataset = ray.data.from_items([{"slot": slot} for slot in slots], override_num_blocks=len(slots))
-    # A block must leave its actor at once: held back to be merged with the next ones, it would wait for grants that wait for it.
-    # Each request is one row, so that the smallest limit never splits it either.
+    # A block must leave its actor at once. Held back to be merged with later ones, it would wait for grants that wait
+    # for it. A request is one row, so that the smallest limit doesn't split it.
     dataset.context.target_max_block_size = 1
     dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
-    # Generators wait for as long as the student needs none of them.
+    # Without a limit, since generators wait for as long as the student needs no rows.
     dataset.context.execution_no_progress_timeout_s = -1
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
@@ -183,7 +196,7 @@ def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Da
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
         resources=pool.actor_resources or None,
-        # One task at a time: a second one, queued, would hold up the retry of a task that its actor's death cut off, and with it
+        # One task at a time: a second one in the queue would delay the retry of a task whose actor died, and with it
         # the window that the second one waits for.
         compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
     )

@@ -1,4 +1,4 @@
-"""What the teacher says of real rows, by an actor pool of Ray Data."""
+"""Labels real rows with the teacher, in an actor pool of Ray Data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.training.preparation import ask_teacher
 
-#: Rows that an actor takes at a time.
+#: Rows that an actor labels in one call.
 ROWS_PER_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What an actor needs.
+    """What an actor of the pool needs.
 
-    record: of the teacher
-    asked: holds a reference to the tables, each with the signals that are wanted of its rows
+    - record: the teacher's
+    - asked: holds a reference to the tables, each with the signals that are wanted of its rows
     """
 
     experiment: Experiment
@@ -40,7 +40,7 @@ class Setup:
 
 
 class TeacherLabeler:
-    """The actor: the place of a block in one of the tables -> what the teacher says of its rows, in one buffer."""
+    """The pool's actor: it gets a table's number and a block's first row, and returns the signals in one buffer."""
 
     def __init__(self, setup: Setup):
         from tgt_ray.teacher.store import load_teacher
@@ -67,16 +67,19 @@ def label_rows(
     storage: Storage,
     beside_lanes: bool,
 ) -> list[Columns]:
-    """The columns of the signals that are wanted of each table's rows, in its order.
+    """Return, for each table, the columns of the signals that are wanted of its rows, in the order of its rows.
 
-    beside_lanes: lanes hold what the pool would ask for, and have nothing to do before its pass is over, so it asks for nothing
+    - record: the teacher's
+    - asked: tables, each with the signals that are wanted of its rows
+    - storage: the root that holds the teacher
+    - beside_lanes: the pool asks for no resources, since lanes hold them and are idle until its pass is over
     """
     import ray.data
 
     if not beside_lanes:
         check_teacher_fits(experiment, nodes())
     resources = {"num_cpus": 0} if beside_lanes else pool_resources(experiment)
-    # Not from_arrow: Ray Data looks at each table in a task of a whole CPU, which may have to wait for lanes.
+    # Not with from_arrow: Ray Data would inspect each table in a task of a whole CPU, which may have to wait for lanes.
     places = [
         {"table": number, "first": first}
         for number, (table, _) in enumerate(asked)

@@ -1,4 +1,4 @@
-"""The teacher's pretraining and check in one task, and what all trials share."""
+"""Pretrains and checks the teacher in one Ray task, and prepares what all trials share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
-    """The teacher's record with its `fit_check`; pretrained and checked in one task where the storage doesn't have them."""
+    """Return the teacher's record with its `fit_check`.
+
+    Where the storage doesn't have them, the teacher is pretrained and checked in one task.
+    """
     record = found_teacher(experiment, data, storage) or _teacher_by_a_task(experiment, data, storage)
     fit_check.judge(experiment, record["fit_check"])
     return record
@@ -43,10 +46,11 @@ def prepare_on_ray(
     beside_lanes: bool,
     objectives: Sequence[Objective] = (),
 ) -> Prepared:
-    """What all trials share, from the teacher cache or by a pass of an actor pool.
+    """Prepare what all trials share, from the teacher cache or with a pass of an actor pool.
 
-    beside_lanes: while lanes start
-    objectives: those that trials may have, where it isn't the experiment's alone
+    - teacher: the teacher's record
+    - beside_lanes: lanes are starting, and hold the resources that the pool would ask for
+    - objectives: all that trials may have; none: only the experiment's
     """
 
     def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
@@ -56,14 +60,15 @@ def prepare_on_ray(
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
-    # Placed by one CPU, so that a busy cluster doesn't hold it up, but with threads for a node: nothing of this run works beside it.
-    # Where generators will be, if that matters. Its process ends with it, and gives back what it holds of a GPU.
+    # The task asks for one CPU, so that a busy cluster doesn't delay it, but has threads for a whole node, since
+    # nothing else of this run works meanwhile. Where generators need GPUs or custom resources, it asks for a
+    # generator's. Its process ends with it, which frees the memory that it holds on a GPU.
     special = needs_places(experiment)
     if special:
         check_teacher_fits(experiment, nodes())
     options = pool_resources(experiment) if special else {"num_cpus": 1}
     threads = max(1, int(largest_node_cpus()))
-    log.info("teacher: made ready and checked now, once; where it has to be pretrained that may take minutes")
+    log.info("teacher: prepared and checked now, once; pretraining, where it is needed, may take minutes")
     reference = ray.put(data)
     try:
         if experiment.teacher.labeler.embeds_documents:
@@ -96,7 +101,11 @@ def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, thre
 
 
 def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
-    """Calls `function` on each of some parts in tasks of Ray Data; gives its results, which JSON can hold, in the parts' order."""
+    """Call `function` on each part, in tasks of Ray Data.
+
+    - function: returns what JSON can hold
+    - returns: the results, in the order of the parts
+    """
     import ray.data
 
     references = [(ray.put(part),) for part in parts]

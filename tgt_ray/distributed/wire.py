@@ -1,4 +1,4 @@
-"""A request's rows as one Arrow row: what travels from a generator to a worker."""
+"""Packs a request's rows into one Arrow row, which travels from a generator to a worker, and unpacks them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from tgt_ray.core.batch import Block
 from tgt_ray.core.signals.values import Columns, flat, unflat
 
 #: One request, as one row.
-#: error: why it wasn't made
-#: payload: the arrays of its rows, as safetensors; null where there are none. A single buffer, since Arrow's tensor columns cost both
-#:     sides milliseconds
+#:
+#: - error: why it wasn't made; null where it was
+#: - request: null where there are no rows
+#: - payload: the arrays of its rows, as safetensors; null where there are no rows. It is a single buffer, since Arrow's
+#:   tensor columns cost both sides milliseconds.
 ROW = pa.schema(
     [
         ("job", pa.int64()),
@@ -24,12 +26,12 @@ ROW = pa.schema(
         ("payload", pa.large_binary()),
     ]
 )
-#: Put before the names of arrays, so that none is taken for another: a signal may have any name.
+#: Prefixes of the names of arrays; they keep the arrays apart, since a signal may have any name.
 ROWS, COLUMNS, SHOWN = "rows/", "columns/", "shown/"
 
 
 def pack(job: int, block: Block) -> pa.Table:
-    """One request as a row."""
+    """Return the row of a request of job number `job`."""
     parts: dict[str, Columns] = {
         ROWS: {"inputs": block.inputs, "anchor": block.anchor},
         COLUMNS: block.columns,
@@ -41,7 +43,7 @@ def pack(job: int, block: Block) -> pa.Table:
 
 
 def stub(job: int, error: str | None = None) -> pa.Table:
-    """The row of a request that wasn't made: for an earlier job, or with the reason."""
+    """Return the row of a request that wasn't made: there was nothing to make, or `error` says what failed."""
     return _row(job=job, error=error)
 
 
@@ -50,7 +52,7 @@ def _row(**values: Any) -> pa.Table:
 
 
 def unpack(row: pa.Table) -> Block:
-    """The request's rows."""
+    """Return a request's rows from its row."""
     found = unflat(safetensors.numpy.load(row["payload"][0].as_py()))
     rows, columns, shown = (
         {name.removeprefix(prefix): values for name, values in found.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""`run` and `run_sweep`, as the command lines and notebooks call them."""
+"""Provides `run` and `run_sweep`, which the command line and notebooks call."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def default_storage() -> str:
-    """`results` in the working directory. Ray deletes a job's working directory, so there it is a folder of the user's home."""
-    if "RAY_ADDRESS" in os.environ:  # which every job has
+    """Return the storage that is used where none is given: `results` in the working directory.
+
+    In a Ray job it is a folder of the user's home, since Ray deletes a job's working directory.
+    """
+    if "RAY_ADDRESS" in os.environ:  # set in every job
         from tgt_ray.distributed.ray_train import in_a_job
 
         if in_a_job():
@@ -44,15 +47,20 @@ def default_storage() -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """Plain data of a config, where it comes from (for messages), and overrides to it."""
+    """Holds plain data of a config, and overrides to it.
+
+    - where: the file that the data comes from, for messages
+    - overrides: dotted keys and values
+    """
 
     data: dict[str, Any]
     where: str = ""
     overrides: list[tuple[str, Any]] = field(default_factory=list)
 
     def build(self, cls: type[Any]) -> Any:
-        # The file alone first, so that a mistake in it is not blamed on an override; then in full, so that an override may set
-        # one key of a block that the file leaves to its defaults.
+        """Build a config of this class; ConfigError for bad data or overrides."""
+        # The file is checked alone first, so that a mistake in it is not blamed on an override. Overrides then apply to
+        # the full config, so that they may set one key of a block that the file leaves to its defaults.
         written = validate(cls, self.data, self.where)
         if not self.overrides:
             return written
@@ -72,7 +80,7 @@ def run(
     - storage: folder or URI for results, teachers and caches; None: `results`
     - name: the run's folder below it; None: a new one
     - local: run in this process, without Ray
-    - resume: go on with the run of that name
+    - resume: continue the run of that name
     - raises ConfigError: for bad input, before anything is started
     - raises RunFailed: where the run was started and failed
     """
@@ -143,7 +151,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
 
 
 def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
-    """A run is a lane with one job."""
+    """Train on Ray: a run is a lane with one job."""
     import ray
     from ray.exceptions import RayActorError
 
@@ -172,7 +180,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
                     _log_report(config.task.metric_names[0], answer.metrics)
             except RayActorError as err:
                 raise RunFailed(
-                    "the actor between this process and the run's workers was lost; --resume goes on"
+                    "the actor between this process and the run's workers was lost; continue with --resume"
                 ) from err
     if answer.reason is not None:
         raise RunFailed(answer.reason)
@@ -181,14 +189,14 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
 
 
 def _keep_files(config: Experiment, folder: Storage) -> None:
-    """Put what the last checkpoint has to show beside the run's record."""
+    """Copy the files of the last checkpoint that are kept to the run's folder."""
     for name in kept_files(config.task):
         if folder.exists("checkpoint", name):
             folder.write(folder.read("checkpoint", name), name)
 
 
 def _log_report(headline: str, metrics: dict[str, Any]) -> None:
-    """headline: the task's first metric."""
+    """Log a report's step, losses, wait share and the task's first metric, `headline`."""
     shown = {
         k: v for k, v in metrics.items() if "loss" in k or k.removeprefix("test_") == headline or k == "wait_share"
     }
@@ -201,7 +209,7 @@ def run_sweep(
     name: str | None = None,
     resume: bool = False,
 ) -> SweepResult:
-    """Run a sweep on the Ray cluster at hand, or on a local one that is started for it.
+    """Run a sweep on the connected Ray cluster, or on a local one that is started for it.
 
     - config: a config, plain data or a YAML file; None: the default sweep
     - storage, name, resume: as for `run`; with `resume` the settings come from the sweep's folder
@@ -221,7 +229,7 @@ def run_sweep(
             loaded.check_files()
             warn_of_odd_settings(loaded.experiment, loaded.largest_values())
             scan = loaded.experiment.task.scan()
-            # Before images are decoded, where that can be told, and below in any case.
+            # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
             root, name = _open(storage, name, "sweep", resume)
         with libraries_to_file(root, name):
@@ -248,18 +256,19 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
 
 
 def _check_format(folder: Storage, name: str) -> None:
-    """ConfigError where a version has begun the sweep whose state this one can't go on from."""
-    # Without a record it was killed before its first trial: it starts afresh.
+    """Raise ConfigError where the sweep was started by a version whose state this one can't continue."""
+    # A sweep without a record was killed before its first trial, and starts afresh.
     if folder.exists("record.json"):
         remedy = "its table and its best student stay as they are, and report reads them; begin a new sweep"
         formats.check("sweep", records.read_json(folder, "record.json"), f"--resume: sweep '{name}'", remedy)
 
 
 def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:
-    """ConfigError where the sweep goes by a metric that its data doesn't give."""
+    """Raise ConfigError where the sweep compares trials by a metric that its data doesn't give."""
     if config.search.metric not in given:
         raise ConfigError(
-            f"search.metric: '{config.search.metric}' needs classes that this data hasn't; it gives {', '.join(given)}"
+            f"search.metric: '{config.search.metric}' needs classes that this data does not have;"
+            f" it gives {', '.join(given)}"
         )
 
 
@@ -274,12 +283,12 @@ def _build(cls: type[Config], what: Any) -> Any:
 
 
 def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
-    """The storage root and the run's name: a new one, or with `resume` one that is there."""
+    """Return the storage root and the run's name: a new one, or with `resume` one that is there."""
     if name is not None:
         check_name(name)
     root = Storage(storage if storage is not None else default_storage())
     if resume and name is None:
-        raise ConfigError("--resume: say which run with --name")
+        raise ConfigError("--resume: give the name of the run or sweep with --name")
     name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
@@ -290,7 +299,7 @@ def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
         raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.root}")
     if taken and not resume:
         raise ConfigError(
-            f"--name {name}: exists already in {root.root}; choose another name, or go on with it by --resume"
+            f"--name {name}: exists already in {root.root}; choose another name, or continue it with --resume"
         )
     root.check_writable()
     return root, name

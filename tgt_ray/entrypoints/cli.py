@@ -1,4 +1,4 @@
-"""The command line: `python -m tgt_ray COMMAND`, or `tgt-ray COMMAND`."""
+"""Provides the command line: `python -m tgt_ray COMMAND`, or `tgt-ray COMMAND`."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ StorageOption = Annotated[
     ),
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", help="Folder of this run below the storage. Default: a new one.")
+    str | None, typer.Option("--name", help="Folder of this run inside the storage. Default: a new one.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run of that --name.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run of that --name.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse to start where the teacher's fit check is below its minimum.")
 ]
 SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and exit.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and the result alone.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the result.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print every message, those of Ray and of other libraries too.")
+    bool, typer.Option("--verbose", "-v", help="Print every message, also those of Ray and other libraries.")
 ]
 
 
 def train(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment. Default: the one on digits."),
+        typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment. Default: long-tailed digits."),
     ] = None,
     sets: Sets = None,
     storage: StorageOption = None,
@@ -61,7 +61,7 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Train one student with its teacher, and measure it on the test split once, at the end."""
-    # Imports below, here and in the other commands, would make --help wait.
+    # Imported here, as in the other commands, since these imports would make --help slow.
     from tgt_ray.core.memory import keep_freed_memory
     from tgt_ray.entrypoints import api
     from tgt_ray.experiment.experiment import Experiment
@@ -71,7 +71,7 @@ def train(
     sets = [*(sets or []), *(["fit_check.on_low=fail"] if strict else [])]
     source = None if resume and file is None and not sets else _data(file, sets, {})
     if local:
-        keep_freed_memory()  # this process is ours alone, as Ray's workers are
+        keep_freed_memory()  # safe, since nothing else runs in this process
     with terminal.messages(_level(quiet, verbose)):
         result = api.run(source, storage=storage, name=name, local=local, resume=resume)
     print(result)
@@ -81,7 +81,7 @@ def train(
 def sweep(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="SWEEP.yaml", help="A sweep. Default: the one on digits."),
+        typer.Argument(metavar="SWEEP.yaml", help="A sweep. Default: long-tailed digits."),
     ] = None,
     sets: Sets = None,
     storage: StorageOption = None,
@@ -120,10 +120,10 @@ def report(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders or URIs of runs and sweeps.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The page to write. Default: report.html, in the folder where it is of one."),
+        typer.Option("--out", help="The page to write. Default: report.html, in the folder if there is only one."),
     ] = None,
 ) -> None:
-    """Write one HTML page of runs and sweeps, from their records: comparison, curves, trials, teacher, pictures."""
+    """Write one HTML page about runs and sweeps from their records: comparison, curves, trials, teacher, pictures."""
     from tgt_ray.core.storage import Storage
     from tgt_ray.results.report import REPORT_FILE
     from tgt_ray.results.report import report as page
@@ -164,9 +164,11 @@ COMMANDS = (train, sweep, report)
 
 
 def main(*commands: Callable[..., None]) -> None:
-    """Run the command that the process was started with, one of `commands` (none: of all).
+    """Run the command that the process was started with.
 
-    Bad input is one line on stderr and exit code 2, a run that failed one line and exit code 1.
+    Bad input ends it with one line on stderr and exit code 2, a run that failed with one line and exit code 1.
+
+    - commands: those to offer; none: all
     """
     app = typer.Typer(
         add_completion=False,

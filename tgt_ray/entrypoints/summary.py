@@ -1,4 +1,4 @@
-"""What a run and a sweep give back, and their last lines."""
+"""Defines the results of runs and sweeps, and prints their last lines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tgt_ray.sweeps.config import SweepConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Columns of a terminal that isn't one: a file, or the log of a job.
+#: Columns of the table where the output is no terminal: a file, or the log of a job.
 NO_TERMINAL = 160
 
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """A finished run.
+    """Holds the result of a finished run.
 
-    - folder: where its records and its student lie
-    - metrics: one row a report, the last one with the test split
+    - folder: holds its records and its student
+    - metrics: one row a report; the last one has the metrics of the test split
     - record: as in record.json
     """
 
@@ -38,10 +38,12 @@ class RunResult:
 
 @dataclass(frozen=True, repr=False)
 class SweepResult:
-    """A sweep that has ended or was interrupted.
+    """Holds the result of a sweep that has ended or was interrupted.
 
+    - folder: holds its table, its records and the best student
+    - config: the sweep
     - trials: its table, one row a trial and best first
-    - best: the winner's row, None where no trial has finished
+    - best: the row of the best trial, controls left out; None where no trial has finished
     - record: as in record.json
     """
 
@@ -62,7 +64,7 @@ class SweepResult:
         return "\n".join(self.lines())
 
     def lines(self) -> Iterator[str]:
-        """How the best student compares with the controls and with the teacher on the test split, a fact a line."""
+        """Yield how the best student compares with controls and teacher on the test split, one fact a line."""
         if self.best is None:
             yield "no trial has finished"
         else:
@@ -80,7 +82,7 @@ class SweepResult:
             yield f"  teacher: {teacher:.2f}"
         sign = 1 if self.config.search.mode == "max" else -1
         for row in controls:
-            # Over one seed no reason to take the control for the better one, but one not to take the best for a gain.
+            # One seed doesn't show that the control is better, but the sweep then shows no gain over it.
             if sign * row[metric] >= sign * best[metric]:
                 yield (
                     f"the control {row['control']} is not behind the best trial by validation {metric}"

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: the project's own messages, and a file for those of libraries."""
+"""Shows the project's own messages while a command runs, and writes those of libraries to a file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Folder of the storage for what libraries say.
+#: Folder of the storage for the messages of libraries.
 LOGS = "logs"
 #: The logger above all of the project's modules.
 OURS = logging.getLogger("tgt_ray")
 
 
 class _Stdout(logging.StreamHandler):
-    """Writes to what `sys.stdout` is at the time of the message: a live table puts its own in that place."""
+    """Writes to what `sys.stdout` is at the time of the message, since a live table replaces it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -51,10 +51,10 @@ def messages(level: int = logging.INFO) -> Iterator[None]:
 
 @contextmanager
 def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
-    """Put what Ray and other libraries write to stderr into `logs/NAME.log` of the storage, and name that file at the end.
+    """Write what Ray and other libraries print on stderr to `logs/NAME.log` of the storage; name the file at the end.
 
-    Nearly all of it is of no use to who runs the command: start-up limits, internals, deprecations. With messages at level
-    DEBUG (--verbose) it stays on the terminal.
+    Nearly all of it doesn't help the user: start-up limits, internals, deprecations. With messages at level DEBUG
+    (--verbose) it stays on the terminal.
     """
     if OURS.isEnabledFor(logging.DEBUG):
         yield

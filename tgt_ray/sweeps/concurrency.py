@@ -1,4 +1,4 @@
-"""How many trials run at once, and for whose resources lanes are opened."""
+"""Computes how many trials run at once, and for whose resources lanes are opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tgt_ray.sweeps.config import SweepConfig
 
 
 def most_demanding(sweep: SweepConfig) -> Experiment:
-    """The experiment of the space that holds the most of a cluster, so that what fits for it fits for every trial."""
+    """Return the trial's experiment that needs the most GPUs, then CPUs: where it fits, every trial fits."""
 
     def size(experiment: Experiment) -> tuple[float, ...]:
         bundles = lane_bundles(experiment)
@@ -26,18 +26,27 @@ def most_demanding(sweep: SweepConfig) -> Experiment:
 
 
 def typical(sweep: SweepConfig) -> Experiment:
-    """The experiment for whose resources lanes are opened: the first of the search, so that trials of another shape cost a rebuild."""
+    """Return the experiment for whose resources lanes are opened; a trial of another shape costs a rebuild.
+
+    It is the first of the search, or the most demanding one where that makes no synthetic rows.
+    """
     first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
     return first[0] if first and first[0].streams else most_demanding(sweep)
 
 
 def checked(sweep: SweepConfig) -> Experiment:
-    """The experiment that the teacher is made ready and checked for: the one as written, or where it makes no rows one that does."""
+    """Return the experiment used to prepare and check the teacher.
+
+    It is the sweep's own or, where that makes no synthetic rows, the one for whose resources lanes are opened.
+    """
     return sweep.experiment if sweep.experiment.streams else typical(sweep)
 
 
 def check_concurrency(sweep: SweepConfig) -> int:
-    """How many trials run at once. ConfigError where not even one fits, or fewer than the sweep asks for."""
+    """Return how many trials run at once.
+
+    - raises ConfigError: where not even one fits, or fewer than the sweep asks for
+    """
     demanding = most_demanding(sweep)
     there = nodes()
     check_fits(demanding, there)
@@ -45,7 +54,7 @@ def check_concurrency(sweep: SweepConfig) -> int:
     room = count_lanes(demanding, sweep.num_trials if asked == "auto" else asked, there)
     if asked != "auto" and room < asked:
         raise ConfigError(
-            f"search.concurrent: {asked} trials at once were asked for, the cluster holds {room};"
+            f"search.concurrent: {asked} trials at once were asked for, but the cluster holds {room};"
             f" {arithmetic(demanding, there)}. Lower it or use auto"
         )
     return room

@@ -1,4 +1,4 @@
-"""What a sweep is: an experiment, a space over its keys, and how to search it. No torch, no ray."""
+"""Defines a sweep: an experiment, a space over its keys, and how to search it; imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -21,31 +21,66 @@ from tgt_ray.sweeps.space import Distribution, lookup
 
 
 class SearchConfig(Config):
-    """How the space is searched."""
+    """How the space of a sweep is searched, and which controls run beside the search."""
 
     algorithm: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="Optuna's TPE, random draws, or every combination"
+        "tpe",
+        description="how the values of trials are chosen; tpe: by Optuna's tree-structured Parzen estimator, random: by"
+        " independent draws, grid: every combination of the choices",
     )
-    trials: int = Field(12, ge=1, description="trials besides the controls; grid runs all its points")
-    concurrent: int | Literal["auto"] = Field("auto", description="trials at once; auto: as many as the cluster holds")
+    trials: int = Field(
+        12,
+        ge=1,
+        description="trials besides the controls; more: better values are found at more cost; grid ignores it and runs"
+        " all combinations",
+    )
+    concurrent: int | Literal["auto"] = Field(
+        "auto",
+        description="trials that run at once; auto: as many as the cluster holds; more: the sweep takes less time, but"
+        " fewer results are known when tpe chooses values",
+    )
     warm_lanes: bool = Field(
         True,
-        description="processes outlive trials: as many lanes as `concurrent` says are started once; false: anew for each trial",
+        description="true: processes outlive trials, as many lanes as trials run at once are started at the beginning;"
+        " false: each trial starts its own processes, which takes longer",
     )
     max_rebuilds: int = Field(
-        8, ge=0, description="lanes started anew during the sweep, for trials whose workers or resources no lane has"
+        8,
+        ge=0,
+        description="how often lanes may be started again during the sweep, for trials whose workers or resources no"
+        " lane has; further trials of that kind fail",
     )
-    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops trials that are behind (Li et al. 2018)")
-    grace_evaluations: int = Field(2, ge=1, description="evaluations before asha may stop a trial")
-    reduction_factor: float = Field(3, gt=1, description="asha lets one trial in this many go on at each rung")
-    startup_trials: int = Field(5, ge=1, description="random trials before TPE's model takes over")
-    metric: str = Field("auto", description="on the validation split; auto: the first that the task gives")
-    mode: Literal["max", "min"] = "max"
-    seed: int = Field(0, ge=0)
+    scheduler: Literal["asha", "none"] = Field(
+        "asha",
+        description="which trials are stopped early; asha: those that are behind (Li et al. 2018), none: every trial"
+        " runs to its end",
+    )
+    grace_evaluations: int = Field(
+        2,
+        ge=1,
+        description="evaluations before asha may stop a trial; higher: fewer good trials are stopped too early, at more"
+        " cost",
+    )
+    reduction_factor: float = Field(
+        3,
+        gt=1,
+        description="asha lets one trial in this many go on at each rung; higher: more trials are stopped early",
+    )
+    startup_trials: int = Field(
+        5, ge=1, description="random trials before tpe's model takes over; higher: more of the space is explored first"
+    )
+    metric: str = Field(
+        "auto",
+        description="what trials are compared by, measured on the validation split; auto: the task's first metric",
+    )
+    mode: Literal["max", "min"] = Field(
+        "max", description="whether higher (max) or lower (min) values of the metric are better"
+    )
+    seed: int = Field(0, ge=0, description="seed of the search: of random draws and of tpe")
     controls: list[str] = Field(
         ["one_hot", "distillation"],
-        description=f"trials beside the search that show what it must beat, of {', '.join(CONTROLS)}; absent: anchors as well where explorers"
-        " start from rows without labels",
+        description=f"trials beside the search that show what it must beat, of {', '.join(CONTROLS)}; where the key is"
+        " absent and explorers start from rows without labels, anchors is one of them",
     )
 
     @model_validator(mode="after")
@@ -59,9 +94,12 @@ class SearchConfig(Config):
 
 
 class SweepConfig(Config):
-    """One sweep."""
+    """One sweep: an experiment, the keys of it that differ between trials, and how their values are searched."""
 
-    experiment: Experiment = Field(default_factory=Experiment)
+    experiment: Experiment = Field(
+        default_factory=Experiment,
+        description="the experiment that all trials share; each trial replaces the keys of the space",
+    )
     space: dict[str, Distribution] = Field(
         default_factory=lambda: {
             "train.synthetic_ratio": Distribution(uniform=(0.1, 0.9)),
@@ -69,8 +107,12 @@ class SweepConfig(Config):
             "explorer.step_size": Distribution(loguniform=(0.05, 1.0)),
         },
         min_length=1,
+        description="dotted keys of the experiment, such as train.synthetic_ratio, and where each is searched; keys of"
+        " task and teacher are refused, since all trials share these",
     )
-    search: SearchConfig = Field(default_factory=SearchConfig)
+    search: SearchConfig = Field(
+        default_factory=SearchConfig, description="how values are chosen, and when trials are stopped early"
+    )
 
     def __repr__(self) -> str:
         return summary(self)
@@ -80,7 +122,7 @@ class SweepConfig(Config):
     @field_validator("search", mode="after")
     @classmethod
     def _task_s_own(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
-        """What follows from the experiment where nothing is said."""
+        """Fill in the metric and the controls from the experiment where the sweep doesn't say."""
         if "experiment" not in info.data:
             return search
         experiment, update = info.data["experiment"], dict[str, Any]()
@@ -112,7 +154,7 @@ class SweepConfig(Config):
         return self
 
     def _probes(self, space: dict[str, Distribution]) -> Iterator[dict[str, Any]]:
-        """Points to try before a sweep starts: each combination of types with each probe of each other key."""
+        """Yield points to check before a sweep starts: each combination of types with each probe of each other key."""
         types = {key: d.probes() for key, d in space.items() if key.endswith(".type")}
         others = [{key: value} for key, d in space.items() if key not in types for value in d.probes()]
         for chosen in itertools.product(*types.values()):
@@ -120,12 +162,15 @@ class SweepConfig(Config):
                 yield {**dict(zip(types, chosen, strict=True)), **other}
 
     def objectives(self) -> list[Objective]:
-        """What trials may minimise, as far as probes tell."""
+        """Return the objectives that trials may have, as far as the probes of the space show."""
         own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
         return [self.trial_experiment(point).objective for point in self._probes(own)]
 
     def check_files(self) -> None:
-        """ConfigError where a file isn't there, or models don't fit together, in the experiment or in any kind of trial."""
+        """Check the files that the experiment and each kind of trial name.
+
+        - raises ConfigError: where a file is missing, or models don't fit together
+        """
         self.experiment.check_files()
         for point in self._probes({key: d for key, d in self.space.items() if key.endswith(".type")}):
             try:
@@ -141,7 +186,7 @@ class SweepConfig(Config):
 
     @property
     def num_trials(self) -> int:
-        """Trials of the search and controls together."""
+        """The number of trials of the search and of controls together."""
         searched = (
             math.prod(len(d.ends()) for d in self.space.values())
             if self.search.algorithm == "grid"
@@ -150,7 +195,10 @@ class SweepConfig(Config):
         return searched + len(self.search.controls)
 
     def first_points(self) -> list[dict[str, Any]]:
-        """Points to try before the algorithm's own: all of a grid; for others the experiment as written, if the space has it."""
+        """Return the points to try before the algorithm's own.
+
+        For grid these are all points; else the experiment's own values, where they lie in the space.
+        """
         if self.search.algorithm == "grid":
             values = itertools.product(*(d.ends() for d in self.space.values()))
             return [dict(zip(self.space, point, strict=True)) for point in values]
@@ -159,13 +207,17 @@ class SweepConfig(Config):
         return [point] if all(self.space[key].contains(value) for key, value in point.items()) else []
 
     def trial_experiment(self, values: dict[str, Any]) -> Experiment:
-        """The experiment of a trial: `values` of the space, or {"control": name}. ConfigError where values don't fit together."""
+        """Return the experiment of a trial.
+
+        - values: dotted keys of the space and their values, or {"control": name}
+        - raises ConfigError: where the values don't fit together
+        """
         if "control" in values:
             return control(self.experiment, values["control"])
         return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
 
     def largest_values(self) -> dict[str, Any]:
-        """Of each key of the space the largest value; where these are no numbers, any."""
+        """Return the largest value of each key of the space; any of its values where they are not numbers."""
         return {
             key: max(ends) if all(isinstance(end, int | float) for end in ends) else ends[0]
             for key, distribution in self.space.items()
@@ -173,7 +225,7 @@ class SweepConfig(Config):
         }
 
     def largest(self, key: str) -> float:
-        """The largest value that a numeric key takes in any trial."""
+        """Return the largest value that a numeric key takes in any trial."""
         here = lookup(self.experiment.model_dump(mode="json"), key)
         return max(self.space[key].ends()) if key in self.space else here
 
@@ -183,6 +235,6 @@ def _said(point: dict[str, Any]) -> str:
 
 
 def default_sweep() -> dict[str, Any]:
-    """The sweep that runs where none is named, as it ships with the package."""
+    """Return the sweep that runs where no file is given, as it ships with the package."""
     text = resources.files("tgt_ray").joinpath("default_sweep.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""A sweep as one Ray Tune experiment. Its trials are light: they queue their runs for lanes, which outlive them."""
+"""Runs a sweep as one Ray Tune experiment, whose light trials queue their runs for lanes that outlive them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 
 class CancelRuns(tune.Callback):
-    """Takes the runs of trials that Tune stops off their lanes."""
+    """Cancels the runs of trials that Tune stops, which frees their lanes."""
 
     def __init__(self, board: str):
-        # By its name: Tune stores its callbacks, and a restored sweep has another board.
+        # The board's name and not its handle: Tune stores its callbacks, and a restored sweep has another board.
         self.board = board
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -50,19 +50,25 @@ class CancelRuns(tune.Callback):
         self._cancel(trial)
 
     def _cancel(self, trial: Any) -> None:
-        with suppress(ValueError):  # a board that was lost has no runs any more, and its trials have failed for that
+        with suppress(ValueError):  # the board was lost: it has no runs any more, and its trials have failed
             ray.get_actor(self.board).cancel.remote(trial.trial_id)
 
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
-    """Run a sweep on the connected cluster in `storage`/`name`. Returns its table; files are as README.md lists them."""
+    """Run a sweep on the connected cluster.
+
+    - storage, name: the sweep's files lie in `storage`/`name`, as README.md lists them
+    - resume: continue the sweep that is there
+    - returns: the table of its trials
+    - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
+    """
     folder = storage.within(name)
     concurrent = check_concurrency(sweep)
-    # Killed before its first trial, a sweep has nothing to restore and starts afresh.
+    # A sweep that was killed before its first trial has nothing to restore and starts afresh.
     resume = resume and any("/experiment_state-" in file for file in folder.files("tune"))
     if resume and concurrent < (before := records.read_json(folder, "record.json")["concurrent"]):
         raise ConfigError(
-            f"--resume: the sweep runs {before} trials at once, this cluster holds {concurrent}; use a larger one"
+            f"--resume: the sweep runs {before} trials at once, but this cluster holds {concurrent}; use a larger one"
         )
     how = sweep.search
     with lanes.open_prepared_lanes(
@@ -79,7 +85,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         log_teacher(prepared)
         if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:
             changed = next(key for key in prepared.fingerprints if before.get(key) != prepared.fingerprints[key])
-            raise ConfigError(f"--resume: {changed} is not what the sweep was begun with; begin a new sweep")
+            raise ConfigError(f"--resume: {changed} has changed since the sweep was started; start a new sweep")
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             fit_check.keep(prepared.teacher, storage, folder)
@@ -87,14 +93,16 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             study_path(folder).unlink(missing_ok=True)
             list_hyperparameters(sweep, folder)
         log.info(
-            "go on after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s", storage.root, name
+            "to continue it after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s",
+            storage.root,
+            name,
         )
         make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
     return finish(sweep, folder)
 
 
 def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
-    """Tell TensorBoard's HParams tab what the trials differ in. By itself it goes by one trial, which may be a control."""
+    """Tell TensorBoard's HParams tab in which keys trials differ; by itself it looks at one, which may be a control."""
     if not folder.is_local:
         return
     examples = {key: distribution.ends()[0] for key, distribution in sweep.space.items()}
@@ -110,6 +118,7 @@ def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
+    """Make Tune's experiment, or with `resume` restore it from the sweep's folder."""
     filter_tune_messages()
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -139,16 +148,16 @@ def make_tuner(
             storage_path=folder.root,
             verbose=0,
             callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder))],
-            # Lost workers are replaced by their lane; a trial that fails all the same would fail again.
+            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
             failure_config=tune.FailureConfig(max_failures=0),
-            # The runs write their own.
+            # The runs write checkpoints themselves.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
 
 
 def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -> dict[str, Any]:
-    """What a reader needs to judge and repeat the numbers."""
+    """Return what a reader needs to judge and repeat the numbers."""
     return {
         formats.KEY: formats.FORMATS["sweep"],
         "kind": "sweep",
@@ -163,13 +172,14 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
 
 
 def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
-    """Keep the best trial's config, metrics and student; give the table that the leaderboard has written."""
+    """Keep the best trial's config, metrics and student in `best`; return the leaderboard's table."""
     table = records.read_table(folder, "trials")
     if not folder.is_local:
         folder.write(study_path(folder).read_bytes(), STUDY_FILE)
     best = best_trial(sweep, table)
     if best is not None:
-        values = records.read_json(folder, "tune", best.trial, "params.json")  # as Tune had them: a table flattens them
+        # The values as Tune had them, since the table flattens them.
+        values = records.read_json(folder, "tune", best.trial, "params.json")
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
@@ -180,7 +190,7 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
 
 
 def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:
-    """The finished trial of the search, not a control, with the best validation metric."""
+    """Return the row of the finished trial with the best validation metric, controls left out; None without one."""
     finished = table[(table.status == "finished") & table.control.isna()]
     if not len(finished):
         return None

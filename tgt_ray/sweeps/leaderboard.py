@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs, and its table's files, rewritten whenever a trial ends."""
+"""Shows a sweep while it runs, and rewrites the files of its table whenever a trial ends."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 def _draws() -> bool:
-    """Whether there is a terminal to draw in, and somebody who wants to see it."""
+    """Return whether there is a terminal to draw in, and messages are shown there."""
     return sys.stdout.isatty() and log.isEnabledFor(logging.INFO)
 
 
 class Leaderboard(Callback):
-    """A live table in a terminal, one line for each ended trial elsewhere.
+    """Shows a live table in a terminal, and elsewhere prints one line for each trial that ends.
 
-    It keeps trials.csv and trials.parquet in the sweep's folder.
+    It keeps trials.csv and trials.parquet in the sweep's folder up to date.
     """
 
     def __init__(self, sweep: SweepConfig, folder: Storage):
@@ -37,14 +37,14 @@ class Leaderboard(Callback):
         self._drawn = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune stores its callbacks to restore them; a terminal can't be stored.
+        # Tune stores its callbacks, and a terminal can't be stored.
         return {**self.__dict__, "_live": None}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if not _draws() or time.time() - self._drawn < 0.5:
             return
         if self._live is None:
-            # It goes away at the end: the sweep's last lines show the final table.
+            # Transient, since the sweep's last lines show the final table.
             self._live = Live(console=Console(), auto_refresh=False, transient=True)
             self._live.start()
         self._drawn = time.time()
@@ -52,7 +52,7 @@ class Leaderboard(Callback):
         self._live.update(render(self.sweep, trial_table(self.sweep, trials), seconds, width), refresh=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Tune calls this before it says so of the trial itself.
+        # Tune calls this before it changes the trial's own status.
         self._ended(trials, trial, "COMPLETE")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which trials are stopped early."""
+"""Decides which trials are stopped early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tgt_ray.sweeps.config import SweepConfig
 
 
 class ControlledASHA(ASHAScheduler):
-    """ASHA that lets controls run to their end: they are there to be compared with, not to win."""
+    """Applies ASHA, but lets controls run to their end, since the best trial is compared with them."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "control" in trial.config:
@@ -24,6 +24,7 @@ class ControlledASHA(ASHAScheduler):
 
 
 def make_scheduler(sweep: SweepConfig) -> TrialScheduler:
+    """Make the sweep's scheduler; one that stops nothing where trials are no longer than asha's grace period."""
     search, steps = sweep.search, int(sweep.largest("train.steps"))
     grace = search.grace_evaluations * int(sweep.largest("train.eval_every"))
     if search.scheduler == "none" or grace >= steps:

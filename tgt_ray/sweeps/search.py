@@ -1,4 +1,4 @@
-"""Optuna's samplers behind Tune, controls first."""
+"""Connects Optuna's samplers to Tune, and runs the controls first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ STUDY_FILE = "optuna_journal.log"
 
 
 class ControlledSearch(OptunaSearch):
-    """Optuna's suggestions, after the controls: trials whose config is {"control": name} and which the study doesn't see."""
+    """Suggests the controls first, then what Optuna suggests.
+
+    The config of a control's trial is {"control": name}. Optuna's study doesn't see these trials.
+    """
 
     def __init__(self, controls: list[str], **options: Any):
         super().__init__(**options)
@@ -41,6 +44,7 @@ class ControlledSearch(OptunaSearch):
 
 
 def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
+    """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = sweep.search
     if search.algorithm == "tpe":
@@ -51,7 +55,7 @@ def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
         sampler = optuna.samplers.RandomSampler(seed=search.seed)
     return ControlledSearch(
         search.controls,
-        # Given here and not to the Tuner, which would fill the keys that a control leaves out with unresolved distributions.
+        # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
         space={key: distribution.to_optuna() for key, distribution in sweep.space.items()},
         metric=search.metric,
         mode=search.mode,
@@ -63,7 +67,10 @@ def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
 
 
 def study_path(folder: Storage) -> Path:
-    """Optuna's journal needs a real file: in the sweep's folder, or beside this driver where the folder is remote."""
+    """Return the path of Optuna's journal: in the sweep's folder, or on this machine where the folder is remote.
+
+    Optuna can only write its journal to a file of a local file system.
+    """
     if folder.is_local:
         return Path(folder.base) / STUDY_FILE
     private = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)

@@ -1,4 +1,4 @@
-"""Where a key is searched. No ray."""
+"""Defines where a key is searched; doesn't import ray."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from tgt_ray.core.config import Config
 
 
 class Distribution(Config):
-    """Where one key is searched: exactly one of these."""
+    """Where one key of the space is searched; give exactly one of these settings."""
 
-    uniform: tuple[float, float] | None = Field(None, description="[low, high], evenly")
-    loguniform: tuple[float, float] | None = Field(None, description="[low, high], evenly in the logarithm")
-    integers: tuple[int, int] | None = Field(None, description="[low, high], both included")
-    choice: list[Any] | None = Field(None, description="one of these values", min_length=1)
+    uniform: tuple[float, float] | None = Field(
+        None, description="[low, high]: numbers between low and high, on a linear scale; low is below high"
+    )
+    loguniform: tuple[float, float] | None = Field(
+        None,
+        description="[low, high]: numbers between low and high, on a logarithmic scale, for keys where ratios matter;"
+        " low is above 0 and below high",
+    )
+    integers: tuple[int, int] | None = Field(
+        None, description="[low, high]: integers from low to high, both included, on a linear scale; low is below high"
+    )
+    choice: list[Any] | None = Field(
+        None,
+        description="the values to choose from, of any kind that the key takes; grid searches only choices",
+        min_length=1,
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Distribution:
@@ -34,11 +46,11 @@ class Distribution(Config):
         return self
 
     def ends(self) -> list[Any]:
-        """The values that must be legal for all to be: both ends, or every choice."""
+        """Return both ends of the range, or every choice; where these are legal, all values are."""
         return list(self.choice or self.uniform or self.loguniform or self.integers or ())
 
     def probes(self) -> list[Any]:
-        """Values to try before a sweep starts: the ends and one between them, or every choice."""
+        """Return values to check before a sweep starts: the ends and one between them, or every choice."""
         if self.choice is not None:
             return list(self.choice)
         low, high = self.ends()
@@ -55,6 +67,7 @@ class Distribution(Config):
         return isinstance(value, int | float) and low <= value <= high
 
     def to_optuna(self) -> Any:
+        """Return the distribution as Optuna's."""
         from optuna import distributions
 
         if self.choice is not None:
@@ -68,7 +81,7 @@ class Distribution(Config):
 
 
 def lookup(data: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key of nested mappings; None where there is none."""
+    """Return the value at a dotted key of nested mappings; None where there is none."""
     value: Any = data
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""The trials of a sweep as one table, and how people see it. No torch, no ray."""
+"""Makes one table of a sweep's trials, and renders it for people; imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from rich.text import Text
 from tgt_ray.core import records
 from tgt_ray.sweeps.config import SweepConfig
 
+#: Most rows of the table that are shown.
 SHOWN = 15
 
+#: Statuses of trials that are over.
 ENDED = ("finished", "stopped early", "failed")
 
 
 def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
-    """One row a trial, best first: status, why it failed, values of the space, metrics, timings.
+    """Make the table of trials, one row each and best first.
 
-    newer: Tune's status of trials by id, where it is known before the trial itself says so.
+    Its columns are status, why the trial failed, values of the space, metrics and times.
+
+    - newer: Tune's status of trials by id, where it is known before the trial itself has it
     """
     rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
     columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
@@ -41,7 +45,7 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     status = _status(sweep, tune_status, trial.last_result or {})
     reason = None
     if status == "failed":
-        # Beside the driver first: the storage has it only after Tune has said that the trial failed.
+        # The local file first: the storage has it only after Tune has reported the failure.
         here = Path(trial.error_file) if trial.error_file else None
         error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
         # The cause is at the bottom of Ray's nested tracebacks.
@@ -68,14 +72,19 @@ def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str
         return "failed"
     if tune_status not in ("TERMINATED", "COMPLETE"):
         return tune_status.lower()
-    # The test split is measured in the last report alone.
+    # Only the last report measures the test split.
     if f"test_{sweep.search.metric}" in result:
         return "finished"
-    # Tune ends its trials alike when it is interrupted, but then it hasn't decided that they are done.
+    # An interruption terminates trials as well, but without the mark that they are done.
     return "stopped early" if tune_status == "COMPLETE" or result.get("done") else "interrupted"
 
 
 def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
+    """Return the line that is printed of a trial when it ends.
+
+    - row: the trial's, of the table
+    - ended, total: numbers of trials
+    """
     what = (
         f"control {row.control}"
         if row.control
@@ -88,6 +97,7 @@ def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
 
 
 def number(value: Any) -> str:
+    """Return a value as text: four digits of a float, "-" where there is none."""
     if value is None or value != value:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -96,11 +106,12 @@ def number(value: Any) -> str:
 def render(
     sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None, width: int = 10_000
 ) -> RenderableType:
-    """The table as people see it: validation to compare by, test for what has finished.
+    """Render the table for people, with the validation metric for all trials and the test metric for finished ones.
 
-    - seconds: since the sweep began; None: not said
-    - width: columns of the terminal. Where the table is wider, reasons of failures go below it, headers are broken between
-      words, and then the last keys of the space are left to trials.csv, which is said.
+    - seconds: since the sweep began; None: not shown
+    - width: columns of the terminal. Where the table is wider, the reasons of failures go below it. Where that isn't
+      enough, headers are broken between words, and then the last keys of the space are left out, with a line that says
+      so and names trials.csv.
     """
     ended = int(table.status.isin(ENDED).sum())
     title = f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else "")
@@ -118,7 +129,7 @@ def render(
         drawn = _draw(sweep, rows, keys, title, reasons=False, narrow=True)
     if len(keys) < len(sweep.space):
         below.append(f"not shown, but in trials.csv: {', '.join(list(sweep.space)[len(keys) :])}")
-    # An error's text may hold what rich takes for markup.
+    # As Text, since the text of an error may look like markup to rich.
     return Group(drawn, *(Text(each) for each in below))
 
 
@@ -149,6 +160,6 @@ def _draw(
 
 
 def _wide(table: Table) -> int:
-    """Columns that a table takes where nothing in it is cut."""
+    """Return the columns that a table takes when nothing in it is cut."""
     console = Console(width=10_000)
     return Measurement.get(console, console.options, table).maximum

@@ -1,4 +1,4 @@
-"""Floor 5: a trial in Tune's process. It imports little, since there is such a process for each lane."""
+"""Runs a trial in Tune's process; imports little, since there is such a process for each lane."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tgt_ray.sweeps.config import SweepConfig
 
 
 class TrialFailed(RuntimeError):
-    """A trial that ends without a result; the message is the reason for the table."""
+    """A trial ended without a result; the message is the reason that the table shows."""
 
 
 class LaneTrial(tune.Trainable):
-    """One trial after another, in Tune's process: no torch here, all the work is done by a lane."""
+    """Does one trial after another in Tune's process, without torch, since a lane does all the work."""
 
     def setup(
         self, config: dict[str, Any], sweep: SweepConfig, board: Any, prepared: tuple[Any, ...], folder: Storage
@@ -27,7 +27,7 @@ class LaneTrial(tune.Trainable):
         self._submit(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Tune gives this process its next trial."""
+        """Begin the next trial that Tune gives to this process."""
         self._submit(new_config)
         return True
 
@@ -38,7 +38,7 @@ class LaneTrial(tune.Trainable):
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
-        """The run's next report."""
+        """Wait for the run's next report and return it."""
         answer = self._call("next_report", self.trial_id, self.seen)
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
