@@ -1,10 +1,11 @@
-"""How good must the generator be? Accuracy with synthetic rows against the labeler's agreement with itself on reconstructions.
+"""Measure the accuracy with synthetic rows against the labeler's agreement with itself on reconstructions.
 
-python benchmarks/agreement.py --data digits|FOLDER [--steps 10,30,100] [--method random] [--seeds 5] [--storage DIR] [--out FILE.json]
-    [--plot FILE.png] [--jobs N] [--set KEY=VALUE ...]
+python benchmarks/agreement.py --data digits|FOLDER [--steps 10,30,100] [--method random] [--seeds 5]
+    [--storage DIR] [--out FILE.json] [--plot FILE.png] [--jobs N] [--set KEY=VALUE ...]
 python benchmarks/agreement.py --show FILE.json [--plot FILE.png]
 
-One generator for each number of pretraining steps, all else alike. What is measured and how: benchmarks/README.md.
+This shows how good a generator must be. Generators differ in their number of pretraining steps and in nothing else.
+benchmarks/README.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -45,21 +46,22 @@ BARS = ("one_hot", "distillation")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a generator of each length and students with each, and give the record."""
     from tgt_ray.training.local import prepare_local
 
     plain = apply_sets(base_experiment(args.data), args.sets)
     base = validate(Experiment, plain)
     if not base.train.synthetic_ratio or base.fit_check.on_low == "skip":
-        raise ConfigError("--set: train.synthetic_ratio above 0 and the fit check are what this measures")
+        raise ConfigError("--set: give a train.synthetic_ratio above 0 and a fit_check.on_low other than skip")
     if base.teacher.generator.external:
-        raise ConfigError("--set teacher.generator: its weights are given, so it can't be trained for different times")
+        raise ConfigError("--set teacher.generator: leave out its weights; it is trained here for several lengths")
     storage, made_on = Storage(args.storage), environment()
     data = base.task.load(storage)
     seeds, points = list(range(args.seeds)), []
     for steps in args.steps:
         sets = [f"teacher.generator.pretrain.steps={steps}", "teacher.generator.pretrain.agreement=null"]
         experiment = methods.method_experiment(validate(Experiment, apply_sets(plain, sets)), args.method)
-        print(f"generator of {steps} steps: pretrained now if the storage doesn't have it", flush=True)
+        print(f"generator of {steps} steps: pretraining it, unless the storage has it", flush=True)
         prepared = prepare_local(experiment, data, storage)
         wanted = {args.method: experiment}
         if not points:
@@ -96,9 +98,10 @@ def _score(results: list[dict[str, Any]], method: str) -> dict[str, Any]:
 
 
 def render(record: dict[str, Any]) -> str:
+    """Write the record as text: what was run, then one line for each generator."""
     train, seeds = record["base"]["train"], ", ".join(map(str, record["seeds"]))
     head = [
-        f"{record['data']}: {record['method']} with generators of different length of training; {train['steps']} steps of"
+        f"{record['data']}: {record['method']} with generators trained for different lengths; {train['steps']} steps of"
         f" {train['batch_size']} rows, synthetic ratio {train['synthetic_ratio']:g}; seeds {seeds}",
         record["teacher_has_seen"],
         f"balanced accuracy on test in percent, mean ± standard deviation over seeds; {record['command']}",
@@ -136,6 +139,7 @@ def render(record: dict[str, Any]) -> str:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
+    """Draw test accuracy against agreement."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -169,7 +173,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     run_options(parser, "accuracy against agreement")
     parser.add_argument(
-        "--steps", type=whole_numbers, default=[10, 25, 50, 100, 200, 800], help="of generators' pretraining"
+        "--steps", type=whole_numbers, default=[10, 25, 50, 100, 200, 800], help="pretraining steps of the generators"
     )
     parser.add_argument("--method", default="random", choices=methods.EXPLORERS, help="how synthetic rows are made")
     return parser.parse_args()

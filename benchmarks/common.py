@@ -1,4 +1,4 @@
-"""What the benchmarks share: the base experiment of `--data`, records that name no folder of the machine, aligned tables."""
+"""Hold what the benchmarks share: the experiment of `--data`, records without paths of the machine, aligned tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ METRIC = "balanced_accuracy"
 
 
 def base_experiment(data: str) -> dict[str, Any]:
-    """Plain data of the experiment for `--data`: the package's default on digits, or that of the file named after the folder."""
+    """Give the experiment for `--data` as plain data.
+
+    It is the package's default on digits, or that of the YAML file named after the folder.
+    """
     if data == "digits":
         # In full, so that --set finds every block with its type.
         return Experiment().model_dump(mode="json")
@@ -35,7 +38,7 @@ def base_experiment(data: str) -> dict[str, Any]:
 
 
 def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
-    """`data` with each KEY=VALUE of --set."""
+    """Apply each KEY=VALUE of --set to `data`."""
     for text in sets:
         data = override(data, *parse_override(text))
     return data
@@ -46,12 +49,12 @@ def data_name(data: str) -> str:
 
 
 def record_path(out: str | None, storage: str, stem: str) -> Path:
-    """Where the record goes: --out, or the storage, so that a trial run never overwrites a committed record."""
+    """Choose the record's path: --out, or the storage, so that a trial run never overwrites a committed record."""
     return Path(out) if out else Path(storage) / f"{stem}.json"
 
 
 def command(script: str) -> str:
-    """The command line as it was given, with the last part of each path only."""
+    """Give the command line as it was typed, with only the last part of each path."""
     given = [re.sub(r"[^\s=,]*/", "", text) for text in sys.argv[1:]]
     return f"python benchmarks/{script} {shlex.join(given)}".rstrip()
 
@@ -63,24 +66,24 @@ def write_record(record: dict[str, Any], path: Path) -> None:
 
 
 def _portable(value: Any) -> Any:
-    """Plain data in which each absolute path is its last part: a record is read on other machines."""
+    """Reduce each absolute path in plain data to its last part, since a record is read on other machines."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(item) for item in value]
     if isinstance(value, str):
-        # Within a sentence as well.
+        # Paths within a sentence are reduced as well.
         return re.sub(r"(?<!\S)/(\S*/)?(?=\S)", "", value)
     return value
 
 
 def row_counts(data: Any) -> dict[str, int]:
-    """Rows of each split of a TaskData."""
+    """Count the rows of each split of a TaskData."""
     return {name: len(table) for name, table in data.tables.items()}
 
 
 def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
-    """The sentence that a reader of the numbers needs: which rows the teacher has seen, and which the student has."""
+    """Say which rows the teacher has seen and which the student has, as a reader of the numbers must know."""
     student = "the student has"
     if experiment["task"]["long_tail"]:
         student += f" only the long-tailed one of {rows['train']} rows"
@@ -94,7 +97,10 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
         )
         own = [f"the {role} is {config['path']}" for role, config in parts.items() if config.get("path")]
         own += [f"the weights of the {role} were given by the user" for role in given]
-        return f"Of {rows['full']} train rows the student has {rows['train']} {texts}; {', '.join(own) or 'no model was given'}."
+        return (
+            f"Of {rows['full']} train rows the student has {rows['train']} {texts};"
+            f" {', '.join(own) or 'no model was given'}."
+        )
     if given:
         return f"The weights of {' and '.join(given)} were given by the user; {student}."
     if {config["pretrain"]["split"] for config in parts.values()} == {"full"}:
@@ -107,22 +113,29 @@ def what_was_seen(experiment: dict[str, Any], rows: dict[str, int]) -> str:
 
 
 def mean_std(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation; none of a single value."""
+    """Compute mean and sample standard deviation; the latter is None for a single value."""
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
 def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
-    """Options of the scripts that train students over seeds. picture: what --plot draws."""
+    """Add the options of the scripts that train students over seeds.
+
+    - picture: what --plot draws
+    """
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--data", metavar="digits|FOLDER", help="digits, or a folder that one of the YAML files here is named after"
+        "--data",
+        metavar="digits|FOLDER",
+        help="digits, or a folder named like one of the YAML files here (without _lt)",
     )
     what.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
     parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
     parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
     parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
-    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs at once, each a process with one thread")
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, help="runs at the same time, each a process with one thread"
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -138,7 +151,7 @@ def show_or_measure(
     render: Callable[[dict[str, Any]], str],
     plot: Callable[[dict[str, Any], Path], None],
 ) -> None:
-    """The record of --show, or one that is measured now and written; its table, and its picture where one is wanted."""
+    """Print the record of --show, or measure one and write it; draw its picture with --plot."""
     record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
     print(render(record))
     if not args.show:
@@ -148,7 +161,7 @@ def show_or_measure(
 
 
 def at_least_one(text: str) -> int:
-    """A number of something, for argparse."""
+    """Parse a whole number of at least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
@@ -165,7 +178,7 @@ def plus_minus(summary: dict[str, Any], digits: int = 2) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right."""
+    """Lay out rows as columns of text: the first aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for first, *rest in rows:
@@ -175,7 +188,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def hardware(environment: dict[str, Any]) -> str:
-    """One line: processor, versions, commit."""
+    """Describe the machine in one line: processor, versions, commit."""
     machine, packages = environment["hardware"], environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "ray", "optuna") if name in packages)
     code = f"commit {short_commit(environment['commit'])}"
@@ -184,9 +197,12 @@ def hardware(environment: dict[str, Any]) -> str:
 
 
 def other_commits(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
-    """A line where commits other than the record's own made some of the runs, which --resume allows; none otherwise."""
+    """Give a line where commits other than the record's own made some of the runs, which --resume allows.
+
+    - returns: one line, or none
+    """
     own = environment["commit"]
-    # Records of before --resume name no commit of single runs.
+    # Records older than --resume name no commit for each run.
     made = Counter(short_commit(result["commit"]) for result in results if result.get("commit", own) != own)
     said = ", ".join(f"{count} by {commit}" for commit, count in sorted(made.items()))
     return [f"of {len(results)} runs some were made by other commits: {said}"] if made else []
@@ -198,7 +214,7 @@ def short_commit(commit: str | None) -> str:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Bad input is one line on stderr and exit code 2, as in the package's own commands."""
+    """Call `run`; bad input ends with one line on stderr and exit code 2, as in the package's own commands."""
     try:
         run()
     except ConfigError as err:

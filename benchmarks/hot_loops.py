@@ -1,9 +1,11 @@
-"""What the settings of the two hot loops are worth: images per second of student and generator, without Ray.
+"""Measure images per second of student and generator, without Ray, under different settings of their loops.
 
-Student: threads, memory layout of its convolutions, torch.compile. Generator: threads, rows of one request, freed memory kept or given
-back to the system. For each, also as many processes of one thread as there are processors, beside one process with them all.
+Student: threads, memory layout of its convolutions, torch.compile. Generator: threads, rows of one request. Both: freed
+memory kept or given back to the system, and as many processes of one thread as there are processors beside one process
+with as many threads.
 
-    python benchmarks/hot_loops.py --data digits|FOLDER [--repeats 5] [--seconds 4] [--compile] [--storage DIR] [--out FILE.json]
+    python benchmarks/hot_loops.py --data digits|FOLDER [--repeats 5] [--seconds 4] [--compile]
+        [--storage DIR] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ Settings = dict[str, Any]
 
 
 def student_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -> Iterator[int]:
-    """Train on a block in memory; gives the rows of each step."""
+    """Train on a block in memory; yield the number of rows of each step."""
     from tgt_ray.training.reader import SyntheticReader
     from tgt_ray.training.run import StudentRun
 
@@ -58,7 +60,7 @@ def student_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -
 
 
 def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage) -> Iterator[int]:
-    """Make one request after another; gives the rows of each."""
+    """Make one request after another; yield the number of rows of each."""
     make = block_maker(experiment, prepared, storage)
     for request in itertools.count():
         make(request)
@@ -66,6 +68,7 @@ def generator_loop(experiment: Experiment, prepared: Prepared, storage: Storage)
 
 
 def block_maker(experiment: Experiment, prepared: Prepared, storage: Storage) -> Callable[[int], Any]:
+    """Give a function that makes the block of a request with an untrained student."""
     from tgt_ray.teacher.store import load_teacher
     from tgt_ray.training.generation import synthesizer_of
     from tgt_ray.training.student import build_student
@@ -81,7 +84,12 @@ LOOPS = {"student": student_loop, "generator": generator_loop}
 
 
 def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: float, ready: Any, out: Any) -> None:
-    """In a process of its own: images per second over `seconds`, once all processes of the setting are ready."""
+    """Measure images per second in a process of its own.
+
+    - seconds: length of the measurement; it starts once all processes of the setting are ready
+    - ready: barrier of these processes
+    - out: queue that takes the result
+    """
     import torch
 
     from tgt_ray.training.local import prepare_local
@@ -104,7 +112,7 @@ def work(loop: str, settings: Settings, base: Experiment, root: str, seconds: fl
 
 
 def images_per_second(loop: str, settings: Settings, base: Experiment, root: str, seconds: float) -> float:
-    """Of all processes of the setting together."""
+    """Measure images per second of all processes of the setting together."""
     context = multiprocessing.get_context("spawn")
     ready, out = context.Barrier(settings["processes"]), context.Queue()
     arguments = (loop, settings, base, root, seconds, ready, out)
@@ -118,7 +126,7 @@ def images_per_second(loop: str, settings: Settings, base: Experiment, root: str
 
 
 def all_settings(compiled: bool) -> dict[str, list[Settings]]:
-    """What is compared; the first of each loop is what lanes do."""
+    """List the settings to compare; the first of each loop is what lanes use."""
     cores = os.cpu_count() or 1
     own = {"processes": 1, "threads": 1, "memory": "kept", "sets": {}}
     together = [{**own, "processes": cores}, {**own, "threads": cores}]
@@ -137,7 +145,7 @@ def run() -> None:
     parser.add_argument("--data", default="digits", metavar="digits|FOLDER")
     parser.add_argument("--show", metavar="FILE.json", help="print the table of a record and run nothing")
     parser.add_argument("--repeats", type=at_least_one, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes a while to start")
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out")
@@ -178,6 +186,7 @@ def describe(settings: Settings) -> str:
 
 
 def render(record: dict[str, Any]) -> str:
+    """Write the record as text: what was run, then one line for each setting."""
     rows = [["", "images/s (median)", "lowest", "highest", "of the first"]]
     for loop, each in record["found"].items():
         base = median(each[0]["images_per_s"])

@@ -1,10 +1,11 @@
-"""Compare methods at equal student steps, or at equal compute, over several seeds: one-hot, long-tail baselines, distillation, and
-four ways to make synthetic rows.
+"""Compare methods over several seeds, at equal student steps or at equal compute.
 
-python benchmarks/methods.py --data digits|FOLDER [--seeds 5] [--storage DIR] [--out FILE.json] [--jobs N] [--set KEY=VALUE ...]
+python benchmarks/methods.py --data digits|FOLDER [--seeds 5] [--storage DIR] [--out FILE.json] [--jobs N]
+    [--set KEY=VALUE ...]
 python benchmarks/methods.py --show FILE.json [--plot FILE.png]
 
-Each run is what `python -m tgt_ray.train --local` does. What is measured and how: benchmarks/README.md.
+Methods are one-hot training, long-tail baselines, distillation, and four ways to make synthetic rows. Each run does
+what `python -m tgt_ray.train --local` does. benchmarks/README.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "random-matched": RandomMatched,
     "gradient": Gradient,
     "interpolation": Interpolation,
-    # Of a generator of texts: what it fills into masked places, with no noise on what it reads.
+    # For generators of texts: masked tokens are filled in, without noise on the latents.
     "masking": Random,
 }
-#: Long-tail baselines: what each changes in an experiment.
+#: What each long-tail baseline changes in an experiment.
 BASELINES: dict[str, dict[str, Any]] = {
     "balanced-sampling": {"train.sampling": "balanced"},
     "logit-adjustment": {"objective.label_loss": {"type": "logit_adjusted"}},
@@ -69,7 +70,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mixup": {"train.augment": {"mixup": 0.2}},
     "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
 }
-#: Other objectives than distillation, after a `+` as well: `distillation + lelp` is LELP without synthetic rows.
+#: Objectives other than distillation; they follow a `+` as well: `distillation + lelp` is LELP without synthetic rows.
 OBJECTIVES: dict[str, type[Objective]] = {"lelp": LELP, "consistency": Consistency}
 SUITES: dict[str, tuple[str, ...]] = {
     "explorers": ("one_hot", "distillation", "random", "random-matched", "gradient", "interpolation"),
@@ -92,7 +93,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "random",
         "random + lelp",
     ),
-    # `a x N` is method a with N times the steps: what cheaper methods reach in the time that gradient exploration takes.
+    # `a x N` is method a with N times the steps: what cheaper methods reach in the time of gradient exploration.
     "compute": (
         "one_hot",
         *(
@@ -107,14 +108,17 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: Folder of the storage that keeps finished runs.
+#: The folder of the storage that keeps finished runs.
 RUNS = "benchmark_runs"
-#: Given to each worker process once, since the tables are large: what every run shares.
+#: What every run shares. Each worker process gets it once, since the tables are large.
 _shared: dict[str, Any] = {}
 
 
 def method_experiment(base: Experiment, method: str) -> Experiment:
-    """The base experiment with another explorer, which keeps what it shares with the base's (sigma, step size, anchors)."""
+    """Make the experiment of a method from the base experiment.
+
+    Another explorer keeps the settings that it shares with the base's (sigma, step size, anchors).
+    """
     method, _, times = method.partition(" x ")
     if times:
         plain = method_experiment(base, method)
@@ -126,8 +130,9 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     method, plus, baseline = method.partition(" + ")
     if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, *OBJECTIVES)):
         raise ConfigError(
-            f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each perhaps followed by"
-            f" ' + ' and one of {', '.join((*BASELINES, *OBJECTIVES))}, and by ' x ' and how many times the steps"
+            f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each optionally"
+            f" followed by ' + ' and one of {', '.join((*BASELINES, *OBJECTIVES))}, and by ' x ' and how many times"
+            " the steps"
         )
     if baseline in OBJECTIVES:
         data = method_experiment(base, method).model_dump(mode="json")
@@ -137,7 +142,7 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         plain = method_experiment(base, method)
         changes = dict(BASELINES[baseline])
         if "objective.label_loss" in changes and plain.objective.model_dump().get("alpha") == 1:
-            changes["objective.alpha"] = 0.5  # at 1 labels have no part in the loss
+            changes["objective.alpha"] = 0.5  # at 1 the label loss has no effect
         return Experiment.model_validate(with_overrides(plain.model_dump(mode="json"), list(changes.items())))
     if method in CONTROLS:
         return control(base, method)
@@ -155,22 +160,26 @@ def with_seed(experiment: Experiment, seed: int) -> Experiment:
 
 
 def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None:
+    """Set up a worker process."""
     import torch
 
     from tgt_ray.training.local import train_local
 
-    # One thread in every worker, whatever --jobs says: core-seconds then mean the same, and rows are summed in one order.
+    # Every worker has one thread whatever --jobs is: core-seconds are comparable, and rows are summed in one order.
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the processes of the platform do
+    keep_freed_memory()  # as the package's own processes do
     _shared.update(prepared=prepared, storage=storage)
-    # A step for nothing: the first use of torch's optimizers costs seconds, which belong to no method.
+    # One step that no method is charged for: the first use of torch's optimizers costs seconds.
     train = base.train.model_copy(update={"steps": 1})
     train_local(base.model_copy(update={"train": train}), prepared, storage)
 
 
 def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
-    """Train one student in this process: its metrics on both splits, and what it cost; kept in the storage at once. made: by
-    what, for the record."""
+    """Train one student in this process, and keep the result in the storage.
+
+    - made: the commit and the machine, for the record
+    - returns: the metrics on both splits, and what the run cost in seconds
+    """
     from tgt_ray.training.local import train_local
 
     cpu, wall = time.process_time(), time.perf_counter()
@@ -199,12 +208,15 @@ def run_all(
     environment: dict[str, Any],
     metric: str = METRIC,
 ) -> list[dict[str, Any]]:
-    """Every method with every seed, in --jobs processes; results in the order of methods and seeds.
+    """Run every method with every seed in --jobs processes.
 
-    metric: what is shown meanwhile. Each finished run is kept in the storage; with --resume those of the same experiment and teacher
-    are taken from there, with the commit that made them.
+    Each finished run is kept in the storage; with --resume those of the same experiment and teacher are taken from
+    there, with the commit that made them.
+
+    - metric: shown as runs finish
+    - returns: results in the order of methods and seeds
     """
-    # Seed by seed, so that a run that is broken off has shown all methods on the same seeds.
+    # Runs go seed by seed, so that an interrupted benchmark has all methods on the same seeds.
     wanted = [(method, with_seed(each, seed)) for seed in seeds for method, each in experiments.items()]
     results, missing = [], []
     for method, experiment in wanted:
@@ -229,7 +241,7 @@ def run_all(
 
 
 def run_name(experiment: Experiment, prepared: Prepared) -> str:
-    """What a run is known by in the storage: its experiment with its seed, its data and its teacher."""
+    """Name a run in the storage by its experiment with its seed, its data and its teacher."""
     return digest(experiment.model_dump(mode="json"), prepared.fingerprints)
 
 
@@ -239,18 +251,20 @@ def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str
 
 
 def teacher_scores(teacher: dict[str, Any]) -> dict[str, float | None]:
-    """The labeler's own score on each split; none where its weights were given and never measured."""
+    """Give the labeler's own score on each split; None where its weights were given and never measured."""
     quality = teacher["labeler"].get("quality", {})
     return {split: quality.get(split, {}).get(METRIC) for split in ("validation", "test")}
 
 
 def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[str, Any]:
-    """Per method: mean and standard deviation over seeds, and the share of the gap from one-hot to the teacher it closes, where
-    one-hot is among the methods."""
+    """Summarise each method: mean and standard deviation over seeds, and the share of the gap that it closes.
+
+    The gap goes from one-hot to the teacher; the share is None unless one-hot is among the methods.
+    """
     ceiling = teacher_scores(teacher)
     names = {"validation": METRIC, "test": f"test_{METRIC}"}
     out: dict[str, Any] = {}
-    # One-hot first: the others are measured from there.
+    # One-hot comes first, since the gap of the others starts there.
     for method in sorted(dict.fromkeys(result["method"] for result in results), key=lambda name: name != "one_hot"):
         runs = [result for result in results if result["method"] == method]
         scores = {split: mean_std([run["metrics"][name] for run in runs]) for split, name in names.items()}
@@ -268,7 +282,7 @@ def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[st
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Test accuracy against processor seconds of a run, a line for each method over its numbers of steps."""
+    """Draw test accuracy against processor seconds of a run, with a line for each method over its numbers of steps."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -302,12 +316,12 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def gap_closed(score: float, floor: float, ceiling: float | None) -> float | None:
-    """Percent of the way from `floor` to `ceiling`; none where there is no way to go."""
+    """Compute the percent of the way from `floor` to `ceiling`; None where the ceiling is unknown or not above."""
     return None if ceiling is None or ceiling <= floor else 100 * (score - floor) / (ceiling - floor)
 
 
 def render(record: dict[str, Any]) -> str:
-    """The record as text: what was run, on what, then one line a method."""
+    """Write the record as text: what was run, on what, then one line for each method."""
     base, teacher, ceiling = record["base"], record["teacher"], teacher_scores(record["teacher"])
     train, tail = base["train"], base["task"]["long_tail"]
     fidelity = teacher["generator"].get("quality", {}).get("validation", {})
@@ -343,7 +357,7 @@ def _row(method: str, line: dict[str, Any]) -> list[str]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Prepare the teacher, run everything, and give the record."""
+    """Prepare the teacher, run every method, and give the record."""
     from tgt_ray.training.local import prepare_local
 
     base = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
@@ -351,8 +365,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     experiments = {method: method_experiment(base, method) for method in methods}
     storage = Storage(args.storage)
     data = base.task.load(storage)
-    made_on = environment()  # now: the checkout may change while this runs
-    print("teacher: pretrained now if the storage doesn't have it", flush=True)
+    made_on = environment()  # read now, since the checkout may change while this runs
+    print("teacher: pretraining it, unless the storage has it", flush=True)
     prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
@@ -384,7 +398,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--methods",
         metavar="A,B",
-        help="these methods instead; `a + b` is method a with long-tail baseline b, `a x 4` with 4 times the steps",
+        help="these methods instead; `a + b` is method a with baseline or objective b, `a x 4` with 4 times the steps",
     )
     return parser.parse_args()
 

@@ -1,9 +1,10 @@
-"""The honest alternative to `python -m tgt_ray.sweep`: one plain PyTorch process in an Optuna loop, as a user would write it.
+"""Search with one plain PyTorch process in an Optuna loop, as a user would write it instead of a sweep of tgt-ray.
 
 python benchmarks/plain_optuna.py SWEEP.yaml --storage DIR --out FILE.json [--threads N]
 
-The training loop, loss, generation and search are its own. Shared with the platform, so that both do the same work: the data,
-the teacher's weights and its cached outputs of the real rows, the student's architecture, the space and the settings.
+It is what `python -m tgt_ray.sweep` is compared with. The training loop, loss, generation and search are its own. So
+that both do the same work, they share the data, the teacher's weights and its cached outputs for the real rows, the
+student's architecture, the space and the settings.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tgt_ray.training.local import prepare_local
 
 
 class Shared:
-    """All that trials have in common, as tensors in memory: rows, the teacher's outputs of them, and the teacher."""
+    """Hold what trials have in common, as tensors in memory: rows, the teacher's outputs for them, and the teacher."""
 
     def __init__(self, experiment: Experiment, storage: Storage):
         data = experiment.task.load(storage)
@@ -40,7 +41,7 @@ class Shared:
         splits = ("train", "validation", "test")
         self.inputs = {name: experiment.task.inputs(data.tables[name], self.shape) for name in splits}
         self.labels = {name: torch.from_numpy(data.labels(name).copy()) for name in splits}
-        prepared = prepare_local(experiment, data, storage)  # stored before the clock was started
+        prepared = prepare_local(experiment, data, storage)  # stored before timing starts
         self.teacher = load_teacher(experiment.teacher, prepared.teacher, self.spec, self.classes, storage)
         self.logits = torch.from_numpy(prepared.student.columns["logits"])
         self.latents = torch.from_numpy(prepared.anchors.latents)
@@ -48,13 +49,13 @@ class Shared:
 
 
 def kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) of each row."""
+    """Compute KL(teacher || student) of each row."""
     log_q = F.log_softmax(student / temperature, dim=1)
     return F.kl_div(log_q, F.log_softmax(teacher / temperature, dim=1), reduction="none", log_target=True).sum(dim=1)
 
 
 def generate(shared: Shared, student: nn.Module, experiment: Experiment) -> tuple[Tensor, Tensor]:
-    """One batch of synthetic rows near random anchors, and the teacher's logits of them."""
+    """Make one batch of synthetic rows near random anchors, with the teacher's logits for them."""
     explorer, teacher = experiment.explorer, shared.teacher
     weights = torch.from_numpy(explorer.anchor_probabilities(shared.labels["train"].numpy()))
     anchors = shared.latents[torch.multinomial(weights, experiment.pool.rows_per_request, replacement=True)]
@@ -75,6 +76,7 @@ def generate(shared: Shared, student: nn.Module, experiment: Experiment) -> tupl
 
 @torch.no_grad()
 def evaluate(student: nn.Module, shared: Shared, split: str) -> float:
+    """Compute the student's balanced accuracy on a split, in percent."""
     student.eval()
     predicted = torch.cat([student(rows).argmax(dim=1) for rows in shared.inputs[split].split(1024)])
     student.train()
@@ -82,7 +84,7 @@ def evaluate(student: nn.Module, shared: Shared, split: str) -> float:
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, cosine decay to zero."""
+    """Compute the factor of a linear warm-up followed by cosine decay to zero."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -91,7 +93,12 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
 def train(
     experiment: Experiment, shared: Shared, trial: optuna.Trial, spent: dict[str, float]
 ) -> tuple[nn.Module, dict[str, float]]:
-    """Train one student, adding to `spent` what it costs. Raises optuna.TrialPruned where the study's pruner says so."""
+    """Train one student.
+
+    - spent: seconds by what they were spent on, which this adds to
+    - returns: the student, and its balanced accuracy on validation and test
+    - raises optuna.TrialPruned: where the study's pruner stops the trial
+    """
     how, objective = experiment.train, experiment.objective
     torch.manual_seed(how.seed)
     backbone = experiment.student.build(shared.spec)
@@ -136,7 +143,10 @@ def train(
 
 
 def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn.Module | None]:
-    """The Optuna loop: a row for each trial, and the best student."""
+    """Run the Optuna loop.
+
+    - returns: a row for each trial, and the best student; None where no trial finished
+    """
     how, space = sweep.search, {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()

@@ -1,4 +1,4 @@
-"""Which processes use how much processor time: sampled while a command runs, summed by what the processes are for."""
+"""Measure the processor time of a command's processes: sample while it runs, and sum by what the processes are for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 SAMPLE_EVERY_S = 0.25
 TIMELINE_EVERY_S = 2.0
 
-#: By what a process's title says (Ray puts the actor's class there). The first that fits counts.
+#: The role of a process by a part of its title, where Ray puts the actor's class. The first that fits counts.
 ROLES = {
     "RayTrainWorker": "students",
     "MapWorker": "generators",
@@ -42,7 +42,12 @@ ROLES = {
 
 
 class ProcessorTime:
-    """Processor seconds by role of a process and all that it starts. What a process does in its last quarter second is missed."""
+    """Measure processor seconds by role, of a process and all that it starts.
+
+    What a process does after its last sample is missed: a quarter of a second at most.
+
+    - pid: the process
+    """
 
     def __init__(self, pid: int):
         self.root = psutil.Process(pid)
@@ -75,17 +80,19 @@ class ProcessorTime:
                 continue
             self.seconds[key] = spent.user + spent.system
             role = "driver" if process.pid == self.root.pid else role_of(title)
-            # A worker process has its title only while it is an actor: what it was stays.
+            # A worker process has an actor's title only while it is one, so its last such role is kept.
             if key not in self.roles or not role.startswith("other"):
                 self.roles[key] = role
 
     def by_role(self) -> dict[str, float]:
+        """Sum processor seconds by role, largest first."""
         total: dict[str, float] = defaultdict(float)
         for key, seconds in self.seconds.items():
             total[self.roles[key]] += seconds
         return {role: round(seconds, 1) for role, seconds in sorted(total.items(), key=lambda item: -item[1])}
 
     def result(self) -> dict[str, Any]:
+        """Stop sampling, and give seconds and numbers of processes by role, and a timeline."""
         self.stop.set()
         self.thread.join()
         counts: dict[str, int] = defaultdict(int)
@@ -99,7 +106,12 @@ def role_of(title: str) -> str:
 
 
 def timed(arguments: Sequence[str]) -> tuple[float, dict[str, Any]]:
-    """Wall seconds of a Python command, from nothing to its end, and its processor time. Raises CalledProcessError."""
+    """Run a Python command and measure it.
+
+    - arguments: what follows `python`
+    - returns: wall seconds from its start to its end, and its processor time
+    - raises CalledProcessError: where it fails
+    """
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments])
     meter = ProcessorTime(process.pid)

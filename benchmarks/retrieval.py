@@ -1,10 +1,13 @@
-"""Compare ways to train a compact query encoder at equal student steps, over several seeds and numbers of labelled queries: labels alone,
-distillation of scores, EmbedDistill, and both with synthetic queries that are perturbed ones or spans of documents.
+"""Compare ways to train a compact query encoder, over several seeds and numbers of labelled queries.
 
-python benchmarks/retrieval.py --data FOLDER [--labelled 50,200,all] [--seeds 5] [--storage DIR] [--out FILE.json] [--jobs N] [--set KEY=VALUE ...]
+python benchmarks/retrieval.py --data FOLDER [--labelled 50,200,all] [--seeds 5] [--storage DIR] [--out FILE.json]
+    [--jobs N] [--set KEY=VALUE ...]
 python benchmarks/retrieval.py --show FILE.json [--plot FILE.png]
 
-Each run is what `python -m tgt_ray.train --local` does. What is measured and how: benchmarks/README.md.
+All take equally many student steps: labels alone, distillation of scores, EmbedDistill, and both of these with
+synthetic queries, which are perturbed queries or spans of documents. Each run does what
+`python -m tgt_ray.train --local` does.
+benchmarks/README.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.transfer_set import Prepared
 
-#: What each method changes in the experiment, which is EmbedDistill with perturbed queries. A control is made from it by its name.
+#: What each method changes in the experiment, which is EmbedDistill with perturbed queries. Controls are made by name.
 SCORES_ALONE = {"objective.embedding_weight": 0.0}
 SPANS = {"teacher.generator": {"type": "spans"}}
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,11 +54,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "embed-distill": {"explorer": {"type": "none"}},
     "random": SCORES_ALONE,
     "random + embed-distill": {},
-    # Queries as they are, with the teacher's outputs: those without answers as well.
+    # Trains on the unchanged queries with the teacher's outputs, including those without answers.
     "anchors + embed-distill": {"explorer": {"type": "identity"}},
     "spans": {**SPANS, **SCORES_ALONE},
     "spans + embed-distill": SPANS,
-    # A compact dual encoder. Documents are longer than queries.
+    # The student embeds documents as well, which are longer than queries.
     "spans + embed-distill + own documents": {
         **SPANS,
         "objective.document_encoder": "student",
@@ -63,7 +66,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 SHOWN = ("ndcg_at_10", "recall_at_20", "recall_at_100")
-#: Of the queries per second: queries at once, and how often each model is timed.
+#: For queries per second: how many are encoded at once, and how often each model is timed.
 AT_ONCE, LAPS = 64, 7
 
 
@@ -74,7 +77,10 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
 
 
 def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, Any]:
-    """Test queries a second that teacher and student encode, in turns in this process with one thread; and their sizes."""
+    """Measure how many test queries a second teacher and student encode, and count their parameters.
+
+    They take turns in this process, with one thread.
+    """
     import torch
 
     from tgt_ray.tasks import inputs_of
@@ -111,6 +117,7 @@ def speeds(base: Experiment, prepared: Prepared, storage: Storage) -> dict[str, 
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run every method with every number of labelled queries, and give the record."""
     from tgt_ray.training.local import prepare_local
 
     plain = apply_sets(base_experiment(args.data), args.sets)
@@ -127,7 +134,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         base = validate(Experiment, with_overrides(plain, [("task.labelled", few)]))
         data = base.task.load(storage)
         results = []
-        # Methods of one generator share what is prepared.
+        # Methods with the same generator share the prepared teacher.
         for spans in (False, True):
             mine = {each: method_experiment(base, each) for each in methods if each.startswith("spans") == spans}
             if mine:
@@ -142,7 +149,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             {"labelled": labelled, "rows": row_counts(data), "results": results, "summary": summarise(results)}
         )
     assert found is not None
-    base, prepared = found  # of the first number of labelled queries
+    base, prepared = found  # those of the first number of labelled queries
     return {
         "kind": "benchmark retrieval",
         "command": command("retrieval.py"),
@@ -161,6 +168,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summarise each method by mean and standard deviation over seeds."""
     out = {}
     for method in dict.fromkeys(result["method"] for result in results):
         runs = [result for result in results if result["method"] == method]
@@ -170,6 +178,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def render(record: dict[str, Any]) -> str:
+    """Write the record as text: what was run, then one line for each method and number of labelled queries."""
     base, train, speed = record["base"], record["base"]["train"], record["speeds"]
     ceiling = record["teacher"]["labeler"]["quality"]["test"]
     share = speed["student"]["parameters"] / speed["teacher"]["parameters"]
@@ -177,14 +186,16 @@ def render(record: dict[str, Any]) -> str:
     rows = record["parts"][-1]["rows"]
     spans = any(each["teacher"]["generator"]["type"] == "spans" for each in record["methods"].values())
     head = [
-        f"{record['data']}: {rows['documents']} documents, {rows['full']} training and {rows['test']} test queries; the whole corpus is"
-        " ranked",
-        f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g} where rows are made;"
-        f" seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
-        f"teacher {base['teacher']['labeler']['path']}, not trained here; queries without labels are anchors, and their documents what it"
-        f" finds{'; `spans` are words of documents, since no trained query generator is at hand' if spans else ''}",
+        f"{record['data']}: {rows['documents']} documents, {rows['full']} training and {rows['test']} test queries;"
+        " the whole corpus is ranked",
+        f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g}"
+        f" where rows are made; seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
+        f"teacher {base['teacher']['labeler']['path']}, not trained here; queries without labels are anchors,"
+        " and their documents what it finds"
+        f"{'; `spans` are words of documents, since no trained query generator is at hand' if spans else ''}",
         f"student {speed['student']['parameters']:,} parameters, {100 * share:.1f} % of the teacher's; it encodes"
-        f" {speed['student']['queries_per_second']:.0f} queries a second on one thread, {faster:.0f} times as many as the teacher",
+        f" {speed['student']['queries_per_second']:.0f} queries a second on one thread, {faster:.0f} times as many"
+        " as the teacher",
         f"percent, mean ± standard deviation over seeds; {record['command']}",
         hardware(record["environment"]),
         *other_commits([each for part in record["parts"] for each in part["results"]], record["environment"]),
@@ -208,7 +219,7 @@ def render(record: dict[str, Any]) -> str:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Test nDCG@10 against the number of labelled queries, a line for each method."""
+    """Draw test nDCG@10 against the number of labelled queries, with a line for each method."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -230,7 +241,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     run_options(parser, "nDCG against the number of labelled queries")
-    parser.add_argument("--methods", help=f"comma-separated, of {', '.join(METHODS)} (default: all)")
+    parser.add_argument("--methods", help=f"comma-separated methods, of {', '.join(METHODS)} (default: all)")
     parser.add_argument("--labelled", default="50,200,all", help="numbers of labelled queries (default: 50,200,all)")
     return parser.parse_args()
 

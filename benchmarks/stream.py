@@ -1,11 +1,12 @@
-"""What the stream costs: the student's and the generator's rows per second, streamed against in memory, and a trial's start-up.
+"""Measure what the stream costs: rows per second streamed against in memory, and the start-up of a trial.
 
-(a) The student fed by the stream against the same loop on blocks in memory, generation switched to blocks made beforehand.
+(a) The student fed by the stream against the same loop on blocks in memory. The pool hands out blocks made beforehand.
 (b) One generator actor that makes blocks for a consumer that does nothing, against the same generator in a plain loop.
 (c) The share of its time that the student waits when the pool keeps up, from the runs of (a).
 (d) Seconds until a trial trains: the first one of a lane, whose processes must start, and those after it.
 
-Ratios are taken side by side in one process: segments of a few seconds alternate, and the median of the pairs' ratios counts.
+Ratios are measured side by side in one process: segments of a few seconds alternate, and the result is the median of
+the pairs' ratios.
 
     python benchmarks/stream.py --data digits|FOLDER [--segments 15] [--repeats 5] [--storage DIR] [--out FILE.json]
 """
@@ -49,7 +50,7 @@ from tgt_ray.training.student import build_student
 
 
 class ReadyGenerator(TeacherGenerator):
-    """A pool actor that hands out copies of one block made beforehand: what is left is the stream's own cost."""
+    """A pool actor that hands out copies of one block made beforehand, so that only the stream's own cost is left."""
 
     def __init__(self, setup: PoolSetup):
         TeacherGenerator.__init__(self, setup)
@@ -67,16 +68,16 @@ class ReadyGenerator(TeacherGenerator):
 
 @ray.remote
 class Measure:
-    """Runs one side of a comparison in an actor of its own, with one torch thread as a train worker has."""
+    """Measure both sides of a comparison in an actor, with one torch thread as a train worker has."""
 
     def __init__(self, experiment: Experiment, prepared: list[Any], root: str):
-        keep_freed_memory()  # as lanes do, so that a ratio shows the stream's cost alone
+        keep_freed_memory()  # as lanes do, so that ratios show the stream's cost alone
         torch.set_num_threads(1)
         self.experiment, self.root, self.ref = experiment, root, tuple(prepared)
         self.prepared: Prepared = ray.get(prepared[0])
 
     def student(self, segments: int, steps: int) -> list[dict[str, float]]:
-        """Images per second over all rows of the student's steps, in turns fed by the stream and from memory."""
+        """Measure images per second over all rows of the student, fed by the stream and from memory in turns."""
         run = StudentRun(self.experiment, self.prepared.student)
         run.student.train()
         stream, blocks = self._stream(run, ReadyGenerator)
@@ -84,7 +85,7 @@ class Measure:
 
         def measure(side: str) -> dict[str, float]:
             reader, published = sides[side], stream if side == "streamed" else None
-            # Not timed: what the pool had made ahead, so that each side bears its own work alone.
+            # These steps are not timed: they use up what the pool made ahead while the other side was measured.
             for _ in range(steps // 4):
                 self._step(run, reader, published)
             reader.wait_s, started = 0.0, time.perf_counter()
@@ -110,12 +111,12 @@ class Measure:
             stream.publish(run.step, checkpoint.snapshot(run.student))
 
     def generator(self, segments: int, blocks: int) -> list[dict[str, float]]:
-        """Images per second of one generator, in turns in the pool and in a plain loop."""
+        """Measure images per second of one generator, in turns in the pool and in a plain loop."""
         stream, streamed = self._stream(StudentRun(self.experiment, self.prepared.student), TeacherGenerator)
         sides = {"streamed": streamed, "in_memory": self._plain()}
 
         def measure(side: str) -> dict[str, float]:
-            # Not timed: what the pool had made ahead.
+            # Not timed: these blocks were made ahead.
             for _ in range(max(blocks // 4, self.experiment.pool.window + 1)):
                 next(sides[side])
             started = time.perf_counter()
@@ -156,7 +157,7 @@ class Measure:
 
 
 def in_turns(measure: Callable[[str], dict[str, float]], segments: int) -> list[dict[str, float]]:
-    """Both sides one right after the other, `segments` times, and the ratio of each pair."""
+    """Measure both sides one right after the other, `segments` times, and the ratio of each pair."""
     out = []
     for segment in range(segments):
         order = ("streamed", "in_memory") if segment % 2 else ("in_memory", "streamed")
@@ -166,7 +167,10 @@ def in_turns(measure: Callable[[str], dict[str, float]], segments: int) -> list[
 
 
 def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, repeats: int) -> list[dict[str, float]]:
-    """Short trials one after another on one lane: the first and `repeats` more, each taken apart."""
+    """Run short trials one after another on one lane, and measure the parts of their time in seconds.
+
+    - repeats: trials after the first
+    """
     values = [("train.steps", 100), ("train.eval_every", 100)]
     short = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), values))
     out, since = [], time.time()
@@ -189,7 +193,7 @@ def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, rep
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", default="digits", help="digits, or a folder that one of the YAML files here is named after"
+        "--data", default="digits", help="digits, or a folder named like one of the YAML files here (without _lt)"
     )
     parser.add_argument(
         "--segments", type=at_least_one, default=15, help="pairs of measurements of student and generator"
@@ -204,7 +208,7 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     experiment = validate(Experiment, apply_sets(base_experiment(args.data), args.sets))
-    # Long enough that a measurement never reaches the end of its stream.
+    # The run is so long that a measurement never reaches the end of its stream.
     rows = args.segments * max(args.steps * experiment.train.batch_size, args.blocks * experiment.pool.rows_per_request)
     plenty = [("train.steps", 4 * rows)]
     endless = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), plenty))
@@ -232,7 +236,7 @@ def main() -> None:
 
 
 def tokens_per_row(experiment: Experiment, prepared: Prepared) -> float | None:
-    """The student's tokens of a train text, on average; None where rows are no texts."""
+    """Average the student's tokens of a train text; None where rows are no texts."""
     backbone = build_student(experiment, prepared.student).backbone
     if not isinstance(backbone, TextBackbone):
         return None
@@ -242,6 +246,7 @@ def tokens_per_row(experiment: Experiment, prepared: Prepared) -> float | None:
 
 
 def show(record: dict[str, Any]) -> None:
+    """Print the results of a record."""
     for name in ("student", "generator"):
         pairs = record[name]
         ratios = sorted(pair["ratio"] for pair in pairs)

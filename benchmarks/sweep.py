@@ -1,10 +1,10 @@
-"""Wall time of a sweep on warm lanes, on cold ones, and of the honest alternative: one plain PyTorch process in an Optuna loop.
+"""Measure the wall time of a sweep on warm lanes, on cold ones, and of one plain PyTorch process in an Optuna loop.
 
-python benchmarks/sweep.py [--trials 12] [--scheduler none|asha] [--storage DIR] [--out FILE.json] [--data digits|FOLDER]
-    [--repeats 1] [--sides warm,cold,plain] [--threads N] [--set KEY=VALUE ...]
+python benchmarks/sweep.py [--trials 12] [--scheduler none|asha] [--storage DIR] [--out FILE.json]
+    [--data digits|FOLDER] [--repeats 1] [--sides warm,cold,plain] [--threads N] [--set KEY=VALUE ...]
 python benchmarks/sweep.py --show FILE.json
 
-All run as commands in processes of their own, one after the other. What is measured and how: benchmarks/README.md.
+All run as commands in processes of their own, one after the other. benchmarks/README.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ from tgt_ray.teacher.transfer_set import Prepared
 
 
 def build_sweep(args: argparse.Namespace) -> SweepConfig:
-    """The default sweep, or its space over the experiment of the folder; with as many trials as asked for and no controls."""
+    """Build the default sweep, or its space over the experiment of the folder.
+
+    It has as many trials as asked for, and no controls.
+    """
     data = default_sweep()
     if args.data != "digits":
         data["experiment"] = base_experiment(args.data)
@@ -64,10 +67,13 @@ def build_sweep(args: argparse.Namespace) -> SweepConfig:
 
 
 def check_comparable(sweep: SweepConfig) -> None:
-    """ConfigError where the plain alternative could not do the same work."""
+    """Check that the plain alternative can do the same work.
+
+    - raises ConfigError: where it can't
+    """
     experiment, search = sweep.experiment, sweep.search
     if experiment.explorer.type not in ("random", "gradient"):
-        raise ConfigError("experiment.explorer.type: the plain alternative knows random and gradient")
+        raise ConfigError("experiment.explorer.type: the plain alternative knows only random and gradient")
     if experiment.train.optimizer != "adamw" or search.algorithm != "tpe" or search.metric != METRIC:
         raise ConfigError(f"the plain alternative trains with adamw and searches {METRIC} with tpe")
     if search.controls or search.mode != "max":
@@ -75,7 +81,7 @@ def check_comparable(sweep: SweepConfig) -> None:
 
 
 def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
-    """Teacher and teacher cache, made before any clock starts."""
+    """Prepare teacher and teacher cache before timing starts."""
     from tgt_ray.training.local import prepare_local
 
     data = sweep.experiment.task.load(storage)
@@ -83,7 +89,7 @@ def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
 
 
 def run_ours(sweep: SweepConfig, file: Path, storage: Storage, warm: bool) -> dict[str, Any]:
-    """The platform's sweep: its wall time, and its own table."""
+    """Run the sweep of tgt-ray, and give its wall time and its table."""
     name = f"benchmark-{uuid.uuid4().hex[:8]}"
     arguments = ["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name]
     wall, processes = timed([*arguments, "--set", f"search.warm_lanes={str(warm).lower()}"])
@@ -103,7 +109,7 @@ def run_ours(sweep: SweepConfig, file: Path, storage: Storage, warm: bool) -> di
 
 
 def where_ours(trials: list[dict[str, Any]], wall: float, concurrent: int) -> dict[str, float]:
-    """Mean seconds of a lane that a trial takes for what."""
+    """Average the seconds of a lane that a trial takes, by what it spends them on."""
     told = [trial for trial in trials if trial.get("train_s") is not None]
     spent = {name: mean(t.get(name) or 0.0 for t in told) for name in ("train_s", "start_wait_s", "setup_s", "idle_s")}
     spent["train_s"] -= spent["start_wait_s"]
@@ -112,7 +118,7 @@ def where_ours(trials: list[dict[str, Any]], wall: float, concurrent: int) -> di
 
 
 def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) -> dict[str, Any]:
-    """The plain loop: its wall time, and its own table."""
+    """Run the plain loop, and give its wall time and its table."""
     out = file.parent / "plain.json"
     script = str(HERE / "plain_optuna.py")
     wall, processes = timed(
@@ -130,7 +136,7 @@ def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) ->
 
 
 def where_plain(trials: list[dict[str, Any]], wall: float) -> dict[str, float]:
-    """Mean seconds a trial spends on what."""
+    """Average the seconds of a trial, by what it spends them on."""
     lane = wall / len(trials)
     seconds, generate, evaluate = (mean(t[name] for t in trials) for name in ("seconds", "generate_s", "evaluate_s"))
     return {
@@ -143,7 +149,7 @@ def where_plain(trials: list[dict[str, Any]], wall: float) -> dict[str, float]:
 
 
 def outcome(sweep: SweepConfig, trials: list[dict[str, Any]], validation: str, test: str) -> dict[str, Any]:
-    """The best trial by validation, how many trials ended how, and how much synthetic work the search asked for."""
+    """Give the best trial by validation, the numbers of trials, and how much synthetic work the search asked for."""
     finished = [trial for trial in trials if trial["status"] == "finished"]
     if not finished:
         raise RuntimeError("no trial has finished; see the output above")
@@ -162,7 +168,7 @@ def outcome(sweep: SweepConfig, trials: list[dict[str, Any]], validation: str, t
 
 
 def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) -> dict[str, list[dict[str, Any]]]:
-    """All sides once in each repeat; who goes first changes, so that a warm disk helps none."""
+    """Run all sides once in each repeat, starting with another side each time, so that a warm disk favours none."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sweep.yaml"
@@ -170,7 +176,7 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
         for repeat in range(args.repeats):
             first = repeat % len(args.sides)
             for side in args.sides[first:] + args.sides[:first]:
-                load = os.getloadavg()[0]  # of the last minute: on a machine that others use, wall times mean little
+                load = os.getloadavg()[0]  # over the last minute; where others use the machine, wall times mean little
                 if side == "plain":
                     result = run_plain(sweep, file, storage, args.threads)
                 else:
@@ -184,13 +190,16 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
 
 
 def mean_by_role(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Processor seconds by role, largest first."""
+    """Average processor seconds by role, largest first."""
     roles = {role for run in runs for role in run}
     return dict(sorted(((role, mean(run.get(role, 0.0) for run in runs)) for role in roles), key=lambda item: -item[1]))
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Per side: wall time, where it went, and what was found, over the repeats; and the ratios of the median wall times."""
+    """Summarise the repeats of each side, and compute the ratios of the median wall times.
+
+    A side's summary has its wall time, what the time was spent on, and what was found.
+    """
     sides = {
         side: {
             "wall_s": mean_std([run["wall_s"] for run in results]),
@@ -224,7 +233,7 @@ WHERE = {
 
 
 def render(record: dict[str, Any]) -> str:
-    """The record as text: what was run, on what, the sides beside each other."""
+    """Write the record as text: what was run, on what, the sides beside each other."""
     summary, sweep, runs = record["summary"], record["sweep"], record["runs"]
     sides, train = summary["sides"], sweep["experiment"]["train"]
     lanes = next((found[0]["concurrent"] for found in runs.values() if "concurrent" in found[0]), 1)
@@ -232,7 +241,7 @@ def render(record: dict[str, Any]) -> str:
         f"{record['data']}, {sweep['search']['trials']} trials of {train['steps']} steps of {train['batch_size']} rows,"
         f" evaluated every {train['eval_every']}; early stopping: {sweep['search']['scheduler']};"
         f" repeats: {len(next(iter(runs.values())))}",
-        f"space: {', '.join(sweep['space'])}; teacher and teacher cache were made before the clock started",
+        f"space: {', '.join(sweep['space'])}; teacher and teacher cache were made before timing started",
         record["teacher_has_seen"],
         f"warm, cold: python -m tgt_ray.sweep on {lanes} lanes that outlive trials, or are started for each;"
         f" plain: plain_optuna.py, one trial at a time on {record['plain_threads']} threads",
@@ -257,10 +266,10 @@ def render(record: dict[str, Any]) -> str:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run both sides and give the record."""
+    """Run all sides and give the record."""
     sweep, storage = build_sweep(args), Storage(args.storage)
-    made_on = environment()  # now: the checkout may change while this runs
-    print("teacher: pretrained now if the storage doesn't have it", flush=True)
+    made_on = environment()  # read now, since the checkout may change while this runs
+    print("teacher: pretraining it, unless the storage has it", flush=True)
     data, prepared = prepare(sweep, storage)
     runs, rows = run_repeats(args, sweep, storage), row_counts(data)
     config = sweep.model_dump(mode="json")
@@ -290,14 +299,16 @@ def parse() -> argparse.Namespace:
         "--sides",
         type=lambda text: text.split(","),
         default=["warm", "cold", "plain"],
-        help="the first against the others",
+        help="what to run; the first is compared with the others",
     )
-    parser.add_argument("--scheduler", choices=["none", "asha"], default="asha", help="early stopping, on all sides")
+    parser.add_argument("--scheduler", choices=["none", "asha"], default="asha", help="early stopping on all sides")
     parser.add_argument("--repeats", type=at_least_one, default=1)
-    parser.add_argument("--threads", type=at_least_one, default=os.cpu_count(), help="of the plain loop")
+    parser.add_argument("--threads", type=at_least_one, default=os.cpu_count(), help="torch threads of the plain loop")
     parser.add_argument("--storage", default="results", help="folder for sweeps, teachers and the teacher cache")
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of the sweep")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="setting of the sweep"
+    )
     return parser.parse_args()
 
 

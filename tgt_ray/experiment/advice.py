@@ -1,4 +1,4 @@
-"""What is legal and hardly ever meant, and texts that a model doesn't see all of."""
+"""Warn of settings that are legal but rarely intended, and of texts that a model cuts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from tgt_ray.tasks import TaskData
 
 log = logging.getLogger(__name__)
 
-#: AdamW's peak above which a pretrained student is likely to lose what it knows (our choice).
+#: AdamW's peak learning rate above which a pretrained student is likely to lose what it knows (our choice).
 FAST = 1e-3
 
 
 def warn_of_odd_settings(config: Experiment, largest: Mapping[str, Any] | None = None) -> None:
-    """Warn of what is legal and hardly ever meant. largest: of a sweep, the largest value of each key that its trials differ in."""
+    """Warn of settings that are legal but rarely intended.
+
+    - largest: of a sweep, the largest value of each key in its space
+    """
     train, largest = config.train, largest or {}
     fastest = largest.get("train.learning_rate", train.learning_rate)
     if config.student.pretrained_elsewhere and train.optimizer == "adamw" and fastest > FAST:
         log.warning(
-            "train.learning_rate: %g is likely to undo what the pretrained student knows; 3e-5 is usual for transformers, 3e-4 for"
-            " convolutions",
+            "train.learning_rate: %g is likely to undo what the pretrained student knows;"
+            " 3e-5 is usual for transformers, 3e-4 for convolutions",
             fastest,
         )
     objective = config.objective
@@ -34,17 +37,18 @@ def warn_of_odd_settings(config: Experiment, largest: Mapping[str, Any] | None =
         loss = objective.label_loss.type
         if loss != "cross_entropy":
             log.warning(
-                "objective.label_loss: '%s' is weighted by 1 - alpha, and alpha is 1, so it has no part in the loss; give an alpha below 1",
+                "objective.label_loss: '%s' is weighted by 1 - alpha, and alpha is 1, so it has no effect;"
+                " set objective.alpha below 1",
                 loss,
             )
 
 
 def warn_of_cut_texts(config: Experiment, data: TaskData) -> None:
-    """One line for each model of texts that doesn't see all of them."""
+    """Log one warning for each text model that cuts some of its texts to its token limit."""
     for key, part, tables, why in _readers(config):
         with concerning(key):
             tokens = part.tokens(data.spec, key)
-        # A user's own task may keep its texts otherwise.
+        # A user's own task may keep its texts in another form.
         found = [config.task.texts(name, table) for name in tables if (table := data.tables.get(name)) is not None]
         found = [] if any(isinstance(data.tables.get(name), StoredTable) for name in tables) else found
         texts = [text for each in found if each is not None for text in each[1]]
@@ -58,13 +62,13 @@ def warn_of_cut_texts(config: Experiment, data: TaskData) -> None:
 
 
 def _readers(config: Experiment) -> Iterator[tuple[str, ReadsTexts, tuple[str, ...], str]]:
-    """Each model of texts by its key, names of the tables that it reads, and why, where that isn't plain."""
+    """Give each text model with its key, the tables that it reads, and a reason where that isn't plain."""
     labeler, generator, student = config.teacher.labeler, config.teacher.generator, config.student
-    # Anchors are read by the teacher, and what is made of them by the student.
+    # The teacher reads the anchors, and the student reads what is made from them.
     own = ("train", "unlabelled") if config.streams and generator.starts_from_train else ("train",)
     if isinstance(labeler, ReadsTexts):
         yield "teacher.labeler", labeler, own, ""
-    # A model that writes after prompts loses a prompt's beginning: other texts, not this one's end.
+    # A model that continues a prompt drops the prompt's first examples, and never cuts the end of a text.
     prompted = generator.only_samples and generator.starts_from_train
     if isinstance(generator, ReadsTexts) and config.streams and not prompted:
         yield "teacher.generator", generator, own if generator.starts_from_train else generator.starts_from, ""

@@ -1,4 +1,7 @@
-"""Do the blocks of an experiment fit together? Each check raises a ValueError that names the key, the value and what would be right."""
+"""Check that the blocks of an experiment fit together.
+
+Each check raises a ValueError that names the key, the value and what would be right.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
     from tgt_ray.experiment.experiment import Experiment
     from tgt_ray.objectives import Objective
 
-#: How an error ends that lists the built-in types which would do.
+#: The last entry of the legal types in an error: users may name a class of their own.
 OWN = "package.module:Class for your own"
 
 
 def check_all(experiment: Experiment) -> None:
+    """Run every check that needs no files."""
     for check in (
         check_modality,
         check_labeler,
@@ -40,16 +44,17 @@ def check_all(experiment: Experiment) -> None:
 
 
 def legal(names: Iterable[str]) -> str:
+    """List the legal types for an error message."""
     return ", ".join([*names, OWN])
 
 
 def fits(modality: str, kind: str) -> bool:
-    """Whether a component for one kind of inputs can work with another."""
+    """Tell whether a component of `modality` can read inputs of `kind`; "any" fits all."""
     return modality == kind or "any" in (modality, kind)
 
 
 def check_modality(experiment: Experiment) -> None:
-    """Each model is for the task's kind of inputs."""
+    """Require that each model is made for the task's kind of inputs."""
     task, kind = experiment.task, experiment.task.modality
     parts: list[tuple[str, Any, Any]] = [
         ("teacher.labeler", experiment.teacher.labeler, AnyLabeler),
@@ -60,27 +65,28 @@ def check_modality(experiment: Experiment) -> None:
         if not fits(part.modality, kind):
             would_do = [name for name, cls in builtin_types(family).items() if fits(cls.modality, kind)]
             raise ValueError(
-                f"{key}.type: '{part.type}' is for {part.modality}s, and task.type '{task.type}' has {kind}s; legal: {legal(would_do)}"
+                f"{key}.type: '{part.type}' is for {part.modality}s, and task.type '{task.type}' has {kind}s;"
+                f" legal: {legal(would_do)}"
             )
     if experiment.train.augment is not None and not fits("image", kind):
         raise ValueError(f"train.augment: is for images, and task.type '{task.type}' has {kind}s; leave it out")
 
 
 def check_labeler(experiment: Experiment) -> None:
-    """The labeler scores what the task asks for: classes, or the documents of a corpus."""
+    """Require that the labeler scores what the task asks for: classes, or the documents of a corpus."""
     labeler, task = experiment.teacher.labeler, experiment.task
     if labeler.embeds_documents == task.has_documents:
         return
     mine, theirs = ("documents" if each else "classes" for each in (labeler.embeds_documents, task.has_documents))
     would_do = [name for name, cls in builtin_types(AnyLabeler).items() if cls.embeds_documents == task.has_documents]
     raise ValueError(
-        f"teacher.labeler.type: '{labeler.type}' is for tasks whose answers are {mine}, and those of task.type '{task.type}' are"
-        f" {theirs}; legal: {legal(would_do)}"
+        f"teacher.labeler.type: '{labeler.type}' is for tasks whose answers are {mine},"
+        f" and those of task.type '{task.type}' are {theirs}; legal: {legal(would_do)}"
     )
 
 
 def check_signals(experiment: Experiment) -> None:
-    """What the objective needs is there."""
+    """Require that the teacher gives each signal that the objective needs."""
     objective, task = experiment.objective, experiment.task
     teacher = TeacherSide(classes=not experiment.teacher.labeler.embeds_documents, documents=task.has_documents)
     try:
@@ -97,7 +103,7 @@ def check_signals(experiment: Experiment) -> None:
 
 
 def _lacking(objective: Objective, teacher: TeacherSide) -> str | None:
-    """The first signal that isn't there, and why."""
+    """Name the first signal that the teacher doesn't give, and why."""
     for signal in objective.signals:
         why = signal.lacking(teacher)
         if why is not None:
@@ -106,13 +112,13 @@ def _lacking(objective: Objective, teacher: TeacherSide) -> str | None:
 
 
 def check_documents(experiment: Experiment) -> None:
-    """What is for classes is not asked of documents, and the other way."""
+    """Refuse settings for classes where the task has documents, and the other way round."""
     task, generator, explorer = experiment.task, experiment.teacher.generator, experiment.explorer
     if not task.has_documents:
         if not generator.starts_from_train:
             raise ValueError(
-                f"teacher.generator.type: '{generator.type}' makes queries from documents, and task.type '{task.type}' has none; use"
-                " masked_lm or seq2seq"
+                f"teacher.generator.type: '{generator.type}' makes queries from documents,"
+                f" and task.type '{task.type}' has none; use masked_lm or seq2seq"
             )
         return
     train = experiment.train
@@ -126,80 +132,91 @@ def check_documents(experiment: Experiment) -> None:
             raise ValueError(f"{key}: '{value}' is for classes, and task.type '{task.type}' has none; leave it out")
     if experiment.streams and not experiment.objective.teaches_synthetic:
         raise ValueError(
-            "objective: embedding_weight and score_weight are both 0, so synthetic rows teach nothing; give one of them, or explorer.type"
-            " none"
+            "objective: embedding_weight and score_weight are both 0, so synthetic rows teach nothing;"
+            " set one of them above 0, or explorer.type none"
         )
     if experiment.objective.lookup is not None and explorer.on_policy:
         raise ValueError(
-            f"objective.document_encoder: student, but explorer.type '{explorer.type}' looks at what the student says of documents that"
-            " generators haven't; use random, or document_encoder: teacher"
+            f"objective.document_encoder: student, but explorer.type '{explorer.type}' looks at the student's"
+            " embeddings of documents, which generators don't have; use random, or document_encoder: teacher"
         )
 
 
 def check_gradients(experiment: Experiment) -> None:
+    """Require a differentiable generator where the explorer follows gradients."""
     explorer, generator = experiment.explorer, experiment.teacher.generator
     if explorer.needs_differentiable and not generator.differentiable:
         raise ValueError(
-            f"explorer.type: '{explorer.type}' needs gradients through the generator, and teacher.generator.type '{generator.type}' gives"
-            " none; use random, random-matched or interpolation"
+            f"explorer.type: '{explorer.type}' needs gradients through the generator,"
+            f" and teacher.generator.type '{generator.type}' gives none; use random, random-matched or interpolation"
         )
 
 
 def check_moves(experiment: Experiment) -> None:
-    """The generator has what the explorer asks for."""
+    """Require that the generator supports the moves that the explorer makes."""
     explorer, generator = experiment.explorer, experiment.teacher.generator
     if explorer.needs_neighbours and generator.contextual:
         raise ValueError(
-            f"explorer.type: '{explorer.type}' goes between the latents of two anchors, and teacher.generator.type '{generator.type}' makes"
-            " a text's latents anew each time; use random or random-matched"
+            f"explorer.type: '{explorer.type}' goes between the latents of two anchors,"
+            f" and teacher.generator.type '{generator.type}' makes a text's latents anew each time;"
+            " use random or random-matched"
         )
     pairs = experiment.task.pair_column
     if pairs is not None and not generator.keeps_pairs and experiment.streams:
         raise ValueError(
-            f"task.data.pair_column: '{pairs}', but teacher.generator.type '{generator.type}' writes one text for a pair; use masked_lm, or"
-            " seq2seq with decoding: parallel"
+            f"task.data.pair_column: '{pairs}', but teacher.generator.type '{generator.type}' writes one text for"
+            " a pair; use masked_lm, or seq2seq with decoding: parallel"
         )
     if not explorer.decodes and not generator.starts_from_train:
         raise ValueError(
-            f"explorer.type: '{explorer.type}' takes anchors as they are, and teacher.generator.type '{generator.type}' starts from"
-            " documents, which are no queries; use random, or another generator"
+            f"explorer.type: '{explorer.type}' takes anchors as they are,"
+            f" and teacher.generator.type '{generator.type}' starts from documents, which are not queries;"
+            " use random, or another generator"
         )
     if generator.only_samples and explorer.synthesizes and explorer.decodes and explorer.type != "random":
         raise ValueError(
-            f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none; use random"
+            f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none;"
+            " use random"
         )
 
 
 def check_embeddings(experiment: Experiment) -> None:
-    """Targets from the labeler's embedding need its head, and rows that are not mixed."""
+    """Check targets from the labeler's embedding: they need its stored head, and rows that MixUp leaves alone."""
     labeler, augment, objective = experiment.teacher.labeler, experiment.train.augment, experiment.objective
     if EMBEDDING in objective.signals and not labeler.stored:
         raise ValueError(
-            f"objective.type: '{objective.type}' needs the weight of the labeler's head, and the weights of teacher.labeler.type"
-            f" '{labeler.type}' are not kept in the storage; use another labeler, or objective.type distillation"
+            f"objective.type: '{objective.type}' needs the weight of the labeler's head,"
+            f" and the weights of teacher.labeler.type '{labeler.type}' are not kept in the storage;"
+            " use another labeler, or objective.type distillation"
         )
     if augment is not None and augment.mixup:
-        # What a subclass or a document is said to be isn't linear in the embedding.
+        # Targets such as subclasses or documents are not linear in the embedding, so they can't be mixed.
         kept = [signal for signal in objective.signals if signal.real and not signal.mixes]
         if kept:
             raise ValueError(
-                f"train.augment.mixup: {augment.mixup:g}, but objective '{objective.type}' takes its targets from the teacher's"
-                f" {kept[0].name} of a row, which a mixed row has none of; use 0"
+                f"train.augment.mixup: {augment.mixup:g}, but objective '{objective.type}' takes its targets from"
+                f" the teacher's {kept[0].name} of a row, and a mixed row has none; use 0"
             )
 
 
 def check_further_rows(experiment: Experiment) -> None:
-    """Rows that the student embeds beside the batch's are real, and come after its synthetic ones."""
+    """Refuse batch norms per source where the student also embeds anchors.
+
+    Anchors are real rows, but they follow the batch's synthetic rows and would be normalised as such.
+    """
     objective = experiment.objective
     if experiment.train.batch_norm == "per_source" and any(signal.through_student for signal in objective.signals):
         raise ValueError(
-            f"train.batch_norm: per_source, but objective.type '{objective.type}' has anchors among the synthetic rows, which are real; use"
-            " shared"
+            f"train.batch_norm: per_source, but objective.type '{objective.type}' has anchors, which are real rows,"
+            " among the synthetic rows; use shared"
         )
 
 
 def check_files(experiment: Experiment) -> None:
-    """ConfigError where a weights file that is named isn't there, or vocabularies that must be one differ."""
+    """Check what depends on files: weights exist, and models that must share a vocabulary do.
+
+    - raises ConfigError: where a weights file is missing, or vocabularies differ
+    """
     teacher = experiment.teacher
     named = {
         "teacher.labeler.weights": teacher.labeler.weights,
@@ -214,22 +231,25 @@ def check_files(experiment: Experiment) -> None:
 
 
 def check_vocabularies(experiment: Experiment) -> None:
-    """ConfigError where soft tokens of the generator can't be read by labeler and student."""
+    """Require that labeler and student can read the generator's soft tokens.
+
+    - raises ConfigError: where one of them has another vocabulary, or the labeler has a prompt
+    """
     kind, teacher, generator = experiment.explorer.type, experiment.teacher, experiment.teacher.generator
     with concerning("teacher.labeler"):
         prompt = teacher.labeler.prompt()
     if prompt:
         raise ConfigError(
-            f"explorer.type: '{kind}' moves through soft tokens, before which the labeler's prompt '{prompt}' can't be put; use random or"
-            " random-matched"
+            f"explorer.type: '{kind}' moves through soft tokens, before which the labeler's prompt '{prompt}' can't be"
+            " put; use random or random-matched"
         )
     for key, part in (("teacher.labeler", teacher.labeler), ("student", experiment.student)):
         sources: list[str | None] = []
         for name, each in (("teacher.generator", generator), (key, part)):
             if not isinstance(each, ReadsTexts):
                 raise ConfigError(
-                    f"explorer.type: '{kind}' needs generator, labeler and student with one vocabulary, and {name}.type '{each.type}'"
-                    " doesn't say which it has"
+                    f"explorer.type: '{kind}' needs generator, labeler and student with one vocabulary,"
+                    f" and {name}.type '{each.type}' doesn't say which one it has; use random or random-matched"
                 )
             sources.append(each.vocabulary)
         with concerning(f"teacher.generator or {key}"):
@@ -237,6 +257,6 @@ def check_vocabularies(experiment: Experiment) -> None:
         if not same:
             said = " and ".join(source or "the task's own" for source in sources)
             raise ConfigError(
-                f"explorer.type: '{kind}' needs generator, labeler and student with one vocabulary, and those of teacher.generator and"
-                f" {key} differ ({said}); use random or random-matched"
+                f"explorer.type: '{kind}' needs generator, labeler and student with one vocabulary, and those of"
+                f" teacher.generator and {key} differ ({said}); use random or random-matched"
             )

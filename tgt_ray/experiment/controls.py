@@ -1,4 +1,4 @@
-"""Controls: what a method is compared with."""
+"""Controls: the plainer runs that a method is compared with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.experiment.experiment import Experiment
 
+#: What each control changes in an experiment.
 CONTROLS: dict[str, dict[str, Any]] = {
     "one_hot": {"explorer": {"type": "none"}, "objective.alpha": 0.0},
     "distillation": {"explorer": {"type": "none"}},
@@ -17,8 +18,14 @@ CONTROLS: dict[str, dict[str, Any]] = {
 
 
 def control(experiment: Experiment, name: str) -> Experiment:
-    """The same experiment as plain distillation without synthetic rows, without the teacher as well (`one_hot`), or with anchors as they
-    are in the place of synthetic rows (`anchors`): where some have no labels, distillation of more rows."""
+    """Make the control of an experiment: the same student, data and steps, without part of the method.
+
+    - name `distillation`: plain distillation without synthetic rows
+    - name `one_hot`: labels alone, without the teacher
+    - name `anchors`: trains on unchanged anchors in place of synthetic rows, to show what extra data alone brings:
+      some anchors may have no labels, which plain distillation leaves out
+    - raises ConfigError: where the name is none of these
+    """
     if name not in CONTROLS:
         raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
     plain = experiment.model_dump(mode="json")

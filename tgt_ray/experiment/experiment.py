@@ -1,4 +1,4 @@
-"""The Experiment: all that one training run depends on. No torch, no ray."""
+"""Define the config type of an experiment. Imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -18,18 +18,32 @@ from tgt_ray.teacher.explorers import AnyExplorer, Gradient
 
 
 class Experiment(Config):
-    """One training run. The defaults are the vetted run on long-tailed digits."""
+    """An experiment describes one training run: the task, the teacher, the student, and how the student is trained.
+
+    The defaults are a run on long-tailed digits that is known to work.
+    """
 
     task: AnyTask = Field(
-        default_factory=lambda: ImageClassification(long_tail=LongTail(head=80, imbalance=20, seed=0))
+        default_factory=lambda: ImageClassification(long_tail=LongTail(head=80, imbalance=20, seed=0)),
+        description="what is learnt: the data, its splits, and the metrics",
     )
-    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
-    student: AnyStudent = Field(default_factory=ConvStudent)
-    explorer: AnyExplorer = Field(default_factory=Gradient)
-    objective: AnyObjective = Field(default_factory=Distillation)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    pool: PoolConfig = Field(default_factory=PoolConfig)
-    fit_check: FitCheckConfig = Field(default_factory=FitCheckConfig)
+    teacher: TeacherConfig = Field(
+        default_factory=TeacherConfig,
+        description="the two frozen models that make synthetic rows and label them",
+    )
+    student: AnyStudent = Field(default_factory=ConvStudent, description="the model that is trained")
+    explorer: AnyExplorer = Field(
+        default_factory=Gradient,
+        description="how synthetic rows are made from anchors, or none for no synthetic rows",
+    )
+    objective: AnyObjective = Field(default_factory=Distillation, description="the loss that the student minimises")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how the student is trained")
+    pool: PoolConfig = Field(
+        default_factory=PoolConfig, description="the generator actors that stream synthetic rows to the student"
+    )
+    fit_check: FitCheckConfig = Field(
+        default_factory=FitCheckConfig, description="the check of the teacher that runs before training"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
@@ -42,20 +56,23 @@ class Experiment(Config):
     __str__ = __repr__
 
     def check_files(self) -> None:
-        """ConfigError where a file that is named isn't there."""
+        """Check what depends on files; see `checks.check_files`.
+
+        - raises ConfigError: where a weights file is missing, or vocabularies that must be the same differ
+        """
         checks.check_files(self)
 
     @property
     def streams(self) -> bool:
-        """Whether synthetic rows are made at all."""
+        """Tell whether the run makes synthetic rows."""
         return self.explorer.synthesizes and self.train.synthetic_ratio > 0
 
     @property
     def synthetic_ratio(self) -> float:
-        """The ratio that is trained at: 0 with an explorer that makes no rows."""
+        """Give the ratio in effect, which is 0 with an explorer that makes no rows."""
         return self.train.synthetic_ratio if self.explorer.synthesizes else 0.0
 
     @property
     def has_other_anchors(self) -> bool:
-        """Whether explorers start from rows that distillation doesn't see, as far as the config says."""
+        """Tell whether explorers start from rows that plain distillation doesn't see, as far as the config says."""
         return self.task.has_unlabelled and self.streams and self.teacher.generator.starts_from_train

@@ -1,4 +1,4 @@
-"""The blocks `pool` and `fit_check` of an experiment."""
+"""Define the config types of an experiment's blocks `pool` and `fit_check`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,42 @@ from tgt_ray.core.config import Config
 
 
 class PoolConfig(Config):
-    """The actor pool of generators that feeds one student worker."""
+    """The pool of generator actors feeds each student worker with synthetic rows."""
 
-    actors: int = Field(1, ge=1, description="generators of each student worker")
-    cpus_per_actor: float = Field(0.4, gt=0)
-    gpus_per_actor: float = Field(0, ge=0)
+    actors: int = Field(1, ge=1, description="generator actors of each student worker")
+    cpus_per_actor: float = Field(0.4, gt=0, description="CPUs that Ray reserves for each actor; may be a fraction")
+    gpus_per_actor: float = Field(
+        0, ge=0, description="GPUs that Ray reserves for each actor; may be a fraction; 0: it computes on the CPU"
+    )
     actor_resources: dict[str, float] = Field(
         default_factory=dict,
-        description="custom resources an actor needs, to place the pool on certain nodes",
+        description="custom Ray resources that each actor needs, to place the pool on certain nodes",
     )
-    precision: Precision = Field("float32", description="of generator and labeler; as train.precision")
+    precision: Precision = Field(
+        "float32", description="number format in which generator and labeler compute, as train.precision"
+    )
     rows_per_request: int = Field(
         2048,
         ge=1,
-        description="synthetic rows of one generator call; a call should take tenths of a second: fewer rows for larger images"
-        " (less memory, fresher snapshots), more for smaller ones (each call costs some milliseconds)",
+        description="synthetic rows of one generator call, which should take tenths of a second: fewer rows for larger"
+        " images (less memory, fresher snapshots), more for smaller ones (each call costs some milliseconds)",
     )
-    window: int = Field(3, ge=1, description="requests granted beyond those consumed: bounds memory and lag")
+    window: int = Field(
+        3,
+        ge=1,
+        description="requests granted beyond those used up, at least `actors`; higher: less waiting for rows;"
+        " lower: less memory and lag",
+    )
     slot_length: int = Field(
-        32, ge=1, description="requests of one pool task: bounds the work done twice after a crash"
+        32,
+        ge=1,
+        description="requests of one pool task; higher: fewer tasks; lower: less work is repeated after a crash",
     )
     snapshot_every: int = Field(
-        20, ge=1, description="steps between snapshots of the student for explorers that look at it"
+        20,
+        ge=1,
+        description="steps between snapshots of the student, for explorers that look at it; lower: fresher snapshots,"
+        " more data sent",
     )
 
     @model_validator(mode="after")
@@ -43,17 +57,23 @@ class PoolConfig(Config):
 
 
 class FitCheckConfig(Config):
-    """Measured on held-out rows before anything trains: whether the labeler takes the generator's rows for what they were made from."""
+    """The fit check measures on held-out rows, before training, whether the teacher fits its task.
 
-    rows: int = Field(512, ge=1, description="validation rows to measure on")
-    seconds: float = Field(300, gt=0, description="after so long no more rows are taken, where the generator is slow")
+    It counts how often the labeler predicts the same class for the generator's rows as for the rows that they were
+    made from.
+    """
+
+    rows: int = Field(
+        512, ge=1, description="validation rows to measure on, at most; more: a more exact result that takes longer"
+    )
+    seconds: float = Field(300, gt=0, description="time limit in seconds, after which no further rows are measured")
     minimum: float = Field(
         80.0,
         ge=0,
         le=100,
-        description="percent of reconstructions on which the labeler must agree with itself (our choice, from what was measured on"
-        " Fashion-MNIST-LT)",
+        description="percent of reconstructions on which the labeler must agree with its prediction on the original;"
+        " the default is our choice, from measurements on Fashion-MNIST-LT",
     )
     on_low: Literal["warn", "fail", "skip"] = Field(
-        "warn", description="what happens below the minimum; `--strict` means fail; skip: nothing is measured"
+        "warn", description="what happens below the minimum; skip measures nothing; the option `--strict` sets fail"
     )

@@ -1,4 +1,4 @@
-"""The block `train` of an experiment."""
+"""Define the config types of an experiment's block `train`."""
 
 from __future__ import annotations
 
@@ -9,74 +9,111 @@ from pydantic import Field, model_validator
 from tgt_ray.core.batch import Precision
 from tgt_ray.core.config import Config
 
-#: How real rows are drawn.
+#: Ways to draw real rows.
 Sampling = Literal["natural", "square_root", "balanced"]
 
 
 class AugmentConfig(Config):
-    """Of real rows of images. Synthetic rows are as the generator makes them; the teacher's cached outputs are of the image as it is."""
+    """Augmentation changes the images of real rows at random.
 
-    shift: int = Field(0, ge=0, description="largest random shift in pixels, each way")
-    flip: bool = Field(False, description="random horizontal flips")
+    Synthetic rows are not augmented. The teacher's outputs are cached, so they are those of the original image;
+    MixUp also mixes the teacher's probabilities (our choice).
+    """
+
+    shift: int = Field(0, ge=0, description="largest random shift in each direction, in pixels; 0: none")
+    flip: bool = Field(False, description="flip each image horizontally with probability 1/2")
     randaugment: str | None = Field(
         None,
         pattern=r"^rand(-((m|n|inc|mmax)\d+|(mstd|p)[\d.]+))*$",
-        description="timm's RandAugment, e.g. rand-m9-mstd0.5",
+        description="timm's RandAugment by its config string, such as rand-m9-mstd0.5; absent: none",
     )
-    mixup: float = Field(0.0, ge=0, description="MixUp's alpha; 0: none. Also mixes the teacher's probabilities")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        description="alpha of MixUp (Zhang et al. 2018, arXiv 1710.09412); higher mixes more evenly; 0: none",
+    )
 
 
 class SecondPhase(Config):
-    """The last part of a run trains the head alone on a frozen backbone (Kang et al. 2020, arXiv 1910.09217)."""
+    """The second phase trains the head alone on a frozen backbone (Kang et al. 2020, arXiv 1910.09217)."""
 
-    type: Literal["crt", "lws"] = Field(description="crt: a new head; lws: a factor for each class of the old one")
-    share: float = Field(0.1, gt=0, lt=1, description="of the run's steps")
-    learning_rate: float | None = Field(None, gt=0, description="its peak; absent: the first phase's")
-    sampling: Sampling = Field("balanced", description="of real rows, as train.sampling")
+    type: Literal["crt", "lws"] = Field(
+        description="crt trains a new head; lws trains one factor for each class of the old head"
+    )
+    share: float = Field(0.1, gt=0, lt=1, description="share of the run's steps, at the end, that this phase takes")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of this phase, without warm-up; absent: as in the first phase"
+    )
+    sampling: Sampling = Field("balanced", description="how real rows are drawn in this phase, as train.sampling")
 
 
 class TrainConfig(Config):
-    """How the student trains."""
+    """These settings control how the student is trained."""
 
-    steps: int = Field(500, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, description="rows of a step over all workers, real and synthetic together")
+    steps: int = Field(500, ge=1, description="number of optimizer steps")
+    batch_size: int = Field(
+        64, ge=1, description="rows of a step over all workers, real and synthetic together; a multiple of workers"
+    )
     synthetic_ratio: float = Field(
-        0.5, ge=0, le=1, description="share of synthetic rows; exact over the run, to a row in a batch"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of synthetic rows, kept exactly over the run and to within one row in each batch",
     )
     sampling: Sampling = Field(
         "natural",
-        description="how real rows are drawn: each equally often, by the square root of their class's size, or each class equally"
-        " often",
+        description="how real rows are drawn: natural draws each row equally often, square_root draws classes in"
+        " proportion to the square root of their size, balanced draws each class equally often",
     )
-    augment: AugmentConfig | None = Field(None, description="of real rows; absent: as they are")
-    second_phase: SecondPhase | None = Field(None, description="a last part of the run that trains the head alone")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-2, gt=0, description="peak; cosine decay to 0 after the warm-up")
-    weight_decay: float = Field(1e-2, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with linearly rising learning rate")
+    augment: AugmentConfig | None = Field(
+        None, description="augmentation of real rows, for images only; absent: rows stay as they are"
+    )
+    second_phase: SecondPhase | None = Field(
+        None, description="a last part of the run that trains the head alone; absent: none"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="adamw, or sgd: stochastic gradient descent with Nesterov momentum"
+    )
+    learning_rate: float = Field(
+        1e-2, gt=0, description="peak learning rate; rises linearly to it, then decays to 0 along a cosine"
+    )
+    weight_decay: float = Field(
+        1e-2, ge=0, description="weight decay of the optimizer; higher regularises more; 0: none"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd; adamw ignores it; 0: no momentum")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the learning rate rises")
     eval_every: int = Field(
         100,
         ge=1,
-        description="steps between evaluations on the validation split; each is a report and a checkpoint",
+        description="steps between evaluations on the validation split; each makes a report and a checkpoint",
     )
-    workers: int = Field(1, ge=1, description="student workers (data parallel)")
-    cpus_per_worker: float = Field(0.5, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
-    max_failures: int = Field(3, ge=0, description="lost workers from which a run resumes before it fails")
-    channels_last: bool = Field(True, description="memory layout of the student's convolutions")
+    workers: int = Field(1, ge=1, description="student workers that train together (data parallel)")
+    cpus_per_worker: float = Field(0.5, gt=0, description="CPUs that Ray reserves for each worker; may be a fraction")
+    gpus_per_worker: float = Field(
+        0, ge=0, description="GPUs that Ray reserves for each worker; may be a fraction; 0: it computes on the CPU"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="how often a run resumes from its last checkpoint after losing workers before it fails"
+    )
+    channels_last: bool = Field(
+        True, description="store the student's convolutions in channels-last memory format, which is often faster"
+    )
     batch_norm: Literal["shared", "per_source"] = Field(
         "shared",
-        description="per_source: the student's batch norms keep statistics of their own for synthetic rows (our choice)",
+        description="statistics of the student's batch norms: shared by real and synthetic rows, or per_source, kept"
+        " apart for each (our choice)",
     )
     precision: Precision = Field(
-        "float32", description="bfloat16: autocast, worth it on GPUs and CPUs that compute in it"
+        "float32",
+        description="number format in which the student computes; bfloat16 uses autocast and pays on hardware that"
+        " supports it",
     )
     compile: bool = Field(
         False,
-        description="torch.compile the student: half a minute at its first step, so for long runs; needs a C++ compiler",
+        description="compile the student with torch.compile: costs about half a minute at the first step, so it pays in"
+        " long runs; needs a C++ compiler",
     )
-    seed: int = Field(0, ge=0, description="of student weights, batches, anchors and noise")
+    seed: int = Field(0, ge=0, description="random seed of the student's weights, batches, anchors and noise")
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainConfig:
@@ -86,4 +123,5 @@ class TrainConfig(Config):
 
     @property
     def first_phase_steps(self) -> int:
+        """Count the steps before the second phase, or all steps where there is none."""
         return self.steps - (max(1, round(self.second_phase.share * self.steps)) if self.second_phase else 0)

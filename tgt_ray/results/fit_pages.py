@@ -1,4 +1,4 @@
-"""Pictures and pages of the fit check."""
+"""Draw the pictures and pages of the fit check."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tgt_ray.results.text_page import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Under which name the gallery of a check lies in a run's folder: a picture, or a page of texts.
+#: File names of a check's gallery in a run's folder: a picture, or a page of texts.
 PICTURE_FILE, PAGE_FILE = "fit_check.png", "fit_check.html"
-#: Rows of the gallery: one of each class, at the most these.
+#: Largest number of rows in the gallery, which shows one of each class.
 SHOWN = 10
 
 
@@ -29,12 +29,14 @@ def files(
     class_names: Sequence[str] = (),
     longest: int | None = None,
 ) -> dict[str, bytes]:
-    """The gallery of a check by the name of its file; nothing where rows are neither images nor texts.
+    """Make the gallery of a check.
 
-    rows: by kind, inputs (N, ...)
-    first: by kind, the labeler's first class and its share, (N, 2)
-    labels: (N,)
-    longest: tokens of a text that the generator makes, at the most
+    - rows: by kind (real, reconstructed, explored), inputs (N, ...)
+    - first: by kind, (N, 2), the labeler's most likely class and its probability
+    - labels: (N,)
+    - class_names: empty where classes have none
+    - longest: most tokens of a text that the generator makes
+    - returns: content by file name; empty where rows are neither images nor texts
     """
     few = [int((labels == c).nonzero()[0][0]) for c in np.unique(labels)[:SHOWN]]
     seen = {kind: [(int(c), float(p)) for p, c in pairs[few].tolist()] for kind, pairs in first.items()}
@@ -53,11 +55,12 @@ def text_gallery(
     class_names: Sequence[str] = (),
     longest: int | None = None,
 ) -> bytes:
-    """A page with a few of each kind of texts side by side below their class.
+    """Make a page that shows a few texts of each kind side by side below their class.
 
-    few: which
-    labels, seen: of these, the classes, and the labeler's first one of each kind with its share
-    longest: see `exact_copy_rate`
+    - few: places of the texts to show
+    - labels: the classes of these
+    - seen: by kind, the labeler's most likely class of each of these and its probability
+    - longest: see `exact_copy_rate`
     """
     name = partial(class_label, class_names=class_names, most=None)
     groups = []
@@ -77,7 +80,11 @@ def text_gallery(
 def gallery(
     images: dict[str, np.ndarray], seen: dict[str, list[tuple[int, float]]], class_names: Sequence[str] = ()
 ) -> Figure:
-    """A line for each kind of row, (N, C, H, W) in [0, 1], with the labeler's first class and its share."""
+    """Draw one line of images for each kind of row.
+
+    - images: by kind, (N, C, H, W) in [0, 1]
+    - seen: by kind, the labeler's most likely class of each image and its probability
+    """
     from matplotlib.figure import Figure
 
     columns = len(next(iter(images.values())))

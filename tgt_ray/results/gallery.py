@@ -1,4 +1,4 @@
-"""A few synthetic rows that a run has trained on, kept to be looked at."""
+"""Keep a few synthetic rows that a run has trained on, and show them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
     from tgt_ray.core.batch import Block
 
-#: Of a run's checkpoint, after its last step: the rows with what was said of them, and a picture of some or a page of texts.
+#: Files of a checkpoint after the last step: the rows with the predictions for them, and a picture or a page of texts.
 ROWS_FILE, PICTURE_FILE, PAGE_FILE = "gallery.parquet", "gallery.png", "gallery.html"
-#: Rows kept of each class that the teacher sees in them, rows kept in all, and classes in the picture.
+#: Rows kept of each class (as the teacher predicts it), rows kept in all, and classes in the picture.
 PER_CLASS, IN_ALL, SHOWN = 3, 300, 10
-#: Bytes that a gallery may take: of large images fewer rows are kept.
+#: Largest size of a gallery in bytes; fewer rows are kept of large images.
 MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row.
+    """Hold one synthetic row of the gallery.
 
-    anchor: its anchor's id
-    reconstructed, explored: the anchor as the generator decodes it, and the row, (C, H, W) or (bytes,)
-    teacher_class, teacher_p: the class that the teacher sees in it, and its share
-    step: at which the student used it
-    version: step of the student that was looked at; -1: none
+    - anchor: its anchor's id
+    - reconstructed: the anchor as the generator decodes it, (C, H, W) or (bytes,)
+    - explored: the synthetic row, of the same shape
+    - teacher_class, teacher_p: the teacher's most likely class of the row, and its probability
+    - step: the step at which the student used the row
+    - version: the step of the student snapshot that the explorer looked at; -1: none
     """
 
     anchor: int
@@ -51,12 +52,13 @@ class Sample:
 
 
 class Gallery:
-    """The newest rows of each class, from the blocks that carry reconstructions."""
+    """Keep the newest rows of each class, from the blocks that carry reconstructions."""
 
     def __init__(self) -> None:
         self.by_class: dict[int, OrderedDict[int, Sample]] = {}
 
     def look_at(self, block: Block, step: int) -> None:
+        """Keep rows of a block that the student uses from `step` on."""
         shown = {name: np.asarray(values) for name, values in block.shown.items()}
         for row, reconstructed in enumerate(shown["reconstructed"]):
             seen, p, anchor = int(shown["top_class"][row]), float(shown["top_share"][row]), int(block.anchor[row])
@@ -64,7 +66,7 @@ class Gallery:
             if seen not in self.by_class and len(self) >= most:
                 continue
             kept = self.by_class.setdefault(seen, OrderedDict())
-            # Copies: a block is large, and these few rows of it are kept for long.
+            # Copies, so that keeping a few rows doesn't keep the whole block in memory.
             kept[anchor] = Sample(
                 anchor,
                 reconstructed.copy(),
@@ -83,12 +85,19 @@ class Gallery:
 
     @property
     def samples(self) -> list[Sample]:
+        """List the rows by class, newest first."""
         return [sample for _, kept in sorted(self.by_class.items()) for sample in reversed(kept.values())]
 
 
 def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labels_N: np.ndarray) -> pa.Table:
-    """What is said of each row; images as float32 in C, H, W order, with their shape beside them; texts as such, the
-    sentences of a pair with `texts.SEPARATOR` between them. anchor_labels_N: -1: none."""
+    """Make a table of the rows with the predictions of teacher and student.
+
+    Images are float32 bytes in C, H, W order, with their shape in a column of its own. Texts are strings; the sentences
+    of a pair have `texts.SEPARATOR` between them.
+
+    - student_scores_NK: (N, K), the student's scores of all classes
+    - anchor_labels_N: (N,) classes of the anchors; -1: no label
+    """
     student = softmax(student_scores_NK)
     return pa.table(
         {
@@ -120,10 +129,13 @@ def files(
     class_names: Sequence[str] = (),
     longest: int | None = None,
 ) -> dict[str, bytes]:
-    """The gallery's files. anchors: the real inputs (N, C, H, W) or (N, bytes) of the samples; class_names: where classes have any;
-    longest: tokens of a text that the generator makes, at the most.
+    """Make the gallery's files.
 
-    Where inputs are texts there is a page instead of the picture; where they are neither images nor texts, only the table.
+    - table: of `rows_table`
+    - anchors: real inputs of the samples' anchors, (N, C, H, W) or (N, bytes)
+    - class_names: empty where classes have none
+    - longest: most tokens of a text that the generator makes
+    - returns: content by file name: the table, and a picture of images or a page of texts; other inputs have neither
     """
     out = {}
     if are_texts(anchors):
@@ -140,13 +152,16 @@ def files(
 
 
 def drawable(inputs: np.ndarray) -> bool:
-    """Whether inputs (N, ...) are images in grey or in RGB."""
+    """Tell whether inputs (N, ...) are grey or RGB images."""
     return inputs.ndim == 4 and inputs.shape[1] in (1, 3)
 
 
 def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()) -> Figure:
-    """A column for each class that the teacher sees: the anchor, its reconstruction, and the explored image with what teacher (T) and
-    student (S) see in it, and its lag."""
+    """Draw a column for each class that the teacher predicts.
+
+    It shows the anchor, its reconstruction, and the explored image with the predictions of teacher (T) and student (S),
+    and its lag in student steps.
+    """
     from matplotlib.figure import Figure
 
     rows = table.to_pylist()
@@ -177,7 +192,11 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_name
 
 
 def text_page(table: pa.Table, class_names: Sequence[str] = (), longest: int | None = None) -> bytes:
-    """All rows of a gallery of texts, under the classes that the teacher sees in them."""
+    """Make a page of all rows of a gallery of texts, grouped by the class that the teacher predicts.
+
+    - table: of `rows_table`, with the column anchor_text
+    - longest: see `exact_copy_rate`
+    """
     anchors, again, explored = (table[name].to_pylist() for name in ("anchor_text", "reconstructed", "explored"))
     facts = [
         f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows', longest)}",
@@ -200,15 +219,25 @@ def text_page(table: pa.Table, class_names: Sequence[str] = (), longest: int | N
 
 
 def say_texts(anchors: Sequence[str], texts: Sequence[str], what: str, longest: int | None = None) -> str:
-    """What texts made from anchors are like, as a sentence. longest: see `exact_copy_rate`."""
+    """Describe in one sentence how much texts copy their anchors and how varied they are.
+
+    - anchors, texts: the anchors, and the texts made from them in the same order
+    - what: what the texts are called in the sentence
+    - longest: see `exact_copy_rate`
+    """
     return (
-        f"Of the {what} {exact_copy_rate(anchors, texts, longest):.1f} % are exact copies of their anchors and {empty_rate(texts):.1f} % are"
-        f" empty; distinct-1 {distinct_n(texts, 1):.3f}, distinct-2 {distinct_n(texts, 2):.3f}."
+        f"Of the {what} {exact_copy_rate(anchors, texts, longest):.1f} % are exact copies of their anchors"
+        f" and {empty_rate(texts):.1f} % are empty;"
+        f" distinct-1 {distinct_n(texts, 1):.3f}, distinct-2 {distinct_n(texts, 2):.3f}."
     )
 
 
 def class_label(number: int | None, class_names: Sequence[str], most: int | None = 14) -> str:
-    """A class's name, cut to `most` characters that fit above a picture, or its number; None: of a row without a label."""
+    """Name a class for people: its name, or its number where classes have no names.
+
+    - number: None for a row without a label
+    - most: characters to which names are cut, so that they fit above a picture; None: names are not cut
+    """
     if number is None:
         return "unlabelled"
     if not class_names:
@@ -218,5 +247,6 @@ def class_label(number: int | None, class_names: Sequence[str], most: int | None
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:
+    """Compute the softmax over the last axis of (N, K)."""
     shifted = np.exp(scores_NK - scores_NK.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)

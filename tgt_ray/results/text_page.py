@@ -1,4 +1,4 @@
-"""Floor 1: texts side by side, as one HTML file that loads nothing and runs nothing."""
+"""Write texts side by side as one HTML file, which loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-#: Rows that belong together under one heading, each with a cell for each column.
+#: A heading, and the rows below it, each with one cell for each column.
 Group = tuple[str, Sequence[Sequence[str]]]
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
 table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .4em .6em; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
+th, td { text-align: left; vertical-align: top; padding: .4em .6em }
+th, td { border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
 th[colspan] { background: #eee }
 """
 
 
 def page(title: str, facts: Sequence[str], columns: Sequence[str], groups: Sequence[Group]) -> bytes:
-    """A title, lines of text, and a table. Texts come from data and models: all of them are escaped."""
+    """Make the page: a title, lines of text, and a table. All texts are escaped, as they come from data and models.
+
+    - facts: lines of text below the title
+    - columns: headings of the table's columns
+    - returns: the HTML, encoded in UTF-8
+    """
     lines = [
         "<!doctype html>",
         '<html><head><meta charset="utf-8">',
-        # Nothing is fetched or run, even if something were not escaped.
+        # The browser fetches and runs nothing, even if something were not escaped.
         """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
@@ -31,7 +37,7 @@ def page(title: str, facts: Sequence[str], columns: Sequence[str], groups: Seque
     ]
     for heading, rows in groups:
         lines.append(f'<tr><th colspan="{len(columns)}">{escape(heading)}</th></tr>')
-        # Each cell finds its own direction, so that none turns its neighbours around.
+        # Each cell finds its own writing direction, so that none changes that of its neighbours.
         cells = ("".join(f'<td dir="auto">{_visible(cell)}</td>' for cell in row) for row in rows)
         lines += [f"<tr>{row}</tr>" for row in cells]
     lines.append("</table></body></html>")
@@ -39,5 +45,8 @@ def page(title: str, facts: Sequence[str], columns: Sequence[str], groups: Seque
 
 
 def _visible(text: str) -> str:
-    """Escaped; control characters, which a generator may make and HTML doesn't allow, as the sign for what can't be shown."""
+    """Escape a text for HTML.
+
+    Control characters, which generators may make and HTML forbids, become the replacement character.
+    """
     return escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text))

@@ -1,4 +1,4 @@
-"""Augmentation of a batch's real rows. A step's augmentation depends on (seed, rank, step) alone."""
+"""Augment a batch's real rows. A step's augmentation depends on (seed, rank, step) alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tgt_ray.models.image.augment import augment
 
 @dataclass(frozen=True)
 class RealRows:
-    """Real rows of a batch.
+    """Hold the real rows of a batch.
 
-    inputs: (N, C, H, W) in [0, 1]
-    labels: (N,), or class shares (N, K)
-    teacher: columns of the objective's signals, each (N, ...)
+    - inputs: (N, C, H, W) in [0, 1]
+    - labels: (N,), or class shares (N, K)
+    - teacher: columns of the objective's signals, each (N, ...)
     """
 
     inputs: Tensor
@@ -34,12 +34,13 @@ class RealRows:
 
 
 class Augmentation:
-    """Shifts, flips, RandAugment and MixUp of image rows.
+    """Apply shifts, flips, RandAugment and MixUp to image rows.
 
-    What the teacher says is of the image before shifts, flips and RandAugment, since it is cached; MixUp mixes the teacher's
-    probabilities as it mixes images and labels (our choice).
+    The teacher's outputs are cached, so they are those of the image before shifts, flips and RandAugment. MixUp mixes
+    the teacher's probabilities as it mixes images and labels (our choice).
 
-    signals: of the objective
+    - seed, rank: with the step, they fix all random choices
+    - signals: the objective's, which MixUp mixes
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Augmentation:
     def _rand_augment(self, inputs: Tensor, number: int) -> Tensor:
         from PIL import Image
 
-        # timm draws from the generators of the process, which belong to others as well.
+        # timm draws from the global random generators, which other code uses as well.
         python_state, numpy_state = random.getstate(), np.random.get_state()
         random.seed(number)
         np.random.seed(number % 2**32)
@@ -75,7 +76,9 @@ class Augmentation:
             pixels = (inputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
             out = []
             for image in pixels:
-                changed = self.transform(Image.fromarray(np.repeat(image, 3, 2) if grey else image))  # type: ignore[misc]
+                changed = self.transform(  # type: ignore[misc]
+                    Image.fromarray(np.repeat(image, 3, 2) if grey else image),
+                )
                 array = np.asarray(changed)
                 out.append(array[..., :1] if grey else array)
             return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(inputs.dtype).div_(255)
@@ -84,7 +87,7 @@ class Augmentation:
             np.random.set_state(numpy_state)
 
     def _mix(self, rows: RealRows, number: int, rng: torch.Generator) -> RealRows:
-        """Each row with another one of the batch, by one share for all (Zhang et al. 2018, arXiv 1710.09412)."""
+        """Mix each row with another row of the batch, by one share for all (Zhang et al. 2018, arXiv 1710.09412)."""
         share = float(np.random.default_rng(number).beta(self.config.mixup, self.config.mixup))
         other = torch.randperm(len(rows.labels), generator=rng)
         labels = F.one_hot(rows.labels, self.num_classes).float()

@@ -1,4 +1,4 @@
-"""A step's batch: real rows with what the teacher says of them, and synthetic ones."""
+"""Make a step's batch: real rows with the teacher's outputs, and synthetic rows."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ from tgt_ray.training.reader import SyntheticReader
 
 @runtime_checkable
 class PreparesInputs(Protocol):
-    """A backbone that makes something of inputs before its weights come in: done once for each row, and not at each step."""
+    """A backbone that prepares inputs without its weights, for example by tokenizing them.
+
+    This is done once for each row instead of at each step.
+    """
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Inputs (N, ...) -> what forward takes in their place."""
+        """Prepare inputs for forward.
+
+        - inputs: (N, ...)
+        - returns: what forward takes in their place, N rows
+        """
 
     def joined(self, *prepared: Tensor) -> Tensor:
-        """What `prepare` gave of rows of several widths, as one batch."""
+        """Join results of `prepare`, which may differ in width, into one batch."""
 
 
 class StudentInputs:
-    """The inputs of the task's tables, as the student takes them."""
+    """Give the inputs of the task's tables in the form that the student takes."""
 
     def __init__(self, task: Task, data: StudentData, backbone: nn.Module):
         self.task, self.data = task, data
@@ -41,34 +48,36 @@ class StudentInputs:
         self._found: dict[str, InputRows] = {}
 
     def of(self, table: str) -> InputRows:
+        """Give all inputs of a table of the task, by its name."""
         if table not in self._found:
             rows = inputs_of(self.task, self.data.tables[table], self.data.input_shape)
             if self.preparer is not None:
                 rows = torch.cat([self.preparer.prepare(part) for part in rows.split(1024)])
-            # A split that is looked at a few times isn't kept in memory where it can be made again at no cost.
+            # Evaluation splits are read only a few times: they are not kept in memory where making them again is cheap.
             if self.preparer is None and table != "train":
                 return rows
             self._found[table] = rows
         return self._found[table]
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """Rows that are not the task's own."""
+        """Prepare rows that are not in the task's tables."""
         return inputs if self.preparer is None else self.preparer.prepare(inputs)
 
     def joined(self, *parts: Tensor) -> Tensor:
+        """Join prepared rows into one batch."""
         return torch.cat(parts) if self.preparer is None else self.preparer.joined(*parts)
 
 
 class Batches:
-    """Makes the batch of each step of one worker. Which rows it has depends on (seed, step) alone."""
+    """Make the batch of each step of one worker. Its rows depend on (seed, step) alone."""
 
     def __init__(self, experiment: Experiment, data: StudentData, plan: Plan, inputs: StudentInputs):
         objective, train = experiment.objective, experiment.train
         self.plan, self.inputs, self.lookup = plan, inputs, objective.lookup
         if self.lookup is not None and inputs.preparer is None:
             raise ConfigError(
-                f"objective.document_encoder: student, but student.type '{experiment.student.type}' has no `prepare`, which makes"
-                " queries and documents of one size"
+                f"objective.document_encoder: student, but student.type '{experiment.student.type}' has no `prepare`,"
+                " which brings queries and documents to one size; use text_transformer or text_encoder"
             )
         self.labels = torch.from_numpy(data.tables["train"]["label"].to_numpy().copy())
         real = [signal for signal in objective.signals if signal.real]
@@ -76,7 +85,7 @@ class Batches:
         missing = [name for name in cached if name not in data.columns]
         assert not missing, f"the data was prepared for objectives that need no {missing[0]}"
         self.columns = {name: data.columns[name] for name in cached}
-        # What follows from a row itself.
+        # Signals that are computed from the row itself, without the teacher.
         self.own = [signal for signal in real if not signal.cached]
         self.further = [signal for signal in objective.signals if signal.through_student]
         self.augmentation = (
@@ -86,6 +95,10 @@ class Batches:
         )
 
     def batch(self, step: int, reader: SyntheticReader | None) -> Batch:
+        """Make the batch of a step.
+
+        - reader: serves the synthetic rows; None only where the run has none
+        """
         indices = self.plan.real_indices(step)
         rows = torch.from_numpy(indices)
         inputs, labels = self.inputs.of("train")[rows], self.labels[rows]
@@ -112,7 +125,7 @@ class Batches:
         return Batch(inputs, labels, teacher, further)
 
     def _of_rows(self, inputs: Tensor, labels: Tensor) -> dict[str, Values]:
-        """The columns of signals that follow from the rows themselves."""
+        """Compute the columns of signals that follow from the rows themselves."""
         same = partial(_same, inputs)
         return say(self.own, Seen(np.asarray(labels), same, same), len(labels))
 

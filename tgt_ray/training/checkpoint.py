@@ -1,4 +1,4 @@
-"""A run's state to files and back, and what is shown of a run that has ended."""
+"""Write a run's state to files and read it back, and write what is shown of a finished run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from tgt_ray.training.student import Student
 
 
 def files_of(run: StudentRun) -> dict[str, bytes]:
-    """The checkpoint's files, in the order to write them: the state is enough to resume."""
+    """Give the checkpoint's files by name, in the order to write them.
+
+    The state comes last: a checkpoint that has it is complete, and the state alone is enough to resume.
+    """
     student = {STUDENT_FILE: describe(run.experiment, run.data), WEIGHTS_FILE: weights(run.student)}
     return {**last_files(run), **student, STATE_FILE: state(run)}
 
 
 def state(run: StudentRun) -> bytes:
-    """All that training goes on from. It loads with weights_only=True."""
+    """Serialize everything that training needs to resume. torch loads it with weights_only=True."""
     buffer = io.BytesIO()
     torch.save(
         {
@@ -52,8 +55,11 @@ def state(run: StudentRun) -> bytes:
 
 
 def load_state(run: StudentRun, content: bytes) -> None:
-    """Continue where `state` was taken. ValueError if it belongs to another experiment, ConfigError for another number of workers: which
-    rows a worker sees depends on it."""
+    """Restore a run to where `state` was taken.
+
+    - raises ValueError: where the state belongs to another experiment
+    - raises ConfigError: where the number of workers differs, since the rows that a worker sees depend on it
+    """
     there = torch.load(io.BytesIO(content), weights_only=True, map_location=run.device)
     formats.check("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
     if there["experiment"] != run.experiment.fingerprint():
@@ -63,7 +69,7 @@ def load_state(run: StudentRun, content: bytes) -> None:
     if there["workers"] != run.plan.world_size:
         raise ConfigError(
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
-            " go on with it as it was begun"
+            " resume it with the number that it was begun with"
         )
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
@@ -78,17 +84,20 @@ def load_state(run: StudentRun, content: bytes) -> None:
 
 
 def weights(student: Student) -> bytes:
-    """The student alone, as safetensors."""
+    """Serialize the student's weights alone, as safetensors."""
     return safetensors.torch.save(whole(student.state_dict()))
 
 
 def snapshot(student: Student) -> dict[str, np.ndarray]:
-    """What generators need of the student. Arrays: Ray ships them as they are, in a fraction of the time of a file."""
+    """Copy the student's weights for the generators.
+
+    They are arrays, because Ray sends those as they are, in a fraction of the time that a file takes.
+    """
     return {name: tensor.numpy(force=True) for name, tensor in student.state_dict().items()}
 
 
 def last_files(run: StudentRun) -> dict[str, bytes]:
-    """What is to be looked at once the test split has been measured."""
+    """Give the files for people to look at, once the test split has been measured; empty before the last step."""
     out: dict[str, bytes] = {}
     backbone = run.student.backbone
     if run.step == run.experiment.train.steps and isinstance(backbone, TextBackbone):
@@ -101,7 +110,7 @@ def last_files(run: StudentRun) -> dict[str, bytes]:
 
 
 def gallery_files(run: StudentRun, samples: list[gallery.Sample]) -> dict[str, bytes]:
-    """Synthetic rows with what teacher and student say of them."""
+    """Make the gallery's files: synthetic rows with the predictions of teacher and student."""
     anchors, anchor_labels = real_rows(run, np.array([sample.anchor for sample in samples]))
     explored = torch.from_numpy(np.stack([sample.explored for sample in samples]))
     table = gallery.rows_table(samples, run.evaluation.all_scores(explored), anchor_labels)
@@ -110,7 +119,11 @@ def gallery_files(run: StudentRun, samples: list[gallery.Sample]) -> dict[str, b
 
 
 def real_rows(run: StudentRun, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (N, ...) and labels (N,) of anchors by their ids; the label is -1 where an anchor has none."""
+    """Look up anchors by their ids.
+
+    - ids_N: (N,) anchor ids
+    - returns: inputs (N, ...) and labels (N,); the label is -1 where an anchor has none
+    """
     places, inputs, labels = [], [], []
     for table in run.data.anchor_tables:
         there = table["id"].to_numpy()

@@ -1,4 +1,4 @@
-"""What a student is worth: its scores of a split, and what the task makes of them."""
+"""Evaluate a student: its scores of a split, and the task's metrics of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ EMBEDDED_AT_ONCE = 256
 
 
 class Evaluation:
-    """Measures a student as it is now.
+    """Measure the current student.
 
-    details: the test metrics class by class, or query by query, once the test split has been looked at
+    - details: the test metrics of each class or each query, once the test split has been measured; None before
     """
 
     def __init__(self, experiment: Experiment, data: StudentData, student: Student, inputs: StudentInputs, device: str):
@@ -37,7 +37,7 @@ class Evaluation:
         self.details: pa.Table | None = None
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """The task's metrics of the student on a split; those of test also in detail."""
+        """Compute the task's metrics of the student on a split; for test, `details` is set as well."""
         scores, data = self.scores(split), self.data
         if split == "test":
             self.details = self.task.details(scores, data.tables, data.class_counts, data.class_names)
@@ -45,7 +45,7 @@ class Evaluation:
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:
-        """The student's scores of a split's rows, as the task's `evaluate` takes them."""
+        """Compute the student's scores of a split's rows, in the form that the task's `evaluate` takes."""
         self.student.eval()
         if self.lookup is not None:
             self._embed(self.lookup.table)
@@ -56,7 +56,11 @@ class Evaluation:
 
     @torch.no_grad()
     def all_scores(self, inputs: Tensor) -> np.ndarray:
-        """Of all classes (N, K), of any rows."""
+        """Compute the student's scores of any rows.
+
+        - inputs: (N, ...), not prepared
+        - returns: (N, K), scores of all classes
+        """
         self.student.eval()
         parts = inputs.split(rows_at_once(self.data.input_shape, self.student, most=64))
         scores = torch.cat([part.float().cpu() for part in self._said(parts)])
@@ -70,7 +74,7 @@ class Evaluation:
             yield scores
 
     def _embed(self, table: str) -> None:
-        """Tell the criterion what the student, as it is now, says of the table that it ranks."""
+        """Give the criterion the current student's embeddings of the table that it ranks."""
         student, parts = self.student, self.inputs.of(table).split(EMBEDDED_AT_ONCE)
         with autocast(self.device, self.precision):
             embedded = [student.criterion.embed(student.backbone(part.to(self.device))) for part in parts]

@@ -1,7 +1,8 @@
-"""Does the teacher fit its task? Measured on held-out rows before anything trains, and kept in the storage.
+"""Check on held-out rows whether the teacher fits its task, and keep the result in the storage.
 
-A generator that is not faithful to the labeler gives rows that the labeler itself takes for something else; a student learns less from
-them than from no synthetic rows at all. torch is imported only where something is measured.
+If the labeler predicts another class for a generator's reconstruction than for the original, the generator is not
+faithful. A student learns less from the rows of such a generator than from no synthetic rows at all. torch is imported
+only where something is measured.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Where checks lie in the storage.
+#: Folder of the storage that keeps the checks.
 FOLDER = "fit_checks"
-#: Calls of a generator that are longer than this are worth a warning.
+#: Seconds above which a generator's call is warned of.
 LONG_CALL_S = 10
 
 
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
-    """What the measurement depends on."""
+    """Digest everything that the measurement depends on."""
     return digest(
         [teacher[role]["fingerprint"] for role in ("labeler", "generator")],
         data.fingerprints["validation"],
@@ -43,15 +44,19 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.fit_check.rows,
         experiment.fit_check.seconds,
         bool(experiment.pool.gpus_per_actor),
-        # Checks of texts from before counted as copies only what no tokenizer had changed.
+        # Part of the digest, since older checks of texts counted as copies only texts that no tokenizer had changed.
         *(["copies up to what tokenizers change"] if experiment.task.modality == "text" else []),
-        # What a gradient looks at has its temperature from there.
+        # A gradient follows a disagreement whose temperature the objective sets.
         *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
     )
 
 
 def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, storage: Storage) -> dict[str, Any] | None:
-    """The check where the storage has it; an empty one where there is nothing to check."""
+    """Read the check from the storage.
+
+    - teacher: the teacher's record
+    - returns: the result; empty where there is nothing to check; None where it has not been measured yet
+    """
     if not experiment.streams or experiment.fit_check.on_low == "skip":
         return {}
     name = key(experiment, teacher, data)
@@ -66,12 +71,17 @@ def ready(
     storage: Storage,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The check, from the storage or measured now. device: where the teacher is."""
+    """Read the check from the storage, or measure and store it.
+
+    - record: the teacher's
+    - device: where the teacher is
+    - returns: the result; empty where there is nothing to check
+    """
     there = stored(experiment, record, data, storage)
     if there is not None:
         return there
     name = key(experiment, record, data)
-    log.info("teacher: its fit is measured on held-out rows, once")
+    log.info("teacher: measuring its fit on held-out rows, once")
     result, galleries = measure(experiment, teacher, data, device)
     for file, content in galleries.items():
         storage.write(content, FOLDER, _stored_as(file, name))
@@ -81,13 +91,17 @@ def ready(
 
 
 def judge(experiment: Experiment, result: dict[str, Any]) -> None:
-    """Say how the check went. Where agreement is low, warn, or raise ConfigError if the experiment wants that."""
+    """Log the result of the check, and warn where agreement is low.
+
+    - raises ConfigError: where agreement is low and `fit_check.on_low` is fail
+    """
     if not result:
         return
     rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
     log.info(
-        "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on reconstructions,"
-        " %.1f %% on explored rows (%s); %s; %.3g explored rows a second on %s: the %.0f rows of a run would take about %s at this speed",
+        "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on"
+        " reconstructions, %.1f %% on explored rows (%s); %s; %.3g explored rows a second on %s: the %.0f rows of a run"
+        " would take about %s at this speed",
         *(result[name] for name in ("rows", "accuracy", "agreement_reconstructed", "agreement_explored", "explorer")),
         _likeness(result),
         *(result[name] for name in ("rows_per_second", "device")),
@@ -100,20 +114,20 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
         return
     # What was measured so far: see benchmarks/README.md.
     seen = {
-        "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and 3 points at 91 %; train"
-        " the generator longer or with more teacher.generator.pretrain.consistency, make it larger, or lower the minimum",
-        "text": "the student then learns from texts that mean something else; on BANKING77 it gained 4 to 5 points"
-        " over plain distillation at 70 % all the same; lower mask_rate, train the generator longer, or lower"
-        " the minimum",
-        "documents": "the teacher does not find the documents that the queries are made from; longer spans are easier to find, or lower"
-        " the minimum",
+        "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and"
+        " 3 points at 91 %; train the generator longer or with more teacher.generator.pretrain.consistency,"
+        " make it larger, or lower the minimum",
+        "text": "the student then learns from texts that mean something else; on BANKING77 it still gained 4 to 5"
+        " points over plain distillation at 70 %; lower mask_rate, train the generator longer, or lower the minimum",
+        "documents": "the teacher does not find the documents that the queries are made from; make the spans longer,"
+        " which are easier to find, or lower the minimum",
     }
     kind = "text" if experiment.task.modality == "text" else "image"
     if not experiment.teacher.generator.starts_from_train:
         kind = "documents"
     message = (
-        f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's reconstructions, less than"
-        f" fit_check.minimum {least:g}: {seen[kind]}"
+        f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's"
+        f" reconstructions, less than fit_check.minimum {least:g}: {seen[kind]}"
     )
     if experiment.fit_check.on_low == "fail":
         raise ConfigError(message)
@@ -121,27 +135,31 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
 
 
 def _say_if_calls_are_long(rows: int, per_second: float) -> None:
-    """Warn where a generator's call takes so long that a student waits for its first rows, and looks old when they come."""
+    """Warn where a generator's call takes long.
+
+    The student then waits for its first rows, and rows come with a large lag.
+    """
     if rows > LONG_CALL_S * per_second:
         log.warning(
-            "pool.rows_per_request: a call of %d rows takes about %s at this speed, and should take tenths of a second; %d would take about"
-            " one second",
+            "pool.rows_per_request: a call of %d rows takes about %s at this speed, and should take tenths of a second;"
+            " %d would take about one second",
             *(rows, duration(rows / per_second), max(1, round(per_second))),
         )
 
 
 def _likeness(result: dict[str, Any]) -> str:
-    """How much rows are like those that they were made from."""
+    """Say how similar rows are to those that they were made from."""
     if "reconstruction_mse" in result:
         return f"squared error of reconstructions {result['reconstruction_mse']:.4f}"
     return (
-        f"exact copies {result['exact_copy_reconstructed']:.1f} % of reconstructions, {result['exact_copy_explored']:.1f} % of explored"
-        f" rows, whose distinct-2 is {result['distinct_2_explored']:.3f}"
+        f"exact copies {result['exact_copy_reconstructed']:.1f} % of reconstructions,"
+        f" {result['exact_copy_explored']:.1f} % of explored rows, whose distinct-2 is"
+        f" {result['distinct_2_explored']:.3f}"
     )
 
 
 def duration(seconds: float) -> str:
-    """Rounded, in the unit that suits it."""
+    """Say a duration as a rounded number of the unit that suits it."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -149,7 +167,11 @@ def duration(seconds: float) -> str:
 
 
 def keep(record: dict[str, Any], storage: Storage, folder: Storage) -> None:
-    """Put the gallery of a teacher's check beside a run's results."""
+    """Copy the gallery of a teacher's check to a run's results.
+
+    - record: the teacher's
+    - folder: the run's
+    """
     for file in (fit_pages.PICTURE_FILE, fit_pages.PAGE_FILE) if record.get("fit_check") else ():
         there = _stored_as(file, record["fit_check"]["key"])
         if storage.exists(FOLDER, there):
@@ -163,9 +185,12 @@ def _stored_as(file: str, key: str) -> str:
 def measure(
     experiment: Experiment, teacher: Teacher, data: TaskData, device: str = "cpu"
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Accuracy and agreement in percent, and a gallery by the name of its file.
+    """Measure how well the teacher fits held-out rows.
 
-    The student that a gradient looks at is a fresh one: what is measured is how far rows of the configured steps can be trusted.
+    Explorers that follow a gradient look at an untrained student: the check measures how far rows at the configured
+    steps can be trusted.
+
+    - returns: accuracy and agreement in percent, and the gallery by the name of its file
     """
     import torch
 
@@ -173,13 +198,13 @@ def measure(
     from tgt_ray.teacher.fidelity import measure as measure_rows
 
     task, generator, how = experiment.task, experiment.teacher.generator, experiment.fit_check
-    # Of what explorers start from: documents are not held out, and needn't be, since nothing has learnt from them.
+    # Measured on what explorers start from. Documents need not be held out, since no model was trained on them.
     table = data.tables["validation" if generator.starts_from_train else generator.starts_from[0]]
     rows = held_out_rows(len(table), how.rows)
     labels = torch.from_numpy(table["label"].to_numpy()[rows])
     inputs = inputs_of(task, table, data.input_shape, device)[torch.from_numpy(rows)]
     student = fresh_student(experiment, teacher, data).to(device).eval().requires_grad_(False)
-    # Gradients keep what every layer makes of each row.
+    # Gradients keep the activations of every layer, so few rows are taken at once.
     size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
     size = min(size, generator.most_rows or size)
     seen = measure_rows(teacher, experiment.explorer, student, HeldOut(inputs, labels), size, how.seconds, device)
@@ -194,7 +219,10 @@ def measure(
 
 
 def fresh_student(experiment: Experiment, teacher: Teacher, data: TaskData) -> Student:
-    """A student before its first step, of which only scores are wanted: what needs rows of the teacher pass isn't there yet."""
+    """Build a student before its first step, for its scores alone.
+
+    Fits that need the teacher's outputs are left out, since they don't exist yet.
+    """
     from tgt_ray.training.student import build_student
 
     def head() -> np.ndarray:
@@ -207,6 +235,10 @@ def fresh_student(experiment: Experiment, teacher: Teacher, data: TaskData) -> S
 
 
 def held_out_rows(there: int, count: int) -> np.ndarray:
-    """Places of at most `count` of the rows that are there, drawn at random and always the same; in random order, so that the first
-    of them stand for all."""
+    """Draw held-out rows at random, always the same ones, in random order, so that the first of them stand for all.
+
+    - there: how many rows there are
+    - count: how many to draw, at most
+    - returns: their places
+    """
     return np.random.default_rng(0).permutation(there)[:count]

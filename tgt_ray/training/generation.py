@@ -1,4 +1,4 @@
-"""An experiment's synthesizer, and rows that are made in line with training."""
+"""Build an experiment's synthesizer, and make synthetic rows in the training process."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from tgt_ray.teacher.synthesizer import SHOWN_ROWS, Recipe, Synthesizer, check_b
 from tgt_ray.teacher.transfer_set import Prepared, StudentData
 from tgt_ray.training.student import Student
 
-#: About so many requests of a run come with rows that are made ready to be looked at.
+#: About how many of a run's requests come with rows for the gallery.
 SHOWN_REQUESTS = 16
 
 
 def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:
-    """What makes an experiment's rows. device: where the teacher is."""
+    """Build what makes an experiment's synthetic rows.
+
+    - device: where the teacher is
+    """
     inputs = anchor_inputs(experiment, prepared.student)
     return Synthesizer(teacher, prepared.anchors, recipe_of(experiment), inputs, device)
 
 
 def recipe_of(experiment: Experiment) -> Recipe:
+    """Give the settings of an experiment's synthesizer."""
     pool = experiment.pool
     signals = tuple(signal for signal in experiment.objective.signals if signal.synthetic)
     return Recipe(pool.rows_per_request, signals, pool.precision)
 
 
 def shown_rows(experiment: Experiment, request: int) -> int:
-    """How many of a request's first rows are made ready to be looked at.
+    """Tell how many of a request's first rows come with what the gallery shows.
 
-    Spread over the run, so that the last ones are of a student that has learnt something.
+    Such requests are spread over the run, so that the last ones come from a trained student.
     """
     train = experiment.train
     rows = train.steps * train.batch_size * experiment.synthetic_ratio
@@ -43,7 +47,10 @@ def shown_rows(experiment: Experiment, request: int) -> int:
 
 
 def anchor_inputs(experiment: Experiment, data: StudentData) -> InputRows | None:
-    """The inputs of all anchors, where the generator starts from them, a signal looks at them or they are the rows themselves."""
+    """Give the inputs of all anchors, or None where nothing reads them.
+
+    They are read where the generator starts from them, a signal looks at them, or they are the rows themselves.
+    """
     looked_at = any(signal.looks_at_anchors for signal in experiment.objective.signals)
     if experiment.explorer.decodes and not (experiment.teacher.generator.contextual or looked_at):
         return None
@@ -56,7 +63,11 @@ def anchor_inputs(experiment: Experiment, data: StudentData) -> InputRows | None
 def inline_blocks(
     synthesizer: Synthesizer, experiment: Experiment, student: Student, first: int, step: Callable[[], int]
 ) -> Iterator[Block]:
-    """Blocks from request `first` on, each made when asked for, with the student as it is then; `step` tells its step."""
+    """Make blocks of synthetic rows one after another, each when it is asked for, with the student of that moment.
+
+    - first: index of the first request
+    - step: gives the student's current step
+    """
     frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
     explorer, seed = experiment.explorer, experiment.train.seed
     request = first

@@ -1,4 +1,4 @@
-"""An experiment in this process, without Ray: the reference that the distributed run is compared with."""
+"""Run an experiment in this process without Ray, as the reference for distributed runs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Report = Callable[[dict[str, Any]], None]
 def prepare_local(
     experiment: Experiment, data: TaskData, storage: Storage, objectives: Sequence[Objective] = ()
 ) -> Prepared:
-    """Teacher, its check, and teacher cache, made in this process where they aren't stored yet.
+    """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
-    objectives: those of other runs that are to share it
+    - objectives: those of other runs that share the result, besides the experiment's own
     """
     device = devices(experiment)[1]
     teacher, record = make_teacher(experiment, data, storage, device)
@@ -47,7 +47,11 @@ def prepare_local(
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
-    """Where student and teacher compute in this process. ConfigError where a GPU is asked for and there is none."""
+    """Choose the devices on which student and teacher compute in this process.
+
+    - returns: torch device names of student and teacher
+    - raises ConfigError: where a GPU is asked for and there is none
+    """
     asked = {
         "train.gpus_per_worker": experiment.train.gpus_per_worker,
         "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.streams else 0,
@@ -60,13 +64,13 @@ def devices(experiment: Experiment) -> tuple[str, str]:
 
 
 class LocalHooks:
-    """Checkpoints into a folder of the storage and hands reports on."""
+    """Hooks that write checkpoints into a folder of the storage and pass reports on."""
 
     def __init__(self, checkpoints: Storage | None, report: Report):
         self.checkpoints, self.on_report = checkpoints, report
 
     def snapshot(self, run: StudentRun) -> None:
-        pass  # generation looks at the student itself
+        pass  # generators in this process read the student itself
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         if self.checkpoints is not None:
@@ -89,9 +93,12 @@ def train_local(
     report: Report = lambda metrics: None,
     teacher: Teacher | None = None,
 ) -> StudentRun:
-    """Train one student here; continues from `checkpoints` where there is one. One process takes the rows of all workers.
+    """Train one student in this process, which takes the rows of all workers.
 
-    Raises Diverged where the loss becomes NaN.
+    - checkpoints: folder for checkpoints; training resumes from the one that is there; None: none are written
+    - report: called with the metrics of each report
+    - teacher: the loaded teacher; None: it is loaded from the storage
+    - raises Diverged: where the loss is no longer finite
     """
     device, teacher_device = devices(experiment)
     run = StudentRun(experiment, prepared.student, device=device)

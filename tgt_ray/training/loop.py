@@ -1,4 +1,4 @@
-"""The training loop, without Ray."""
+"""Run the training loop. Imports no ray."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from tgt_ray.training.run import StudentRun
 
 
 class Hooks(Protocol):
-    """What the loop tells the world."""
+    """What the loop calls while it trains."""
 
     def snapshot(self, run: StudentRun) -> None:
-        """Every pool.snapshot_every steps, where the explorer looks at the student."""
+        """Publish the student; called every pool.snapshot_every steps where the explorer looks at it."""
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
-        """At each evaluation; a checkpoint can be taken here."""
+        """Take a report; called at each evaluation. A checkpoint can be written here."""
 
     def stream_metrics(self) -> dict[str, float]:
-        """What the generators say of themselves."""
+        """Give the generators' own metrics, which become part of the report."""
 
     def stopped(self) -> bool:
-        """Whether to end before the last step; asked about every pool.snapshot_every steps."""
+        """Tell whether to end before the last step; called about every pool.snapshot_every steps."""
 
 
 def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, is_main: bool = True) -> None:
-    """Train to the last step. Evaluates on validation at each report, and on test once, at the end. Raises Diverged, Stopped."""
+    """Train to the last step; evaluate on validation at each report, and on test once, at the end.
+
+    - reader: serves the synthetic rows; None: the run has none
+    - is_main: whether this worker evaluates; the reports of the others are empty
+    - raises Diverged: where the loss is no longer finite
+    - raises Stopped: where a hook of some worker says to stop
+    """
     train, pool = run.experiment.train, run.experiment.pool
     run.student.train()
     if run.step == train.steps and run.history:
-        # Killed between its last report and its end: who waits for the report may have missed it.
+        # The run was killed between its last report and its end, so the report may not have arrived.
         hooks.report(run, run.history[-1])
     lap = time.perf_counter()
     while run.step < train.steps:
@@ -64,6 +70,6 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
         }
     if last:
         run.samples = reader.gallery.samples if reader is not None else []
-        # The only look at the test split, after the last decision about this student.
+        # The test split is measured only here, after the last decision about this student.
         report |= {f"test_{name}": value for name, value in run.evaluation.metrics("test").items()}
     return report

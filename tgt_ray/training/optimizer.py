@@ -1,4 +1,4 @@
-"""Optimizer and schedule of the learning rate."""
+"""Make the optimizer and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tgt_ray.training.student import Student
 def make_optimizer(
     student: Student, train: TrainConfig, steps: int | None = None, learning_rate: float | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimizer of what trains, and linear warm-up followed by cosine decay to zero over `steps`.
+    """Make the optimizer of all weights that train, and a linear warm-up followed by cosine decay to zero.
 
-    steps, learning_rate: of the second phase, which has no warm-up; None: of the first.
+    - steps, learning_rate: length and peak rate of the second phase, which has no warm-up; None: those of the first
     """
     steps = train.first_phase_steps if steps is None else steps
     rate, decay = learning_rate or train.learning_rate, train.weight_decay

@@ -1,4 +1,4 @@
-"""Which rows a step sees: a function of (seed, step) alone, so that a run resumes exactly."""
+"""Plan which rows a step sees. They depend on (seed, step) alone, so that a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -12,27 +12,41 @@ from tgt_ray.experiment.experiment import Experiment
 
 @dataclass(frozen=True)
 class Plan:
-    """Which rows each step of one worker takes. Counts are a function of the step, so nothing needs remembering."""
+    """Plan which rows each step of one worker takes.
 
-    batch_size: int  # of this worker
+    Counts depend on the step alone, so a run needs no state to resume.
+
+    - batch_size: rows of this worker's part of a batch
+    - ratio: share of synthetic rows, in [0, 1]
+    - num_real: rows of the train split
+    - phases: pairs of the first step of a phase and the chance (num_real,) that each real row is drawn;
+      None instead of chances: each row is drawn once an epoch
+    """
+
+    batch_size: int
     ratio: float
     rank: int
     world_size: int
     num_real: int
     seed: int
-    #: From which step on, how likely each of the real rows is drawn; None: each once an epoch.
     phases: tuple[tuple[int, np.ndarray | None], ...] = ((0, None),)
 
     def synthetic_before(self, step: int) -> int:
-        """Synthetic rows that this worker has used before `step`: rounding errors never add up beyond one row."""
-        # The small number keeps 0.3 * 10 * step from falling below the whole number it stands for.
+        """Count the synthetic rows that this worker used before `step`; rounding never adds up to more than one row."""
+        # The small term keeps products such as 0.3 * 10 * step from falling just below a whole number.
         return math.floor(step * self.batch_size * self.ratio + 1e-9)
 
     def synthetic_count(self, step: int) -> int:
+        """Count the synthetic rows of `step` on this worker."""
         return self.synthetic_before(step + 1) - self.synthetic_before(step)
 
     def real_indices(self, step: int) -> np.ndarray:
-        """Rows of the train split: the workers' parts of an endless sequence of seeded permutations."""
+        """Choose the step's rows of the train split for this worker.
+
+        All workers together walk through an endless sequence of seeded permutations, or of seeded draws.
+
+        - returns: (n,) int64 places in the train split
+        """
         count = self.batch_size - self.synthetic_count(step)
         first = (step * self.batch_size - self.synthetic_before(step)) * self.world_size + self.rank * count
         positions = np.arange(first, first + count)
@@ -43,7 +57,7 @@ class Plan:
         return out
 
     def _drawn(self, epoch: int, step: int) -> np.ndarray:
-        """The rows of an epoch in their order; where the phase has probabilities, as many with replacement."""
+        """Order the rows of an epoch; where the phase has probabilities, draw as many with replacement."""
         cached = self.__dict__.setdefault("_cache", {})
         phase = max(index for index, (first, _) in enumerate(self.phases) if step >= first)
         if (epoch, phase) not in cached:
@@ -57,7 +71,11 @@ class Plan:
 
 
 def row_probabilities(sampling: str, labels_N: np.ndarray) -> np.ndarray | None:
-    """How likely each row is drawn so that classes come by n_c^q: q = 1 natural, 1/2 square_root, 0 balanced; None: natural."""
+    """Compute how likely each row is drawn, so that a class of n_c rows comes in proportion to n_c^q.
+
+    - sampling: natural (q = 1), square_root (q = 1/2) or balanced (q = 0)
+    - returns: (N,) probabilities; None for natural
+    """
     if sampling == "natural":
         return None
     counts = np.bincount(labels_N)[labels_N].astype(float)
@@ -66,7 +84,10 @@ def row_probabilities(sampling: str, labels_N: np.ndarray) -> np.ndarray | None:
 
 
 def plan_of(experiment: Experiment, labels_N: np.ndarray, rank: int = 0, world_size: int = 1) -> Plan:
-    """One worker's part of an experiment. labels_N: of the train rows."""
+    """Make one worker's plan of an experiment.
+
+    - labels_N: (N,) labels of the train rows
+    """
     train = experiment.train
     phases = [(0, row_probabilities(train.sampling, labels_N))]
     if train.second_phase is not None:

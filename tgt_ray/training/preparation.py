@@ -1,4 +1,4 @@
-"""The recipe by which an experiment is made ready, in one process or on Ray: teacher, its check, transfer set. No torch at import."""
+"""Prepare an experiment, in one process or on Ray: teacher, fit check, transfer set. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def found_teacher(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any] | None:
-    """The teacher's record with its `fit_check`, where the storage has both; None where there is something to do first."""
+    """Read the teacher's record with its `fit_check`; None where the storage lacks one of them."""
     record = stored_teacher(experiment.teacher, data, storage)
     check = fit_check.stored(experiment, record, data, storage) if record is not None else None
     return None if record is None or check is None else {**record, "fit_check": check}
@@ -29,7 +29,10 @@ def found_teacher(experiment: Experiment, data: TaskData, storage: Storage) -> d
 def make_teacher(
     experiment: Experiment, data: TaskData, storage: Storage, device: str
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The teacher on `device`, and its record with its `fit_check`: made here where the storage doesn't have them."""
+    """Load the teacher, or make it and its fit check where the storage doesn't have them.
+
+    - returns: the teacher on `device`, and its record with its `fit_check`
+    """
     from tgt_ray.teacher.store import prepare_teacher
 
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
@@ -44,7 +47,11 @@ def ask_teacher(
     signals: Sequence[Signal],
     device: str,
 ) -> Columns:
-    """What the teacher says of the rows of a table. device: where it is."""
+    """Compute the teacher's outputs for the rows of a table.
+
+    - shape: of one row's inputs
+    - device: where the teacher is
+    """
     from tgt_ray.teacher.outputs import teacher_outputs
 
     inputs = inputs_of(experiment.task, table, shape, device)
@@ -59,6 +66,11 @@ def join(
     storage: Storage,
     objectives: Sequence[Objective] = (),
 ) -> Prepared:
-    """What runs share. objectives: those that they may have, where it isn't the experiment's alone."""
+    """Prepare what runs with the same data and teacher share.
+
+    - record: the teacher's
+    - teacher_pass: computes the teacher's outputs of tables
+    - objectives: all that the runs may have; none: the experiment's alone
+    """
     wanted = list(objectives) or [experiment.objective]
     return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage)

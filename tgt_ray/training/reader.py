@@ -1,4 +1,4 @@
-"""Synthetic rows, n at a time, and what they cost."""
+"""Read synthetic rows n at a time, and measure the waiting and the lag."""
 
 from __future__ import annotations
 
@@ -17,21 +17,32 @@ from tgt_ray.results.gallery import Gallery
 
 
 class SyntheticReader:
-    """Serves synthetic rows n at a time from blocks that come in request order, and measures what they cost."""
+    """Serve synthetic rows n at a time from blocks that come in request order, and measure waiting and lag.
+
+    - skip_rows: rows of the first block that were used before the run resumed
+    - start_wait_s: seconds until the first block, which is the pool's start
+    - wait_s: seconds of waiting after the first block
+    - lags: how many rows had which lag, in student steps between a row's snapshot and its use
+    """
 
     def __init__(self, blocks: Iterator[Block], skip_rows: int = 0):
         self.blocks = blocks
         self.skip_rows = skip_rows
         self.rest: Block | None = None
         self.offset = 0
-        self.start_wait_s = 0.0  # until the first block: the pool's start
-        self.wait_s = 0.0  # after it
+        self.start_wait_s = 0.0
+        self.wait_s = 0.0
         self.lags: Counter[int] = Counter()
         self.num_blocks = 0
         self.gallery = Gallery()
 
     def take(self, count: int, step: int) -> tuple[Tensor, dict[str, Any]]:
-        """The inputs of the next `count` rows, used at `step`, and the columns of their signals."""
+        """Take the next rows.
+
+        - count: how many rows
+        - step: the student's step that uses them
+        - returns: inputs (count, ...), and the columns of their signals
+        """
         inputs, columns = [], []
         while count:
             block = self._block(step)
@@ -61,7 +72,7 @@ class SyntheticReader:
         return self.rest
 
     def lag(self) -> dict[str, float]:
-        """Student steps between a row's snapshot and its use; empty where no explorer looks at the student."""
+        """Summarise the lag of all rows in student steps; empty where no explorer looks at the student."""
         if not self.lags:
             return {}
         lags = np.repeat(list(self.lags), list(self.lags.values()))
@@ -69,7 +80,7 @@ class SyntheticReader:
 
 
 def percentiles(values: np.ndarray) -> dict[str, float]:
-    """p50, p99 and max of a non-empty array."""
+    """Compute p50, p99 and max of a non-empty array."""
     return {
         "p50": float(np.percentile(values, 50)),
         "p99": float(np.percentile(values, 99)),

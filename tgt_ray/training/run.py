@@ -1,4 +1,4 @@
-"""A student somewhere in its training."""
+"""Hold the state of a training run, and make its optimizer steps."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ class Stopped(Exception):
 
 
 class StudentRun:
-    """A student with its optimizer and schedule after `step` steps; `batches` and `evaluation` are of its data.
+    """Hold a student with its optimizer and schedule after `step` steps.
 
-    rank, world_size: which of how many workers this is
-    wrap: makes the module that a step calls of the student, for data parallelism
+    - rank, world_size: index of this worker, and the number of workers
+    - wrap: turns the student into the module that a step calls, for data parallelism
+    - samples: synthetic rows for the gallery, after the last step
+    - history: the reports so far
+    - train_s: seconds of training in all sessions of the run
+    - session_s: seconds of training in this process
     """
 
     def __init__(
@@ -54,21 +58,24 @@ class StudentRun:
         inputs = StudentInputs(experiment.task, data, self.student.backbone)
         self.batches = Batches(experiment, data, self.plan, inputs)
         self.evaluation = Evaluation(experiment, data, self.student, inputs, device)
-        self.samples: list[Sample] = []  # synthetic rows to show, after the last step
+        self.samples: list[Sample] = []
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.train_s = 0.0  # in all sessions of this run
-        self.session_s = 0.0  # in this process
+        self.train_s = 0.0
+        self.session_s = 0.0
         self._parts: dict[str, Tensor] = {}
         self._steps_since_report = 0
 
     @property
     def position(self) -> tuple[int, int]:
-        """(index of this worker's next request, rows of it that are used up)."""
+        """Locate this worker in its stream of synthetic rows.
+
+        - returns: the index of its next request, and how many rows of that are used up
+        """
         return divmod(self.plan.synthetic_before(self.step), self.experiment.pool.rows_per_request)
 
     def train_step(self, reader: SyntheticReader | None) -> None:
-        """One optimizer step on the step's real and synthetic rows."""
+        """Make one optimizer step on the step's real and synthetic rows."""
         train = self.experiment.train
         if self.step >= train.first_phase_steps and not self.student.frozen_backbone:
             self.begin_second_phase()
@@ -86,20 +93,26 @@ class StudentRun:
             self._parts[name] = self._parts[name] + part if name in self._parts else part
 
     def begin_second_phase(self) -> None:
+        """Freeze the backbone, and make a new optimizer for what still trains."""
         train = self.experiment.train
         assert train.second_phase is not None
         self.student.train_head_alone(train.second_phase.type, train.seed + 1)
-        self.model = self.wrap(self.student)  # data parallelism must know which weights still train
+        self.model = self.wrap(self.student)  # data parallelism needs the new set of trained weights
         steps = train.steps - train.first_phase_steps
         self.optimizer, self.schedule = make_optimizer(self.student, train, steps, train.second_phase.learning_rate)
 
     def check(self, stop: bool) -> None:
-        """Raise Diverged where the loss has become infinite or NaN since the last report, Stopped where a worker says `stop`."""
+        """Check whether the run can go on. All workers must call this at the same step.
+
+        - stop: whether this worker wants to stop
+        - raises Diverged: where the loss has become infinite or NaN since the last report
+        - raises Stopped: where some worker wants to stop
+        """
         flags = torch.stack(
             [torch.isfinite(self._parts["loss"]).float(), torch.tensor(float(not stop), device=self.device)]
         )
         if self.plan.world_size > 1:
-            # Together: a worker that stopped alone would leave the others waiting for its gradients.
+            # Workers decide together: one that stopped alone would leave the others waiting for its gradients.
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
         finite, wanted = flags.tolist()
         if not finite:
@@ -110,7 +123,7 @@ class StudentRun:
             raise Stopped
 
     def train_metrics(self) -> dict[str, float]:
-        """Mean loss and parts since the last call."""
+        """Average the loss and its parts over the steps since the last call."""
         out = {f"train_{name}": float(total) / self._steps_since_report for name, total in self._parts.items()}
         self._parts, self._steps_since_report = {}, 0
         return out

@@ -1,4 +1,4 @@
-"""The student, backbone and criterion in one forward, so that data parallelism sees all that trains."""
+"""The student joins backbone and criterion in one forward, so that data parallelism sees all that trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from tgt_ray.teacher.transfer_set import StudentData
 
 
 class Student(nn.Module):
-    """What trains: a backbone, inputs (B, ...) -> embedding (B, D), and a criterion."""
+    """A student is the module that is trained: a backbone and a criterion.
+
+    - backbone: inputs (B, ...) -> embedding (B, D)
+    - criterion: computes scores and the loss from the embedding
+    """
 
     def __init__(self, backbone: nn.Module, criterion: Criterion):
         super().__init__()
@@ -30,7 +34,7 @@ class Student(nn.Module):
         self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
     def forward(self, inputs: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, int]) -> Loss:
-        """The loss of a batch, whose parts these are: see `tgt_ray.core.batch.Batch`."""
+        """Compute the loss of a batch; the arguments are the parts of `tgt_ray.core.batch.Batch`."""
         for norm in self.source_norms:
             norm.num_real = len(labels)
         sizes = [len(inputs) - sum(further.values()), *further.values()]
@@ -39,7 +43,7 @@ class Student(nn.Module):
         return loss
 
     def scores(self, inputs: Tensor) -> Tensor:
-        """Of all classes, (B, K)."""
+        """Compute the scores (B, K) of all classes."""
         return self.criterion.scores(self.backbone(inputs))
 
     def train(self, mode: bool = True) -> Student:
@@ -49,7 +53,10 @@ class Student(nn.Module):
         return self
 
     def train_head_alone(self, how: str, seed: int) -> None:
-        """Freeze the backbone. how: "crt" starts the head anew, "lws" leaves it and trains its factors."""
+        """Freeze the backbone and train the head alone.
+
+        - how: "crt" trains a new head; "lws" keeps the head and trains its factors
+        """
         self.frozen_backbone = True
         self.backbone.requires_grad_(False).eval()
         head = self.criterion.head
@@ -63,26 +70,26 @@ class Student(nn.Module):
 
 
 def has_split_norms(experiment: Experiment) -> bool:
-    """Whether batch norms keep statistics for each source: without real rows there is one source."""
+    """Tell whether batch norms keep statistics for each source; without real rows there is one source."""
     return experiment.train.batch_norm == "per_source" and experiment.synthetic_ratio < 1
 
 
 def build_student(
     experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True, facts: Facts | None = None
 ) -> Student:
-    """A student with the weights that it begins with: from elsewhere, or as `train.seed` gives them.
+    """Build a student with its first weights: pretrained ones, or random ones from `train.seed`.
 
-    first_weights: False where others are put into it anyway, so that those from elsewhere are not loaded
-    facts: where the data doesn't know them yet
+    - first_weights: False where other weights are loaded afterwards, so that pretrained ones need not be
+    - facts: for a criterion before the labeler was asked; None: those of the data
     """
-    # Before the labeler was asked, all that a student is asked for is its scores.
+    # Before the labeler has run, only the student's scores are used, which need no more facts than these.
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
     return make_student(experiment, data.spec, facts, first_weights)
 
 
 def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_weights: bool = True) -> Student:
-    """The same for inputs that `spec` describes."""
+    """Build a student for inputs that `spec` describes, with its first weights."""
     torch.manual_seed(experiment.train.seed)
     with concerning("student"):
         backbone = experiment.student.build(spec)
@@ -96,7 +103,11 @@ def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_we
 
 
 def build_criterion(experiment: Experiment, dim: int, facts: Facts) -> Criterion:
-    """The objective's criterion, made ready for a second phase where there is one. ConfigError where it has no head for that."""
+    """Build the objective's criterion, with what a second phase needs where there is one.
+
+    - dim: numbers of an embedding
+    - raises ConfigError: where the objective builds no Criterion, or a second phase finds no linear head
+    """
     objective, phase = experiment.objective, experiment.train.second_phase
     criterion = objective.build(dim, facts)
     if not isinstance(criterion, Criterion):
