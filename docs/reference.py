@@ -22,12 +22,14 @@ PAGE = Path(__file__).parent / "reference.md"
 INTRO = """\
 # Reference: every setting
 
-This page is made from the types that read the settings: `python docs/reference.py` writes it. Each table has the settings
-of one block. A *block* is a mapping in the YAML file, such as `train: {steps: 500}`. A *component* is a block with the key
-`type`, which says what else it may hold; `type: your_package.module:Class` names [one of your own](components.md).
+This page is made from the types that read the settings: `python docs/reference.py` writes it. Each table has the
+settings of one block. A *block* is a mapping in the YAML file, such as `train: {steps: 500}`. A *component* is a block
+with the key `type`, which says what else it may hold; `type: your_package.module:Class` names
+[one of your own](components.md).
 
-Dotted keys, as in `--set train.steps=200` and in the space of a sweep, are the names of the blocks from the outside to the
-inside. `python -m tgt_ray train --schema` and `python -m tgt_ray sweep --schema` print the same as JSON Schema, for editors.
+Dotted keys, as in `--set train.steps=200` and in the space of a sweep, are the names of the blocks from the outside to
+the inside. `python -m tgt_ray train --schema` and `python -m tgt_ray sweep --schema` print the same as JSON Schema, for
+editors.
 """
 
 #: The blocks of an experiment, each a part of the page with what it is for.

@@ -229,7 +229,7 @@ def test_a_local_run_does_not_import_ray(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "student and records in" in done.stdout
+    assert "student, records and report.html: " in done.stdout
 
 
 def test_the_public_names_are_there():

@@ -133,7 +133,7 @@ def test_the_command_line_runs_an_experiment(short, storage, tmp_path, monkeypat
     args = [file, "--local", "--storage", storage.root, "--name", "by_hand", "--set", "train.seed=3"]
     code, stdout, stderr = command_line(monkeypatch, capsys, *args)
     assert code == 0, stderr
-    assert storage.within("by_hand").root in stdout and "test_balanced_accuracy" in stdout
+    assert storage.within("by_hand").root in stdout and "test balanced_accuracy" in stdout
     assert load_yaml(storage.path("by_hand", "experiment.yaml"))["train"]["seed"] == 3
 
 

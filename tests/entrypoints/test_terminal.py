@@ -15,7 +15,7 @@ log = logging.getLogger("tgt_ray.somewhere")
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Called in a test: logging is as in a fresh process, without the handlers that pytest adds when the test begins."""
+    """Makes logging as in a fresh process: without the handlers that pytest adds when a test begins."""
 
     def clear(*handlers: logging.Handler) -> None:
         monkeypatch.setattr(terminal.OURS, "propagate", False)

@@ -194,10 +194,8 @@ def test_how_texts_are_embedded_is_said_once_and_recorded(beir, encoder, tmp_pat
                 "queries": {**how, "prompt": "q: "},
                 "documents": {**how, "prompt": "p: "},
             }
-            assert (
-                f"queries by {path}: after the prompt 'q: ', up to 24 tokens, the mean of tokens, normalised to length 1"
-                in lines[0]
-            )
+            how_said = "after the prompt 'q: ', up to 24 tokens, the mean of tokens, normalised to length 1"
+            assert f"queries by {path}: {how_said}" in lines[0]
             assert all(("cosine, the default of sentence-transformers" in line) == (who == "default") for line in lines)
             assert all("teacher.labeler.normalize" in line for line in lines)
 

@@ -159,7 +159,7 @@ def test_it_feeds_a_student_without_a_copy_of_its_weights(folder, tmp_path, capl
     kept = [path.name for path in (tmp_path / "runs" / "teachers").iterdir() if path.suffix == ".safetensors"]
     assert all(name.startswith("labeler-") for name in kept), kept
     # What an image costs is said before anything trains.
-    assert "run would take about" in caplog.text
+    assert "rows of a run take about" in caplog.text
 
 
 def test_half_precision_and_no_guidance(folder, tmp_path):

@@ -22,6 +22,14 @@ def read_json(storage: Storage, *parts: str) -> dict[str, Any]:
     return json.loads(storage.read(*parts))
 
 
+def find(storage: Storage, kind: str, *parts: str) -> dict[str, Any] | None:
+    """Read a record; None where there is none, or one whose format this version can't use."""
+    if not storage.exists(*parts):
+        return None
+    record = read_json(storage, *parts)
+    return record if formats.readable(kind, record) else None
+
+
 def write_jsonl(storage: Storage, rows: Iterable[Mapping[str, Any]], *parts: str) -> None:
     storage.write("".join(json.dumps(row, default=str) + "\n" for row in rows).encode(), *parts)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tgt_ray.core import formats
 from tgt_ray.core.texts import are_texts, shown, to_texts
 from tgt_ray.results.text_page import page
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
@@ -142,7 +143,7 @@ def files(
         table = table.append_column("anchor_text", pa.array(to_texts(anchors)))
         out[PAGE_FILE] = text_page(table, class_names, longest)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(formats.metadata("table")), sink, compression="zstd")
     out[ROWS_FILE] = sink.getvalue()
     if drawable(anchors):
         picture = io.BytesIO()

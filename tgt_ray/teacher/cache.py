@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from tgt_ray.core import formats
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, flat, unflat
 from tgt_ray.core.storage import Storage
 
+#: Part of each file's address: a version finds what it can read.
+VERSION = formats.FORMATS["teacher_cache"]
 #: The folder of these files in the storage.
 FOLDER = "teacher_cache"
 
@@ -31,11 +34,11 @@ class TeacherCache:
     makers: dict[str, str]
 
     def signal_key(self, split: str, signal: Signal) -> str:
-        return digest("signal", self.splits[split], self.makers[signal.by], signal.key())
+        return digest("signal", VERSION, self.splits[split], self.makers[signal.by], signal.key())
 
     def fit_key(self, split: str, fit: str) -> str:
         """Return the file key of a fit; for `fit` see `tgt_ray.objectives.facts.Fit.key`."""
-        return digest("fit", self.splits[split], self.makers["labeler"], fit)
+        return digest("fit", VERSION, self.splits[split], self.makers["labeler"], fit)
 
     def missing(self, split: str, signals: Sequence[Signal]) -> tuple[Signal, ...]:
         """Return the signals that have no file yet."""
@@ -54,10 +57,16 @@ class TeacherCache:
         return out
 
     def write(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        self.storage.write(safetensors.numpy.save(arrays), FOLDER, f"{key}.safetensors")
+        self.storage.write(
+            safetensors.numpy.save(arrays, formats.metadata("teacher_cache")), FOLDER, f"{key}.safetensors"
+        )
 
     def read(self, key: str) -> dict[str, Any]:
         return safetensors.numpy.load(self.storage.read(FOLDER, f"{key}.safetensors"))
 
     def has(self, key: str) -> bool:
         return self.storage.exists(FOLDER, f"{key}.safetensors")
+
+    def holds_older(self) -> bool:
+        """Whether the folder has files of format 1, which are Parquet."""
+        return any(file.endswith(".parquet") for file in self.storage.files(FOLDER))

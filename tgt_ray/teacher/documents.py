@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tgt_ray.core import formats
 from tgt_ray.core.batch import InputRows
 from tgt_ray.core.errors import concerning
 from tgt_ray.core.fingerprint import digest
@@ -72,4 +73,4 @@ def keep(storage: Storage, name: str, embedding: Tensor | np.ndarray, cut: Tenso
     - cut: (N,) whether a document is longer than the encoder reads
     """
     made = {"embedding": torch.as_tensor(embedding).cpu().contiguous(), "cut": torch.as_tensor(cut).cpu()}
-    storage.write(safetensors.torch.save(made), FOLDER, name)
+    storage.write(safetensors.torch.save(made, formats.metadata("documents")), FOLDER, name)

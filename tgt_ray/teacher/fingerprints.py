@@ -30,8 +30,9 @@ def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> d
         if part.external:
             return None
         fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
-        if not store.exists(f"{role}-{fingerprint}.json"):
+        record = records.find(store, "teacher", f"{role}-{fingerprint}.json")
+        if record is None:
             return None
-        out[role] = {**records.read_json(store, f"{role}-{fingerprint}.json"), "reused": True}
+        out[role] = {**record, "reused": True}
         made_from = [fingerprint]
     return out

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.batch import InputRows, InputSpec
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, concerning
@@ -210,18 +210,18 @@ def _ready(
     else:
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
-    if store.exists(f"{name}.json"):
+    there = records.find(store, "teacher", f"{name}.json")
+    if there is not None:
         if config.stored:
             load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
         _freeze(model).to(device)
         log.info("%s %s: reused from %s", role, fingerprint, store.root)
         # The stored weights may have come from another place than the one asked for now.
-        record = {**records.read_json(store, f"{name}.json"), "config": plain, **source}
-        if record.get("measured_on") != measured_on:
-            log.info("%s %s: measured again, since the rows to measure it on have changed", role, fingerprint)
-            record |= {"quality": record["quality"] | finish["own"](source), "measured_on": measured_on}
-            records.write_json(store, record, f"{name}.json")
-        return {**record, "reused": True}
+        record = {**there, "config": plain, **source}
+        return {**_measured(record, f"{role} {fingerprint}", finish, source, measured_on, store, name), "reused": True}
+    if store.exists(f"{name}.json"):
+        stored = formats.number(records.read_json(store, f"{name}.json"))
+        log.info("%s %s: is stored with format %d, which this version can't use; made again", role, fingerprint, stored)
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
@@ -234,10 +234,29 @@ def _ready(
     _freeze(model)
     if config.stored:
         store.write(safetensors.torch.save(whole(model.state_dict())), f"{name}.safetensors")
-    record = {"fingerprint": fingerprint, "config": plain, **source, "environment": environment()}
+    known = formats.stamped("teacher", {"fingerprint": fingerprint, "config": plain})
+    record = {**known, **source, "environment": environment()}
     # The record is written last: if it exists, the weights are complete.
     records.write_json(store, record, f"{name}.json")
     return {**record, "reused": False}
+
+
+def _measured(
+    record: dict[str, Any],
+    called: str,
+    finish: dict[str, Finish],
+    source: dict[str, Any],
+    measured_on: str,
+    store: Storage,
+    name: str,
+) -> dict[str, Any]:
+    """Return the record of a stored model, with its quality measured again where other rows are there to measure it."""
+    if record.get("measured_on") == measured_on:
+        return record
+    log.info("%s: measured again, since the rows to measure it on have changed", called)
+    record |= {"quality": record["quality"] | finish["own"](source), "measured_on": measured_on}
+    records.write_json(store, record, f"{name}.json")
+    return record
 
 
 def state_digests(model: nn.Module) -> dict[str, str]:

@@ -164,6 +164,8 @@ def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ..
     missing = {split: signals for split, all_ in wanted.items() if (signals := cache.missing(split, all_))}
     if not missing:
         return
+    if cache.holds_older():
+        log.info("teacher_cache: outputs stored by an older version are not used; the teacher is asked again, once")
     said = teacher_pass([(data.tables[split], signals) for split, signals in missing.items()])
     for (split, signals), columns in zip(missing.items(), said, strict=True):
         cache.keep(split, signals, columns)

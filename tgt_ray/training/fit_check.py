@@ -8,11 +8,12 @@ only where something is measured.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
@@ -59,8 +60,7 @@ def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, stor
     """
     if not experiment.streams or experiment.fit_check.on_low == "skip":
         return {}
-    name = key(experiment, teacher, data)
-    return records.read_json(storage, FOLDER, f"{name}.json") if storage.exists(FOLDER, f"{name}.json") else None
+    return records.find(storage, "fit_check", FOLDER, f"{key(experiment, teacher, data)}.json")
 
 
 def ready(
@@ -85,7 +85,7 @@ def ready(
     result, galleries = measure(experiment, teacher, data, device)
     for file, content in galleries.items():
         storage.write(content, FOLDER, _stored_as(file, name))
-    result["key"] = name
+    result = formats.stamped("fit_check", {**result, "key": name})
     records.write_json(storage, result, FOLDER, f"{name}.json")
     return result
 
@@ -97,17 +97,8 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     """
     if not result:
         return
-    rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
-    log.info(
-        "fit of the teacher on %d held-out rows: labeler's accuracy %.1f %%; its agreement with itself %.1f %% on"
-        " reconstructions, %.1f %% on explored rows (%s); %s; %.3g explored rows a second on %s: the %.0f rows of a run"
-        " would take about %s at this speed",
-        *(result[name] for name in ("rows", "accuracy", "agreement_reconstructed", "agreement_explored", "explorer")),
-        _likeness(result),
-        *(result[name] for name in ("rows_per_second", "device")),
-        rows,
-        duration(rows / result["rows_per_second"]),
-    )
+    for line in _facts(experiment, result):
+        log.info("%s", line)
     _say_if_calls_are_long(experiment.pool.rows_per_request, result["rows_per_second"])
     least = experiment.fit_check.minimum
     if result["agreement_reconstructed"] >= least:
@@ -145,6 +136,21 @@ def _say_if_calls_are_long(rows: int, per_second: float) -> None:
             " %d would take about one second",
             *(rows, duration(rows / per_second), max(1, round(per_second))),
         )
+
+
+def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
+    """Describe a result, a fact a line."""
+    rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
+    speed = result["rows_per_second"]
+    yield f"fit of the teacher on {result['rows']} held-out rows:"
+    yield f"  labeler's accuracy {result['accuracy']:.1f} %"
+    yield f"  its agreement with itself on reconstructions {result['agreement_reconstructed']:.1f} %"
+    yield f"  its agreement with itself on explored rows ({result['explorer']}) {result['agreement_explored']:.1f} %"
+    yield f"  {_likeness(result)}"
+    yield (
+        f"  {speed:,.0f} explored rows a second on {result['device']}: the {rows:,.0f} rows of a run take about"
+        f" {duration(rows / speed)}"
+    )
 
 
 def _likeness(result: dict[str, Any]) -> str:

@@ -99,10 +99,6 @@ class StoredImages:
         return self.content if rows is None else digest(self.content, rows.astype(np.int64).tobytes())
 
 
-def _record(folder: Storage) -> dict[str, Any]:
-    return records.read_json(folder, "record.json")
-
-
 class EncodedImages(ImageSource):
     """A source of image files or encoded bytes."""
 
@@ -159,9 +155,9 @@ class EncodedImages(ImageSource):
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
         key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
         folder = storage.within("data_cache", key)
-        if not folder.exists("record.json") or not formats.readable("data_cache", _record(folder)):
+        if records.find(folder, "data_cache", "record.json") is None:
             self._decode(scan, folder, run)
-        record = _record(folder)
+        record = records.read_json(folder, "record.json")
         shape = tuple(record["shape"])
         splits = {
             name: StoredImages(StoredTable(folder, tuple(about["files"])), shape, about["content"])
