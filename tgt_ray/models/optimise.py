@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tgt_ray.teacher.pretraining.config import Pretrain
 
 
-def _optimise(
+def optimise(
     model: nn.Module, optimizer: torch.optim.Optimizer, num_rows: int, how: Pretrain, rng: torch.Generator
 ) -> Iterator[Tensor]:
     """Yield the row indices of each step; the caller computes gradients, then the optimizer steps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,15 +19,11 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.base import Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
-from tgt_ray.data.labels import check_labels
 from tgt_ray.data.subsets import Unlabelled
+from tgt_ray.data.texts.labels import FLOATS, class_numbers, without_minus_ones
 
 log = logging.getLogger(__name__)
 
-#: How many distinct labels a message shows.
-SHOWN = 4
-#: Explains where labels with a decimal point come from.
-FLOATS = "pandas makes such floats of integers where some are missing, which .astype('Int64') undoes"
 #: How many characters a log line shows of a text.
 BEGINNING = 60
 
@@ -138,8 +133,11 @@ class TextSource(Component):
         numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
         may_be = () if numbered else names
         for split, table in tables.items():
-            tables[split] = self._without_minus_ones(raw[split].where, table, may_be, unlabelled is not None)
-        labels, num_classes = self._class_numbers(raw, tables, names, may_be)
+            tables[split] = without_minus_ones(
+                raw[split].where, table, self.label_column, may_be, unlabelled is not None
+            )
+        where = {split: each.where for split, each in raw.items()}
+        labels, num_classes = class_numbers(where, tables, self.label_column, names, may_be)
         rows = {
             split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
             for split, table in tables.items()
@@ -189,92 +187,6 @@ class TextSource(Component):
             raise ConfigError(
                 f"{at}: column '{name}' of {raw.where} is {kind}, expected integers or names of classes{hint}"
             )
-
-    def _without_minus_ones(self, where: str, table: pa.Table, names: tuple[str, ...], permitted: bool) -> pa.Table:
-        """Return a split whose labels of -1 are null, unless "-1" is among the names that labels may be.
-
-        - permitted: whether rows without a label are
-        - raises ConfigError: for rows without a label that are not permitted, and where there are no others
-        """
-        label, about = table["label"], f"column '{self.label_column}' (task.data.label_column)"
-        minus = pc.fill_null(pc.equal(label, "-1"), False)
-        if "-1" in names:
-            minus = pc.and_(minus, False)
-        missing = pc.or_(label.is_null(), minus)
-        if pc.all(missing).as_py():
-            raise ConfigError(
-                f"{where}: none of its {len(label)} rows has a label in {about}; give a split with labels"
-            )
-        row = minus.index(True).as_py()
-        if row >= 0 and not permitted:
-            raise ConfigError(
-                f"{where}: label -1 in row {row} of {about} is not a class ({pc.sum(minus).as_py()} such rows); where"
-                " it says that there is no label, set task.unlabelled to anchors or ignore; where it is a class, give"
-                " task.data.label_names"
-            )
-        if label.null_count and not permitted:
-            raise ConfigError(
-                f"{where}: {about} has {label.null_count} null values, the first in row"
-                f" {label.is_null().index(True).as_py()}; every row needs a label, or task.unlabelled set to anchors or"
-                " ignore, which says what rows without one are"
-            )
-        if row < 0:
-            return table
-        column = table.column_names.index("label")
-        return table.set_column(column, "label", pc.if_else(minus, pa.scalar(None, label.type), label))
-
-    def _class_numbers(
-        self, raw: dict[str, RawTexts], tables: dict[str, pa.Table], names: tuple[str, ...], may_be: tuple[str, ...]
-    ) -> tuple[dict[str, np.ndarray], int]:
-        """Return each split's classes, (N,) int64 with -1 where there is no label, and the number of classes.
-
-        Labels are taken for names where all of them are among the names that they may be, otherwise for numbers.
-        """
-        distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
-        first = list(dict.fromkeys(word for words in distinct.values() for word in words))
-        if set(first) <= set(may_be):
-            values = pa.array(names, pa.large_string())
-            found = {split: pc.index_in(table["label"], values).fill_null(-1) for split, table in tables.items()}
-            return {split: column.to_numpy().astype(np.int64) for split, column in found.items()}, len(names)
-        for split, words in distinct.items():
-            other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
-            if other:
-                raise ConfigError(self._not_numbers(raw[split].where, tables[split]["label"], other, names))
-        numbers = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
-        least, most = pc.min_max(numbers["train"]).as_py().values()
-        if not names and least > 0:
-            raise ConfigError(
-                f"task.data.label_names: labels of {raw['train'].where} are {least}..{most}, class numbers begin at 0;"
-                f" give the labels in the order of their classes, such as [{least}, ..., {most}]"
-            )
-        num_classes = len(names) or 1 + most
-        checked = {
-            split: check_labels(values.fill_null(0).to_numpy(), num_classes, raw[split].where)
-            for split, values in numbers.items()
-        }
-        return {
-            split: np.where(numbers[split].is_null().to_numpy(), -1, values) for split, values in checked.items()
-        }, num_classes
-
-    def _not_numbers(self, where: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
-        """Say why labels that are not integers can't be used.
-
-        - other: the distinct ones
-        """
-        about = f"column '{self.label_column}' of {where}"
-        unknown = [word for word in other if word not in names]
-        if not names or not unknown:
-            shown = ", ".join(repr(word[:40]) for word in other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
-            return (
-                f"task.data.label_names: labels in {about} are not integers ({shown}); where they are names of classes,"
-                " give label_names in the order of the classes' numbers"
-                + (f"; {FLOATS}" if all(re.fullmatch(r"[0-9]+\.0", word) for word in other) else "")
-            )
-        row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
-        return (
-            f"task.data.label_names: label {unknown[0][:40]!r} in row {row} of {about} is none of the class names;"
-            f" {nearest(unknown[0], names)} ({count} such rows)"
-        )
 
     def _rows(self, where: str, table: pa.Table, labels: np.ndarray, keep_unlabelled: bool) -> TextRows:
         """Return the rows that have a text and, unless `keep_unlabelled`, a label.

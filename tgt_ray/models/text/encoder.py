@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
 from tgt_ray.models.hub import from_hub
-from tgt_ray.models.text.sentence_settings import _pooling
+from tgt_ray.models.text.sentence_settings import own_pooling
 from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
 
 #: Texts of about the same length that are embedded together.
@@ -132,7 +132,7 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
-    pooling = _pooling(path, revision, config) if pooling == "auto" else pooling
+    pooling = own_pooling(path, revision, config) if pooling == "auto" else pooling
     if pooling == "model":
         if config.pad_token_id is None:
             config.pad_token_id = tokens.pad  # by which a causal model's classifier finds a text's end

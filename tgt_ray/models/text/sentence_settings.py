@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.models.hub import own_file
 
 
-def _pooling(path: str, revision: str | None, config: Any) -> str:
+def own_pooling(path: str, revision: str | None, config: Any) -> str:
     """Return a classifier's own pooling, or the one that sentence-transformers wrote, or else the mean."""
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "model"
@@ -69,7 +69,35 @@ class SentenceSettings:
     unit: bool
     pools_prompt: bool
 
-    def normalize(self) -> bool | None:
+    def prefix(self, kind: Literal["query", "document"], given: str | None) -> str:
+        """Return the text put before queries or documents.
+
+        - given: what the user says; None: nothing, so that the model's own prompt counts
+        - raises ConfigError: where the model leaves that text out of pooling, which is not supported
+        """
+        own = self.query if kind == "query" else self.document
+        prefix = own if given is None else given
+        if prefix and not self.pools_prompt:
+            raise ConfigError(
+                f"{self.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false),"
+                f" which is not supported; set {kind}_prefix: '', or pooling: mean or cls to pool these tokens as well"
+            )
+        return prefix
+
+    def normalizes(self, given: bool | None) -> tuple[bool, str]:
+        """Return whether embeddings are normalised to length 1, and who says so: "config", "files" or "default".
+
+        - given: what the user says; None: nothing
+        """
+        if given:
+            return True, "config"
+        said = self.own_normalization()
+        if given is not None:
+            return given, "config"
+        # sentence-transformers compares embeddings by cosine where a model doesn't say how.
+        return (True, "default") if said is None else (said, "files")
+
+    def own_normalization(self) -> bool | None:
         """Say whether embeddings of length 1 make dot products rank as the model does; None: the files don't say.
 
         - raises ConfigError: where dot products don't rank so either way

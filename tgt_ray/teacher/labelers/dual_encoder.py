@@ -86,8 +86,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
         settings = self._settings(self.path, self.revision)
         backbone = self.backbone(spec, "teacher.labeler")
-        backbone.tokens.prefix = self._prefix("query", settings)
-        return DualEncoder(backbone, num_classes, self._normalizes(settings)[0], self.temperature)
+        backbone.tokens.prefix = settings.prefix("query", self.query_prefix)
+        return DualEncoder(backbone, num_classes, settings.normalizes(self.normalize)[0], self.temperature)
 
     def prompt(self) -> str:
         return self._settings(self.path, self.revision).query if self.query_prefix is None else self.query_prefix
@@ -96,30 +96,6 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         from tgt_ray.models.text.sentence_settings import sentence_settings
 
         return sentence_settings(path, revision, self.pooling)
-
-    def _prefix(self, kind: Literal["query", "document"], settings: SentenceSettings) -> str:
-        """Return the text put before queries or documents.
-
-        - raises ConfigError: where the model leaves that text out of pooling, which is not supported
-        """
-        given: str | None = getattr(self, f"{kind}_prefix")
-        prefix: str = getattr(settings, kind) if given is None else given
-        if prefix and not settings.pools_prompt:
-            raise ConfigError(
-                f"{settings.path}: leaves the tokens of its prompt '{prefix}' out of pooling (include_prompt: false),"
-                f" which is not supported; set {kind}_prefix: '', or pooling: mean or cls to pool these tokens as well"
-            )
-        return prefix
-
-    def _normalizes(self, settings: SentenceSettings) -> tuple[bool, str]:
-        """Return whether embeddings are normalised to length 1, and who says so: "config", "files" or "default"."""
-        if self.normalize:
-            return True, "config"
-        said = settings.normalize()
-        if self.normalize is not None:
-            return self.normalize, "config"
-        # sentence-transformers compares embeddings by cosine where a model doesn't say how.
-        return (True, "default") if said is None else (said, "files")
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         self.load_body(model.backbone, "teacher.labeler")
@@ -144,7 +120,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
 
     def _said_of(self, tower: Any, path: str, revision: str | None) -> dict[str, Any]:
         """Describe how a model embeds texts, for the record and the log."""
-        normalizes, said_by = self._normalizes(self._settings(path, revision))
+        normalizes, said_by = self._settings(path, revision).normalizes(self.normalize)
         return {
             "path": path,
             "revision": revision,
@@ -169,8 +145,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
         key = "document_tokens" if self.document_tokens is not None else "max_tokens"
         tokens = own_tokens(path, revision, longest, "teacher.labeler", key)
         settings = self._settings(path, revision)
-        tokens.prefix = self._prefix("document", settings)
-        if self._normalizes(settings)[0] != model.normalize:
+        tokens.prefix = settings.prefix("document", self.document_prefix)
+        if settings.normalizes(self.normalize)[0] != model.normalize:
             lengths = ["length 1" if each else "any length" for each in (not model.normalize, model.normalize)]
             raise ConfigError(
                 f"teacher.labeler.document_path: {path} gives embeddings of {lengths[0]}, but path {self.path} of"

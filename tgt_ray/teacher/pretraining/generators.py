@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tgt_ray.core.batch import InputRows
 from tgt_ray.models.image.augment import augment
 from tgt_ray.models.numerics import kl_rows
-from tgt_ray.models.optimise import _optimise
+from tgt_ray.models.optimise import optimise
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.pretraining.config import GeneratorPretrain, TextGeneratorPretrain
@@ -36,7 +36,7 @@ def fit_autoencoder(
     labeler.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     done = 0
-    for rows in _optimise(model, optimizer, len(inputs), how, rng):
+    for rows in optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
         latents = model.encode(images)  # type: ignore[operator]
         if how.latent_noise:
@@ -69,7 +69,7 @@ def fit_denoiser(
     ids = torch.cat([tokens(part) for part in inputs.split(1024)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     done = 0
-    for rows in _optimise(model, optimizer, len(ids), how, rng):
+    for rows in optimise(model, optimizer, len(ids), how, rng):
         some = ids[rows.to(ids.device)]
         loss = model.denoising_loss(  # type: ignore[operator]
             some[:, : int((some != tokens.pad).sum(dim=1).max())], rng

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tgt_ray.core.batch import InputRows, rows_at_once
 from tgt_ray.models.heads import set_head
 from tgt_ray.models.image.augment import augment
-from tgt_ray.models.optimise import _optimise
+from tgt_ray.models.optimise import optimise
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.pretraining.config import LabelerPretrain, Probe, TextPretrain
@@ -23,7 +23,7 @@ def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: Lab
     optimizer = torch.optim.SGD(
         model.parameters(), lr=how.learning_rate, momentum=0.9, nesterov=True, weight_decay=how.weight_decay
     )
-    for rows in _optimise(model, optimizer, len(inputs), how, rng):
+    for rows in optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
         F.cross_entropy(model(images).logits, labels[rows].to(images.device)).backward()
 
@@ -73,5 +73,5 @@ def fit_text_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how
     # Dropout draws from torch's global generator, which is seeded here and restored afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
-        for rows in _optimise(model, optimizer, len(ids), how, rng):
+        for rows in optimise(model, optimizer, len(ids), how, rng):
             F.cross_entropy(model(ids[rows.to(ids.device)]).logits, labels[rows].to(ids.device)).backward()

@@ -1,0 +1,110 @@
+"""Labels of texts: names or numbers of classes, or none."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tgt_ray.core.errors import ConfigError, nearest
+from tgt_ray.data.labels import check_labels
+
+#: How many distinct labels a message shows.
+SHOWN = 4
+#: Explains where labels with a decimal point come from.
+FLOATS = "pandas makes such floats of integers where some are missing, which .astype('Int64') undoes"
+
+
+def without_minus_ones(where: str, table: pa.Table, column: str, names: tuple[str, ...], permitted: bool) -> pa.Table:
+    """Return a split whose labels of -1 are null, unless "-1" is among the names that labels may be.
+
+    - where: names the split in messages
+    - column: the name that the label's column has in the data
+    - permitted: whether rows without a label are
+    - raises ConfigError: for rows without a label that are not permitted, and where there are no others
+    """
+    label, about = table["label"], f"column '{column}' (task.data.label_column)"
+    minus = pc.fill_null(pc.equal(label, "-1"), False)
+    if "-1" in names:
+        minus = pc.and_(minus, False)
+    missing = pc.or_(label.is_null(), minus)
+    if pc.all(missing).as_py():
+        raise ConfigError(f"{where}: none of its {len(label)} rows has a label in {about}; give a split with labels")
+    row = minus.index(True).as_py()
+    if row >= 0 and not permitted:
+        raise ConfigError(
+            f"{where}: label -1 in row {row} of {about} is not a class ({pc.sum(minus).as_py()} such rows); where"
+            " it says that there is no label, set task.unlabelled to anchors or ignore; where it is a class, give"
+            " task.data.label_names"
+        )
+    if label.null_count and not permitted:
+        raise ConfigError(
+            f"{where}: {about} has {label.null_count} null values, the first in row"
+            f" {label.is_null().index(True).as_py()}; every row needs a label, or task.unlabelled set to anchors or"
+            " ignore, which says what rows without one are"
+        )
+    if row < 0:
+        return table
+    place = table.column_names.index("label")
+    return table.set_column(place, "label", pc.if_else(minus, pa.scalar(None, label.type), label))
+
+
+def class_numbers(
+    where: dict[str, str], tables: dict[str, pa.Table], column: str, names: tuple[str, ...], may_be: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return each split's classes, (N,) int64 with -1 where there is no label, and the number of classes.
+
+    - where: names each split in messages
+    - column: the name that the label's column has in the data
+    - names: of the classes; may_be: those of them that labels may be
+
+    Labels are taken for names where all of them are among the names that they may be, otherwise for numbers.
+    """
+    distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
+    first = list(dict.fromkeys(word for words in distinct.values() for word in words))
+    if set(first) <= set(may_be):
+        values = pa.array(names, pa.large_string())
+        found = {split: pc.index_in(table["label"], values).fill_null(-1) for split, table in tables.items()}
+        return {split: number.to_numpy().astype(np.int64) for split, number in found.items()}, len(names)
+    for split, words in distinct.items():
+        other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
+        if other:
+            raise ConfigError(_not_numbers(where[split], column, tables[split]["label"], other, names))
+    numbers = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
+    least, most = pc.min_max(numbers["train"]).as_py().values()
+    if not names and least > 0:
+        raise ConfigError(
+            f"task.data.label_names: labels of {where['train']} are {least}..{most}, class numbers begin at 0;"
+            f" give the labels in the order of their classes, such as [{least}, ..., {most}]"
+        )
+    num_classes = len(names) or 1 + most
+    checked = {
+        split: check_labels(values.fill_null(0).to_numpy(), num_classes, where[split])
+        for split, values in numbers.items()
+    }
+    return {
+        split: np.where(numbers[split].is_null().to_numpy(), -1, values) for split, values in checked.items()
+    }, num_classes
+
+
+def _not_numbers(where: str, column: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
+    """Say why labels that are not integers can't be used.
+
+    - other: the distinct ones
+    """
+    about = f"column '{column}' of {where}"
+    unknown = [word for word in other if word not in names]
+    if not names or not unknown:
+        shown = ", ".join(repr(word[:40]) for word in other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
+        return (
+            f"task.data.label_names: labels in {about} are not integers ({shown}); where they are names of classes,"
+            " give label_names in the order of the classes' numbers"
+            + (f"; {FLOATS}" if all(re.fullmatch(r"[0-9]+\.0", word) for word in other) else "")
+        )
+    row, count = labels.index(unknown[0]).as_py(), sum(word in unknown for word in labels.to_pylist())
+    return (
+        f"task.data.label_names: label {unknown[0][:40]!r} in row {row} of {about} is none of the class names;"
+        f" {nearest(unknown[0], names)} ({count} such rows)"
+    )
