@@ -1,11 +1,14 @@
 """The house: twelve folders in order, no import that goes up, no circle of files, short functions and lines."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import tgt_ray
 
@@ -237,6 +240,39 @@ def test_the_public_names_are_there():
         assert getattr(tgt_ray, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = tgt_ray.nothing_like_this
+
+
+def test_dir_lists_what_a_user_may_call():
+    assert dir(tgt_ray) == sorted(tgt_ray.__all__)
+
+
+#: A part of a dotted name of Ray's that is not documented, or the name of a logger or variable of its insides.
+RAYS_OWN = re.compile(r"\bray(\.\w+)*\.(_\w+|v2|execution)\b|\bRAY_JOB_CONFIG\w+|\bray\.tune\.tune\b")
+
+
+def test_private_names_of_ray_lie_in_one_file():
+    using = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if RAYS_OWN.search(path.read_text())}
+    assert using == {"distributed/ray_train.py"}
+
+
+def test_ray_has_an_upper_bound_at_the_version_that_was_tried():
+    from tgt_ray.distributed.ray_train import TRIED
+
+    (ray,) = (Requirement(each) for each in requires("tgt-ray") if each.startswith("ray["))
+    newest = TRIED[-1]
+    major, minor = map(int, newest.split("."))
+    assert ray.specifier.contains(f"{newest}.5") and not ray.specifier.contains(f"{major}.{minor + 1}.0")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_private_name_of_another_module_is_imported(module):
+    taken = [
+        each.name
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tgt_ray")
+        for each in node.names
+    ]
+    assert not [name for name in taken if name.startswith("_")]
 
 
 def test_no_function_has_the_name_of_a_module():
