@@ -73,7 +73,11 @@ def test_pictures_name_classes_where_these_have_names():
     names = ("cat", "dog", "a very long name of a class", "owl")
     table = gallery.rows_table(kept.samples, np.eye(K)[[3, 1]] * 9, np.array([1, 2]))
     titles = {
-        named: [axis.get_title() for axis in gallery.draw(kept.samples, table, np.zeros((2, 1, 4, 4)), given).axes]
+        named: [
+            text.get_text()
+            for line in gallery.draw(kept.samples, table, np.zeros((2, 1, 4, 4)), given).axes
+            for text in line.texts[:2]  # after those of its two images the line's own name
+        ]
         for named, given in ((True, names), (False, ()))
     }
     assert titles[True][0] == "dog" and titles[True][4].startswith("T cat: ") and "\nS owl: 100 %" in titles[True][4]

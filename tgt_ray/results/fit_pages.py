@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tgt_ray.core.texts import are_texts, shown, to_texts
-from tgt_ray.results.gallery import class_label, drawable, say_texts
+from tgt_ray.results.gallery import class_label, say_texts
+from tgt_ray.results.pictures import Line, drawable, grid, png
 from tgt_ray.results.text_page import page
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def files(
         texts = {kind: to_texts(values) for kind, values in rows.items()}
         return {PAGE_FILE: text_gallery(texts, few, labels[few].tolist(), seen, class_names, longest)}
     images = {kind: values[few] for kind, values in rows.items()}
-    return {PICTURE_FILE: _png(gallery(images, seen, class_names))} if drawable(images["real"]) else {}
+    return {PICTURE_FILE: png(gallery(images, seen, class_names))} if drawable(images["real"]) else {}
 
 
 def text_gallery(
@@ -85,22 +85,8 @@ def gallery(
     - images: by kind, (N, C, H, W) in [0, 1]
     - seen: by kind, the labeler's most likely class of each image and its probability
     """
-    from matplotlib.figure import Figure
-
-    columns = len(next(iter(images.values())))
-    figure = Figure(figsize=(1.3 * columns + 1, 1.6 * len(images) + 0.3), layout="constrained")
-    axes = figure.subplots(len(images), columns, squeeze=False)
-    for line, (name, rows) in zip(axes, images.items(), strict=True):
-        for place, image, (number, share) in zip(line, rows, seen[name], strict=True):
-            place.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            place.set_title(f"{class_label(number, class_names)}: {100 * share:.0f} %", fontsize=8)
-            place.set_xticks([])
-            place.set_yticks([])
-        line[0].set_ylabel(name, fontsize=9)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    titles = {
+        kind: [f"{class_label(number, class_names)}: {100 * share:.0f} %" for number, share in pairs]
+        for kind, pairs in seen.items()
+    }
+    return grid([Line(kind, list(rows), titles[kind]) for kind, rows in images.items()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tgt_ray.core import formats
 from tgt_ray.core.texts import are_texts, shown, to_texts
+from tgt_ray.results.pictures import Line, drawable, grid, png
 from tgt_ray.results.text_page import page
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
 
@@ -146,15 +147,8 @@ def files(
     pq.write_table(table.replace_schema_metadata(formats.metadata("table")), sink, compression="zstd")
     out[ROWS_FILE] = sink.getvalue()
     if drawable(anchors):
-        picture = io.BytesIO()
-        draw(samples, table, anchors, class_names).savefig(picture, format="png", dpi=110)
-        out[PICTURE_FILE] = picture.getvalue()
+        out[PICTURE_FILE] = png(draw(samples, table, anchors, class_names))
     return out
-
-
-def drawable(inputs: np.ndarray) -> bool:
-    """Tell whether inputs (N, ...) are grey or RGB images."""
-    return inputs.ndim == 4 and inputs.shape[1] in (1, 3)
 
 
 def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()) -> Figure:
@@ -163,33 +157,27 @@ def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_name
     It shows the anchor, its reconstruction, and the explored image with the predictions of teacher (T) and student (S),
     and its lag in student steps.
     """
-    from matplotlib.figure import Figure
-
     rows = table.to_pylist()
     first = list({row["teacher_class"]: index for index, row in reversed(list(enumerate(rows)))}.items())
     columns = [index for _, index in sorted(first)][:SHOWN]
-    figure = Figure(figsize=(1.4 * len(columns) + 0.8, 5.4), layout="constrained")
-    axes = figure.subplots(3, len(columns), squeeze=False)
     name = partial(class_label, class_names=class_names)
-    for place, index in enumerate(columns):
-        row, sample = rows[index], samples[index]
-        lag = "" if row["lag"] is None else f"\nlag {row['lag']}"
-        titles = (
-            f"{name(row['anchor_class'])}",
-            "",
-            f"T {name(row['teacher_class'])}: {100 * row['teacher_p']:.0f} %\n"
-            f"S {name(row['student_class'])}: {100 * row['student_p']:.0f} %{lag}",
-        )
-        for axis, image, title in zip(
-            axes[:, place], (anchors[index], sample.reconstructed, sample.explored), titles, strict=True
-        ):
-            axis.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            axis.set_title(title, fontsize=7)
-            axis.set_xticks([])
-            axis.set_yticks([])
-    for axis, kind in zip(axes[:, 0], ("anchor", "reconstruction", "explored"), strict=True):
-        axis.set_ylabel(kind, fontsize=8)
-    return figure
+    seen = [_seen(rows[index], name) for index in columns]
+    return grid(
+        [
+            Line("anchor", [anchors[index] for index in columns], [name(rows[i]["anchor_class"]) for i in columns]),
+            Line("reconstruction", [samples[index].reconstructed for index in columns], [""] * len(columns)),
+            Line("explored", [samples[index].explored for index in columns], seen),
+        ]
+    )
+
+
+def _seen(row: dict[str, Any], name: Callable[[int], str]) -> str:
+    """Say what teacher and student predict for an explored row."""
+    lag = "" if row["lag"] is None else f"\nlag {row['lag']}"
+    said = (
+        f"{who[0].upper()} {name(row[f'{who}_class'])}: {100 * row[f'{who}_p']:.0f} %" for who in ("teacher", "student")
+    )
+    return "\n".join(said) + lag
 
 
 def text_page(table: pa.Table, class_names: Sequence[str] = (), longest: int | None = None) -> bytes:
