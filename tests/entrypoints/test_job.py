@@ -94,6 +94,7 @@ def test_a_submitted_sweep_runs_on_the_cluster_and_leaves_its_results(head, swee
     assert storage.exists("job", "best", "student.safetensors")
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_finished_trial_fails_the_job(head, sweep_file, storage):
     options = ("--set", "space={train.learning_rate: {choice: [1.0e+30]}}", "--set", "experiment.train.optimizer=sgd")
     done = submit(head, sweep_file.parent, "mine.yaml", "--storage", storage.root, "--name", "bad-job", *options)

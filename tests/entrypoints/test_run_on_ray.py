@@ -107,6 +107,7 @@ class Shrink(Explorer):
 """
 
 
+@pytest.mark.slow
 def test_a_component_of_the_users_own_runs_on_ray_by_its_name(prepared, storage, tmp_path):
     """As a user does it: a module in the working directory, named in a file, given to the command."""
     (tmp_path / "mine.py").write_text(OWN_EXPLORER)
@@ -119,6 +120,7 @@ def test_a_component_of_the_users_own_runs_on_ray_by_its_name(prepared, storage,
     assert json.loads(storage.read("own", "record.json"))["experiment"]["explorer"]["type"] == "mine:Shrink"
 
 
+@pytest.mark.slow
 def test_a_storage_without_a_teacher_gets_one_beside_nothing_else(ray_cluster, prepared, tmp_path):
     """Pretraining and teacher pass want the cluster that the lanes want: neither may wait for the other for ever."""
     quick = {"teacher.labeler.pretrain.steps": 5, "teacher.generator.pretrain.steps": 5}
@@ -127,8 +129,7 @@ def test_a_storage_without_a_teacher_gets_one_beside_nothing_else(ray_cluster, p
     assert run.record["teacher"]["labeler"]["reused"] is False and run.metrics.iloc[-1]["step"] == 20
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("command", ["train", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic(command, tmp_path):
     prefix = "experiment." if command == "sweep" else ""
     sets = ["--set", f"{prefix}train.workers=64", "--set", f"{prefix}train.batch_size=64"]
