@@ -58,9 +58,11 @@ def _is_missing(value: Any) -> bool:
 
 def read_table(storage: Storage, stem: str) -> pd.DataFrame:
     """Read what `write_table` has written. ConfigError for a table of a format that this version doesn't know."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(storage.read(f"{stem}.parquet")))
+    # A buffer, not io.BytesIO: pyarrow reads that in a thread, and aborts where the process ends first.
+    table = pq.read_table(pa.BufferReader(storage.read(f"{stem}.parquet")))
     said = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     formats.check("table", said, f"{storage.root}/{stem}.parquet", "use the version that has written it")
     return plain_text(table.to_pandas())

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.ray_train import LOGGERS
+from tgt_ray.distributed.ray_train import LOGGERS, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
 
 
@@ -33,6 +33,7 @@ def connect() -> Iterator[None]:
     for name, level in LOGGERS.items():
         logging.getLogger(name).setLevel(level)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    raylet_messages_to_stderr()
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:

@@ -9,6 +9,7 @@ import logging
 import os
 from typing import Any
 
+from ray._private import worker
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import PlacementGroupID
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -29,6 +30,17 @@ log = logging.getLogger(__name__)
 def in_a_job() -> bool:
     """Return whether this process was started by `ray job submit`."""
     return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
+
+
+def raylet_messages_to_stderr() -> None:
+    """Make Ray print warnings of its node processes to stderr: on stdout they would stand between our own lines."""
+    printed = worker.print_to_stdstream
+
+    def to_stderr(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        printed({**data, "is_err": True}, *args, **options)
+
+    if printed.__module__ != __name__:
+        worker.print_to_stdstream = to_stderr
 
 
 def filter_tune_messages() -> None:
