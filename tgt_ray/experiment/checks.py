@@ -21,14 +21,14 @@ from tgt_ray.teacher.labelers import AnyLabeler
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tgt_ray.experiment.experiment import Experiment
+    from tgt_ray.experiment.blocks import Blocks
     from tgt_ray.objectives import Objective
 
 #: The last entry of the legal types in an error: users may name a class of their own.
 OWN = "package.module:Class for your own"
 
 
-def check_all(experiment: Experiment) -> None:
+def check_all(experiment: Blocks) -> None:
     """Run every check that needs no files."""
     for check in (
         check_modality,
@@ -53,7 +53,7 @@ def fits(modality: str, kind: str) -> bool:
     return modality == kind or "any" in (modality, kind)
 
 
-def check_modality(experiment: Experiment) -> None:
+def check_modality(experiment: Blocks) -> None:
     """Require that each model is made for the task's kind of inputs."""
     task, kind = experiment.task, experiment.task.modality
     parts: list[tuple[str, Any, Any]] = [
@@ -72,7 +72,7 @@ def check_modality(experiment: Experiment) -> None:
         raise ValueError(f"train.augment: is for images, and task.type '{task.type}' has {kind}s; leave it out")
 
 
-def check_labeler(experiment: Experiment) -> None:
+def check_labeler(experiment: Blocks) -> None:
     """Require that the labeler scores what the task asks for: classes, or the documents of a corpus."""
     labeler, task = experiment.teacher.labeler, experiment.task
     if labeler.embeds_documents == task.has_documents:
@@ -85,7 +85,7 @@ def check_labeler(experiment: Experiment) -> None:
     )
 
 
-def check_signals(experiment: Experiment) -> None:
+def check_signals(experiment: Blocks) -> None:
     """Require that the teacher gives each signal that the objective needs."""
     objective, task = experiment.objective, experiment.task
     teacher = TeacherSide(classes=not experiment.teacher.labeler.embeds_documents, documents=task.has_documents)
@@ -111,7 +111,7 @@ def _lacking(objective: Objective, teacher: TeacherSide) -> str | None:
     return None
 
 
-def check_documents(experiment: Experiment) -> None:
+def check_documents(experiment: Blocks) -> None:
     """Refuse settings for classes where the task has documents, and the other way round."""
     task, generator, explorer = experiment.task, experiment.teacher.generator, experiment.explorer
     if not task.has_documents:
@@ -142,7 +142,7 @@ def check_documents(experiment: Experiment) -> None:
         )
 
 
-def check_gradients(experiment: Experiment) -> None:
+def check_gradients(experiment: Blocks) -> None:
     """Require a differentiable generator where the explorer follows gradients."""
     explorer, generator = experiment.explorer, experiment.teacher.generator
     if explorer.needs_differentiable and not generator.differentiable:
@@ -152,7 +152,7 @@ def check_gradients(experiment: Experiment) -> None:
         )
 
 
-def check_moves(experiment: Experiment) -> None:
+def check_moves(experiment: Blocks) -> None:
     """Require that the generator supports the moves that the explorer makes."""
     explorer, generator = experiment.explorer, experiment.teacher.generator
     if explorer.needs_neighbours and generator.contextual:
@@ -180,7 +180,7 @@ def check_moves(experiment: Experiment) -> None:
         )
 
 
-def check_embeddings(experiment: Experiment) -> None:
+def check_embeddings(experiment: Blocks) -> None:
     """Check targets from the labeler's embedding: they need its stored head, and rows that MixUp leaves alone."""
     labeler, augment, objective = experiment.teacher.labeler, experiment.train.augment, experiment.objective
     if EMBEDDING in objective.signals and not labeler.stored:
@@ -199,7 +199,7 @@ def check_embeddings(experiment: Experiment) -> None:
             )
 
 
-def check_further_rows(experiment: Experiment) -> None:
+def check_further_rows(experiment: Blocks) -> None:
     """Refuse batch norms per source where the student also embeds anchors.
 
     Anchors are real rows, but they follow the batch's synthetic rows and would be normalised as such.
@@ -212,7 +212,7 @@ def check_further_rows(experiment: Experiment) -> None:
         )
 
 
-def check_files(experiment: Experiment) -> None:
+def check_files(experiment: Blocks) -> None:
     """Check what depends on files: weights exist, and models that must share a vocabulary do.
 
     - raises ConfigError: where a weights file is missing, or vocabularies differ
@@ -230,7 +230,7 @@ def check_files(experiment: Experiment) -> None:
         check_vocabularies(experiment)
 
 
-def check_vocabularies(experiment: Experiment) -> None:
+def check_vocabularies(experiment: Blocks) -> None:
     """Require that labeler and student can read the generator's soft tokens.
 
     - raises ConfigError: where one of them has another vocabulary, or the labeler has a prompt

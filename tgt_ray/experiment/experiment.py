@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from tgt_ray.core.config import Config
 from tgt_ray.core.loading import summary
-from tgt_ray.data import LongTail
 from tgt_ray.experiment import checks
-from tgt_ray.experiment.pool import FitCheckConfig, PoolConfig
-from tgt_ray.experiment.train import TrainConfig
-from tgt_ray.models.students import AnyStudent, ConvStudent
-from tgt_ray.objectives import AnyObjective, Distillation
-from tgt_ray.tasks import AnyTask, ImageClassification
-from tgt_ray.teacher.config import TeacherConfig
-from tgt_ray.teacher.explorers import AnyExplorer, Gradient
+from tgt_ray.experiment.blocks import Blocks
 
 
-class Experiment(Config):
+class Experiment(Blocks):
     """An experiment describes one training run: the task, the teacher, the student, and how the student is trained.
 
     The defaults are a run on long-tailed digits that is known to work.
     """
-
-    task: AnyTask = Field(
-        default_factory=lambda: ImageClassification(long_tail=LongTail(head=80, imbalance=20, seed=0)),
-        description="what is learnt: the data, its splits, and the metrics",
-    )
-    teacher: TeacherConfig = Field(
-        default_factory=TeacherConfig,
-        description="the two frozen models that make synthetic rows and label them",
-    )
-    student: AnyStudent = Field(default_factory=ConvStudent, description="the model that is trained")
-    explorer: AnyExplorer = Field(
-        default_factory=Gradient,
-        description="how synthetic rows are made from anchors, or none for no synthetic rows",
-    )
-    objective: AnyObjective = Field(default_factory=Distillation, description="the loss that the student minimises")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="how the student is trained")
-    pool: PoolConfig = Field(
-        default_factory=PoolConfig, description="the generator actors that stream synthetic rows to the student"
-    )
-    fit_check: FitCheckConfig = Field(
-        default_factory=FitCheckConfig, description="the check of the teacher that runs before training"
-    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
@@ -61,18 +31,3 @@ class Experiment(Config):
         - raises ConfigError: where a weights file is missing, or vocabularies that must be the same differ
         """
         checks.check_files(self)
-
-    @property
-    def streams(self) -> bool:
-        """Tell whether the run makes synthetic rows."""
-        return self.explorer.synthesizes and self.train.synthetic_ratio > 0
-
-    @property
-    def synthetic_ratio(self) -> float:
-        """Give the ratio in effect, which is 0 with an explorer that makes no rows."""
-        return self.train.synthetic_ratio if self.explorer.synthesizes else 0.0
-
-    @property
-    def has_other_anchors(self) -> bool:
-        """Tell whether explorers start from rows that plain distillation doesn't see, as far as the config says."""
-        return self.task.has_unlabelled and self.streams and self.teacher.generator.starts_from_train
