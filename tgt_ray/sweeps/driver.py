@@ -57,7 +57,7 @@ class CancelRuns(tune.Callback):
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
     """Run a sweep on the connected cluster.
 
-    - storage, name: the sweep's files lie in `storage`/`name`, as README.md lists them
+    - storage, name: the sweep's files lie in `storage`/`name`, as docs/run-results.md lists them
     - resume: continue the sweep that is there
     - returns: the table of its trials
     - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
@@ -93,7 +93,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             study_path(folder).unlink(missing_ok=True)
             list_hyperparameters(sweep, folder)
         log.info(
-            "to continue it after an interruption: python -m tgt_ray.sweep --resume --storage %s --name %s",
+            "to continue it after an interruption: python -m tgt_ray sweep --resume --storage %s --name %s",
             storage.root,
             name,
         )

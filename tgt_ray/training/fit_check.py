@@ -103,7 +103,7 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     least = experiment.fit_check.minimum
     if result["agreement_reconstructed"] >= least:
         return
-    # What was measured so far: see benchmarks/README.md.
+    # What was measured so far: see docs/results.md.
     seen = {
         "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and"
         " 3 points at 91 %; train the generator longer or with more teacher.generator.pretrain.consistency,"
