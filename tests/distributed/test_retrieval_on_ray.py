@@ -11,6 +11,7 @@ from tgt_ray.entrypoints import api
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_retrieval_gives_the_same_training_locally_and_on_ray(ray_cluster, beir, encoder, tmp_path):
     config = experiment(beir, encoder, task={"labelled": {"rows": 20}})
     local = api.run(config, storage=str(tmp_path / "one"), name="local", local=True)

@@ -89,7 +89,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for text in blocks(page, "sh", "console", "bash"):
         without_files = re.sub(r"<<'?(\w+)'?.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
         for line in re.sub(r"\\\n\s*", " ", without_files).splitlines():
-            found = re.search(r"(?:python -m tgt_ray(?:\.|\s+)|\btgt-ray\s+)([^|>&;]*)", line)
+            found = re.search(r"(?:python -m tgt_ray(?:\.|\s+)|\btgt-ray\s+)([^|>&;\s][^|>&;]*)", line)
             if found:
                 yield shlex.split(found[1], comments=True)
 

@@ -1,7 +1,6 @@
 """A small sweep end to end: files, controls, a failing trial, dashboards' inputs."""
 
 import contextlib
-import io
 import logging
 from pathlib import Path
 from typing import ClassVar
@@ -35,28 +34,36 @@ def result(ray_cluster, prepared, storage) -> api.SweepResult:
         }
     )
     # As a URI: what a cluster's storage is, on a file system that every machine has.
-    logger = logging.getLogger("ray.tune")
-    logger.addHandler(told := Told())
-    try:
-        with contextlib.redirect_stdout(Told.printed):
-            return api.run_sweep(config, storage=f"file://{storage.root}", name="small-sweep")
-    finally:
-        logger.removeHandler(told)
+    with heard("ray.tune"), heard("tgt_ray"):
+        return api.run_sweep(config, storage=f"file://{storage.root}", name="small-sweep")
 
 
 class Told(logging.Handler):
-    """What Tune would print, and what is printed."""
+    """What Tune and the project say."""
 
     messages: ClassVar[list[str]] = []
-    printed: ClassVar[io.StringIO] = io.StringIO()
 
     def emit(self, record):
         self.messages.append(self.format(record))
 
 
+@contextlib.contextmanager
+def heard(name):
+    """Keep what a logger says, as a program that has set up logging does."""
+    logger, told = logging.getLogger(name), Told()
+    level = logger.level
+    logger.addHandler(told)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(told)
+        logger.setLevel(level)
+
+
 def test_a_failed_trial_prints_its_reason_and_no_traceback(result):
     assert not [message for message in Told.messages if "Traceback" in message]
-    (line,) = [line for line in Told.printed.getvalue().splitlines() if " failed, " in line]
+    (line,) = [message for message in Told.messages if " failed, " in message]
     assert "not finite" in line and "learning_rate" in line
 
 

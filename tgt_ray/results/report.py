@@ -150,7 +150,8 @@ def _of_trials(folder: Storage, trials: pd.DataFrame, keys: list[str], metric: s
                 axes.axhline(row[metric], linestyle=style, color="grey", label=f"control {row.control}")
             axes.set(xlabel=key)
         figure.axes[0].set(ylabel=f"validation {metric}")
-        figure.axes[0].legend(fontsize=7)
+        if figure.axes[0].get_legend_handles_labels()[0]:
+            figure.axes[0].legend(fontsize=7)
 
     about = "Each point is a trial. Grey lines are the controls."
     yield _picture("Where the search has looked", about, values, width=max(6, 3.6 * len(keys)))
