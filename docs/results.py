@@ -456,6 +456,17 @@ class Page:
                     rows.append([f"{loop}: {what.replace('thread(s)', 'threads')}", *cells])
         return markdown(rows)
 
+    def repeats(self, name: str) -> str:
+        """Sweeps of one file by several versions of the code, which must not differ."""
+        record = self.record(name)
+        if any(record["differences"].values()):
+            raise ResultsError(f"{name}: the sweeps differ")
+        rows = [["sweep", "version", "commit", "trials"]]
+        for sweep in record["sweeps"]:
+            version, commit = sweep["packages"]["tgt-ray"], sweep["commit"][:7]
+            rows.append([sweep["name"], version, f"`{commit}`", str(len(sweep["trials"]))])
+        return f"{markdown(rows)}\n\nThe same in these sweeps: {record['compared']}."
+
     # How it was measured.
 
     def command(self, name: str) -> str:
