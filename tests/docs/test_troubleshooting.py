@@ -33,6 +33,7 @@ HIDDEN = {
     "there is nothing to train": "a programming error: nothing pretrains such a generator",
     "the block of a consumed request came twice": "a programming error, which the stream looks out for",
     "the block of request index": "a programming error, which the stream looks out for",
+    "warning: …": "the fit check's message follows, which has a row",
     "': legal are": "search.controls refuses a wrong name before, in other words",
 }
 #: What stands in a message for a value that is known only when it is printed.
