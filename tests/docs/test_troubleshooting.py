@@ -33,24 +33,17 @@ HIDDEN = {
     "there is nothing to train": "a programming error: nothing pretrains such a generator",
     "the block of a consumed request came twice": "a programming error, which the stream looks out for",
     "the block of request index": "a programming error, which the stream looks out for",
+    "warning: …": "the fit check's message follows, which has a row",
     "': legal are": "search.controls refuses a wrong name before, in other words",
 }
-#: What stands in a template for a value.
-VALUE = "\0"
-#: Shortest constant part of a message that counts, without white space and punctuation around it.
-SHORTEST = 2
+#: What stands in a message for a value that is known only when it is printed.
+VALUE = "…"
 
 
 @dataclass(frozen=True)
 class Message:
     where: str
-    template: str
-
-    @property
-    def parts(self) -> list[str]:
-        """Its constant parts, in order."""
-        parts = (plain(part).strip(" '():;,.=") for part in self.template.split(VALUE))
-        return [part for part in parts if len(part) >= SHORTEST]
+    text: str
 
 
 def plain(text: str) -> str:
@@ -109,30 +102,39 @@ def messages() -> list[Message]:
     out = []
     for file in sorted(SOURCE.rglob("*.py")):
         name, content = file.relative_to(SOURCE).as_posix(), file.read_text(encoding="utf-8")
-        found = [Message(f"{name}:{line}", text) for line, text in said(ast.parse(content))]
+        found = [Message(f"{name}:{line}", as_written(text)) for line, text in said(ast.parse(content))]
         for text in ELSEWHERE.get(name, []):
             assert text in content, f"{name} says no more: {text}"
             found.append(Message(name, text))
-        out += [each for each in found if each.parts]
+        out += [each for each in found if re.search(r"\w", each.text)]
     return out
 
 
-def rows(page: str) -> list[list[str]]:
-    """Cells of the page's tables, as text."""
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    cells = [[plain(cell.replace("\\|", "|")) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return [row for row in cells if set(row[0]) - set("-: ")]
+def as_written(text: str) -> str:
+    """A message as the page writes it: values that touch are one."""
+    return re.sub(f"{VALUE}+", VALUE, plain(text))
 
 
-def has(text: str, parts: list[str]) -> bool:
-    """Whether a text has all parts, in order."""
-    at = 0
-    for part in parts:
-        at = text.find(part, at)
-        if at < 0:
-            return False
-        at += len(part)
-    return True
+def hidden(message: Message) -> bool:
+    return any(start in message.text for start in HIDDEN)
+
+
+def covers(text: str, message: Message) -> bool:
+    """Whether a text of the page is this message; of those in ELSEWHERE only a part is looked for."""
+    return message.text == text or (":" not in message.where and message.text in text)
+
+
+def tables(page: str) -> Iterator[list[list[str]]]:
+    """Rows of cells of each table, its head first."""
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()]
+        yield [[plain(cell.replace("\\|", "|")) for cell in row] for row in rows if set("".join(row)) - set("-: ")]
+
+
+def listed(page: str, head: str) -> list[str]:
+    """All texts in code style in the first cells of the tables whose first column has this head."""
+    first = [row[0] for rows in tables(page) if rows[0][0] == head for row in rows[1:]]
+    return [text.strip() for cell in first for _, text in re.findall(r"(`+)(.+?)\1(?!`)", cell)]
 
 
 @pytest.fixture(scope="module")
@@ -140,42 +142,52 @@ def page() -> str:
     return PAGE.read_text(encoding="utf-8")
 
 
-def hidden(message: Message) -> bool:
-    return any(start in message.template for start in HIDDEN)
+@pytest.fixture(scope="module")
+def found() -> list[Message]:
+    return messages()
 
 
-def test_each_message_has_a_row(page):
-    cells = [row[0] for row in rows(page)]
-    missing = [each for each in messages() if not hidden(each) and not any(has(cell, each.parts) for cell in cells)]
-    assert not missing, "\n".join(f"{each.where}: {each.template.replace(VALUE, '<>')}" for each in missing)
+def test_each_message_has_a_row(page, found):
+    there = listed(page, "Message")
+    missing = [each for each in found if not hidden(each) and not any(covers(text, each) for text in there)]
+    assert not missing, "\n".join(f"{each.where}: {each.text}" for each in missing)
 
 
-def test_what_is_hidden_is_still_there():
-    found = messages()
-    assert [start for start in HIDDEN if not any(start in each.template for each in found)] == []
+def test_what_is_hidden_is_still_there(found):
+    assert [start for start in HIDDEN if not any(start in each.text for each in found)] == []
 
 
-def test_no_row_is_about_a_message_that_is_gone(page):
-    found = [each.parts for each in messages()]
-    own = [row for row in rows(page) if row[0].startswith("`")]
-    gone = [row[0] for row in own if not any(has(row[0], parts) for parts in found)]
-    assert gone == []
+def test_no_row_is_about_a_message_that_is_gone(page, found):
+    shown = [each for each in found if not hidden(each)]
+    assert [text for text in listed(page, "Message") if not any(covers(text, each) for each in shown)] == []
+
+
+def test_no_message_has_two_rows(page):
+    there = listed(page, "Message")
+    assert sorted(text for text in set(there) if there.count(text) > 1) == []
+
+
+def test_the_first_problems_quote_messages(page, found):
+    quoted = listed(page, "You see")
+    assert len(quoted) >= 10
+    assert [text for text in quoted if not any(text.removesuffix(VALUE) in each.text for each in found)] == []
 
 
 def test_each_row_says_what_it_means_and_what_to_do(page):
-    assert [row for row in rows(page) if len(row) != 3 or not all(row)] == []
+    rows = [row for rows in tables(page) for row in rows]
+    assert [row for row in rows if len(row) != 3 or not all(row)] == []
 
 
-def test_messages_are_found_in_all_their_forms():
+def test_messages_are_found_in_all_their_forms(found):
     """Raised with an f-string, a sum, a name, a function's result; logged; a reason; a part of another message."""
-    texts = [each.template.replace(VALUE, "<>") for each in messages()]
+    texts = [each.text for each in found]
     for expected in (
-        "--name <>: use letters, digits, '.', '_' and '-', starting with a letter or digit",
-        "unknown key '<>'; <>",
-        "task.data.image_shape: <> needs <> bytes, <> has <>",
-        "the labeler agrees with itself on <> % of the generator's reconstructions",
-        "%s: has %s; left out".replace("%s", "<>"),
-        "its workers were lost <> times, train.max_failures is <><>",
+        "--name …: use letters, digits, '.', '_' and '-', starting with a letter or digit",
+        "unknown key '…'; …",
+        "task.data.image_shape: … needs … bytes, … has …",
+        "the labeler agrees with itself on … % of the generator's reconstructions",
+        "…: has …; left out",
+        "its workers were lost … times, train.max_failures is …",
         "the task's answers are classes, not documents",
         "the trial's process was lost",
     ):
