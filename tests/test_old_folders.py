@@ -58,7 +58,7 @@ def test_its_sweep_is_refused_for_resume_in_one_line(old):
 
 
 def test_its_run_goes_on_and_gains_what_it_lacks(old):
-    with pytest.raises(ConfigError, match=r"has no student\.json.*--resume, which adds it"):
+    with pytest.raises(ConfigError, match=r"has no student\.json.*--resume adds it"):
         tgt_ray.load_student(old.within("old-run").root)
     before = records.read_json(old, "old-run", "record.json")["result"]
     result = api.run(storage=old.root, name="old-run", local=True, resume=True)

@@ -116,6 +116,16 @@ def test_lanes_that_are_not_warm_are_opened_for_one_run_each():
     assert queue.may_take("a", call) and queue.take("a", call) is None, "it ends with its run"
 
 
+def test_a_lane_that_could_not_be_started_leaves_its_run_to_the_others():
+    queue = RunQueue(Experiment(), ["a", "b"], warm=False)
+    queue.submit(run("one"))
+    queue.open_lane("a")
+    queue.lane_lost("a", "no place")
+    assert queue.may_open("a") and queue.open_lane("a") is None, "it ends"
+    assert queue.may_open("b") and queue.open_lane("b") is not None
+    assert begin(queue, "b").id == "one"
+
+
 def test_closing_ends_lanes_and_runs(queue):
     queue.submit(run("one"))
     begin(queue, "a")

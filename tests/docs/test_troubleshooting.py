@@ -28,7 +28,7 @@ HIDDEN = {
     "module 'tgt_ray' has no attribute": "Python's own words for a wrong name in a program",
     "is not the name of a file or folder": "names of runs are checked before, in other words",
     "needs a storage for its decoded images": "runs and sweeps always have a storage",
-    "values for": "a programming error: columns are made with the rows that they belong to",
+    "… values for … rows": "a programming error: columns are made with the rows that they belong to",
     "its weights come from the folder": "a programming error: nothing pretrains such a generator",
     "there is nothing to train": "a programming error: nothing pretrains such a generator",
     "the block of a consumed request came twice": "a programming error, which the stream looks out for",

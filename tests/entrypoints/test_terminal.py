@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -55,21 +57,50 @@ def test_what_libraries_write_to_stderr_lies_in_a_file_that_is_named(tmp_path, c
     assert capfd.readouterr().err == "back\n"
 
 
-def test_a_second_run_of_that_name_adds_to_the_file_and_silence_leaves_none(tmp_path):
+@pytest.fixture(params=["folder", "other file system"])
+def storage(request, tmp_path) -> Storage:
+    out = Storage(tmp_path)
+    out.is_local = request.param == "folder"
+    if not out.is_local:
+        (tmp_path / "logs").mkdir()  # an object store has no folders to be made
+    return out
+
+
+def test_a_second_run_of_that_name_adds_to_the_file_and_silence_leaves_none(storage, tmp_path, fresh):
+    fresh()
     for said in (b"one\n", b"", b"two\n"):
-        with terminal.libraries_to_file(Storage(tmp_path), "mine"):
+        with terminal.messages(), terminal.libraries_to_file(storage, "mine"):
             os.write(2, said)
     assert (tmp_path / "logs/mine.log").read_text() == "one\ntwo\n"
-    with terminal.libraries_to_file(Storage(tmp_path), "other"):
+    with terminal.messages(), terminal.libraries_to_file(storage, "other"):
         pass
     assert not (tmp_path / "logs/other.log").exists()
 
 
-def test_an_error_keeps_what_was_written_before_it(tmp_path):
-    with pytest.raises(RunFailed), terminal.libraries_to_file(Storage(tmp_path), "mine"):
+def test_an_error_keeps_what_was_written_before_it(storage, tmp_path, fresh):
+    fresh()
+    with pytest.raises(RunFailed), terminal.messages(), terminal.libraries_to_file(storage, "mine"):
         os.write(2, b"why\n")
         raise RunFailed("it failed")
     assert (tmp_path / "logs/mine.log").read_text() == "why\n"
+
+
+def test_what_was_said_is_there_when_the_process_is_killed(tmp_path):
+    code = (
+        "import os, sys; from tgt_ray.core.storage import Storage; from tgt_ray.entrypoints.terminal import *\n"
+        "with messages(), libraries_to_file(Storage(sys.argv[1]), 'mine'): os.write(2, b'why'); os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
+    assert done.returncode == -signal.SIGABRT
+    assert (tmp_path / "logs/mine.log").read_text().startswith("why")
+
+
+def test_whoever_has_set_up_logging_sees_all_on_stderr(tmp_path, capfd, fresh):
+    fresh(logging.StreamHandler(sys.__stderr__))
+    with terminal.messages(), terminal.libraries_to_file(Storage(tmp_path), "mine"):
+        log.warning("mine")
+        os.write(2, b"of a library\n")
+    assert capfd.readouterr().err == "mine\nof a library\n" and not (tmp_path / "logs").exists()
 
 
 def test_with_verbose_everything_stays_on_the_terminal(tmp_path, capfd, fresh):

@@ -8,7 +8,6 @@ from torch import nn
 from tests.helpers.numerics import log_softmax, with_identity_head
 from tgt_ray.models.numerics import kl_rows
 from tgt_ray.objectives import Distillation, Facts
-from tgt_ray.objectives.criteria.distillation import accuracy
 
 K = 5
 COUNTS = np.array([50, 20, 10, 5, 1])
@@ -133,7 +132,3 @@ def test_the_head_trains_with_the_loss():
     assert module.scores(torch.randn(2, 3)).shape == (2, K)
     module(torch.randn(4, 3), torch.tensor([0, 1]), {"logits": torch.randn(4, K)}, {}).value.backward()
     assert module.head.weight.grad.abs().sum() > 0
-
-
-def test_accuracy_counts_largest_logits():
-    assert accuracy(torch.tensor([[1.0, 2.0], [2.0, 1.0], [0.0, 3.0]]), torch.tensor([1, 1, 1])) == pytest.approx(2 / 3)

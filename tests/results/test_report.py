@@ -73,6 +73,24 @@ def test_the_command_writes_the_page_into_the_folder_or_where_it_is_told(sweep, 
     assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
 
 
+def test_a_sweep_in_which_nothing_has_ended_has_a_page(sweep):
+    records.write_table(sweep, records.read_table(sweep, "trials").iloc[:0], "trials")
+    assert "<h3>Trials</h3><p>None.</p>" in report([sweep]).decode().replace("\n", "")
+
+
+def test_a_package_that_is_not_installed_has_no_version(sweep):
+    record = records.read_json(sweep, "record.json")
+    del record["environment"]["packages"]["tgt-ray"]
+    records.write_json(sweep, record, "record.json")
+    assert "with tgt-ray ?, ray " in report([sweep]).decode()
+
+
+def test_the_record_of_something_else_is_refused(tmp_path):
+    Storage(tmp_path).write(b"{}", "record.json")
+    with pytest.raises(ConfigError, match=r"record\.json: is not the record of a run or of a sweep"):
+        report([Storage(tmp_path)])
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has no record\.json; expected the folder of a finished run or of a sweep"):
         report([Storage(tmp_path)])

@@ -62,7 +62,7 @@ def test_a_finished_run_is_not_trained_again(prepared, storage, tmp_path):
 def test_a_checkpoint_of_another_experiment_is_refused(prepared):
     one, other = short(prepared.experiment), short(prepared.experiment, train__seed=5)
     state = checkpoint.state(StudentRun(one, prepared.prepared.student))
-    with pytest.raises(ValueError, match=f"belongs to experiment {one.fingerprint()}, this is {other.fingerprint()}"):
+    with pytest.raises(ConfigError, match=f"belongs to experiment {one.fingerprint()}, this is {other.fingerprint()}"):
         checkpoint.load_state(StudentRun(other, prepared.prepared.student), state)
 
 

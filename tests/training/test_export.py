@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import tgt_ray
 from tests.helpers.experiments import changed
@@ -71,6 +72,29 @@ def test_texts_and_the_best_of_a_sweep(sentences, tmp_path, pairs):
     predicted = tgt_ray.load_student(str(tmp_path / "sweep")).predict(texts)
     accuracy = 100 * (predicted.label.astype(int) == test["label"].to_numpy()).mean()
     assert accuracy == pytest.approx(result.record["result"]["test_accuracy"])
+
+
+def test_white_space_around_a_text_says_nothing_and_one_text_is_no_list(sentences, tmp_path):
+    short = {"steps": 4, "eval_every": 2}
+    config = experiment(sentences, explorer={"type": "none"}, train=short)
+    result = tgt_ray.run(config, storage=str(tmp_path), name="texts", local=True)
+    student = tgt_ray.load_student(result.folder)
+    one, other = student.probabilities(["  good thing \n", "good thing"])
+    assert one.tolist() == other.tolist()
+    with pytest.raises(ConfigError, match="inputs: one text; expected a list of texts"):
+        student.predict("good thing")
+
+
+def test_it_leaves_the_random_numbers_of_its_caller_alone(trained):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    tgt_ray.load_student(trained.folder)
+    assert torch.rand(1) == expected
+
+
+def test_no_images_have_no_predictions(trained):
+    assert len(tgt_ray.load_student(trained.folder).predict(np.zeros((0, 1, 8, 8), np.float32))) == 0
 
 
 def test_a_folder_without_a_student_is_refused(tmp_path):

@@ -62,6 +62,12 @@ def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
         )
 
 
+def check_not_newer(kind: str, stored: Mapping[str, Any], what: str) -> None:
+    """Raise a ConfigError where a later version has written something whose older formats this one goes on with."""
+    if number(stored) > FORMATS[kind]:
+        check(kind, stored, what, "use the version that has written it")
+
+
 def _written_by(stored: Mapping[str, Any]) -> str:
     """The version that has written a record, where it says so."""
     environment = stored.get("environment", {})

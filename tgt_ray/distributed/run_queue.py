@@ -165,16 +165,19 @@ class RunQueue:
 
     def may_open(self, name: str) -> bool:
         """Return whether `open_lane` has an answer; a lane that isn't warm is only opened for a run."""
-        return self.warm or self._held(name) is not None or self.closed or bool(self.queue)
+        needs_none = self.warm or self.closed or not self.lanes[name].alive
+        return needs_none or self._held(name) is not None or bool(self.queue)
 
     def open_lane(self, name: str) -> Experiment | None:
         """Return the experiment for whose resources to open the lane; None where it isn't needed any more."""
         lane = self.lanes[name]
+        if not lane.alive or self.closed:
+            return None
         if not self.warm and self._held(name) is None and self.queue:
             entry = self.queue.pop(0)
             entry.lane, lane.plan = name, entry.run.experiment
         lane.taken, lane.placement = False, None
-        return lane.plan if lane.alive and not self.closed else None
+        return lane.plan
 
     def lane_lost(self, name: str, reason: str) -> str | None:
         """Handle a lane that Ray Train has given up.

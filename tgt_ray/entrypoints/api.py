@@ -102,6 +102,8 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
     begun = f"{folder.root}/experiment.yaml"
+    if resume and folder.exists("record.json"):
+        formats.check_not_newer("run", records.read_json(folder, "record.json"), f"--resume: run '{name}'")
     if resume and validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) != config:
         raise ConfigError(
             f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
@@ -123,7 +125,7 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")
     records.write_json(folder, record, "record.json")
-    folder.write(report([folder]), REPORT_FILE)
+    _write_report(folder)
     return RunResult(folder.root, pd.DataFrame(history), record)
 
 
@@ -188,6 +190,14 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     return answer.history, prepared
 
 
+def _write_report(folder: Storage) -> None:
+    """Write the page of a run or sweep; it has ended and is recorded, so no fault of a page may lose it."""
+    try:
+        folder.write(report([folder]), REPORT_FILE)
+    except Exception as err:
+        log.warning("%s/%s: not written (%s: %s)", folder.root, REPORT_FILE, type(err).__name__, err)
+
+
 def _keep_files(config: Experiment, folder: Storage) -> None:
     """Copy the files of the last checkpoint that are kept to the run's folder."""
     for name in kept_files(config.task):
@@ -249,7 +259,7 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.root)
         table = driver.start(config, data, root, name, resume)
-    folder.write(report([folder]), REPORT_FILE)
+    _write_report(folder)
     return SweepResult(
         folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
     )

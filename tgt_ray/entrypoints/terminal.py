@@ -8,7 +8,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -53,22 +54,44 @@ def messages(level: int = logging.INFO) -> Iterator[None]:
 def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
     """Write what Ray and other libraries print on stderr to `logs/NAME.log` of the storage; name the file at the end.
 
-    Nearly all of it doesn't help the user: start-up limits, internals, deprecations. With messages at level DEBUG
-    (--verbose) it stays on the terminal.
+    Nearly all of it doesn't help the user: start-up limits, internals, deprecations. It stays on the terminal with
+    messages at level DEBUG (--verbose), and where the caller has set up logging, whose own messages go there too.
     """
-    if OURS.isEnabledFor(logging.DEBUG):
+    shown = any(isinstance(handler, _Stdout) for handler in OURS.handlers)
+    if not shown or OURS.isEnabledFor(logging.DEBUG):
         yield
         return
+    with _log_file(storage, name) as file:
+        before = file.tell()
+        with _stderr_to(file.fileno()):
+            yield
+        said = file.seek(0, os.SEEK_END) > before
+    if said:
+        log.info("messages of Ray and other libraries: %s", storage.within(LOGS, f"{name}.log").root)
+
+
+@contextmanager
+def _log_file(storage: Storage, name: str) -> Iterator[IO[bytes]]:
+    """Open the log to be added to; in a storage that isn't a folder it is put there at the end."""
+    if storage.is_local:
+        path = Path(storage.path(LOGS, f"{name}.log"))
+        path.parent.mkdir(exist_ok=True)
+        # Written as it comes, so that it is there if the process is killed.
+        with path.open("ab") as file:
+            yield file
+        if not path.stat().st_size:
+            path.unlink()
+        return
     with tempfile.TemporaryFile(prefix="tgt_ray-") as file:
+        if storage.exists(LOGS, f"{name}.log"):
+            file.write(storage.read(LOGS, f"{name}.log"))
+            file.flush()  # what comes is written past this object
         try:
-            with _stderr_to(file.fileno()):
-                yield
+            yield file
         finally:
             file.seek(0)
-            if said := file.read():
-                before = storage.read(LOGS, f"{name}.log") if storage.exists(LOGS, f"{name}.log") else b""
-                storage.write(before + said, LOGS, f"{name}.log")
-                log.info("messages of Ray and other libraries: %s", storage.within(LOGS, f"{name}.log").root)
+            if content := file.read():
+                storage.write(content, LOGS, f"{name}.log")
 
 
 @contextmanager

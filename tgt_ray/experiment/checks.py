@@ -93,6 +93,17 @@ def check_signals(experiment: Blocks) -> None:
         unique([*objective.signals, *(signal for fit in objective.fits for signal in fit.signals)])
     except ValueError as err:
         raise ValueError(f"objective.type: '{objective.type}': {err}") from err
+    for signal in objective.signals:
+        if not signal.synthetic and (signal.through_student or experiment.streams):
+            raise ValueError(
+                f"objective.type: '{objective.type}': its signal '{signal.name}' has no values for synthetic rows;"
+                " give explorer.type none, or another objective"
+            )
+        if not signal.real and not signal.through_student:
+            raise ValueError(
+                f"objective.type: '{objective.type}': its signal '{signal.name}' has no values for real rows, and what"
+                " synthetic rows have alone must go through the student"
+            )
     missing = _lacking(objective, teacher)
     if missing is None:
         return

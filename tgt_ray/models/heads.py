@@ -42,8 +42,7 @@ def linear_head(model: Any, path: str) -> tuple[str, nn.Linear]:
     ]
     if len(heads) > 1:
         raise ConfigError(
-            f"{path}: a {type(model).__name__} has several heads ({', '.join(heads)}); save it as a classifier with"
-            " one, without a distillation token's"
+            f"{path}: a {type(model).__name__} has several heads ({', '.join(heads)}); save it as a classifier with one"
         )
     return layers[-1]
 

@@ -85,6 +85,8 @@ def _section(folder: Storage) -> Section:
     if not folder.exists("record.json"):
         raise ConfigError(f"{folder.root}: has no record.json; expected the folder of a finished run or of a sweep")
     record = records.read_json(folder, "record.json")
+    if record.get("kind") not in ("run", "sweep"):
+        raise ConfigError(f"{folder.root}/record.json: is not the record of a run or of a sweep")
     section = (_sweep if record["kind"] == "sweep" else _run)(folder, record)
     for file, (title, about) in KEPT.items():
         for where in ([], ["best"]):
@@ -201,7 +203,8 @@ def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
 
 def _about(folder: Storage, record: dict[str, Any]) -> list[str]:
     environment = record["environment"]
-    packages = ", ".join(f"{name} {environment['packages'][name]}" for name in ("tgt-ray", "ray", "torch"))
+    # A package that was on the path without being installed has no version.
+    packages = ", ".join(f"{name} {environment['packages'].get(name, '?')}" for name in ("tgt-ray", "ray", "torch"))
     hardware = environment["hardware"]
     return [
         f"Folder: {folder.root}",

@@ -117,8 +117,7 @@ def prepare(
     log_classes(teacher)
     made_by = {role: teacher[role]["fingerprint"] for role in ("labeler", "generator")}
     cache = TeacherCache(storage, data.fingerprints, made_by)
-    own = unique(signal for each in objectives for signal in each.signals if signal.cached)
-    fits = {fit.name: fit for each in objectives for fit in each.fits}
+    own, fits = needs(objectives)
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values())), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
     student = StudentData(
@@ -135,6 +134,21 @@ def prepare(
     whole = digest(data.fingerprints["train"], *made_by.values())
     anchors = anchors_of(cache, data, generator)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole})
+
+
+def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str, Fit]]:
+    """Return the cached signals and the fits, by name, that runs with these objectives share.
+
+    - raises ConfigError: where two that differ have the same name, since each run would get the other's values
+    """
+    fits: dict[str, Fit] = {}
+    for fit in (fit for each in objectives for fit in each.fits):
+        if fits.setdefault(fit.name, fit).key() != fit.key():
+            raise ConfigError(f"objective: two fits that differ are called '{fit.name}'; let its name say its settings")
+    try:
+        return unique(signal for each in objectives for signal in each.signals if signal.cached), fits
+    except ValueError as err:
+        raise ConfigError(f"objective: {err}; let its name say its settings") from err
 
 
 def wanted_signals(
@@ -247,10 +261,7 @@ def labeler_head(teacher: dict[str, Any], storage: Storage, num_classes: int, di
     kind = record["config"]["type"]
     weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
     if "head.weight" not in weights:
-        raise ConfigError(
-            f"teacher.labeler.type: {kind}: it has no linear layer `head`, which the objective needs; use another"
-            " labeler or objective"
-        )
+        raise ConfigError(no_head(kind))
     head: np.ndarray = weights["head.weight"]
     if head.shape != (num_classes, head.shape[1] if dim is None else dim):
         raise ConfigError(
@@ -258,6 +269,14 @@ def labeler_head(teacher: dict[str, Any], storage: Storage, num_classes: int, di
             f" logits and embeddings of {dim} numbers; the objective needs the embedding that its head takes"
         )
     return head
+
+
+def no_head(kind: str) -> str:
+    """Say that a labeler of this type lacks what the objective needs."""
+    return (
+        f"teacher.labeler.type: {kind}: it has no linear layer `head`, which the objective needs; use another"
+        " labeler or objective"
+    )
 
 
 def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:

@@ -27,6 +27,8 @@ def files_of(run: StudentRun) -> dict[str, bytes]:
     The state comes last: a checkpoint that has it is complete, and the state alone is enough to resume.
     """
     student = {STUDENT_FILE: describe(run.experiment, run.data), WEIGHTS_FILE: weights(run.student)}
+    if isinstance(run.student.backbone, TextBackbone):
+        student[TOKENIZER_FILE] = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
     return {**last_files(run), **student, STATE_FILE: state(run)}
 
 
@@ -57,14 +59,15 @@ def state(run: StudentRun) -> bytes:
 def load_state(run: StudentRun, content: bytes) -> None:
     """Restore a run to where `state` was taken.
 
-    - raises ValueError: where the state belongs to another experiment
-    - raises ConfigError: where the number of workers differs, since the rows that a worker sees depend on it
+    - raises ConfigError: where the state belongs to another experiment, or the number of workers differs, since the
+      rows that a worker sees depend on it
     """
     there = torch.load(io.BytesIO(content), weights_only=True, map_location=run.device)
     formats.check("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
     if there["experiment"] != run.experiment.fingerprint():
-        raise ValueError(
-            f"the checkpoint belongs to experiment {there['experiment']}, this is {run.experiment.fingerprint()}"
+        raise ConfigError(
+            f"--resume: the checkpoint belongs to experiment {there['experiment']}, this is"
+            f" {run.experiment.fingerprint()}; begin a new run"
         )
     if there["workers"] != run.plan.world_size:
         raise ConfigError(
@@ -99,9 +102,6 @@ def snapshot(student: Student) -> dict[str, np.ndarray]:
 def last_files(run: StudentRun) -> dict[str, bytes]:
     """Give the files for people to look at, once the test split has been measured; empty before the last step."""
     out: dict[str, bytes] = {}
-    backbone = run.student.backbone
-    if run.step == run.experiment.train.steps and isinstance(backbone, TextBackbone):
-        out[TOKENIZER_FILE] = backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
     if run.evaluation.details is not None:
         sink = io.BytesIO()
         pyarrow.csv.write_csv(run.evaluation.details, sink)

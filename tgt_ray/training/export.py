@@ -34,10 +34,11 @@ def describe(experiment: Experiment, data: StudentData) -> bytes:
         formats.KEY: formats.FORMATS["student"],
         "experiment": experiment.model_dump(mode="json"),
         "input_shape": list(data.input_shape),
-        "classes": list(data.class_names) or [str(number) for number in range(data.num_classes)],
-        # A correction for rare classes takes the prior from here.
-        "class_counts": data.class_counts.tolist(),
     }
+    if not experiment.task.has_documents:  # thousands of them, which are no part of the student
+        known["classes"] = list(data.class_names) or [str(number) for number in range(data.num_classes)]
+        # A correction for rare classes takes the prior from here.
+        known["class_counts"] = data.class_counts.tolist()
     return (json.dumps(known, indent=2) + "\n").encode()
 
 
@@ -81,7 +82,9 @@ class LoadedStudent:
         return torch.cat(scores).numpy()
 
     def _texts(self, texts: Any) -> Tensor:
-        joined = [text if isinstance(text, str) else SEPARATOR.join(map(clean, text)) for text in texts]
+        if isinstance(texts, str):
+            raise ConfigError("inputs: one text; expected a list of texts, or of pairs of texts")
+        joined = [clean(text) if isinstance(text, str) else SEPARATOR.join(map(clean, text)) for text in texts]
         return torch.from_numpy(to_bytes(joined, self.input_shape[0]))
 
     def _images(self, images: Any) -> Tensor:
@@ -94,6 +97,8 @@ class LoadedStudent:
             )
         if rows.dtype == torch.uint8:
             return rows.float() / 255
+        if not len(rows):
+            return rows.float()
         low, high = float(rows.min()), float(rows.max())
         if not (rows.is_floating_point() and low >= 0 and high <= 1):
             raise ConfigError(
@@ -115,8 +120,8 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent:
         raise ConfigError(f"{folder}: has no {WEIGHTS_FILE}; expected the folder of a run, a trial or a sweep")
     if not storage.exists(STUDENT_FILE):
         raise ConfigError(
-            f"{folder}: has no {STUDENT_FILE}, since tgt-ray before 0.2.0 has written it; go on with the run by"
-            " --resume, which adds it, or train anew"
+            f"{folder}: has no {STUDENT_FILE}, since a version before 0.2.0 has written it; for a run, --resume adds"
+            " it; train students of a sweep anew"
         )
     known = json.loads(storage.read(STUDENT_FILE))
     formats.check("student", known, f"{folder}/{STUDENT_FILE}", "use the version that has written it")
@@ -128,7 +133,8 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent:
     tokenizer = storage.read(TOKENIZER_FILE).decode() if storage.exists(TOKENIZER_FILE) else ""
     spec = InputSpec(tuple(known["input_shape"]), tokenizer)
     facts = Facts(len(known["classes"]), np.array(known["class_counts"]), tuple(known["classes"]))
-    student = make_student(experiment, spec, facts, first_weights=False)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and then replaced
+        student = make_student(experiment, spec, facts, first_weights=False)
     load_strictly(student, read_safetensors(storage.read(WEIGHTS_FILE), f"{folder}/{WEIGHTS_FILE}"), folder)
     student.to(device).eval().requires_grad_(False)
     return LoadedStudent(student, tuple(known["classes"]), spec.shape, experiment.task.modality)

@@ -229,10 +229,14 @@ def fresh_student(experiment: Experiment, teacher: Teacher, data: TaskData) -> S
 
     Fits that need the teacher's outputs are left out, since they don't exist yet.
     """
+    from tgt_ray.teacher.transfer_set import no_head
     from tgt_ray.training.student import build_student
 
     def head() -> np.ndarray:
-        weight: np.ndarray = teacher.labeler.get_parameter("head.weight").numpy(force=True)
+        try:
+            weight: np.ndarray = teacher.labeler.get_parameter("head.weight").numpy(force=True)
+        except AttributeError as err:
+            raise ConfigError(no_head(experiment.teacher.labeler.type)) from err
         return weight
 
     rows = Rows({}, data.labels("train"), data.num_classes, head)

@@ -85,8 +85,3 @@ class DistillationCriterion(Criterion):
             **more,
         }
         return Loss(value, parts)
-
-
-def accuracy(logits_BK: Tensor, labels_B: Tensor) -> float:
-    """Return the share of rows whose largest logit is that of the label, in [0, 1]."""
-    return float((logits_BK.argmax(dim=1) == labels_B).to(torch.float32).mean())
