@@ -75,6 +75,9 @@ def test_a_second_run_of_that_name_adds_to_the_file_and_silence_leaves_none(stor
     with terminal.messages(), terminal.libraries_to_file(storage, "other"):
         pass
     assert not (tmp_path / "logs/other.log").exists()
+    with pytest.raises(ConfigError), terminal.messages(), terminal.libraries_to_file(storage, "other"):
+        raise ConfigError("train.steps: too few")
+    assert not (tmp_path / "logs/other.log").exists()
 
 
 def test_an_error_keeps_what_was_written_before_it(storage, tmp_path, fresh):

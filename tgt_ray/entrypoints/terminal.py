@@ -77,10 +77,12 @@ def _log_file(storage: Storage, name: str) -> Iterator[IO[bytes]]:
         path = Path(storage.path(LOGS, f"{name}.log"))
         path.parent.mkdir(exist_ok=True)
         # Written as it comes, so that it is there if the process is killed.
-        with path.open("ab") as file:
-            yield file
-        if not path.stat().st_size:
-            path.unlink()
+        try:
+            with path.open("ab") as file:
+                yield file
+        finally:
+            if not path.stat().st_size:
+                path.unlink()
         return
     with tempfile.TemporaryFile(prefix="tgt_ray-") as file:
         if storage.exists(LOGS, f"{name}.log"):
