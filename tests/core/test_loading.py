@@ -36,7 +36,18 @@ def test_other_components_survive_yaml(sets, tmp_path):
 
 @pytest.mark.parametrize(
     "content, expected",
-    [(b"a: [1", "not valid YAML"), (b"- 1\n- 2\n", "expected a mapping"), (b"\xff\xfe\x00a", "not valid YAML")],
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- 1\n- 2\n", "expected a mapping"),
+        (b"\xff\xfea", "not valid YAML"),
+        (b"a: \xe9", "not valid YAML"),
+        (b"[" * 20_000, "too many levels"),
+        (b"a: " + b"9" * 6000, "not valid YAML"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"train: {}\nstudent: {}\ntrain: {}", "the key 'train' is given twice, in lines 1 and 3"),
+        (b"train:\n  steps: 1\n  steps: 1", "the key 'steps' is given twice, in lines 2 and 3"),
+    ],
 )
 def test_a_file_that_is_no_yaml_mapping_is_refused(content, expected, tmp_path):
     file = tmp_path / "x.yaml"
@@ -44,6 +55,21 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(content, expected, tmp_path):
     with pytest.raises(ConfigError, match=expected) as refused:
         load_yaml(file)
     assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_any_editor_are_read(encoding, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_bytes("# é\ntrain: {steps: 2}\n".encode(encoding))
+    assert load_yaml(file) == {"train": {"steps": 2}}
+    file.write_text("# nothing but a comment\n")
+    assert load_yaml(file) == {}
+
+
+def test_what_is_merged_in_may_be_set_again(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("a: &base {b: 1, c: 2}\nd:\n  <<: *base\n  b: 3\n")
+    assert load_yaml(file)["d"] == {"b": 3, "c": 2}
 
 
 def test_an_absent_file_is_refused(tmp_path):
@@ -66,7 +92,11 @@ def test_yaml_cannot_run_code(tmp_path):
         ("a=null", ("a", None)),
         ("a=x=y", ("a", "x=y")),
         ("a={type: random}", ("a", {"type": "random"})),
-        ("a=1e-3", ("a", "1e-3")),  # YAML 1.1; pydantic reads it as a number all the same
+        ("a=1e-3", ("a", 0.001)),
+        ("a=[1e-3, -2E4, .5, 1_000, 0x1f, 010]", ("a", [0.001, -20000.0, 0.5, 1000, 31, 10])),
+        ("a=[yes, no, on, 2020-01-01, 1:30, true]", ("a", ["yes", "no", "on", "2020-01-01", "1:30", True])),
+        ("a=query: ", ("a", "query: ")),
+        ("a={query: x}", ("a", {"query": "x"})),
     ],
 )
 def test_overrides_are_parsed_as_yaml(text, expected):

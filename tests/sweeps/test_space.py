@@ -32,7 +32,7 @@ def test_a_malformed_distribution_is_refused_with_its_path(space, expected):
             {"explorer.type": {"choice": ["random", "gradient"]}, "explorer.step_size": {"uniform": [0.1, 1]}},
             "step_size",
         ),
-        ({"train.batch_size": {"uniform": [32, 129]}}, "space.train.batch_size = 80.5"),
+        ({"train.batch_size": {"uniform": [32, 129]}}, "space.train.batch_size = 62.876"),
     ],
 )
 def test_a_space_whose_values_do_not_fit_together_is_refused(space, message):

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-from tgt_ray.core.errors import ConfigError, describe, nearest
+from tgt_ray.core.errors import ConfigError, cut, describe, nearest
 from tgt_ray.core.fingerprint import digest
 
 C = TypeVar("C", bound="Config")
@@ -36,15 +37,27 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key '{key}'; {hint}",
-                        {"key": str(key), "hint": nearest(str(key), cls.model_fields)},
-                    )
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        out = {}
+        for key, value in data.items():
+            if key not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "unknown key '{key}'; {hint}",
+                    {"key": cut(str(key)), "hint": cls.hint(str(key))},
+                )
+            out[key] = _plain(value)
+            if isinstance(value, bool) and _is_number(cls.model_fields[key].annotation):
+                raise PydanticCustomError(
+                    "no_number", "'{key}' takes a number (got {value})", {"key": key, "value": str(value).lower()}
+                )
+        return out
+
+    @classmethod
+    def hint(cls, key: str) -> str:
+        """What to write in the place of a key that there isn't."""
+        return nearest(key, cls.model_fields)
 
     def changed(self) -> dict[str, Any]:
         """What differs from the defaults, as plain nested data; of a component also its type."""
@@ -61,11 +74,32 @@ class Config(BaseModel):
         return digest(self.model_dump(mode="json"))
 
 
+def _is_number(annotation: Any) -> bool:
+    """Return whether a field takes numbers, and neither true nor false: pydantic would take these for 1 and 0."""
+    kinds = {annotation, *get_args(annotation)}
+    return bool(kinds & {int, float}) and not kinds & {bool, Any}
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's scalars and arrays as Python's numbers and lists, so that they can be written as YAML and JSON."""
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple | range):
+        return [_plain(each) for each in value]
+    return value
+
+
 def _whole(path: Path) -> Path:
     try:
-        return path.expanduser().absolute()
+        whole = path.expanduser().absolute()
+        whole.exists()
     except RuntimeError as err:  # ~name of a user who doesn't exist
         raise ValueError(str(err)) from err
+    except OSError as err:  # a name that no file can have
+        raise ValueError(f"cannot be the path of a file ({err.strerror})") from err
+    if "\0" in str(path):
+        raise ValueError("cannot be the path of a file (it has a zero byte)")
+    return whole
 
 
 def _whole_folder(text: str) -> str:
@@ -75,6 +109,8 @@ def _whole_folder(text: str) -> str:
     return str(path) if path.is_dir() else text
 
 
+#: Seed of random numbers, as far as every library takes it.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 #: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.
@@ -121,7 +157,7 @@ class OneOf:
                 raise PydanticCustomError(
                     "unknown_type",
                     "unknown type '{kind}'; {hint} (or 'package.module:Class' for your own)",
-                    {"kind": kind, "hint": nearest(kind, self.builtins)},
+                    {"kind": cut(kind), "hint": nearest(kind, self.builtins)},
                 )
             if kind is None:
                 raise PydanticCustomError(

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
+#: Characters of a value that a message shows.
+SHOWN = 100
+#: Types of pydantic's errors whose messages need no value.
+OWN = ("unknown_key", "no_number", "unknown_type", "missing_type", "own_type", "value_error", "missing")
+#: Legal names that a message lists.
+NAMED = 20
+#: Characters of a word of a message, such as a path.
+LONGEST_WORD = 300
+
 
 class OneLine(Exception):
     """An error whose message is all that a user needs: notebooks show it without a traceback."""
+
+    def __init__(self, message: str):
+        # Whatever comes into a message from a file or a library: one line, and no value that fills the screen.
+        super().__init__(re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: cut(word[0]), " ".join(message.splitlines())))
 
     def _render_traceback_(self) -> list[str]:
         # IPython's protocol for errors that show themselves.
@@ -37,11 +51,19 @@ def concerning(key: str) -> Iterator[None]:
         raise ConfigError(f"{key}: {err}") from err
 
 
+def cut(text: str, most: int = SHOWN) -> str:
+    """Return a text with its middle left out where it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]}...{text[-(most // 3) + 3 :]}"
+
+
 def nearest(word: str, legal: Iterable[str], most: int = 1) -> str:
     """Return `did you mean 'x'?` with up to `most` names, or the list of legal names, for an error message."""
     names = sorted(legal)
-    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else f"legal: {', '.join(names)}"
+    close = difflib.get_close_matches(word[:SHOWN], names, n=most, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(name) for name in close)}?"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED + 1 else ""
+    return f"legal: {', '.join(names[:NAMED] if more else names)}{more}"
 
 
 def describe(err: ValidationError, data: Any) -> str:
@@ -54,8 +76,10 @@ def describe(err: ValidationError, data: Any) -> str:
     # A key that takes two kinds of values fails once for each: together they say what would be right.
     same = [problem["msg"].removeprefix("Value error, ") for other, _, problem in problems if other == path]
     message = " or ".join(dict.fromkeys(same)).replace("\n", " ")
-    own = first["type"] in ("unknown_key", "unknown_type", "missing_type", "own_type", "value_error", "missing")
-    got = "" if own else f" (got {value!r})"
+    own = first["type"] in OWN
+    got = "" if own else f" (got {cut(repr(value))})"
+    if first["type"] == "string_type" and isinstance(value, bool | int | float):
+        got += "; put quotes around it"
     more = len(problems) - len(same)
     return (f"{path}: " if path else "") + message + got + (f" [and {more} more]" if more else "")
 

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from tgt_ray.core.config import Config
 from tgt_ray.core.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values as YAML 1.2 does: 1e-3 is a number, while no, on, 1:30 and 2020-01-01 are texts.
+
+    A key that is given twice is an error. 1_000 stays a number, as in YAML 1.1.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue  # what is merged in may be set again
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _KeyTwice(f"the key '{name}' is given twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node).replace("_", "")
+        base = {"0x": 16, "0o": 8}.get(text[:2].lower(), 10)
+        return int(text, base) if base != 10 else int(text)
+
+
+class _KeyTwice(yaml.YAMLError):
+    pass
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -22,16 +64,29 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
-    """Parse a YAML mapping; a ConfigError that starts with `where` if it is not one."""
+    """Parse a YAML mapping in UTF-8 or UTF-16; a ConfigError that starts with `where` if it is not one."""
+    if not content.strip():
+        raise ConfigError(f"{where}: is empty; expected YAML, such as train: {{steps: 500}} ({{}} for all defaults)")
     try:
-        data = yaml.safe_load(content.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        data = _parse(content)
+    except _KeyTwice as err:
+        raise ConfigError(f"{where}: {err}") from err
+    except (yaml.YAMLError, UnicodeError) as err:
         raise ConfigError(f"{where}: not valid YAML ({' '.join(str(err).split())})") from err
-    if data is None:
+    if data is None:  # nothing but comments
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a mapping at the top, got {type(data).__name__}")
     return data
+
+
+def _parse(content: bytes | str) -> Any:
+    try:
+        return yaml.load(content, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except RecursionError as err:
+        raise yaml.YAMLError("too many levels of brackets or indentation") from err
+    except ValueError as err:  # an integer of thousands of digits
+        raise yaml.YAMLError(str(err)) from err
 
 
 def dump_yaml(config: Config) -> str:
@@ -40,14 +95,20 @@ def dump_yaml(config: Config) -> str:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split `a.b=value` into (`a.b`, value parsed as YAML)."""
+    """Split `a.b=value` into (`a.b`, value parsed as YAML).
+
+    A mapping needs braces, so that `query_prefix=query: ` is a text with its space.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=500")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as err:
+        parsed = _parse(value)
+    except _KeyTwice as err:
+        raise ConfigError(f"--set {text}: {err}") from err
+    except (yaml.YAMLError, UnicodeError) as err:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from err
+    return key, value if isinstance(parsed, dict) and not value.lstrip().startswith("{") else parsed
 
 
 def override(data: Mapping[str, Any], key: str, value: Any, above: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.data.account import LeftOut
 
 if TYPE_CHECKING:
     from tgt_ray.data.stored import StoredTable
@@ -49,6 +50,7 @@ class Splits(Generic[R]):
 
     - train: all rows, balanced where the source is; a task may subsample it
     - class_names: empty where the source has none
+    - left_out: what the source has not used of what it was given
     """
 
     train: R
@@ -56,6 +58,7 @@ class Splits(Generic[R]):
     test: R
     num_classes: int
     class_names: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:

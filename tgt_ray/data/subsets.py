@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import Config, Seed
 from tgt_ray.core.errors import ConfigError
 
 #: What train rows without labels are for: explorers start from them as from labelled rows, or they are left out.
@@ -18,7 +18,7 @@ class Labelled(Config):
     """The rows of the train split that keep their labels."""
 
     rows: int = Field(2500, ge=1, description="how many rows keep their labels")
-    seed: int = Field(0, ge=0, description="random seed of the choice of these rows")
+    seed: Seed = Field(0, description="random seed of the choice of these rows")
     stratified: bool = Field(
         True,
         description="true: one row of each class, the others in the classes' proportions; false: drawn from all rows"
@@ -75,7 +75,7 @@ class LongTail(Config):
     imbalance: float = Field(
         ge=1, description="rows of the first class divided by rows of the last; 1: balanced, higher: a longer tail"
     )
-    seed: int = Field(0, ge=0, description="random seed of the choice of the rows that are kept")
+    seed: Seed = Field(0, description="random seed of the choice of the rows that are kept")
 
     def counts(self, num_classes: int) -> np.ndarray:
         """Return how many rows to keep of each class, (K,)."""
@@ -109,7 +109,7 @@ class LabelledQueries(Config):
     """The training queries that keep their answers."""
 
     rows: int = Field(200, ge=1, description="how many queries keep their answers")
-    seed: int = Field(0, ge=0, description="random seed of the choice of these queries")
+    seed: Seed = Field(0, description="random seed of the choice of these queries")
 
     def choose(self, there: int) -> np.ndarray:
         """Return the sorted indices of these queries.

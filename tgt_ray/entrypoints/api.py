@@ -18,13 +18,14 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.storage import Storage, check_name
-from tgt_ray.data import in_this_process
+from tgt_ray.data import MapParts, in_this_process
 from tgt_ray.entrypoints.summary import RunResult, SweepResult
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -118,6 +119,7 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
         "experiment": config.model_dump(mode="json"),
         "metric": config.task.metric_names[0],
         "fingerprints": prepared.fingerprints,
+        "data": prepared.account,
         "teacher": prepared.teacher,
         "result": history[-1],
         "environment": environment(),
@@ -134,8 +136,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     from tgt_ray.training.run import Diverged
 
     devices(config)
-    data = config.task.read(scan, root, in_this_process)
-    warn_of_cut_texts(config, data)
+    data = _read(config, scan, root, in_this_process)
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
@@ -167,8 +168,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
-        data = config.task.read(scan, root, run_on_ray)
-        warn_of_cut_texts(config, data)
+        data = _read(config, scan, root, run_on_ray)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
@@ -188,6 +188,14 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(config, folder)
     return answer.history, prepared
+
+
+def _read(config: Experiment, scan: Any, root: Storage, run: MapParts) -> TaskData:
+    """Read the data, and say what was read, left out and cut."""
+    data = config.task.read(scan, root, run)
+    log.info(config.task.said(data))
+    warn_of_cut_texts(config, data)
+    return data
 
 
 def _write_report(folder: Storage) -> None:
@@ -254,8 +262,7 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
-        data = config.experiment.task.read(scan, root, run_on_ray)
-        warn_of_cut_texts(config.experiment, data)
+        data = _read(config.experiment, scan, root, run_on_ray)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.root)
         table = driver.start(config, data, root, name, resume)

@@ -20,6 +20,12 @@ class Experiment(Blocks):
         checks.check_all(self)
         return self
 
+    @classmethod
+    def hint(cls, key: str) -> str:
+        if key in ("experiment", "space", "search"):
+            return "it belongs to a sweep: use the command sweep"
+        return super().hint(key)
+
     def __repr__(self) -> str:
         return summary(self)
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import Precision
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import Config, Seed
 
 #: Ways to draw real rows.
 Sampling = Literal["natural", "square_root", "balanced"]
@@ -113,7 +113,7 @@ class TrainConfig(Config):
         description="compile the student with torch.compile: costs about half a minute at the first step, so it pays in"
         " long runs; needs a C++ compiler",
     )
-    seed: int = Field(0, ge=0, description="random seed of the student's weights, batches, anchors and noise")
+    seed: Seed = Field(0, description="random seed of the student's weights, batches, anchors and noise")
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainConfig:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
+from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
@@ -78,7 +79,7 @@ class LELP(Objective):
     rotate: bool = Field(
         True, description="turn each class's directions by a random rotation, which evens out their variances"
     )
-    seed: int = Field(0, ge=0, description="seed of rotations and random directions")
+    seed: Seed = Field(0, description="seed of rotations and random directions")
 
     @property
     def signals(self) -> tuple[Signal, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tgt_ray.core.config import Config, validate
+from tgt_ray.core.config import Config, Seed, validate
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.loading import summary, with_overrides
 from tgt_ray.experiment.controls import CONTROLS, control
@@ -76,7 +76,7 @@ class SearchConfig(Config):
     mode: Literal["max", "min"] = Field(
         "max", description="whether higher (max) or lower (min) values of the metric are better"
     )
-    seed: int = Field(0, ge=0, description="seed of the search: of random draws and of tpe")
+    seed: Seed = Field(0, description="seed of the search: of random draws and of tpe")
     controls: list[str] = Field(
         ["one_hot", "distillation"],
         description=f"trials beside the search that show what it must beat, of {', '.join(CONTROLS)}; where the key is"
@@ -118,6 +118,21 @@ class SweepConfig(Config):
         return summary(self)
 
     __str__ = __repr__
+
+    @classmethod
+    def hint(cls, key: str) -> str:
+        if key in Experiment.model_fields:
+            return f"in a sweep it stands below experiment: experiment.{key}"
+        return super().hint(key)
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _choices_of_the_key_s_type(
+        cls, space: dict[str, Distribution], info: ValidationInfo
+    ) -> dict[str, Distribution]:
+        """Let each choice be what the key makes of it: '1e-3' for a number is the number."""
+        base = info.data.get("experiment")
+        return {key: d if base is None or d.choice is None else _typed(base, key, d) for key, d in space.items()}
 
     @field_validator("search", mode="after")
     @classmethod
@@ -228,6 +243,20 @@ class SweepConfig(Config):
         """Return the largest value that a numeric key takes in any trial."""
         here = lookup(self.experiment.model_dump(mode="json"), key)
         return max(self.space[key].ends()) if key in self.space else here
+
+
+def _typed(base: Experiment, key: str, distribution: Distribution) -> Distribution:
+    plain = base.model_dump(mode="json")
+    values = []
+    for value in distribution.choice or ():
+        try:
+            taken = validate(Experiment, with_overrides(plain, [(key, value)])).model_dump(mode="json")
+        except ConfigError:  # fits another type of its block, or nowhere: the sweep's own check says so
+            values.append(value)
+            continue
+        # A whole block may be a choice; it keeps what its file says.
+        values.append(value if isinstance(value, dict) else lookup(taken, key))
+    return distribution.model_copy(update={"choice": values})
 
 
 def _said(point: dict[str, Any]) -> str:

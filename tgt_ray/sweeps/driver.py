@@ -165,6 +165,7 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
         "config": sweep.model_dump(mode="json"),
         "concurrent": concurrent,
         "fingerprints": prepared.fingerprints,
+        "data": prepared.account,
         "teacher": prepared.teacher,
         "cluster": nodes(),
         "environment": environment(),

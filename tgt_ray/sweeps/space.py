@@ -54,11 +54,9 @@ class Distribution(Config):
         if self.choice is not None:
             return list(self.choice)
         low, high = self.ends()
-        return [
-            low,
-            high,
-            min(low + 1, high) if self.integers else math.sqrt(low * high) if self.loguniform else (low + high) / 2,
-        ]
+        # Not the middle, which may happen to be whole: a key of integers takes no uniform range.
+        between = low + (high - low) / math.pi if self.uniform else low * (high / low) ** (1 / math.pi)
+        return [low, high, min(low + 1, high) if self.integers else between]
 
     def contains(self, value: Any) -> bool:
         if self.choice is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component
 from tgt_ray.data import MapParts, StoredTable, in_this_process
+from tgt_ray.data.account import LeftOut, said
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class TaskData:
     - fingerprints: fingerprint of each table's content
     - class_names: empty where the data has no names
     - tokenizer: for texts, the vocabulary of models that have none of their own, as JSON of the library `tokenizers`
+    - left_out: what is not used of what the user gave
     """
 
     tables: dict[str, Table]
@@ -45,6 +47,7 @@ class TaskData:
     fingerprints: dict[str, str]
     class_names: tuple[str, ...] = ()
     tokenizer: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def spec(self) -> InputSpec:
@@ -53,6 +56,14 @@ class TaskData:
 
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
+
+    def account(self) -> dict[str, Any]:
+        """Return what was read and what was left out, for the record."""
+        return {
+            "rows": {name: len(table) for name, table in self.tables.items()},
+            "classes": self.num_classes,
+            "left_out": [asdict(each) for each in self.left_out],
+        }
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -98,6 +109,12 @@ class Task(Component):
         - run: does the work that takes long
         - raises ConfigError: for bad data
         """
+
+    def said(self, data: TaskData) -> str:
+        """Return one line on what was read and what was left out."""
+        rows = ", ".join(f"{name} {len(table):,}" for name, table in data.tables.items() if name != "full")
+        classes = "" if self.has_documents else f" in {data.num_classes:,} classes"
+        return f"data: {rows}{classes}{said(data.left_out)}"
 
     def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> TaskData:
         """Scan and read the data."""

@@ -48,6 +48,7 @@ class ImageClassification(Classification):
             input_shape=train.shape,
             fingerprints={name: r.fingerprint() for name, r in rows.items()},
             class_names=splits.class_names,
+            left_out=splits.left_out,
         )
 
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:

@@ -126,6 +126,7 @@ class Retrieval(Task):
             input_shape=(self.max_bytes,),
             fingerprints=fingerprints,
             class_names=splits.names,
+            left_out=splits.left_out,
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:

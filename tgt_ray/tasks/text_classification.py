@@ -103,6 +103,7 @@ class TextClassification(Classification):
                 name: digest(each.fingerprint(), self.max_bytes, self.vocabulary) for name, each in rows.items()
             },
             class_names=splits.class_names,
+            left_out=splits.left_out,
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:

@@ -92,12 +92,14 @@ class Prepared:
 
     - teacher: the teacher's record
     - fingerprints: fingerprints of what this was made from
+    - account: what was read of the data, and what was left out
     """
 
     student: StudentData
     anchors: Anchors
     teacher: dict[str, Any]
     fingerprints: dict[str, Any]
+    account: dict[str, Any]
 
 
 def prepare(
@@ -133,7 +135,7 @@ def prepare(
     fingerprints = {"data": data.fingerprints, **made_by}
     whole = digest(data.fingerprints["train"], *made_by.values())
     anchors = anchors_of(cache, data, generator)
-    return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole})
+    return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 
 
 def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str, Fit]]:

@@ -20,9 +20,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from tgt_ray.core import formats, records
+from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.data.account import LeftOut
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
 from tgt_ray.data.stored import StoredTable, write_file
@@ -43,12 +45,14 @@ class Scan:
     - places: what `contents` needs to find the N images of each split
     - class_names: in the order of the classes' numbers
     - key: fingerprint of all that the images come from
+    - left_out: files and rows that are not used
     """
 
     labels: dict[str, np.ndarray]
     places: dict[str, Any]
     class_names: list[str]
     key: str
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class EncodedImages(ImageSource):
     validation_fraction: float = Field(
         1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation split"
     )
-    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
+    seed: Seed = Field(0, description="random seed of the choice of the held-out validation rows")
 
     @abstractmethod
     def scan(self) -> Scan:
@@ -167,7 +171,12 @@ class EncodedImages(ImageSource):
             kept, held = self._holdout(splits["train"].labels)
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
         return Splits(
-            splits["train"], splits["validation"], splits["test"], len(scan.class_names), tuple(scan.class_names)
+            splits["train"],
+            splits["validation"],
+            splits["test"],
+            len(scan.class_names),
+            tuple(scan.class_names),
+            (*scan.left_out, *_unreadable(record["splits"])),
         )
 
     def _decode(self, scan: Scan, folder: Storage, run: MapParts) -> None:
@@ -247,6 +256,13 @@ class EncodedImages(ImageSource):
                 " give the size to bring them to, e.g. 224"
             )
         return next(iter(shapes))
+
+
+def _unreadable(splits: dict[str, Any]) -> tuple[LeftOut, ...]:
+    bad = {name: about for name, about in splits.items() if about["bad"]}
+    return tuple(
+        LeftOut(f"unreadable images of {name}", about["bad"], about["bad_names"][0]) for name, about in bad.items()
+    )
 
 
 def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:

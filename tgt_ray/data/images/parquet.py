@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tgt_ray.core.config import FilePath
+from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
@@ -42,7 +42,7 @@ class ParquetImages(ImageSource):
     validation_fraction: float = Field(
         1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation.parquet"
     )
-    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
+    seed: Seed = Field(0, description="random seed of the choice of the held-out validation rows")
 
     def scan(self) -> Splits | Scan:
         if not self.path.is_dir():

@@ -14,7 +14,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tgt_ray.core.config import Component, FilePath
+from tgt_ray.core.config import Component, FilePath, Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.texts import clean
 from tgt_ray.data.columns import BLOCK_BYTES, bad_line, is_text, plain, readable, valid
@@ -44,7 +44,7 @@ class BeirFolder(Component):
         lt=1,
         description="share of train's queries that is held out where there are no qrels for validation",
     )
-    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation queries")
+    seed: Seed = Field(0, description="random seed of the choice of the held-out validation queries")
 
     def scan(self) -> RetrievalSplits:
         """Read everything. Raises ConfigError for data that is missing, damaged or doesn't fit together."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.account import LeftOut
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class RetrievalSplits:
     - document_keys: what the corpus file has in `_id`
     - documents: their texts, the title first
     - unlabelled: queries without known answers
+    - left_out: what is not used of the folder
     """
 
     names: tuple[str, ...]
@@ -102,3 +104,4 @@ class RetrievalSplits:
     validation: Queries
     test: Queries
     unlabelled: Queries
+    left_out: tuple[LeftOut, ...] = ()

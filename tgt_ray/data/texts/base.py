@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from tgt_ray.core.config import Component
+from tgt_ray.core.config import Component, Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import SEPARATOR, clean
@@ -98,7 +98,7 @@ class TextSource(Component):
     validation_fraction: float = Field(
         1 / 12, gt=0, lt=1, description="share of train that is held out where there is no validation split"
     )
-    seed: int = Field(0, ge=0, description="random seed of the choice of the held-out validation rows")
+    seed: Seed = Field(0, description="random seed of the choice of the held-out validation rows")
 
     @model_validator(mode="after")
     def _distinct(self) -> TextSource:

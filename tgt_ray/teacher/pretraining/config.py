@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import Config, Seed
 
 
 class Pretrain(Config):
@@ -22,7 +22,7 @@ class Pretrain(Config):
     batch_size: int = Field(ge=1, description="rows of one step")
     learning_rate: float = Field(gt=0, description="largest learning rate")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; higher regularises more")
-    seed: int = Field(0, description="seed of the initial weights and of all draws in training")
+    seed: Seed = Field(0, description="seed of the initial weights and of all draws in training")
 
 
 class LabelerPretrain(Pretrain):

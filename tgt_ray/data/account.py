@@ -1,0 +1,30 @@
+"""Says what a source has left out, and why: nothing that a user gives is lost without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Counts files or rows that a source has not used.
+
+    - what: what they are and why they are left out, such as "hidden files"
+    - first: the name of the first of them
+    """
+
+    what: str
+    count: int
+    first: str
+
+
+def left_out(what: str, names: Sequence[str]) -> tuple[LeftOut, ...]:
+    """Return the entry of an account for these files or rows; none where there are none."""
+    return (LeftOut(what, len(names), names[0]),) if names else ()
+
+
+def said(entries: Iterable[LeftOut]) -> str:
+    """Return what is left out as the end of a line; empty where nothing is."""
+    parts = [f"{each.count} {each.what} ({each.first}{', ...' if each.count > 1 else ''})" for each in entries]
+    return f"; left out: {', '.join(parts)}" if parts else ""
