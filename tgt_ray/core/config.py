@@ -27,6 +27,8 @@ from tgt_ray.core.errors import ConfigError, cut, describe, nearest
 from tgt_ray.core.fingerprint import digest
 
 C = TypeVar("C", bound="Config")
+#: Marks a setting that an older version doesn't have, and whose default is what that version does.
+SINCE_0_2: dict[str, Any] = {"since": "0.2"}
 
 
 class Config(BaseModel):
@@ -70,8 +72,20 @@ class Config(BaseModel):
         return out
 
     def fingerprint(self) -> str:
-        """Return the first 16 hex digits of the SHA-256 of this config's canonical JSON."""
-        return digest(self.model_dump(mode="json"))
+        """Return the first 16 hex digits of the SHA-256 of this config's canonical JSON.
+
+        A setting that was added later (SINCE_0_2) is left out at its default, so that what was made before is found.
+        """
+        return digest(self._identity())
+
+    def _identity(self) -> dict[str, Any]:
+        plain, out = self.model_dump(mode="json"), {}
+        for name, info in type(self).model_fields.items():
+            value, extra = getattr(self, name), info.json_schema_extra
+            later = isinstance(extra, dict) and "since" in extra
+            if not (later and value == info.get_default(call_default_factory=True)):
+                out[name] = value._identity() if isinstance(value, Config) else plain[name]
+        return out
 
 
 def _is_number(annotation: Any) -> bool:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
+from tgt_ray.core.config import SINCE_0_2, Component
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.data.account import LeftOut
 
@@ -42,6 +44,17 @@ class Rows(Protocol):
 
 
 R = TypeVar("R", bound=Rows)
+
+
+class Source(Component):
+    """A source of labelled rows."""
+
+    drop_leaks: bool = Field(
+        False,
+        description="leave rows out of train, and out of rows without labels, that validation or test have as well;"
+        " false: they are counted, with a warning",
+        json_schema_extra=SINCE_0_2,
+    )
 
 
 @dataclass(frozen=True)

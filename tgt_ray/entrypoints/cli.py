@@ -36,13 +36,20 @@ NameOption = Annotated[
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run of that --name.")]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse to start where the teacher's fit check is below its minimum.")
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse to start where the teacher fits badly, or data leaks between splits.",
+    ),
 ]
 SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and exit.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the result.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print every message, also those of Ray and other libraries.")
 ]
+
+#: What `--strict` sets.
+STRICT = ("fit_check.on_low=fail", "task.on_leaks=fail")
 
 
 def train(
@@ -68,7 +75,7 @@ def train(
 
     if schema:
         return _print_schema(Experiment)
-    sets = [*(sets or []), *(["fit_check.on_low=fail"] if strict else [])]
+    sets = [*(sets or []), *(STRICT if strict else [])]
     source = None if resume and file is None and not sets else _data(file, sets, {})
     if local:
         keep_freed_memory()  # safe, since nothing else runs in this process
@@ -99,7 +106,7 @@ def sweep(
 
     if schema:
         return _print_schema(SweepConfig)
-    sets = [*(sets or []), *(["experiment.fit_check.on_low=fail"] if strict else [])]
+    sets = [*(sets or []), *(f"experiment.{each}" for each in STRICT if strict)]
     if resume and (file is not None or sets):
         raise ConfigError(
             "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"

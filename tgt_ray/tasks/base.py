@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import Component
+from tgt_ray.core.config import SINCE_0_2, Component
 from tgt_ray.data import MapParts, StoredTable, in_this_process
 from tgt_ray.data.account import LeftOut, said
 
@@ -39,6 +40,7 @@ class TaskData:
     - class_names: empty where the data has no names
     - tokenizer: for texts, the vocabulary of models that have none of their own, as JSON of the library `tokenizers`
     - left_out: what is not used of what the user gave
+    - leaks: rows of test and of validation that are in train, or among unlabelled rows, as well
     """
 
     tables: dict[str, Table]
@@ -48,6 +50,7 @@ class TaskData:
     class_names: tuple[str, ...] = ()
     tokenizer: str = ""
     left_out: tuple[LeftOut, ...] = ()
+    leaks: dict[str, int] = field(default_factory=dict)
 
     @property
     def spec(self) -> InputSpec:
@@ -63,6 +66,7 @@ class TaskData:
             "rows": {name: len(table) for name, table in self.tables.items()},
             "classes": self.num_classes,
             "left_out": [asdict(each) for each in self.left_out],
+            "leaks": self.leaks,
         }
 
     @cached_property
@@ -74,6 +78,12 @@ class TaskData:
 class Task(Component):
     """A task is a learning problem on some data."""
 
+    on_leaks: Literal["warn", "fail"] = Field(
+        "warn",
+        description="what happens where validation or test rows are in train as well, and data.drop_leaks is false; the"
+        " option `--strict` sets fail",
+        json_schema_extra=SINCE_0_2,
+    )
     #: The metrics that `evaluate` may give, in percent or counts.
     metric_names: ClassVar[tuple[str, ...]] = ()
     #: The kind of the inputs: "image", "text" or "any".

@@ -11,6 +11,7 @@ from pydantic import Field
 from tgt_ray.data import AnySource, Digits, ImageRows, MapParts, Splits
 from tgt_ray.tasks.base import TaskData
 from tgt_ray.tasks.classification import Classification
+from tgt_ray.tasks.leaks import without_leaks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ class ImageClassification(Classification):
         return self._task_data(found) if isinstance(found, Splits) else found
 
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
-        return scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
+        data = scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
+        return without_leaks(self, data, self.data.drop_leaks)
 
     def _task_data(self, splits: Splits[Any]) -> TaskData:
         train = self.student_rows(splits)

@@ -18,6 +18,7 @@ from tgt_ray.data import AnyRetrievalSource, LabelledQueries, MapParts, Unlabell
 from tgt_ray.data.retrieval.queries import Queries
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.leaks import without_leaks
 from tgt_ray.tasks.metrics import ranking
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Retrieval(Task):
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
+        scan = without_leaks(self, scan, self.data.drop_leaks)
         texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
         made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)

@@ -19,6 +19,7 @@ from tgt_ray.data.texts.base import BEGINNING
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.tasks.base import Table, TaskData
 from tgt_ray.tasks.classification import Classification
+from tgt_ray.tasks.leaks import without_leaks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +108,7 @@ class TextClassification(Classification):
         )
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
+        scan = without_leaks(self, scan, self.data.drop_leaks)
         texts = scan.tables["full"]["text"].to_pylist()
         tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
         # The vocabulary, which follows from all of train, changes what models see of the texts of any split.

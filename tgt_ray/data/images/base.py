@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tgt_ray.core.config import Component
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.base import MapParts, Splits, in_this_process
+from tgt_ray.data.base import MapParts, Source, Splits, in_this_process
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -63,7 +62,7 @@ def binary_column(images_NCHW: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
 
 
-class ImageSource(Component):
+class ImageSource(Source):
     """A source of labelled images."""
 
     @abstractmethod

@@ -14,9 +14,10 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tgt_ray.core.config import Component, FilePath, Seed
+from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.texts import clean
+from tgt_ray.data.base import Source
 from tgt_ray.data.columns import BLOCK_BYTES, bad_line, is_text, plain, readable, valid
 from tgt_ray.data.retrieval.queries import Queries, RetrievalSplits
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 SHOWN = 3
 
 
-class BeirFolder(Component):
+class BeirFolder(Source):
     """Documents and queries in the layout of BEIR (Thakur et al. 2021, arXiv 2104.08663).
 
     The folder has corpus, queries, qrels/train, qrels/test and perhaps qrels/validation (or qrels/dev): as .parquet, or

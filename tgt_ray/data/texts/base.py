@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from tgt_ray.core.config import Component, Seed
+from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import SEPARATOR, clean
-from tgt_ray.data.base import Splits, stratified_holdout
+from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
 from tgt_ray.data.subsets import Unlabelled
 from tgt_ray.data.texts.labels import FLOATS, class_numbers, without_minus_ones
@@ -76,7 +76,7 @@ class RawTexts:
     class_names: tuple[str, ...] = ()
 
 
-class TextSource(Component):
+class TextSource(Source):
     """A source of labelled texts or pairs of sentences; all of it is read at once, since texts are small."""
 
     text_column: str = Field("text", description="name of the column with the texts, or with a pair's first sentences")

@@ -1,0 +1,113 @@
+"""Rows of train that are held out as well: counted, refused, or left out of train."""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.pictures import CLASSES, picture
+from tgt_ray.core.config import validate
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.tasks import ImageClassification, TextClassification
+from tgt_ray.tasks.leaks import keys_of
+
+
+def text_task(folder, **settings) -> TextClassification:
+    data = {"type": "parquet", "path": folder, "drop_leaks": settings.pop("drop_leaks", False)}
+    return validate(TextClassification, {"type": "text_classification", "data": data, "vocabulary": 300, **settings})
+
+
+@pytest.fixture
+def texts(tmp_path):
+    rows = {
+        "train": ["good one", "bad one", "good two", "bad two", "Ａ  Good TEST", "only here"],
+        "validation": ["fine", "poor", "bad  ONE"],
+        "test": ["a good test", "poor", "another"],
+    }
+    for split, column in rows.items():
+        labels = np.arange(len(column)) % 2
+        pq.write_table(pa.table({"text": column, "label": labels}), tmp_path / f"{split}.parquet")
+    return tmp_path
+
+
+def test_leaks_of_texts_are_counted_without_case_white_space_and_forms(texts, caplog):
+    data = text_task(texts).load()
+    assert data.leaks == {"test": 1, "validation": 1, "validation and test": 1}
+    assert data.account()["leaks"] == data.leaks
+    (line,) = [each for each in caplog.messages if "drop_leaks" in each]
+    assert "1 of 3 test rows (33.3 %)" in line and "1 of 3 validation rows" in line
+    assert "1 test rows are also in validation" in line
+
+
+def test_they_are_left_out_of_train_where_that_is_asked_for(texts, caplog):
+    caplog.set_level(logging.INFO)
+    task = text_task(texts, drop_leaks=True)
+    data, before = task.load(), text_task(texts).load()
+    assert data.tables["train"]["text"].to_pylist() == ["good one", "good two", "bad two", "only here"]
+    assert data.tables["full"].num_rows == 4 and data.tables["test"].num_rows == 3
+    assert data.fingerprints["train"] != before.fingerprints["train"]
+    assert task.said(data).endswith("left out: 2 rows of train that are held out as well (train, ...)")
+
+
+def test_unlabelled_rows_are_looked_at_too(texts):
+    table = pq.read_table(texts / "train.parquet")
+    labels = [None if text == "bad one" else label for text, label in zip(*table.to_pydict().values(), strict=True)]
+    pq.write_table(table.set_column(1, "label", pa.array(labels)), texts / "train.parquet")
+    for drop, expected in ((False, ["bad one"]), (True, [])):
+        data = text_task(texts, unlabelled="anchors", drop_leaks=drop).load()
+        assert data.leaks["validation"] == 1 and data.tables["unlabelled"]["text"].to_pylist() == expected
+
+
+def test_strict_refuses_them(texts):
+    with pytest.raises(ConfigError, match=r"task.data: 1 of 3 test rows .*; set task.data.drop_leaks: true to leave"):
+        text_task(texts, on_leaks="fail").load()
+
+
+def test_a_class_that_would_lose_all_its_rows_is_named(texts):
+    table = pa.table({"text": ["good one", "a good test"], "label": ["good", "bad"]})
+    pq.write_table(table, texts / "train.parquet")
+    for split in ("validation", "test"):
+        there = pq.read_table(texts / f"{split}.parquet")
+        names = pa.array([["good", "bad"][label] for label in there["label"].to_pylist()])
+        pq.write_table(there.set_column(1, "label", names), texts / f"{split}.parquet")
+    task = validate(
+        TextClassification,
+        {
+            "type": "text_classification",
+            "vocabulary": 300,
+            "data": {"type": "parquet", "path": texts, "label_names": ["good", "bad"], "drop_leaks": True},
+        },
+    )
+    with pytest.raises(ConfigError, match=r"task\.data\.drop_leaks: class 'bad' has no row left in train"):
+        task.load()
+
+
+def test_images_are_compared_by_their_pixels(tmp_path):
+    for split, first in (("train", 0), ("validation", 10), ("test", 20)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(first, first + 4):
+                picture(label, number).save(folder / f"{number}.png")
+    picture(1, 2).save(tmp_path / "data/test/green/20.bmp")  # the pixels of a train image in another kind of file
+    task = validate(ImageClassification, {"data": {"type": "folder", "path": tmp_path / "data"}})
+    assert task.load(Storage(tmp_path / "storage")).leaks == {"test": 1, "validation": 0, "validation and test": 0}
+
+
+def test_digits_have_none():
+    data = Experiment().task.load()
+    assert data.leaks == {"test": 0, "validation": 0, "validation and test": 0}
+    assert len(keys_of(Experiment().task, "test", data.tables["test"])) == len(data.tables["test"])
+
+
+def test_new_settings_at_their_defaults_change_no_fingerprint():
+    task = {"type": "image_classification", "data": {"type": "digits"}}
+    same = validate(Experiment, {"task": task})
+    task["data"]["drop_leaks"] = True
+    dropping = validate(Experiment, {"task": task})
+    assert dropping.fingerprint() != same.fingerprint()
+    assert same.fingerprint() == "3926a9404f69d950", "that of the version before this setting"

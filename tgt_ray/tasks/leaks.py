@@ -1,0 +1,102 @@
+"""Finds rows of train, and unlabelled rows, that validation or test have as well."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.account import LeftOut
+
+if TYPE_CHECKING:
+    from tgt_ray.tasks.base import Table, Task, TaskData
+
+log = logging.getLogger(__name__)
+
+#: Splits that measure, and those that students, vocabularies and explorers see.
+HELD_OUT, SEEN = ("test", "validation"), ("train", "full", "unlabelled")
+#: Rows that are looked at at once, since images may be large.
+ROWS = 2048
+
+
+def without_leaks(task: Task, data: TaskData, drop: bool) -> TaskData:
+    """Return the data, with what leaks between its splits counted, and taken out of train if `drop`.
+
+    Images are compared by their pixels, texts without regard to case, white space and forms of characters (NFKC).
+
+    - raises ConfigError: where there are leaks and the task's `on_leaks` is fail, or a class would lose all its rows
+    """
+    keys = {name: keys_of(task, name, data.tables[name]) for name in (*HELD_OUT, *SEEN) if name in data.tables}
+    seen = np.unique(np.concatenate([keys[name] for name in SEEN if name in keys]))
+    found = {name: int(np.isin(keys[name], seen).sum()) for name in HELD_OUT}
+    found["validation and test"] = int(np.isin(keys["test"], keys["validation"]).sum())
+    data = replace(data, leaks=found)
+    leaks = {name: count for name, count in found.items() if count}
+    if not leaks:
+        return data
+    shares = [
+        f"{count} of {len(keys[name])} {name} rows ({100 * count / len(keys[name]):.1f} %) are also in train or among"
+        " rows without labels"
+        for name, count in leaks.items()
+        if name in keys
+    ]
+    if found["validation and test"]:
+        shares.append(f"{found['validation and test']} test rows are also in validation")
+    said = "; ".join(shares)
+    if drop:
+        return _dropped(data, keys)
+    if task.on_leaks == "fail":
+        raise ConfigError(f"task.data: {said}; set task.data.drop_leaks: true to leave them out of train")
+    log.warning("task.data: %s; task.data.drop_leaks: true leaves them out of train", said)
+    return data
+
+
+def keys_of(task: Task, name: str, table: Table) -> np.ndarray:
+    """Return what stands for the content of each row, (N,): equal for rows that are the same."""
+    return np.array([hashlib.blake2b(each, digest_size=16).digest() for each in _contents(task, name, table)], "S16")
+
+
+def _contents(task: Task, name: str, table: Table) -> Iterator[bytes]:
+    texts = task.texts(name, table)
+    if texts is not None:
+        for text in texts[1]:
+            yield " ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode()
+        return
+    for first in range(0, len(table), ROWS):
+        part = table.slice(first, ROWS)["image"]
+        yield from (value.as_buffer().to_pybytes() for chunk in part.chunks for value in chunk)
+
+
+def _dropped(data: TaskData, keys: dict[str, np.ndarray]) -> TaskData:
+    """Leave rows of train that are held out as well out of it."""
+    held_out = np.concatenate([keys[name] for name in HELD_OUT])
+    tables, fingerprints, gone = dict(data.tables), dict(data.fingerprints), 0
+    for name in SEEN:
+        if name not in keys:
+            continue
+        kept = np.flatnonzero(~np.isin(keys[name], held_out))
+        if len(kept) == len(keys[name]):
+            continue
+        table = tables[name]
+        tables[name] = table.take(pa.array(kept)) if isinstance(table, pa.Table) else table.take(kept)
+        fingerprints[name] = digest(fingerprints[name], kept.tobytes())
+        gone += len(keys[name]) - len(kept) if name in ("train", "unlabelled") else 0
+    data = replace(data, tables=tables, fingerprints=fingerprints)
+    empty = np.flatnonzero(np.bincount(data.labels("train"), minlength=data.num_classes) == 0)
+    if len(empty) and data.class_names and "documents" not in tables:
+        raise ConfigError(
+            f"task.data.drop_leaks: class '{data.class_names[empty[0]]}' has no row left in train, since all of its"
+            " rows are in validation or test as well"
+        )
+    if gone:
+        entry = LeftOut("rows of train that are held out as well", gone, "train")
+        data = replace(data, left_out=(*data.left_out, entry))
+    return data
