@@ -25,7 +25,7 @@ from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
-from tgt_ray.tasks import TaskData
+from tgt_ray.tasks import Task, TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -188,6 +188,22 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(config, folder)
     return answer.history, prepared
+
+
+def read_data(
+    experiment: Experiment | dict[str, Any] | str | Source, storage: str | None = None
+) -> tuple[Task, TaskData]:
+    """Read the data of an experiment in this process, as a run on it would, and train nothing.
+
+    - storage: folder or URI that keeps decoded images; None: `results`
+    - raises ConfigError: for bad input
+    """
+    config: Experiment = _build(Experiment, experiment)
+    with messages():
+        config.check_files()
+        scan = config.task.scan()
+        root = Storage(storage if storage is not None else default_storage())
+        return config.task, _read(config, scan, root, in_this_process)
 
 
 def _read(config: Experiment, scan: Any, root: Storage, run: MapParts) -> TaskData:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,6 +124,35 @@ def sweep(
     return None
 
 
+def data(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment or a sweep. Default: long-tailed digits."),
+    ] = None,
+    sets: Sets = None,
+    storage: StorageOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page with samples of each class there.")
+    ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show the data of an experiment before anything is trained: splits, classes, sizes, what is left out, leaks."""
+    from tgt_ray.core.loading import load_yaml
+    from tgt_ray.entrypoints import api
+    from tgt_ray.results import data_page
+
+    given = load_yaml(file) if file is not None else {}
+    source = replace(
+        _data(file, sets, {}), data=given.get("experiment", {}) if {"experiment", "space"} & set(given) else given
+    )
+    with terminal.messages(_level(quiet, verbose)):
+        task, found = api.read_data(source, storage)
+    data_page.show(task, found)
+    if html is not None:
+        _write_page(html, "--html", data_page.page(task, found))
+
+
 def report(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders or URIs of runs and sweeps.")],
     out: Annotated[
@@ -138,15 +168,18 @@ def report(
     there = [Storage(folder) for folder in folders]
     content = page(there)
     if out is not None or len(there) > 1:
-        target = out or Path(REPORT_FILE)
-        try:
-            target.write_bytes(content)
-        except OSError as err:
-            raise ConfigError(f"--out {target}: cannot be written ({err.strerror})") from err
-        print(target)
+        _write_page(out or Path(REPORT_FILE), "--out", content)
     else:
         there[0].write(content, REPORT_FILE)
         print(f"{there[0].root}/{REPORT_FILE}")
+
+
+def _write_page(target: Path, option: str, content: bytes) -> None:
+    try:
+        target.write_bytes(content)
+    except OSError as err:
+        raise ConfigError(f"{option} {target}: cannot be written ({err.strerror})") from err
+    print(target)
 
 
 def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) -> Source:
@@ -167,7 +200,7 @@ def _level(quiet: bool, verbose: bool) -> int:
     return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
 
 
-COMMANDS = (train, sweep, report)
+COMMANDS = (train, sweep, data, report)
 
 
 def main(*commands: Callable[..., None]) -> None:

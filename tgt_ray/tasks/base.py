@@ -141,6 +141,13 @@ class Task(Component):
         """
         return None
 
+    def most_bytes(self, name: str) -> int | None:
+        """Return the size in bytes that texts of a table are cut to; None where they are not cut, or are no texts.
+
+        - name: the table's name
+        """
+        return None
+
     def reduce(self, scores_BK: Tensor) -> Tensor:
         """Reduce scores (B, K) to what `evaluate` and `details` need, (B, ...), so that not all scores are kept."""
         return scores_BK.float()

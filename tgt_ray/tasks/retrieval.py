@@ -147,6 +147,9 @@ class Retrieval(Task):
             return "documents", table["document"].to_pylist()
         return "train texts", table["text"].to_pylist()
 
+    def most_bytes(self, name: str) -> int:
+        return self.document_bytes if name in ("documents", "sources") else self.max_bytes
+
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         import torch
 

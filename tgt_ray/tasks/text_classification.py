@@ -138,6 +138,9 @@ class TextClassification(Classification):
     def texts(self, name: str, table: Table) -> tuple[str, list[str]]:
         return "train texts", table["text"].to_pylist()
 
+    def most_bytes(self, name: str) -> int:
+        return self.max_bytes
+
     def inputs(self, table: pa.Table, input_shape: tuple[int, ...]) -> Tensor:
         import torch
 
