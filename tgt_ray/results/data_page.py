@@ -137,6 +137,8 @@ def page(task: Task, data: TaskData) -> bytes:
 
 def _samples(task: Task, data: TaskData) -> Iterator[dict[str, Any]]:
     """Yield a few train rows of the most and least frequent classes: a picture of them, or their texts."""
+    import torch
+
     labels = data.labels("train")
     names = data.class_names or tuple(map(str, range(data.num_classes)))
     order = np.argsort(-data.class_counts, kind="stable")
@@ -149,7 +151,7 @@ def _samples(task: Task, data: TaskData) -> Iterator[dict[str, Any]]:
         if texts is not None:
             yield {"name": names[k], "texts": [shown(text) for text in texts[1]]}
             continue
-        images = inputs_of(task, rows, data.input_shape)[:].numpy()
+        images = inputs_of(task, rows, data.input_shape)[torch.arange(len(places))].numpy()
         if drawable(images):
             figure = grid([Line("", list(images), [""] * len(images))])
             yield {"name": names[k], "picture": base64.b64encode(png(figure)).decode()}
