@@ -24,8 +24,9 @@ class OneLine(Exception):
     """An error whose message is all that a user needs: notebooks show it without a traceback."""
 
     def __init__(self, message: str):
+        printable = " ".join(message.encode(errors="backslashreplace").decode().splitlines())
         # Whatever comes into a message from a file or a library: one line, and no value that fills the screen.
-        super().__init__(re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: cut(word[0]), " ".join(message.splitlines())))
+        super().__init__(re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: cut(word[0]), printable))
 
     def _render_traceback_(self) -> list[str]:
         # IPython's protocol for errors that show themselves.
@@ -52,7 +53,11 @@ def concerning(key: str) -> Iterator[None]:
 
 
 def cut(text: str, most: int = SHOWN) -> str:
-    """Return a text with its middle left out where it has more than `most` characters."""
+    """Return a text for a message: without its middle where it has more than `most` characters.
+
+    Bytes of a command line or of a file's name that are no UTF-8 are written as escapes.
+    """
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most * 2 // 3]}...{text[-(most // 3) + 3 :]}"
 
 

@@ -12,6 +12,9 @@ import yaml
 from tgt_ray.core.config import Config
 from tgt_ray.core.errors import ConfigError
 
+#: The bytes that UTF-8 and UTF-16 files may begin with.
+BYTE_ORDER_MARKS = b"\xff\xfe\xef\xbb\xbf"
+
 
 class _Loader(yaml.SafeLoader):
     """Reads plain values as YAML 1.2 does: 1e-3 is a number, while no, on, 1:30 and 2020-01-01 are texts.
@@ -65,7 +68,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
     """Parse a YAML mapping in UTF-8 or UTF-16; a ConfigError that starts with `where` if it is not one."""
-    if not content.strip():
+    if not content.lstrip(BYTE_ORDER_MARKS).strip():
         raise ConfigError(f"{where}: is empty; expected YAML, such as train: {{steps: 500}} ({{}} for all defaults)")
     try:
         data = _parse(content)

@@ -54,9 +54,10 @@ class Distribution(Config):
         if self.choice is not None:
             return list(self.choice)
         low, high = self.ends()
-        # Not the middle, which may happen to be whole: a key of integers takes no uniform range.
-        between = low + (high - low) / math.pi if self.uniform else low * (high / low) ** (1 / math.pi)
-        return [low, high, min(low + 1, high) if self.integers else between]
+        if self.integers is not None:
+            return [low, high, min(low + 1, high)]
+        # Not the middle, which may happen to be whole: a key of integers takes no range of other numbers.
+        return [low, high, low + (high - low) / math.pi if self.uniform else low * (high / low) ** (1 / math.pi)]
 
     def contains(self, value: Any) -> bool:
         if self.choice is not None:
