@@ -140,6 +140,8 @@ class Synthesizer:
             self.labels_N,
             self.labels_N[chosen],
             rng,
+            chosen,
+            self.teacher.present(start, context),
         )
         return explorer.explore(start, near)
 
