@@ -48,6 +48,8 @@ class Seen:
     - said: the labeler's outputs for the rows; None where it isn't asked (`by` is "anchor")
     - labeler: its module
     - encode: maps inputs to the generator's latents (B, L)
+    - answers: the documents that answer each query, as B lists of their numbers in the corpus; None where rows are no
+      queries, or where only `labels` is known
     """
 
     labels: np.ndarray
@@ -56,6 +58,7 @@ class Seen:
     said: Outputs | None = None
     labeler: LabelerModule | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+    answers: Ragged | None = None
 
 
 @dataclass(frozen=True)
