@@ -181,6 +181,12 @@ class SweepConfig(Config):
         own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
         return [self.trial_experiment(point).objective for point in self._probes(own)]
 
+    def unchanged_anchors(self) -> bool:
+        """Tell whether some trial takes anchors unchanged, as the control `anchors` does."""
+        own = {key: d for key, d in self.space.items() if key == "explorer.type"}
+        points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
+        return not all(self.trial_experiment(point).explorer.decodes for point in points)
+
     def check_files(self) -> None:
         """Check the files that the experiment and each kind of trial name.
 

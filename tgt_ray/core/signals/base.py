@@ -71,6 +71,7 @@ class Signal(ABC):
       follows from the row or from its anchor at no cost, and is not kept
     - real, synthetic: which rows have it
     - looks_at_anchors: `of` asks for `anchor_inputs` of synthetic rows
+    - looks_at_labels: `of` reads `labels`; where it doesn't, its values for rows without a label can be kept
     - through_student: its one column holds inputs, which the student embeds as well; the criterion gets the embeddings
     - revision: raise it when `of` returns other values than before, so that cached ones are not used
     """
@@ -81,6 +82,7 @@ class Signal(ABC):
     real: ClassVar[bool] = True
     synthetic: ClassVar[bool] = True
     looks_at_anchors: ClassVar[bool] = False
+    looks_at_labels: ClassVar[bool] = True
     through_student: ClassVar[bool] = False
     revision: ClassVar[int] = 1
 
