@@ -367,7 +367,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = base.task.load(storage)
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
-    prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()])
+    unchanged = not all(each.explorer.decodes for each in experiments.values())
+    prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()], unchanged)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)

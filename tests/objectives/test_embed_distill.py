@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from tests.helpers.numerics import log_softmax
+from tgt_ray.core.signals.values import Ragged
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
+
+
+def said_of(embedding, documents, answers=None):
+    """What the criterion gets of the teacher; without `answers` each query has its document alone."""
+    lists = [[each] for each in documents.tolist()] if answers is None else answers
+    values, lengths = torch.tensor([d for each in lists for d in each]), torch.tensor([len(each) for each in lists])
+    return {"embedding": embedding, "document": documents, "answers": Ragged(values, lengths)}
 
 
 def test_one_document_without_length_does_not_make_all_of_any_length():
@@ -25,7 +33,7 @@ def test_the_criterion_is_its_formula():
     embedding, teacher = rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((5, 6)).astype(np.float32)
     teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
     of_rows = np.array([3, 7, 3, 11, 7])
-    said = {"embedding": torch.from_numpy(teacher), "document": torch.from_numpy(of_rows)}
+    said = said_of(torch.from_numpy(teacher), torch.from_numpy(of_rows))
     got = criterion(torch.from_numpy(embedding), torch.from_numpy(of_rows[:3]), said, {})
     student = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
     student /= np.linalg.norm(student, axis=1, keepdims=True)
@@ -41,6 +49,32 @@ def test_the_criterion_is_its_formula():
     np.testing.assert_allclose(scores, student @ documents.T / 0.1, rtol=1e-4, atol=1e-4)
 
 
+def test_other_answers_of_a_query_are_no_negatives():
+    """Against a softmax that is written out; the last row is synthetic, and its document is another query's answer."""
+    rng = np.random.default_rng(2)
+    documents = rng.standard_normal((20, 6)).astype(np.float32)
+    torch.manual_seed(0)
+    criterion = EmbedDistillCriterion(6, documents, 0.0, 0.1, 0.5, 0.7, 1.3)
+    with torch.no_grad():
+        criterion.head.weight.copy_(torch.eye(6))
+        criterion.head.bias.zero_()
+    rows = torch.from_numpy(rng.standard_normal((5, 6)).astype(np.float32))
+    of_rows = torch.tensor([3, 7, 3, 11, 7])
+    # 3 and 11 answer the first, 7 and 15 the second (15 is no candidate), 3 the third, and all the fourth.
+    answers = [[3, 11], [7, 15], [3], [11, 3, 7], [7]]
+    teacher = torch.from_numpy(documents[of_rows])
+    got = criterion(rows, of_rows[:4], said_of(teacher, of_rows, answers), {})
+    candidates = {0: [3, 7], 1: [3, 7, 11], 2: [3, 7, 11], 3: [11]}
+    ce = 0.0
+    for row, those in candidates.items():
+        scores = {d: float(np.exp(rows[row].numpy() @ documents[d] / 0.5)) for d in those}
+        ce -= np.log(scores[int(of_rows[row])] / sum(scores.values()))
+    assert float(got.parts["ce"]) == pytest.approx(ce / 4, rel=1e-4)
+    # What the teacher says of all candidates stays.
+    alone = criterion(rows, of_rows[:4], said_of(teacher, of_rows), {})
+    assert alone.parts["kl_real"] == got.parts["kl_real"] and alone.parts["ce"] > got.parts["ce"]
+
+
 def test_a_student_that_embeds_documents_is_taught_them_too():
     """Against plain numpy; the last three embeddings are of a batch's documents."""
     rng = np.random.default_rng(1)
@@ -50,7 +84,7 @@ def test_a_student_that_embeds_documents_is_taught_them_too():
     criterion = EmbedDistillCriterion(4, documents, 0.25, 0.1, 0.2, 0.7, 1.3, own_documents=True)
     embedding, teacher = rng.standard_normal((4 + 3, 4)).astype(np.float32), documents[[5, 6, 7, 8]]
     of_rows, candidates = np.array([9, 2, 9, 4]), [2, 4, 9]
-    said = {"embedding": torch.from_numpy(teacher), "document": torch.from_numpy(of_rows)}
+    said = said_of(torch.from_numpy(teacher), torch.from_numpy(of_rows))
     rows, further = torch.from_numpy(embedding).split([4, 3])
     got = criterion(rows, torch.from_numpy(of_rows[:2]), said, {"documents": further})
     out = embedding @ criterion.head.weight.detach().numpy().T + criterion.head.bias.detach().numpy()
@@ -75,7 +109,7 @@ def test_half_precision_ranks_as_full_does():
         wanted = criterion.scores(rows)
         with torch.autocast("cpu", torch.bfloat16):
             got = criterion.scores(rows)
-            said = {"embedding": documents[:3], "document": torch.arange(3)}
+            said = said_of(documents[:3], torch.arange(3))
             loss = criterion(rows, torch.arange(3), said, {}).value
     assert got.dtype == loss.dtype == torch.float32
     assert torch.equal(got, wanted)
@@ -94,5 +128,5 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn():
         criterion.head.weight.copy_(torch.eye(5))
         criterion.head.bias.zero_()
     rows = documents[:4] + 0.0
-    loss = criterion(rows, torch.arange(4), {"embedding": rows, "document": torch.arange(4)}, {})
+    loss = criterion(rows, torch.arange(4), said_of(rows, torch.arange(4)), {})
     assert float(loss.value.detach()) == pytest.approx(0, abs=1e-6)

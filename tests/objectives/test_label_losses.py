@@ -36,9 +36,27 @@ def test_margins_follow_the_fourth_root_and_weights_come_late():
     loss.advance(0.79)
     np.testing.assert_allclose(loss(LOGITS, LABELS), plain, rtol=1e-5)
     weights = 0.01 / (1 - 0.99**COUNTS)
-    weights /= weights.mean()
     loss.advance(0.8)
-    np.testing.assert_allclose(loss(LOGITS, LABELS), plain * weights[LABELS], rtol=1e-5)
+    # The mean over rows is sum(w l) / sum(w), as torch's weighted cross-entropy has it.
+    ours = loss(LOGITS, LABELS)
+    np.testing.assert_allclose(ours.mean(), (plain * weights[LABELS]).sum() / weights[LABELS].sum(), rtol=1e-5)
+    oracle = F.cross_entropy(torch.from_numpy(logits), LABELS, weight=torch.from_numpy(weights))
+    np.testing.assert_allclose(ours.mean(), oracle, rtol=1e-5)
+    # Two rare rows weigh what each alone does: a step's level doesn't depend on which classes it has drawn.
+    rare = loss(LOGITS[[1, 1]], LABELS[[1, 1]])
+    np.testing.assert_allclose(rare, plain[[1, 1]], rtol=1e-5)
+    assert loss(LOGITS[:0], LABELS[:0]).sum() == 0
+
+
+def test_weights_of_mixed_rows_are_those_of_their_shares():
+    loss = LDAM(cosine_scale=20, max_margin=0.4, defer=0, beta=0.99).build(COUNTS)
+    loss.advance(1.0)
+    shares = np.array([[0.25, 0.75, 0, 0], [0, 0, 0.5, 0.5], [1, 0, 0, 0.0]])
+    weights = shares @ (0.01 / (1 - 0.99**COUNTS))
+    margins = COUNTS**-0.25 / (4**-0.25) * 0.4 * 20
+    rows = -(shares * log_softmax(LOGITS.numpy() - shares * margins)).sum(axis=1)
+    found = loss(LOGITS, torch.from_numpy(shares)).mean()
+    np.testing.assert_allclose(found, (weights * rows).sum() / weights.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [CrossEntropy(), LogitAdjusted(), LDAM(defer=0)])

@@ -119,14 +119,68 @@ def test_where_anchors_have_no_labels_a_control_takes_them_as_they_are():
         return validate(SweepConfig, {"experiment": {**base, **changes}, "space": space, "search": search or {}})
 
     sweep = controls()
-    assert sweep.search.controls == ["one_hot", "distillation", "anchors"] and sweep.num_trials == 15
+    assert sweep.search.controls == ["one_hot", "distillation", "distillation_balanced", "anchors"]
+    assert sweep.num_trials == 16 and sweep.unchanged_anchors()
     made = sweep.trial_experiment({"control": "anchors"})
     assert made.streams and made.explorer.type == "identity" and made.explorer.anchors == "balanced"
     assert made.objective == sweep.experiment.objective and made.teacher == sweep.experiment.teacher
     assert controls({"controls": ["one_hot"]}).search.controls == ["one_hot"]
-    for other in ({"task": {**task, "unlabelled": "ignore"}}, {"explorer": {"type": "none"}}):
-        assert controls(**other).search.controls == ["one_hot", "distillation"]
+    ignored = controls(task={**task, "unlabelled": "ignore"})
+    assert ignored.search.controls == ["one_hot", "distillation", "distillation_balanced"]
+    assert not ignored.unchanged_anchors()
+    assert controls(explorer={"type": "none"}).search.controls == ["one_hot", "distillation"]
     assert SweepConfig().search.controls == ["one_hot", "distillation"]
+
+
+def test_controls_follow_what_the_space_explores_and_not_only_the_base():
+    task = {"type": "text_classification", "data": {"type": "parquet", "path": "x"}, "labelled": {"rows": 9}}
+    text = {"type": "text_transformer"}
+    base = {
+        "task": task,
+        "teacher": {"labeler": text, "generator": {"type": "masked_lm"}},
+        "student": text,
+        "explorer": {"type": "none"},
+    }
+    both = {"explorer.type": {"choice": ["none", "random"]}}
+    for space in (both, {"explorer": {"choice": [{"type": "none"}, {"type": "random", "sigma": 1.0}]}}):
+        sweep = validate(SweepConfig, {"experiment": base, "space": space})
+        assert sweep.search.controls == ["one_hot", "distillation", "anchors"]
+        assert sweep.trial_experiment({"control": "anchors"}).streams
+    zero = {**base, "explorer": {"type": "random"}, "train": {"synthetic_ratio": 0.0}}
+    ratios = {"train.synthetic_ratio": {"uniform": [0.0, 0.8]}}
+    assert "anchors" in validate(SweepConfig, {"experiment": zero, "space": ratios}).search.controls
+    fixed = {"objective.temperature": {"uniform": [1, 2]}}
+    assert "anchors" not in validate(SweepConfig, {"experiment": zero, "space": fixed}).search.controls
+
+
+@pytest.mark.parametrize(("anchors", "needed"), [("balanced", True), (0.5, True), (0.9, False), ("natural", False)])
+def test_where_anchors_are_balanced_a_control_samples_so(anchors, needed):
+    space = {"objective.temperature": {"uniform": [1, 2]}}
+    of_base = {"experiment": {"explorer": {"type": "gradient", "anchors": anchors}}, "space": space}
+    of_space = {"space": {"explorer.anchors": {"choice": ["natural", anchors]}}}
+    for sweep in (validate(SweepConfig, each) for each in (of_base, of_space)):
+        assert ("distillation_balanced" in sweep.search.controls) == needed
+    made = validate(SweepConfig, of_base).trial_experiment({"control": "distillation_balanced"})
+    assert made.train.sampling == "balanced" and not made.streams
+    assert validate(SweepConfig, of_base).trial_experiment({"control": "distillation"}).train.sampling == "natural"
+    already = {"experiment": {**of_base["experiment"], "train": {"sampling": "balanced"}}, "space": space}
+    assert "distillation_balanced" not in validate(SweepConfig, already).search.controls
+
+
+def test_controls_are_augmented_as_trials_are():
+    def augmented(space, **train):
+        sweep = validate(SweepConfig, {"experiment": {"train": train}, "space": space})
+        return [sweep.trial_experiment({"control": name}).train for name in ("distillation", "one_hot")]
+
+    for train in augmented({"train.augment.shift": {"choice": [1, 2, 3]}, "train.steps": {"integers": [600, 900]}}):
+        assert train.augment.shift == 2 and 600 <= train.steps <= 900
+    for train in augmented({"train.augment": {"choice": [{"shift": 1}, {"shift": 2, "flip": True}]}}):
+        assert train.augment.flip
+    # What the space holds stays, and what it doesn't search is the experiment's own.
+    for train in augmented({"train.augment.shift": {"choice": [0, 1]}}, augment={"shift": 0, "mixup": 0.2}):
+        assert train.augment.shift == 0 and train.augment.mixup == 0.2
+    for train in augmented({"train.synthetic_ratio": {"uniform": [0.6, 0.9]}}, augment={"flip": True}):
+        assert train.augment.flip and train.synthetic_ratio == 0.5
 
 
 def test_a_sweep_says_what_its_trials_may_minimise():

@@ -213,6 +213,77 @@ def test_interpolation_partners_are_drawn_evenly_from_the_class(near):
     assert counts.max() / counts.min() < 1.5
 
 
+def one_hot_anchors(counts):
+    """Anchors whose latents say which they are, so that the partner can be read from where a row lies."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    latents = torch.eye(len(labels), dtype=torch.float64)
+    return latents, labels
+
+
+def partners_of(explorer, counts, places, seed=0):
+    """The places of the partners: the share of the way that isn't the anchor's own."""
+    latents, labels = one_hot_anchors(counts)
+    near = Neighbourhood(
+        torch.ones(len(labels)), None, latents, labels, labels[places], torch.Generator().manual_seed(seed), places
+    )
+    moved = explorer.explore(latents[places], near) - latents[places]
+    moved[torch.arange(len(places)), places] = 0
+    found = moved.argmax(dim=1)
+    return torch.where(moved.amax(dim=1) > 0, found, places).numpy(), labels.numpy()
+
+
+@pytest.mark.parametrize("anchors", ["natural", "balanced", 0.5])
+def test_partners_are_drawn_as_anchors_are(anchors):
+    """Classes in proportion to n_c^exponent, and each row of a class equally often, but never the anchor itself."""
+    counts, size = [70, 20, 9, 1], 60_000
+    probabilities = Random(anchors=anchors).anchor_probabilities(np.repeat(range(4), counts))
+    places = torch.multinomial(torch.from_numpy(probabilities), size, True, generator=torch.Generator().manual_seed(3))
+    found, labels = partners_of(Interpolation(anchors=anchors), counts, places)
+    assert (found != places.numpy()).all()
+    q = np.array(counts, float) ** {"natural": 1, "balanced": 0}.get(anchors, anchors)
+    q /= q.sum()
+    own = labels[places.numpy()]
+    for number in range(4):
+        here = own == number
+        expected = q.copy()
+        if counts[number] == 1:  # has no other row, so another class is drawn
+            expected[number] = 0
+            expected /= expected.sum()
+        shares = np.bincount(labels[found[here]], minlength=4) / here.sum()
+        np.testing.assert_allclose(shares, expected, atol=5 * np.sqrt(0.25 / here.sum()))
+    within = np.bincount(found[own == 0], minlength=100)[70:90]  # the rows of a class that isn't the anchors' own
+    np.testing.assert_allclose(within / within.sum(), 1 / 20, atol=5 * np.sqrt(0.05 / within.sum()))
+
+
+def test_a_partner_of_the_same_class_is_another_row_where_there_is_one():
+    counts = [5, 2, 1]
+    places = torch.arange(8).repeat(500)
+    found, labels = partners_of(Interpolation(partner="same_class", anchors="balanced"), counts, places)
+    assert (labels[found] == labels[places.numpy()]).all()
+    assert ((found != places.numpy()) == (places.numpy() != 7)).all()
+    for place in range(5):
+        drawn = np.bincount(found[places.numpy() == place], minlength=5)[:5]
+        assert drawn[place] == 0 and (np.delete(drawn, place) > 80).all()
+
+
+def test_a_single_anchor_has_no_partner_but_itself():
+    for partner in ("any", "same_class"):
+        found, _ = partners_of(Interpolation(partner=partner), [1], torch.zeros(9, dtype=torch.long))
+        assert (found == 0).all()
+
+
+@pytest.mark.parametrize("kind", [Gradient, RandomMatched])
+def test_steps_of_padded_latents_are_those_of_their_tokens(near, kind):
+    """|step| = step_size sqrt(real tokens x H) in units of the scale, and nothing of it lies on padding."""
+    present = torch.ones(N, L, dtype=torch.bool)
+    present[::2, 3:] = False
+    out = kind(sigma=0, step_size=0.3).explore(near.latents_NL, replace(near, present_BL=present))
+    step = (out - near.latents_NL) / near.scale_L
+    assert (step[~present] == 0).all()
+    np.testing.assert_allclose(step[::2].norm(dim=1), 0.3 * 3**0.5, rtol=1e-12)
+    np.testing.assert_allclose(step[1::2].norm(dim=1), 0.3 * L**0.5, rtol=1e-12)
+
+
 def test_the_same_request_generator_gives_the_same_latents(near):
     for explorer in (Random(), Gradient(), RandomMatched(), Interpolation()):
         first, second, other = (

@@ -1,16 +1,23 @@
 """Synthetic rows: made from seed and number alone, and labelled as the student sees them."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.helpers.blocks import ROWS, arrays, equal
 from tgt_ray.core.config import validate
+from tgt_ray.core.signals.of_generator import LATENT
+from tgt_ray.core.signals.of_labeler import LOGITS
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.explorers import Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.synthesizer import Recipe, Synthesizer, check_block
+from tgt_ray.teacher.transfer_set import signals_of_unchanged
 from tgt_ray.training.generation import synthesizer_of
+from tgt_ray.training.local import prepare_local
 from tgt_ray.training.student import build_student
 
 
@@ -39,6 +46,64 @@ def test_the_identity_gives_anchors_as_they_are_with_what_the_teacher_says_of_th
     assert np.array_equal(block.shown["reconstructed"], block.inputs[:16])
     cached = data.columns["logits"][rows]
     np.testing.assert_allclose(block.columns["logits"], cached, atol=1e-4)
+
+
+class Counting(torch.nn.Module):
+    """Counts the rows that a labeler is asked about."""
+
+    def __init__(self, labeler):
+        super().__init__()
+        self.labeler, self.rows = labeler, 0
+
+    def forward(self, inputs):
+        self.rows += len(inputs)
+        return self.labeler(inputs)
+
+
+def half_labelled(data):
+    """The same rows, every second one without its label."""
+    train = data.tables["train"]
+    places = np.arange(len(train))
+    rest = train.take(places[1::2])
+    rest = rest.set_column(rest.column_names.index("label"), "label", pa.array(np.full(len(rest), -1)))
+    tables = {**data.tables, "train": train.take(places[::2]), "unlabelled": rest}
+    return replace(data, tables=tables, fingerprints={**data.fingerprints, "train": "even", "unlabelled": "odd"})
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+def test_unchanged_anchors_take_what_the_teacher_cache_has(storage, teacher, quick_experiment, digits, alpha):
+    """Half of the anchors have no label; the labeler isn't asked about one of them, but for those that are shown."""
+    plain = quick_experiment.model_dump(mode="json")
+    config = validate(
+        Experiment, {**plain, "explorer": {"type": "identity"}, "objective": {**plain["objective"], "alpha": alpha}}
+    )
+    ready = prepare_local(config, half_labelled(digits), storage)
+    names = [ready.student.tables[name].num_rows for name in ("train", "unlabelled")]
+    assert len(ready.anchors.columns["logits"]) == len(ready.anchors.ids) == sum(names)
+    counting = replace(teacher, labeler=Counting(teacher.labeler))
+    synthesizer = synthesizer_of(config, ready, counting)
+    block = synthesizer(0, 0, config.explorer, shown=0)
+    assert counting.labeler.rows == 0
+    assert len(set(block.anchor) - set(ready.student.tables["train"]["id"].to_pylist())) > 20
+    with torch.no_grad():
+        said = teacher.labeler(torch.from_numpy(block.inputs)).logits
+    np.testing.assert_allclose(block.columns["logits"], said, atol=1e-4)
+    shown = synthesizer(0, 0, config.explorer, shown=5)
+    assert counting.labeler.rows == 5
+    np.testing.assert_array_equal(shown.shown["top_class"], said[:5].argmax(dim=1))
+    asked = Synthesizer(counting, replace(ready.anchors, columns={}), synthesizer.recipe, synthesizer.inputs)
+    again = asked(0, 0, config.explorer, shown=0)
+    assert counting.labeler.rows == 5 + len(again)
+    np.testing.assert_allclose(again.columns["logits"], block.columns["logits"], atol=1e-4)
+
+
+def test_signals_of_labels_are_not_kept_for_rows_without_one(quick_experiment, digits):
+    class Labelled(type(LOGITS)):
+        looks_at_labels = True
+
+    generator = quick_experiment.teacher.generator
+    assert signals_of_unchanged(digits, generator, (Labelled(), LATENT)) == (Labelled(),)
+    assert signals_of_unchanged(half_labelled(digits), generator, (Labelled(), LOGITS)) == (LOGITS,)
 
 
 def test_seed_and_request_do_not_run_together(synthesizer):

@@ -8,6 +8,7 @@ from tests.helpers.text_models import SCRATCH, TEXTS, generator, rows, seeded, t
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.texts import SEPARATOR, to_texts
+from tgt_ray.teacher.explorers import Neighbourhood, RandomMatched
 from tgt_ray.teacher.generators import CausalLMGenerator, MaskedLMGenerator, Seq2SeqGenerator
 
 
@@ -65,6 +66,24 @@ def test_a_masked_language_model_sees_which_sentence_a_token_is_of(text_models, 
             )
         assert torch.allclose(ours, theirs, atol=1e-6)
         assert torch.allclose(ours, untyped, atol=1e-6) != differ
+
+
+@pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])
+def test_a_random_step_lies_on_a_text_s_tokens_alone(masking, cls):
+    """Its length is step_size sqrt(tokens x H) in units of the scale, however long the other texts are."""
+    teacher = masking(cls, mask_rate=0.4)
+    inputs, scale = rows("a film", TEXTS[0], f"the house{SEPARATOR}a red car"), 0.7
+    latents, context = teacher.encode(inputs, generator())
+    tokens, width = (context[:, 0] != teacher.generator.tokens.pad), latents.shape[1] // context.shape[2]
+    near = Neighbourhood(
+        torch.tensor(scale), None, latents, torch.zeros(3), torch.zeros(3), generator(4), torch.arange(3),
+        teacher.present(latents, context),
+    )  # fmt: skip
+    step = RandomMatched(sigma=0, step_size=0.3).explore(latents, near) - latents
+    by_token = step.unflatten(1, (-1, width)).norm(dim=2)
+    assert (by_token[~tokens] == 0).all() and (by_token[tokens] > 0).all()
+    expected = scale * 0.3 * (tokens.sum(dim=1) * width) ** 0.5
+    torch.testing.assert_close(step.norm(dim=1), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers.retrieval import corpus, doc2query, experiment, judged, queries
+from tests.helpers.retrieval import corpus, doc2query, experiment, judged, queries, write
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.signals.values import Ragged
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.config import SweepConfig
@@ -17,6 +18,7 @@ from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import prepare_teacher
 from tgt_ray.training.local import prepare_local
+from tgt_ray.training.run import StudentRun
 
 
 @pytest.mark.parametrize("longest", [30, 300])  # 300: more than a query's row can have, or a document's
@@ -33,6 +35,21 @@ def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path, longest
     # The weights are the student's alone: documents are embedded by them.
     weights = safetensors.numpy.load((tmp_path / "both/student.safetensors").read_bytes())
     assert not any("documents" in name for name in weights)
+
+
+def test_a_batch_knows_all_answers_of_its_queries(encoder, tmp_path):
+    """Two queries have two answers; the one with the higher grade is their label."""
+    more = [{"query-id": f"q0{c}0", "corpus-id": f"d{c}5", "score": 2} for c in (1, 4)]
+    path = write(tmp_path / "data", train=[*judged("train"), *more])
+    config = experiment(path, encoder, explorer={"type": "none"}, train={"steps": 4, "batch_size": 48})
+    run = StudentRun(config, prepare_local(config, config.task.load(), Storage(str(tmp_path))).student)
+    batch = run.batches.batch(0, None)
+    table = run.data.tables["train"]
+    wanted = zip(table["label"].to_pylist(), map(sorted, table["relevant"].to_pylist()), strict=True)
+    lists = Ragged(*(each.numpy() for each in (batch.teacher["answers"].values, batch.teacher["answers"].lengths)))
+    found = [(int(label), sorted(each.tolist())) for label, each in zip(batch.labels, lists.lists(), strict=True)]
+    assert sorted(found) == sorted(wanted)
+    assert sorted(len(each) for _, each in found)[-3:] == [1, 2, 2]
 
 
 @pytest.fixture(scope="module")

@@ -88,19 +88,20 @@ def open_prepared_lanes(
     max_rebuilds: int = 0,
     warm: bool = True,
     objectives: Sequence[Objective] = (),
+    unchanged: bool = False,
 ) -> Iterator[tuple[Any, Prepared]]:
     """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
-    - objectives: as for prepare_on_ray
+    - objectives, unchanged: as for prepare_on_ray
     - other parameters: as for open_lanes
     - yields: the board and the prepared data
     """
     teacher = teacher_on_ray(experiment, data, storage)
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
-        prepare_on_ray(experiment, teacher, data, storage, False, objectives)
+        prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
-        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives)
+        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:

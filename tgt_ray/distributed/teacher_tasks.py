@@ -45,18 +45,20 @@ def prepare_on_ray(
     storage: Storage,
     beside_lanes: bool,
     objectives: Sequence[Objective] = (),
+    unchanged: bool = False,
 ) -> Prepared:
     """Prepare what all trials share, from the teacher cache or with a pass of an actor pool.
 
     - teacher: the teacher's record
     - beside_lanes: lanes are starting, and hold the resources that the pool would ask for
     - objectives: all that trials may have; none: only the experiment's
+    - unchanged: whether a trial besides the experiment's may take anchors unchanged
     """
 
     def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
         return label_rows(experiment, teacher, data, asked, storage, beside_lanes)
 
-    return join(experiment, data, teacher, teacher_pass, storage, objectives)
+    return join(experiment, data, teacher, teacher_pass, storage, objectives, unchanged)
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tgt_ray.experiment.experiment import Experiment
 CONTROLS: dict[str, dict[str, Any]] = {
     "one_hot": {"explorer": {"type": "none"}, "objective.alpha": 0.0},
     "distillation": {"explorer": {"type": "none"}},
+    "distillation_balanced": {"explorer": {"type": "none"}, "train.sampling": "balanced"},
     "anchors": {"explorer": {"type": "identity"}},
 }
 
@@ -21,6 +22,8 @@ def control(experiment: Experiment, name: str) -> Experiment:
     """Make the control of an experiment: the same student, data and steps, without part of the method.
 
     - name `distillation`: plain distillation without synthetic rows
+    - name `distillation_balanced`: the same with classes drawn equally often, to show what that alone brings where
+      anchors are drawn so
     - name `one_hot`: labels alone, without the teacher
     - name `anchors`: trains on unchanged anchors in place of synthetic rows, to show what extra data alone brings:
       some anchors may have no labels, which plain distillation leaves out
@@ -31,6 +34,6 @@ def control(experiment: Experiment, name: str) -> Experiment:
     plain = experiment.model_dump(mode="json")
     plain["objective"] = experiment.objective.plain()
     data = with_overrides(plain, list(CONTROLS[name].items()))
-    if experiment.explorer.synthesizes and data["explorer"]["type"] != "none":
+    if data["explorer"]["type"] != "none":
         data["explorer"]["anchors"] = experiment.explorer.anchors  # drawn as the trials draw them
     return validate(Experiment, data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from tgt_ray.core.signals.base import Signal
-from tgt_ray.core.signals.of_anchor import DOCUMENT
+from tgt_ray.core.signals.of_anchor import ANSWERS, DOCUMENT
 from tgt_ray.core.signals.of_labeler import EMBEDDING
 from tgt_ray.objectives.base import Lookup, Objective
 from tgt_ray.objectives.facts import HEAD, Facts, Fit
@@ -27,8 +27,8 @@ class EmbedDistill(Objective):
     where the teacher's have. The candidates C are the documents of all queries of the batch, or of a worker's part of
     the batch where there are several workers. A synthetic query has the document of its anchor.
 
-    Real rows: (1 - alpha) CE(y, softmax_C(s . d / student_temperature)) + alpha D. Synthetic rows: D. Each kind of row
-    counts by its share of the batch.
+    Real rows: (1 - alpha) CE(y, softmax_N(s . d / student_temperature)) + alpha D. Synthetic rows: D. Each kind of row
+    counts by its share of the batch. N are the candidates without the query's other answers, which are no negatives.
 
     D = embedding_weight ||t - s||_2
         + score_weight KL(softmax_C(t . d / temperature) || softmax_C(s . d / temperature)).
@@ -37,8 +37,8 @@ class EmbedDistill(Objective):
     ||d_t - d_s||_2 over C is added, multiplied by the share of the batch that learns from the teacher.
 
     alpha 0 is training on labels with in-batch negatives; embedding_weight 0 is plain distillation of scores. The two
-    terms of D are the paper's. Our choices: candidates without mined negatives, weights and temperatures, and that the
-    norm is not squared.
+    terms of D are the paper's. Our choices: candidates without mined negatives and without other answers, weights and
+    temperatures, and that the norm is not squared.
     """
 
     type: Literal["embed_distill"] = "embed_distill"
@@ -66,7 +66,7 @@ class EmbedDistill(Objective):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        return EMBEDDING, DOCUMENT
+        return EMBEDDING, DOCUMENT, ANSWERS
 
     @property
     def fits(self) -> tuple[Fit, ...]:

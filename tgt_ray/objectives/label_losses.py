@@ -63,8 +63,9 @@ class LDAM(LabelLoss):
     """Demands margins that grow with rarity, then weighs rows by class (LDAM-DRW, Cao et al. 2019, arXiv 1906.07413).
 
     A class of n_c rows has a margin in proportion to n_c^(-1/4) on cosine logits. After the share `defer` of the steps,
-    rows are also weighted by class, by effective number (Cui et al. 2019, arXiv 1901.05555). Defaults are those of the
-    authors' code; `defer` matches its 160th of 200 epochs.
+    rows are also weighted by class, by effective number (Cui et al. 2019, arXiv 1901.05555): the sum of w l over the
+    labelled rows of a step, or of a worker's part of it, is divided by that of w. Defaults are those of the authors'
+    code; `defer` matches its 160th of 200 epochs.
     """
 
     type: Literal["ldam"] = "ldam"

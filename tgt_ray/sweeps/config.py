@@ -80,7 +80,8 @@ class SearchConfig(Config):
     controls: list[str] = Field(
         ["one_hot", "distillation"],
         description=f"trials beside the search that show what it must beat, of {', '.join(CONTROLS)}; where the key is"
-        " absent and explorers start from rows without labels, anchors is one of them",
+        " absent, distillation_balanced is one of them if trials draw anchors in a balanced way and train.sampling is"
+        " not balanced, and anchors if explorers start from rows without labels",
     )
 
     @model_validator(mode="after")
@@ -140,11 +141,14 @@ class SweepConfig(Config):
         """Fill in the metric and the controls from the experiment where the sweep doesn't say."""
         if "experiment" not in info.data:
             return search
-        experiment, update = info.data["experiment"], dict[str, Any]()
+        experiment, space, update = info.data["experiment"], info.data.get("space", {}), dict[str, Any]()
         if search.metric == "auto":
             update["metric"] = experiment.task.metric_names[0]
-        if "controls" not in search.model_fields_set and experiment.has_other_anchors:
-            update["controls"] = [*search.controls, "anchors"]
+        if "controls" not in search.model_fields_set:
+            tried = list(_explored(experiment, space))
+            balanced = any(_balances(each) for each in tried)
+            more = {"distillation_balanced": balanced, "anchors": any(each.has_other_anchors for each in tried)}
+            update["controls"] = [*search.controls, *(name for name, wanted in more.items() if wanted)]
         return search.model_copy(update=update)
 
     @model_validator(mode="after")
@@ -180,6 +184,12 @@ class SweepConfig(Config):
         """Return the objectives that trials may have, as far as the probes of the space show."""
         own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
         return [self.trial_experiment(point).objective for point in self._probes(own)]
+
+    def unchanged_anchors(self) -> bool:
+        """Tell whether some trial takes anchors unchanged, as the control `anchors` does."""
+        own = {key: d for key, d in self.space.items() if key == "explorer.type"}
+        points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
+        return not all(self.trial_experiment(point).explorer.decodes for point in points)
 
     def check_files(self) -> None:
         """Check the files that the experiment and each kind of trial name.
@@ -228,8 +238,20 @@ class SweepConfig(Config):
         - raises ConfigError: where the values don't fit together
         """
         if "control" in values:
-            return control(self.experiment, values["control"])
+            return control(self._as_trials(), values["control"])
         return validate(Experiment, with_overrides(self.experiment.model_dump(mode="json"), sorted(values.items())))
+
+    def _as_trials(self) -> Experiment:
+        """Return the experiment with what all trials have and controls must share, such as their augmentation.
+
+        Its own value stays where the space holds it; otherwise it is one from the middle of the space.
+        """
+        plain, shared = self.experiment.model_dump(mode="json"), list[tuple[str, Any]]()
+        for key, distribution in self.space.items():
+            if key.startswith(SHARED) and not distribution.contains(lookup(plain, key)):
+                values = distribution.probes()
+                shared.append((key, values[len(values) // 2] if distribution.choice else values[2]))
+        return validate(Experiment, with_overrides(plain, shared)) if shared else self.experiment
 
     def largest_values(self) -> dict[str, Any]:
         """Return the largest value of each key of the space; any of its values where they are not numbers."""
@@ -243,6 +265,32 @@ class SweepConfig(Config):
         """Return the largest value that a numeric key takes in any trial."""
         here = lookup(self.experiment.model_dump(mode="json"), key)
         return max(self.space[key].ends()) if key in self.space else here
+
+
+#: Keys whose values controls share with trials, since they have nothing to do with synthetic rows.
+SHARED = ("train.augment", "train.sampling", "train.steps", "explorer.anchors")
+#: Anchors whose classes are drawn in proportion to their size to at most this power count as balanced (our choice).
+BALANCED = 0.5
+
+
+def _explored(base: Experiment, space: dict[str, Distribution]) -> Iterator[Experiment]:
+    """Yield the experiment, and what the space makes of its explorer, as far as each value fits alone."""
+    yield base
+    plain = base.model_dump(mode="json")
+    ratio = [("train.synthetic_ratio", max(d.ends())) for key, d in space.items() if key == "train.synthetic_ratio"]
+    for key in ("explorer", "explorer.type", "explorer.anchors", "train.synthetic_ratio"):
+        for value in space[key].probes() if key in space else ():
+            try:
+                yield validate(Experiment, with_overrides(plain, [(key, value), *ratio]))
+            except ConfigError:  # the sweep's own check says so
+                continue
+
+
+def _balances(experiment: Experiment) -> bool:
+    """Tell whether an experiment's synthetic rows have balanced classes, and its real rows don't."""
+    anchors, sampling = experiment.explorer.anchors, experiment.train.sampling
+    even = anchors == "balanced" or (isinstance(anchors, int | float) and anchors <= BALANCED)
+    return experiment.streams and even and sampling != "balanced"
 
 
 def _typed(base: Experiment, key: str, distribution: Distribution) -> Distribution:

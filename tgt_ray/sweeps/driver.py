@@ -81,6 +81,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         how.max_rebuilds,
         how.warm_lanes,
         sweep.objectives(),
+        sweep.unchanged_anchors(),
     ) as (board, prepared):
         log_teacher(prepared)
         if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -151,6 +152,13 @@ class Task(Component):
     def reduce(self, scores_BK: Tensor) -> Tensor:
         """Reduce scores (B, K) to what `evaluate` and `details` need, (B, ...), so that not all scores are kept."""
         return scores_BK.float()
+
+    def reducer(self, tables: dict[str, Table]) -> Callable[[Tensor], Tensor]:
+        """Return what reduces scores, for tasks where that depends on the data; usually `reduce` itself.
+
+        - tables: those of the task, as far as a student has them
+        """
+        return self.reduce
 
     @abstractmethod
     def evaluate(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> dict[str, Any]:

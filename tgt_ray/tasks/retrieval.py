@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -157,9 +159,13 @@ class Retrieval(Task):
             return torch.from_numpy(to_bytes(table["document"].to_pylist(), self.document_bytes))
         return torch.from_numpy(to_bytes(table["text"].to_pylist(), input_shape[0]))
 
-    def reduce(self, scores_BK: Tensor) -> Tensor:
-        """Return the documents of the highest scores (B, R), best first; rankings are measured by these alone."""
-        return scores_BK.topk(min(ranking.DEEPEST, scores_BK.shape[1]), dim=1).indices
+    def reducer(self, tables: dict[str, Table]) -> Callable[[Tensor], Tensor]:
+        """Return what turns scores (B, K) into the best documents (B, R), best first, by which rankings are measured.
+
+        Of documents with the same score the one with the greater `_id` is first, as trec_eval ranks them.
+        """
+        place_K = ranking.places(tables["documents"]["key"].to_pylist())
+        return partial(ranking.best, place_K=place_K)
 
     def evaluate(self, reduced_NR: np.ndarray, table: Any, class_counts_K: np.ndarray) -> dict[str, float]:
         return ranking.measure(reduced_NR, table["relevant"], table["grade"])

@@ -124,7 +124,16 @@ def measure(
         started = time.perf_counter()
         others = latents if latents_NL is None else latents_NL
         disagreement = Disagreement(teacher, student, rng, context)
-        near = Neighbourhood(along(scale_L, latents), disagreement, others, held_out.labels, classes, rng)
+        near = Neighbourhood(
+            along(scale_L, latents),
+            disagreement,
+            others,
+            held_out.labels,
+            classes,
+            rng,
+            number * size + torch.arange(len(part)),
+            teacher.present(latents, context),
+        )
         explored = teacher.decode(explorer.explore(latents, near), rng, context) if explorer.decodes else part
         p = teacher.labeler(explored).logits.softmax(dim=1).cpu()
         timed.append((time.perf_counter() - started, len(part)))

@@ -38,6 +38,16 @@ class Teacher:
             return latents, context
         return self.generator.encode(inputs), None
 
+    def present(self, latents_BL: Tensor, context: Tensor | None) -> Tensor | None:
+        """Return which numbers of latents stand for something, (B, L) bool; None: all of them do.
+
+        - context: the second result of `encode`
+        """
+        if context is None or not latents_BL.shape[1] or not hasattr(self.generator, "present"):
+            return None
+        mask_BT: Tensor = self.generator.present(context)
+        return mask_BT.repeat_interleave(latents_BL.shape[1] // mask_BT.shape[1], dim=1)
+
     def relax(self, latents_BL: Tensor, rng: torch.Generator, context: Tensor | None) -> Tensor:
         """Decode latents to inputs, differentiably where the generator is differentiable; texts become soft tokens."""
         if context is not None:

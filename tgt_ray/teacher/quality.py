@@ -20,7 +20,8 @@ def scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
     parts = inputs.split(rows_at_once(data.input_shape, model))
-    said = torch.cat([task.reduce(model(part).logits).cpu() for part in parts])
+    reduce = task.reducer(data.tables)
+    said = torch.cat([reduce(model(part).logits).cpu() for part in parts])
     return task.evaluate(said.numpy(), data.tables[split], data.class_counts)
 
 

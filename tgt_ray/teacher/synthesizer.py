@@ -12,7 +12,7 @@ from tgt_ray.core.batch import Block, InputRows, Outputs, Precision, Scorer, row
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Seen, Signal, say
 from tgt_ray.core.signals.of_labeler import LOGITS, TOP
-from tgt_ray.core.signals.values import Columns, concat_columns, not_finite, to_numpy
+from tgt_ray.core.signals.values import Columns, concat_columns, not_finite, take, to_numpy
 from tgt_ray.models.numerics import autocast, kl_rows
 from tgt_ray.teacher.explorers import Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher
@@ -21,6 +21,8 @@ from tgt_ray.teacher.transfer_set import Anchors
 #: The largest number of texts that are explored together where gradients are needed: a soft token has a number for each
 #: word of the vocabulary.
 EXPLORED_AT_ONCE = 64
+#: What a labeler says of no rows.
+NOTHING_SAID = Outputs(torch.empty(0, 1), torch.empty(0, 1))
 #: How many of a request's first rows come with their anchor's reconstruction, to be looked at.
 SHOWN_ROWS = 16
 
@@ -81,7 +83,8 @@ class Synthesizer:
         chosen = self._draw_anchors(explorer, rng)
         with torch.no_grad(), autocast(self.device, self.recipe.precision):
             inputs, again = self._made(explorer, chosen, student, rng, shown)
-            columns, seen = self._labelled(inputs, chosen.numpy(), shown)
+            known = self._known(explorer)
+            columns, seen = self._labelled(inputs, chosen.numpy(), shown, known)
         return Block(
             inputs=np.asarray(to_numpy(inputs)),
             anchor=self.anchors.ids[chosen.numpy()],
@@ -140,11 +143,36 @@ class Synthesizer:
             self.labels_N,
             self.labels_N[chosen],
             rng,
+            chosen,
+            self.teacher.present(start, context),
         )
         return explorer.explore(start, near)
 
-    def _labelled(self, inputs: Tensor, chosen: np.ndarray, shown: int) -> tuple[Columns, Columns]:
-        """Compute the signals of all rows, and the class that the labeler predicts for the first `shown` rows."""
+    def _known(self, explorer: Explorer) -> Columns:
+        """Return the columns of all anchors that rows take over; empty where the labeler must be asked.
+
+        Unchanged anchors have what the teacher cache says of them. It helps where that is all that the labeler is asked
+        for.
+        """
+        asked = [each.name for signal in self.recipe.signals if signal.by == "labeler" for each in signal.columns]
+        there = self.anchors.columns
+        return {} if explorer.decodes or any(name not in there for name in asked) else {n: there[n] for n in asked}
+
+    def _labelled(
+        self, inputs: Tensor, chosen: np.ndarray, shown: int, known: Columns | None = None
+    ) -> tuple[Columns, Columns]:
+        """Compute the signals of all rows, and the class that the labeler predicts for the first `shown` rows.
+
+        - known: columns of all anchors that needn't be computed again
+        """
+        if known:
+            signals = tuple(signal for signal in self.recipe.signals if signal.by != "labeler")
+            rest = say(signals, self._seen(inputs, chosen, None), len(inputs))
+            few = min(shown, len(inputs))
+            # What people look at is asked for, since the cache may not have it.
+            said = self.teacher.labeler(inputs[:few]) if few else NOTHING_SAID
+            seen = say((TOP,), self._seen(inputs[:few], chosen[:few], said), few)
+            return {**take(known, chosen), **rest}, seen
         labeler, signals, total = self.teacher.labeler, self.recipe.signals, len(inputs)
         # Where logits aren't among the signals there may be very many classes, so the labeler gets a few rows at a
         # time.
@@ -159,7 +187,7 @@ class Synthesizer:
             looked_at.append(say((TOP,), self._seen(inputs[rows][:few], chosen[rows][:few], top), few))
         return concat_columns(said), concat_columns(looked_at)
 
-    def _seen(self, inputs: Tensor, chosen: np.ndarray, outputs: Outputs) -> Seen:
+    def _seen(self, inputs: Tensor, chosen: np.ndarray, outputs: Outputs | None) -> Seen:
         def anchor_inputs() -> Tensor:
             assert self.inputs is not None, "a signal that looks at anchors must set looks_at_anchors"
             return self.inputs[torch.from_numpy(chosen)]

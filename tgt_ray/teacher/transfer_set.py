@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Signal, unique
 from tgt_ray.core.signals.of_generator import LATENT
 from tgt_ray.core.signals.of_labeler import TOP
-from tgt_ray.core.signals.values import Columns
+from tgt_ray.core.signals.values import Columns, concat_columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.objectives import Objective
 from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
@@ -79,11 +79,13 @@ class Anchors:
     - ids: (N,)
     - labels: (N,); for a row without a label, the class that the labeler predicts
     - latents: (N, L) float32; (N, 0) where the generator starts from the inputs themselves
+    - columns: what the teacher cache has of these rows, for runs that take anchors unchanged
     """
 
     ids: np.ndarray
     labels: np.ndarray
     latents: np.ndarray
+    columns: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,21 @@ def prepare(
     objectives: Sequence[Objective],
     teacher_pass: TeacherPass,
     storage: Storage,
+    unchanged: bool = False,
 ) -> Prepared:
     """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
 
     - teacher: the teacher's record
     - objectives: the objectives that runs on this may have
+    - unchanged: whether some of the runs take anchors unchanged
     - raises ConfigError: where all objectives of one type do not fit the task and its teacher
     """
     log_classes(teacher)
     made_by = {role: teacher[role]["fingerprint"] for role in ("labeler", "generator")}
     cache = TeacherCache(storage, data.fingerprints, made_by)
     own, fits = needs(objectives)
-    fill(cache, data, wanted_signals(data, generator, own, list(fits.values())), teacher_pass)
+    kept = signals_of_unchanged(data, generator, own) if unchanged else ()
+    fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
     student = StudentData(
         {name: table for name, table in data.tables.items() if name != "full"},
@@ -134,7 +139,7 @@ def prepare(
     check_objectives(objectives, student.facts)
     fingerprints = {"data": data.fingerprints, **made_by}
     whole = digest(data.fingerprints["train"], *made_by.values())
-    anchors = anchors_of(cache, data, generator)
+    anchors = anchors_of(cache, data, generator, kept)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 
 
@@ -154,19 +159,36 @@ def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str
 
 
 def wanted_signals(
-    data: TaskData, generator: Generator, own: Sequence[Signal], fits: Sequence[Fit]
+    data: TaskData,
+    generator: Generator,
+    own: Sequence[Signal],
+    fits: Sequence[Fit],
+    of_anchors: Sequence[Signal] = (),
 ) -> dict[str, tuple[Signal, ...]]:
     """Return the signals that the teacher is asked for, by split: for objectives, for fits and for anchors.
 
     - own: the signals that objectives need of train rows
+    - of_anchors: further signals of all anchors
     """
     wanted: dict[str, list[Signal]] = {"train": list(own)}
     for fit in fits:
         wanted.setdefault(fit.split, []).extend(fit.signals)
     for name in generator.starts_from:
         if name in data.tables:
-            wanted.setdefault(name, []).extend(_of_anchors(data, name, generator))
+            wanted.setdefault(name, []).extend([*_of_anchors(data, name, generator), *of_anchors])
     return {name: unique(signals) for name, signals in wanted.items()}
+
+
+def signals_of_unchanged(data: TaskData, generator: Generator, own: Sequence[Signal]) -> tuple[Signal, ...]:
+    """Return the signals of unchanged anchors that the teacher cache can give.
+
+    Those that look at labels are left out where an anchor has none: its class is the one that the labeler predicts,
+    which isn't known before the labeler is asked.
+    """
+    labelled = all((data.labels(name) >= 0).all() for name in generator.starts_from if name in data.tables)
+    return tuple(
+        each for each in own if each.by == "labeler" and each.synthetic and (labelled or not each.looks_at_labels)
+    )
 
 
 def _of_anchors(data: TaskData, name: str, generator: Generator) -> tuple[Signal, ...]:
@@ -204,9 +226,9 @@ def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | No
     return fit.load(arrays)
 
 
-def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator) -> Anchors:
-    """Read the rows that explorers start from, with labels and latents from the cache."""
-    parts = []
+def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator, signals: Sequence[Signal] = ()) -> Anchors:
+    """Read the rows that explorers start from, with labels, latents and the columns of some signals from the cache."""
+    parts, said = [], []
     for name in generator.starts_from:
         if name not in data.tables:
             continue
@@ -216,7 +238,9 @@ def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator) -> Anc
             labels = np.where(labels < 0, np.asarray(columns["top_class"]), labels)
         latents = columns.get("latent", np.empty((len(labels), 0), np.float32))
         parts.append((data.tables[name]["id"].to_numpy(), labels, latents))
-    return Anchors(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        said.append(cache.read_signals(name, signals))
+    ids, labels, latents = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Anchors(ids, labels, latents, concat_columns(said))
 
 
 def log_classes(teacher: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tgt_ray.core.batch import Batch, InputRows
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.base import Seen, column_names, say
-from tgt_ray.core.signals.values import Values, concat, take, to_torch
+from tgt_ray.core.signals.of_anchor import ANSWERS
+from tgt_ray.core.signals.values import Ragged, Values, concat, take, to_torch
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.tasks import Task, inputs_of
+from tgt_ray.tasks import Table, Task, inputs_of
 from tgt_ray.teacher.transfer_set import StudentData
 from tgt_ray.training.augmentation import Augmentation, RealRows
 from tgt_ray.training.plan import Plan
@@ -87,6 +88,7 @@ class Batches:
         self.columns = {name: data.columns[name] for name in cached}
         # Signals that are computed from the row itself, without the teacher.
         self.own = [signal for signal in real if not signal.cached]
+        self.answers = answers_of(data.tables["train"]) if ANSWERS in self.own else None
         self.further = [signal for signal in objective.signals if signal.through_student]
         self.augmentation = (
             Augmentation(train.augment, data.num_classes, train.seed, plan.rank, objective.signals)
@@ -104,7 +106,7 @@ class Batches:
         inputs, labels = self.inputs.of("train")[rows], self.labels[rows]
         teacher: dict[str, Any] = {
             name: to_torch(values)
-            for name, values in {**take(self.columns, indices), **self._of_rows(inputs, labels)}.items()
+            for name, values in {**take(self.columns, indices), **self._of_rows(inputs, labels, indices)}.items()
         }
         if self.augmentation is not None:
             real = self.augmentation(RealRows(inputs, labels, teacher), step)
@@ -124,10 +126,16 @@ class Batches:
             inputs, further = self.inputs.joined(inputs, looked_up), {**further, self.lookup.table: len(looked_up)}
         return Batch(inputs, labels, teacher, further)
 
-    def _of_rows(self, inputs: Tensor, labels: Tensor) -> dict[str, Values]:
+    def _of_rows(self, inputs: Tensor, labels: Tensor, indices: np.ndarray) -> dict[str, Values]:
         """Compute the columns of signals that follow from the rows themselves."""
-        same = partial(_same, inputs)
-        return say(self.own, Seen(np.asarray(labels), same, same), len(labels))
+        same, answers = partial(_same, inputs), None if self.answers is None else self.answers[indices]
+        return say(self.own, Seen(np.asarray(labels), same, same, answers=answers), len(labels))
+
+
+def answers_of(table: Table) -> Ragged:
+    """Read the documents that answer each query of a table, by their numbers in the corpus."""
+    lists = table["relevant"].combine_chunks()
+    return Ragged(lists.flatten().to_numpy().astype(np.int64), lists.value_lengths().to_numpy().astype(np.int64))
 
 
 def _same(inputs: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Evaluation:
             experiment.train.precision,
         )
         self.data, self.student, self.inputs, self.device = data, student, inputs, device
+        self.reduce = self.task.reducer(data.tables)
         self.details: pa.Table | None = None
 
     def metrics(self, split: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Evaluation:
         if self.lookup is not None:
             self._embed(self.lookup.table)
         parts = self.inputs.of(split).split(rows_at_once(self.data.input_shape, self.student, most=1024))
-        scores = torch.cat([self.task.reduce(part).cpu() for part in self._said(parts)])
+        scores = torch.cat([self.reduce(part).cpu() for part in self._said(parts)])
         self.student.train()
         return scores.numpy()
 

@@ -41,6 +41,7 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         [teacher[role]["fingerprint"] for role in ("labeler", "generator")],
         data.fingerprints["validation"],
         experiment.explorer.model_dump(mode="json"),
+        *([experiment.explorer.revision] if experiment.explorer.revision > 1 else []),
         experiment.student.model_dump(mode="json"),
         experiment.fit_check.rows,
         experiment.fit_check.seconds,

@@ -29,11 +29,16 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def prepare_local(
-    experiment: Experiment, data: TaskData, storage: Storage, objectives: Sequence[Objective] = ()
+    experiment: Experiment,
+    data: TaskData,
+    storage: Storage,
+    objectives: Sequence[Objective] = (),
+    unchanged: bool = False,
 ) -> Prepared:
     """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
     - objectives: those of other runs that share the result, besides the experiment's own
+    - unchanged: whether one of them takes anchors unchanged
     """
     device = devices(experiment)[1]
     teacher, record = make_teacher(experiment, data, storage, device)
@@ -43,7 +48,7 @@ def prepare_local(
         shape = data.input_shape
         return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
-    return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives])
+    return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives], unchanged)
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:

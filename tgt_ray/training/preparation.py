@@ -65,12 +65,14 @@ def join(
     teacher_pass: TeacherPass,
     storage: Storage,
     objectives: Sequence[Objective] = (),
+    unchanged: bool = False,
 ) -> Prepared:
     """Prepare what runs with the same data and teacher share.
 
     - record: the teacher's
     - teacher_pass: computes the teacher's outputs of tables
     - objectives: all that the runs may have; none: the experiment's alone
+    - unchanged: whether a run besides the experiment's may take anchors unchanged
     """
-    wanted = list(objectives) or [experiment.objective]
-    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage)
+    wanted, unchanged = list(objectives) or [experiment.objective], unchanged or not experiment.explorer.decodes
+    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)

@@ -48,6 +48,8 @@ class Seen:
     - said: the labeler's outputs for the rows; None where it isn't asked (`by` is "anchor")
     - labeler: its module
     - encode: maps inputs to the generator's latents (B, L)
+    - answers: the documents that answer each query, as B lists of their numbers in the corpus; None where rows are no
+      queries, or where only `labels` is known
     """
 
     labels: np.ndarray
@@ -56,6 +58,7 @@ class Seen:
     said: Outputs | None = None
     labeler: LabelerModule | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+    answers: Ragged | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Signal(ABC):
       follows from the row or from its anchor at no cost, and is not kept
     - real, synthetic: which rows have it
     - looks_at_anchors: `of` asks for `anchor_inputs` of synthetic rows
+    - looks_at_labels: `of` reads `labels`; where it doesn't, its values for rows without a label can be kept
     - through_student: its one column holds inputs, which the student embeds as well; the criterion gets the embeddings
     - revision: raise it when `of` returns other values than before, so that cached ones are not used
     """
@@ -78,6 +82,7 @@ class Signal(ABC):
     real: ClassVar[bool] = True
     synthetic: ClassVar[bool] = True
     looks_at_anchors: ClassVar[bool] = False
+    looks_at_labels: ClassVar[bool] = True
     through_student: ClassVar[bool] = False
     revision: ClassVar[int] = 1
 

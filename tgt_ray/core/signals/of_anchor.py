@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from tgt_ray.core.signals.base import Column, Seen, Signal, TeacherSide
+from tgt_ray.core.signals.values import Ragged, to_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,4 +46,20 @@ class Document(Signal):
         return None if teacher.documents else "the task's answers are classes, not documents"
 
 
-ANCHOR_INPUTS, DOCUMENT = AnchorInputs(), Document()
+@dataclass(frozen=True)
+class Answers(Signal):
+    """All documents that answer a query; of a synthetic query only that of its anchor is known."""
+
+    name: ClassVar[str] = "answers"
+    columns: ClassVar[tuple[Column, ...]] = (Column("answers", "int64", "()", ragged=True),)
+    by: ClassVar[Literal["labeler", "generator", "anchor"]] = "anchor"
+
+    def of(self, seen: Seen) -> dict[str, Ragged]:
+        there = seen.answers or Ragged(seen.labels, np.ones(len(seen.labels), np.int64))
+        return {"answers": to_torch(there)}
+
+    def lacking(self, teacher: TeacherSide) -> str | None:
+        return DOCUMENT.lacking(teacher)
+
+
+ANCHOR_INPUTS, DOCUMENT, ANSWERS = AnchorInputs(), Document(), Answers()

@@ -18,6 +18,7 @@ class Logits(Signal):
 
     name: ClassVar[str] = "logits"
     columns: ClassVar[tuple[Column, ...]] = (Column("logits", "float32", "(K,)"),)
+    looks_at_labels: ClassVar[bool] = False
 
     def of(self, seen: Seen) -> dict[str, Tensor]:
         assert seen.said is not None
@@ -44,6 +45,7 @@ class Embedding(Signal):
 
     name: ClassVar[str] = "embedding"
     columns: ClassVar[tuple[Column, ...]] = (Column("embedding", "float32", "(E,)"),)
+    looks_at_labels: ClassVar[bool] = False
 
     def of(self, seen: Seen) -> dict[str, Tensor]:
         assert seen.said is not None
@@ -56,6 +58,7 @@ class Top(Signal):
 
     name: ClassVar[str] = "top"
     columns: ClassVar[tuple[Column, ...]] = (Column("top_class", "int64", "()"), Column("top_share", "float32", "()"))
+    looks_at_labels: ClassVar[bool] = False
 
     def of(self, seen: Seen) -> dict[str, Tensor]:
         import torch

@@ -11,6 +11,10 @@ where a latent is t times H numbers, for t tokens in the batch, and rng is a gen
 it also has
 
     relaxed(latents, context) -> soft tokens (B, t, V)
+
+and where some of the t tokens are padding, so that steps leave them alone,
+
+    present(context) -> (B, t) bool, which of them are none
 """
 
 from __future__ import annotations

@@ -75,6 +75,10 @@ class MaskingGenerator(TextGenerator):
         ids, masked = self.hidden(inputs, rng)
         return self.states(self.hide(ids, masked)).flatten(1), torch.stack([ids, masked.long()], dim=1)
 
+    def present(self, context: Tensor) -> Tensor:
+        """Return which tokens that `encode` gave states of are no padding, (B, t) bool."""
+        return self.hide(context[:, 0], context[:, 1].bool()) != self.tokens.pad
+
     def latent_std(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         hidden = self.hide(*self.hidden(inputs, rng))
         return self.states(hidden)[hidden != self.tokens.pad].std(dim=0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.core.batch import Loss
+from tgt_ray.core.signals.values import Ragged
 from tgt_ray.models.numerics import at_least_float32, kl_rows
 from tgt_ray.objectives.criteria.base import Criterion
 
@@ -77,14 +78,22 @@ class EmbedDistillCriterion(Criterion):
         with torch.autocast(embedding_BD.device.type, enabled=False):
             own_CE = self.embed(further["documents"]) if self.own_documents else None
             teacher_BE = at_least_float32(teacher["embedding"])
-            return self._loss(self.embed(embedding_BD), labels, teacher_BE, teacher["document"], own_CE)
+            student_BE, answers = self.embed(embedding_BD), teacher["answers"]
+            return self._loss(student_BE, labels, teacher_BE, teacher["document"], answers, own_CE)
 
     def _loss(
-        self, student_BE: Tensor, labels: Tensor, teacher_BE: Tensor, documents_B: Tensor, own_CE: Tensor | None
+        self,
+        student_BE: Tensor,
+        labels: Tensor,
+        teacher_BE: Tensor,
+        documents_B: Tensor,
+        answers: Ragged,
+        own_CE: Tensor | None,
     ) -> Loss:
         """Compute the loss from embeddings in the teacher's space.
 
         - documents_B: the document of each row
+        - answers: all documents that answer each row
         - own_CE: the student's embeddings of the candidates; None where it embeds no documents
         """
         real = len(labels)
@@ -94,7 +103,8 @@ class EmbedDistillCriterion(Criterion):
         distance = torch.linalg.vector_norm(teacher_BE - student_BE, dim=1)
         kl = kl_rows(teacher_BE @ documents_CE.T, student_BC, self.temperature)
         # Sums over the rows of the batch: each kind of row counts by its share, also where a batch has none of a kind.
-        ce_sum = F.cross_entropy(student_BC[:real] / self.student_temperature, place[:real], reduction="none").sum()
+        negatives = student_BC.masked_fill(other_answers(candidates, place, answers), -torch.inf)
+        ce_sum = F.cross_entropy(negatives[:real] / self.student_temperature, place[:real], reduction="none").sum()
         taught = self.embedding_weight * distance + self.score_weight * kl
         value = ((1 - self.alpha) * ce_sum + self.alpha * taught[:real].sum() + taught[real:].sum()) / len(taught)
         parts = {"ce": ce_sum.detach() / max(real, 1)}
@@ -107,3 +117,20 @@ class EmbedDistillCriterion(Criterion):
             value = value + taught_share * self.embedding_weight * apart
             parts["distance_documents"] = apart.detach()
         return Loss(value, parts)
+
+
+def other_answers(candidates_C: Tensor, place_B: Tensor, answers: Ragged) -> Tensor:
+    """Mark the candidates that answer a row in addition to its own document, (B, C) bool.
+
+    - candidates_C: numbers of documents, in rising order
+    - place_B: the place of each row's own document among them
+    - answers: the documents that answer each row, B lists
+    """
+    rows = torch.arange(len(place_B), device=place_B.device)
+    row = rows.repeat_interleave(answers.lengths)
+    at = torch.searchsorted(candidates_C, answers.values).clamp_max(len(candidates_C) - 1)
+    there = candidates_C[at] == answers.values
+    mask = torch.zeros(len(place_B), len(candidates_C), dtype=torch.bool, device=place_B.device)
+    mask[row[there], at[there]] = True
+    mask[rows, place_B] = False
+    return mask

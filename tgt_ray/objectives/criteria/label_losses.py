@@ -28,6 +28,8 @@ class AdjustedCrossEntropy(nn.Module):
 class MarginLoss(nn.Module):
     """Computes the cross-entropy of logits less the true class's margin; from `defer` on, rows are weighted by class.
 
+    The mean of weighted rows is the one that the authors' code takes: it divides by the sum of the rows' weights.
+
     - scale: factor of the logits, so that margins are in units of cosines
     """
 
@@ -45,7 +47,11 @@ class MarginLoss(nn.Module):
     def forward(self, logits_NK: Tensor, labels: Tensor) -> Tensor:
         shares = F.one_hot(labels, logits_NK.shape[1]).to(logits_NK.dtype) if labels.dim() == 1 else labels
         losses = F.cross_entropy(logits_NK - shares * self.margins, shares, reduction="none")
-        return losses * (shares @ self.weights.to(shares.dtype)) if self.weighted else losses
+        if not self.weighted or not len(losses):
+            return losses
+        weights = shares @ self.weights.to(shares.dtype)
+        # Callers divide sums of losses by the number of rows; so this makes it sum(w l) / sum(w).
+        return losses * weights / weights.mean()
 
     def advance(self, done: float) -> None:
         """Weigh rows by class once `defer` of the steps are over; done is the share of the steps that are over."""

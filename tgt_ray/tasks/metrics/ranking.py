@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: No metric looks at ranks beyond this one.
 DEEPEST = 100
@@ -11,6 +17,33 @@ RECALL_AT = (1, 5, 20, 100)
 #: The cutoff of the reciprocal rank and of the normalised discounted cumulative gain.
 FIRST = 10
 NAMES = (f"ndcg_at_{FIRST}", f"mrr_at_{FIRST}", *(f"recall_at_{k}" for k in RECALL_AT))
+
+
+def places(keys: Sequence[str]) -> np.ndarray:
+    """Return each document's place among those of the same score (K,): trec_eval puts the greater id first.
+
+    Ids are compared byte by byte; of two documents with one id the later is first.
+    """
+    order = sorted(range(len(keys)), key=lambda number: (keys[number].encode(), number), reverse=True)
+    place_K = np.empty(len(keys), np.int64)
+    place_K[order] = np.arange(len(keys))
+    return place_K
+
+
+def best(scores_BK: Tensor, place_K: np.ndarray) -> Tensor:
+    """Return the DEEPEST documents of the highest scores (B, R), best first; all where there are fewer.
+
+    - place_K: each document's place among those of the same score, as `places` gives it
+    """
+    import torch
+
+    count = min(DEEPEST, scores_BK.shape[1])
+    last = scores_BK.topk(count, dim=1).values[:, -1:]
+    # `topk` keeps any of the documents that share the last score; all of them are candidates.
+    wide = max(count, int((scores_BK >= last).sum(dim=1).max()))
+    found = scores_BK.topk(wide, dim=1).indices
+    found = found.gather(1, torch.from_numpy(place_K).to(found.device)[found].argsort(dim=1))
+    return found.gather(1, scores_BK.gather(1, found).argsort(dim=1, descending=True, stable=True)[:, :count])
 
 
 def measure(ranked_NR: np.ndarray, relevant: pa.ChunkedArray, grades: pa.ChunkedArray) -> dict[str, float]:

@@ -27,6 +27,8 @@ class Neighbourhood:
     - latents_NL, labels_N: latents and classes of all anchors
     - labels_B: classes of the rows at hand
     - rng: the request's own generator of random numbers, on the CPU
+    - places_B: places of the rows at hand among all anchors; None where they are not known
+    - present_BL: which numbers of a latent stand for something, bool; for texts all but those of padding; None: all
     """
 
     scale_L: Tensor
@@ -35,6 +37,13 @@ class Neighbourhood:
     labels_N: Tensor
     labels_B: Tensor
     rng: torch.Generator
+    places_B: Tensor | None = None
+    present_BL: Tensor | None = None
+
+    def present(self, latents_BL: Tensor) -> Tensor:
+        """Return 1 where a number of a latent stands for something, otherwise 0, (B, L)."""
+        mask = self.present_BL
+        return latents_BL.new_ones(latents_BL.shape) if mask is None else mask.to(latents_BL)
 
     def noise_like(self, latents_BL: Tensor) -> Tensor:
         """Draw standard normal noise from the request's generator, the same on every device."""
@@ -56,12 +65,18 @@ class Explorer(Component):
     needs_neighbours: ClassVar[bool] = False
     #: Whether it needs gradients through the generator.
     needs_differentiable: ClassVar[bool] = False
+    #: Raise it when the same settings give other rows than before, so that what was measured of them is not used.
+    revision: ClassVar[int] = 1
 
     anchors: Literal["natural", "balanced"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "natural",
         description="how often anchors of each class are drawn: `natural`: in proportion to its rows; `balanced`:"
         " equally often; a number: in proportion to its rows to this power (1: natural, 0: balanced)",
     )
+
+    def class_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
+        """Return the probability that an anchor of each class is drawn, (K,); classes without a row have 0."""
+        return np.bincount(labels_N, weights=self.anchor_probabilities(labels_N))
 
     def anchor_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
         """Return the probability of each anchor, (N,).

@@ -17,8 +17,11 @@ class Step(Explorer):
     """Starts at random near an anchor and takes steps: z0 = z + sigma s nu, then z0 += step_size s sqrt(d) direction.
 
     nu is standard normal noise, s the latent scale, d the number of latent dimensions, and directions have length 1.
-    The random start, the normalisation by s and d, and the number of steps are our choices.
+    For texts, d and directions have the real tokens alone, so a step doesn't depend on how far a text is padded. The
+    random start, the normalisation by s and d, and the number of steps are our choices.
     """
+
+    revision: ClassVar[int] = 2
 
     sigma: float = Field(
         0.5,
@@ -35,9 +38,10 @@ class Step(Explorer):
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         latents = latents_BL + self.sigma * near.scale_L * near.noise_like(latents_BL)
-        length = self.step_size * latents_BL.shape[1] ** 0.5
+        present = near.present(latents_BL)
+        length = self.step_size * present.sum(dim=1, keepdim=True) ** 0.5
         for _ in range(self.steps):
-            direction = self.direction(latents, near)
+            direction = present * self.direction(latents, near)
             norm = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
             latents = latents + length * near.scale_L * direction / norm
         return latents
@@ -52,7 +56,8 @@ class Gradient(Step):
 
     It starts at z0 = z + sigma s nu and takes `steps` steps of length step_size s sqrt(d) along the gradient of the
     disagreement, KL(labeler || student). nu is standard normal noise, s the latent scale, d the number of latent
-    dimensions. The random start, the normalisation by s and d, and the number of steps are our choices.
+    dimensions; for texts, those of real tokens. The random start, the normalisation by s and d, and the number of steps
+    are our choices.
     """
 
     type: Literal["gradient"] = "gradient"

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 class Interpolation(Explorer):
     """Moves latents towards those of another anchor (our choice, a control).
 
-    z' = z + u (z_j - z), with u uniform in [0, reach] and z_j the latents of the other anchor.
+    z' = z + u (z_j - z), with u uniform in [0, reach] and z_j the latents of the other anchor. With partner `any` its
+    class is drawn as those of anchors are (see `anchors`), and with `same_class` it is the anchor's own. Of that class
+    each row but the anchor itself is drawn equally often. Where a class has no other row, `any` draws another class,
+    and `same_class` stays at the anchor.
     """
 
     type: Literal["interpolation"] = "interpolation"
     needs_neighbours: ClassVar[bool] = True
+    revision: ClassVar[int] = 2
     partner: Literal["any", "same_class"] = Field(
         "any", description="the other anchor: any one, or one of the same class"
     )
@@ -30,13 +34,37 @@ class Interpolation(Explorer):
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         import torch
 
-        size = len(latents_BL)
+        partner = self._partners(len(latents_BL), near).to(near.latents_NL.device)
+        share = self.reach * torch.rand(len(latents_BL), 1, generator=near.rng).to(latents_BL)
+        return latents_BL + share * (near.latents_NL[partner] - latents_BL)
+
+    def _partners(self, size: int, near: Neighbourhood) -> Tensor:
+        """Draw the place of each row's partner among all anchors, (B,)."""
+        import torch
+
+        labels, own = near.labels_N.cpu(), near.labels_B.cpu()
+        counts, order = labels.bincount(), labels.argsort(stable=True)
+        starts = counts.cumsum(0) - counts
+        # Each anchor's place among the rows of its class; rows that are no anchors leave none out.
+        inside = torch.empty_like(order)
+        inside[order] = torch.arange(len(order)) - starts[labels[order]]
+        leaves_out = torch.zeros(size, dtype=torch.long) if near.places_B is None else torch.ones(size).long()
+        classes = own
         if self.partner == "any":
-            partner = torch.randint(len(near.latents_NL), (size,), generator=near.rng)
-        else:
-            # Taking the largest random key among the anchors of a row's class draws uniformly from that class.
-            keys = torch.rand(size, len(near.labels_N), generator=near.rng)
-            same = near.labels_B[:, None].cpu() == near.labels_N[None].cpu()
-            partner = keys.masked_fill(~same, -1.0).argmax(dim=1)
-        share = self.reach * torch.rand(size, 1, generator=near.rng).to(latents_BL)
-        return latents_BL + share * (near.latents_NL[partner.to(near.latents_NL.device)] - latents_BL)
+            chances = torch.from_numpy(self.class_probabilities(labels.numpy()))
+            classes = torch.multinomial(chances, size, replacement=True, generator=near.rng)
+            # With a single anchor, or rows that are no anchors, nothing is left to be drawn again.
+            again = (classes == own) & (counts[own] == leaves_out) & (len(labels) > 1)
+            while again.any():
+                drawn = torch.multinomial(chances, int(again.sum()), replacement=True, generator=near.rng)
+                classes = classes.masked_scatter(again, drawn)
+                again &= classes == own
+        itself = leaves_out * (classes == own)
+        left = counts[classes] - itself
+        place = (torch.rand(size, generator=near.rng, dtype=torch.float64) * left).long()
+        if near.places_B is None:
+            return order[starts[classes] + place]
+        at = inside[near.places_B.cpu()]
+        place += itself * (place >= at)
+        # Of a class without another row only the anchor itself is there.
+        return order[starts[classes] + torch.where(left > 0, place, at)]
