@@ -27,6 +27,7 @@ from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.leaderboard import Leaderboard
 from tgt_ray.sweeps.schedulers import make_scheduler
 from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
+from tgt_ray.sweeps.table import best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
@@ -191,8 +192,9 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
 
 
 def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:
-    """Return the row of the finished trial with the best validation metric, controls left out; None without one."""
+    """Return the row of the finished trial with the best validation metric, controls left out; None without one.
+
+    Of equal ones it is the trial that was chosen first.
+    """
     finished = table[(table.status == "finished") & table.control.isna()]
-    if not len(finished):
-        return None
-    return finished.sort_values(sweep.search.metric, ascending=sweep.search.mode == "min", kind="stable").iloc[0]
+    return best_first(sweep, finished).iloc[0] if len(finished) else None

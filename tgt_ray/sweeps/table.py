@@ -23,19 +23,38 @@ ENDED = ("finished", "stopped early", "failed")
 
 
 def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
-    """Make the table of trials, one row each and best first.
+    """Make the table of trials, one row each and best first; of those that are equal, the one that was chosen first.
 
     Its columns are status, why the trial failed, values of the space, metrics and times.
 
     - newer: Tune's status of trials by id, where it is known before the trial itself has it
     """
     rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
-    columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
+    columns = ["trial", "number", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
     table = pd.DataFrame(rows)
     table = records.plain_text(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
-    return table.sort_values(
-        sweep.search.metric, ascending=sweep.search.mode == "min", na_position="last", kind="stable"
-    )
+    return best_first(sweep, table)
+
+
+def best_first(sweep: SweepConfig, table: pd.DataFrame) -> pd.DataFrame:
+    """Sort trials by the metric of the search, and those that are equal by their numbers.
+
+    Nothing else may decide: the order in which Tune lists trials changes with a resume, and test metrics must not
+    choose anything.
+    """
+    # Tables of older versions have no numbers; they are sorted by id then.
+    tie = "number" if "number" in table.columns else "trial"
+    up = sweep.search.mode == "min"
+    return table.sort_values([sweep.search.metric, tie], ascending=[up, True], na_position="last")
+
+
+def number_of(trial: Any) -> int | None:
+    """Return a trial's number, from 1, in the order in which values were chosen; None where Tune gave it none.
+
+    A resume keeps it: Tune stores it at the beginning of the trial's tag.
+    """
+    first = (trial.experiment_tag or "").partition("_")[0]
+    return int(first) if first.isdigit() else None
 
 
 def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
@@ -52,6 +71,7 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
     return {
         "trial": trial.trial_id,
+        "number": number_of(trial),
         "status": status,
         "reason": reason,
         "control": trial.config.get("control"),
