@@ -59,7 +59,7 @@ def number_of(trial: Any) -> int | None:
 
 def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     result = {
-        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in _TUNES_OWN
+        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in TUNES_OWN
     }
     status = _status(sweep, tune_status, trial.last_result or {})
     reason = None
@@ -81,7 +81,8 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     }
 
 
-_TUNES_OWN = {
+#: What Tune adds to a report.
+TUNES_OWN = {
     "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
     "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
 }  # fmt: skip
@@ -105,15 +106,21 @@ def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
     - row: the trial's, of the table
     - ended, total: numbers of trials
     """
-    what = (
-        f"control {row.control}"
-        if row.control
-        else ", ".join(f"{k.split('.')[-1]} {number(row[k])}" for k in sweep.space)
-    )
+    what = tried(sweep, row)
     score = row.get(sweep.search.metric)
     tail = f": {row.reason}" if row.reason else ""
     where = f"{sweep.search.metric} {number(score)} at step {number(row.get('step'))}"
     return f"[{ended}/{total}] {row.trial} {row.status}, {where} ({what}){tail}"
+
+
+def tried(sweep: SweepConfig, values: Any) -> str:
+    """Say what a trial tries: its values of the space, or the name of a control.
+
+    - values: the trial's by key, perhaps with more
+    """
+    if values.get("control"):
+        return f"control {values.get('control')}"
+    return ", ".join(f"{key.split('.')[-1]} {number(values.get(key))}" for key in sweep.space)
 
 
 def number(value: Any) -> str:
