@@ -18,6 +18,7 @@ class FakeTrial:
     config: dict[str, Any] = field(default_factory=dict)
     last_result: dict[str, Any] | None = None
     error: Exception | None = None
+    experiment_tag: str = ""
 
     error_file = None  # nothing beside the driver
 

@@ -5,12 +5,14 @@ import pandas as pd
 from tests.helpers.trials import sweep, trial
 from tgt_ray.core import records
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.ray_train import study_of
 from tgt_ray.sweeps.leaderboard import Leaderboard
+from tgt_ray.sweeps.search import make_search
 
 
 def test_the_table_is_written_whenever_a_trial_ends(tmp_path, caplog):
     config, folder = sweep(), Storage(tmp_path)
-    board = Leaderboard(config, folder)
+    board, search = Leaderboard(config, folder), make_search(config, folder)
     done, failed = trial("a", 90.0, "RUNNING"), trial("b", None, "RUNNING", error=RuntimeError("out of luck"))
     caplog.set_level("INFO", "tgt_ray")
     board.on_trial_complete(1, [done, failed], done)
@@ -18,6 +20,7 @@ def test_the_table_is_written_whenever_a_trial_ends(tmp_path, caplog):
     board.on_trial_error(2, [done, failed], failed)
     table = records.read_table(folder, "trials")
     assert table.set_index("trial").reason.to_dict() == {"a": None, "b": "out of luck"}
+    assert study_of(search).user_attrs == {"error b": "out of luck"}
     assert pd.read_csv(tmp_path / "trials.csv").trial.tolist() == table.trial.tolist()
     lines = caplog.messages
     assert len(lines) == 2

@@ -10,6 +10,7 @@ from rich.console import Console
 from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
 from tgt_ray.core.config import validate
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.driver import best_trial
 from tgt_ray.sweeps.table import render, trial_table
 
 
@@ -36,6 +37,19 @@ def test_trials_without_a_score_are_last(mode):
     table = trial_table(sweep(mode), trials)
     assert table.trial.tolist() == ["good", "nan", "none", "new"]
     assert np.isnan(table[METRIC].astype(float).tolist()[1:]).all()
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_equal_trials_are_ordered_by_their_numbers_and_not_by_tunes_order_or_the_test_split(mode):
+    """A resume lists trials in another order; the best trial must stay what it was."""
+    trials = [trial(name, 90.0, experiment_tag=f"{n}_lr=1") for name, n in (("late", 10), ("early", 2), ("mid", 9))]
+    trials[0].last_result[f"test_{METRIC}"] = 99.0 if mode == "max" else 1.0
+    tables = [trial_table(sweep(mode), order) for order in (trials, trials[::-1], trials[1:] + trials[:1])]
+    assert [table.trial.tolist() for table in tables] == [["early", "mid", "late"]] * 3
+    assert {best_trial(sweep(mode), table.sample(frac=1, random_state=1)).trial for table in tables} == {"early"}
+    assert tables[0].number.tolist() == [2, 9, 10]
+    old = tables[0].drop(columns="number").sample(frac=1, random_state=2)
+    assert best_trial(sweep(mode), old).trial == "early", "by id in tables without numbers"
 
 
 def test_a_table_of_trials_that_have_not_begun():

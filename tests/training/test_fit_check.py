@@ -18,6 +18,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.results import fit_pages
+from tgt_ray.tasks.metrics.shares import above_chance, interval
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.training import fit_check
@@ -126,6 +127,73 @@ def test_low_agreement_warns_or_refuses_as_asked(experiment, digits, tmp_path, c
         off = run(blind(experiment, on_low="skip"), storage=str(tmp_path), name="off", local=True)
     assert off.record["teacher"]["fit_check"] == {} and "fit of the teacher" not in caplog.text
     run(blind(experiment, on_low="fail", minimum=0), storage=str(tmp_path), name="content", local=True)
+
+
+def judged(experiment, caplog, **result) -> str:
+    """What is said of a result of 200 rows of two classes, but for what the test gives."""
+    plain = {"rows": 200, "explorer": "random", "rows_per_second": 99.0, "device": "cpu", "agreement_explored": 90.0}
+    whole = {"accuracy": 90.0, "agreement_reconstructed": 90.0, "reconstruction_mse": 0.1, "majority": 50.0, **plain}
+    whole |= result
+    low_high = {f"{k}_interval": interval(whole[v], 200) for k, v in SHARES.items()}
+    rows = dict.fromkeys(("accuracy_rows", "agreement_rows"), 200)
+    above = {"agreement_above_chance": above_chance(whole["agreement_reconstructed"], whole["majority"])}
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        fit_check.judge(experiment, {**low_high, **rows, **above, **whole})
+    return "\n".join(record.message for record in caplog.records)
+
+
+SHARES = {"accuracy": "accuracy", "agreement": "agreement_reconstructed"}
+
+
+def test_agreement_is_said_with_its_interval_and_corrected_for_chance(experiment, caplog):
+    said = judged(experiment, caplog)
+    assert "reconstructions 90.0 % (95 % interval 85.1 to 93.4, 200 rows)" in said
+    assert "corrected for chance 80.0 %: the largest class has 50.0 % of the rows" in said and "warning" not in said
+
+
+def test_with_two_classes_more_agreement_is_asked_for(experiment, caplog):
+    """A generator that had hardly learnt agreed on 81.8 % of two classes."""
+    low = {"agreement_reconstructed": 81.8}
+    assert "less than fit_check.minimum 80 (88.9 here, since the largest class has 50.0 %" in judged(
+        experiment, caplog, **low
+    )
+    caplog.clear()
+    assert "less than" not in judged(experiment, caplog, **low, majority=10.0)
+    assert fit_check.needed_agreement(80, 5) == fit_check.needed_agreement(80, 10) == 80
+    assert fit_check.needed_agreement(0, 90) == 0 and fit_check.needed_agreement(100, 50) == 100
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"accuracy": 55.0}, "which is not clearly above the 50.0 % of the largest class"),
+        ({"accuracy": 60.0}, None),
+        ({"accuracy": 88.0, "majority": 90.0, "agreement_reconstructed": 99.0}, "not clearly above the 90.0 %"),
+        ({"accuracy": 88.0, "majority": 90.0, "agreement_reconstructed": 99.0, "balanced_above_chance": 60.0}, None),
+        ({"accuracy": 20.0, "majority": 2.0}, "less than fit_check.minimum_accuracy 30"),
+    ],
+)
+def test_a_labeler_at_chance_is_warned_of_or_refused(experiment, caplog, result, says):
+    said = judged(experiment, caplog, **result)
+    assert ("warning: the labeler is right on" in said) == (says is not None) and (says or "") in said
+    strict = changed(experiment, fit_check__on_low="fail")
+    if says:
+        with pytest.raises(ConfigError, match=says):
+            judged(strict, caplog, **result)
+    else:
+        judged(strict, caplog, **result)
+
+
+def test_agreement_is_one_number_in_the_check_and_in_the_quality_of_the_generator(experiment, storage):
+    teacher = run(changed(experiment, fit_check__rows=50), storage=storage.root, name="one", local=True).record[
+        "teacher"
+    ]
+    check, quality = teacher["fit_check"], {role: teacher[role]["quality"]["validation"] for role in fit_check.TEACHER}
+    assert check["agreement_reconstructed"] == quality["generator"]["labeler_agreement"]
+    assert check["accuracy"] == quality["labeler"]["accuracy"]
+    assert check["agreement_rows"] > check["rows"] == 50
+    low, high = check["agreement_interval"]
+    assert low < check["agreement_reconstructed"] < high <= 100
 
 
 def test_a_slow_generator_is_measured_on_fewer_rows(experiment, labeler, digits):

@@ -53,6 +53,16 @@ def filter_tune_messages() -> None:
     logging.getLogger("ray.tune.tune").addFilter(_say_that_it_stops)
 
 
+def study_of(search: Any) -> Any:
+    """Return the Optuna study of a search algorithm of Tune's."""
+    return search._ot_study
+
+
+def study_trial(search: Any, trial_id: str) -> Any:
+    """Return Optuna's trial that a search algorithm of Tune's has asked for."""
+    return search._ot_trials[trial_id]
+
+
 def _is_no_failed_trial(message: logging.LogRecord) -> bool:
     return not str(message.msg).startswith("Trial task failed")
 

@@ -9,8 +9,6 @@ from typing import Any
 import pandas as pd
 import ray
 from ray import tune
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.environment import environment
@@ -24,9 +22,11 @@ from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.curves import Curves
 from tgt_ray.sweeps.leaderboard import Leaderboard
 from tgt_ray.sweeps.schedulers import make_scheduler
 from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
+from tgt_ray.sweeps.table import best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
@@ -92,7 +92,6 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             fit_check.keep(prepared.teacher, storage, folder)
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
             study_path(folder).unlink(missing_ok=True)
-            list_hyperparameters(sweep, folder)
         log.info(
             "to continue it after an interruption: python -m tgt_ray sweep --resume --storage %s --name %s",
             storage.root,
@@ -100,20 +99,6 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         )
         make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
     return finish(sweep, folder)
-
-
-def list_hyperparameters(sweep: SweepConfig, folder: Storage) -> None:
-    """Tell TensorBoard's HParams tab in which keys trials differ; by itself it looks at one, which may be a control."""
-    if not folder.is_local:
-        return
-    examples = {key: distribution.ends()[0] for key, distribution in sweep.space.items()}
-    known = {
-        key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in examples.items()
-    }
-    about, _, _ = hparams(known, {f"ray/tune/{sweep.search.metric}": 0.0})
-    writer = SummaryWriter(folder.within("tune").base, filename_suffix=".sweep")
-    writer.file_writer.add_summary(about)
-    writer.close()
 
 
 def make_tuner(
@@ -148,7 +133,7 @@ def make_tuner(
             name="tune",
             storage_path=folder.root,
             verbose=0,
-            callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder))],
+            callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
             # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
             failure_config=tune.FailureConfig(max_failures=0),
             # The runs write checkpoints themselves.
@@ -192,8 +177,9 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
 
 
 def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:
-    """Return the row of the finished trial with the best validation metric, controls left out; None without one."""
+    """Return the row of the finished trial with the best validation metric, controls left out; None without one.
+
+    Of equal ones it is the trial that was chosen first.
+    """
     finished = table[(table.status == "finished") & table.control.isna()]
-    if not len(finished):
-        return None
-    return finished.sort_values(sweep.search.metric, ascending=sweep.search.mode == "min", kind="stable").iloc[0]
+    return best_first(sweep, finished).iloc[0] if len(finished) else None

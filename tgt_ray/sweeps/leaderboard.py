@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+import pandas as pd
 from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.live import Live
 from tgt_ray.core import records
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.search import note_failure
 from tgt_ray.sweeps.table import ENDED, line, render, trial_table
 
 log = logging.getLogger(__name__)
@@ -56,15 +58,17 @@ class Leaderboard(Callback):
         self._ended(trials, trial, "COMPLETE")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended(trials, trial, "ERROR")
+        table = self._ended(trials, trial, "ERROR")
+        note_failure(self.folder, trial.trial_id, str(table[table.trial == trial.trial_id].iloc[0].reason))
 
-    def _ended(self, trials: list[Any], trial: Any, status: str) -> None:
+    def _ended(self, trials: list[Any], trial: Any, status: str) -> pd.DataFrame:
         table = trial_table(self.sweep, trials, {trial.trial_id: status})
         records.write_table(self.folder, table, "trials")
         if not _draws():
             row = table[table.trial == trial.trial_id].iloc[0]
             ended = int(table.status.isin(ENDED).sum())
             log.info(line(self.sweep, row, ended, self.sweep.num_trials))
+        return table
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         table = trial_table(self.sweep, trials)

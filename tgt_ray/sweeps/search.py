@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +14,68 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.ray_train import study_of, study_trial
 from tgt_ray.sweeps.config import SweepConfig
 
 STUDY_FILE = "optuna_journal.log"
 
 
 class ControlledSearch(OptunaSearch):
-    """Suggests the controls first, then what Optuna suggests.
+    """Suggests the controls first, then what Optuna suggests, and tells Optuna how trials end.
 
-    The config of a control's trial is {"control": name}. Optuna's study doesn't see these trials.
+    The config of a control's trial is {"control": name}. Controls are no trials of Optuna's study, which has their
+    results as attributes. A trial that was stopped early is pruned there, with its reports and no value.
     """
 
     def __init__(self, controls: list[str], **options: Any):
         super().__init__(**options)
         self._controls_left = list(controls)
         self._control_ids: set[str] = set()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study_of(self).set_metric_names([self.metric])
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._controls_left:
             self._control_ids.add(trial_id)
             return {"control": self._controls_left.pop(0)}
-        return super().suggest(trial_id)
+        values = super().suggest(trial_id)
+        study_trial(self, trial_id).set_user_attr("trial", trial_id)
+        return values
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id not in self._control_ids:
-            super().on_trial_result(trial_id, result)
+        if trial_id not in self._control_ids and self._is_open(trial_id):
+            super().on_trial_result(trial_id, {**result, "training_iteration": result["step"]})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._control_ids:
-            super().on_trial_complete(trial_id, result, error)
+        if trial_id in self._control_ids:
+            if result:
+                self._note_control(trial_id, result)
+        elif not self._is_open(trial_id):
+            return
+        elif error or not result or not math.isfinite(result[self.metric]):
+            super().on_trial_complete(trial_id, error=error or bool(result))
+        elif f"test_{self.metric}" in result:
+            super().on_trial_complete(trial_id, result)
+        elif result.get("done"):  # an interruption stops trials as well, and a resume goes on with them
+            # Optuna refuses a value of a pruned trial: it goes by the reports.
+            self.on_trial_result(trial_id, result)
+            super().on_trial_complete(trial_id)
+
+    def _is_open(self, trial_id: str) -> bool:
+        """Return whether Optuna still takes reports: a restored search may have forgotten that the trial has ended."""
+        number = study_trial(self, trial_id).number
+        return not study_of(self).get_trials(deepcopy=False)[number].state.is_finished()
+
+    def _note_control(self, trial_id: str, result: dict[str, Any]) -> None:
+        about = {name: result[name] for name in (self.metric, f"test_{self.metric}", "step") if name in result}
+        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", {"trial": trial_id, **about})
+
+
+def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
+    """Write into the sweep's study why a trial failed: as an attribute of the study, since a failed trial is closed."""
+    (name,) = optuna.get_all_study_names(_journal(folder))
+    optuna.load_study(study_name=name, storage=_journal(folder)).set_user_attr(f"error {trial_id}", reason)
 
 
 def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
@@ -62,8 +97,12 @@ def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
         sampler=sampler,
         points_to_evaluate=sweep.first_points(),
         study_name=Path(folder.root).name,
-        storage=JournalStorage(JournalFileBackend(str(study_path(folder)))),
+        storage=_journal(folder),
     )
+
+
+def _journal(folder: Storage) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(study_path(folder))))
 
 
 def study_path(folder: Storage) -> Path:

@@ -23,24 +23,43 @@ ENDED = ("finished", "stopped early", "failed")
 
 
 def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
-    """Make the table of trials, one row each and best first.
+    """Make the table of trials, one row each and best first; of those that are equal, the one that was chosen first.
 
     Its columns are status, why the trial failed, values of the space, metrics and times.
 
     - newer: Tune's status of trials by id, where it is known before the trial itself has it
     """
     rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
-    columns = ["trial", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
+    columns = ["trial", "number", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
     table = pd.DataFrame(rows)
     table = records.plain_text(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
-    return table.sort_values(
-        sweep.search.metric, ascending=sweep.search.mode == "min", na_position="last", kind="stable"
-    )
+    return best_first(sweep, table)
+
+
+def best_first(sweep: SweepConfig, table: pd.DataFrame) -> pd.DataFrame:
+    """Sort trials by the metric of the search, and those that are equal by their numbers.
+
+    Nothing else may decide: the order in which Tune lists trials changes with a resume, and test metrics must not
+    choose anything.
+    """
+    # Tables of older versions have no numbers; they are sorted by id then.
+    tie = "number" if "number" in table.columns else "trial"
+    up = sweep.search.mode == "min"
+    return table.sort_values([sweep.search.metric, tie], ascending=[up, True], na_position="last")
+
+
+def number_of(trial: Any) -> int | None:
+    """Return a trial's number, from 1, in the order in which values were chosen; None where Tune gave it none.
+
+    A resume keeps it: Tune stores it at the beginning of the trial's tag.
+    """
+    first = (trial.experiment_tag or "").partition("_")[0]
+    return int(first) if first.isdigit() else None
 
 
 def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     result = {
-        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in _TUNES_OWN
+        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in TUNES_OWN
     }
     status = _status(sweep, tune_status, trial.last_result or {})
     reason = None
@@ -52,6 +71,7 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
     return {
         "trial": trial.trial_id,
+        "number": number_of(trial),
         "status": status,
         "reason": reason,
         "control": trial.config.get("control"),
@@ -61,7 +81,8 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     }
 
 
-_TUNES_OWN = {
+#: What Tune adds to a report.
+TUNES_OWN = {
     "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
     "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
 }  # fmt: skip
@@ -85,15 +106,21 @@ def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:
     - row: the trial's, of the table
     - ended, total: numbers of trials
     """
-    what = (
-        f"control {row.control}"
-        if row.control
-        else ", ".join(f"{k.split('.')[-1]} {number(row[k])}" for k in sweep.space)
-    )
+    what = tried(sweep, row)
     score = row.get(sweep.search.metric)
     tail = f": {row.reason}" if row.reason else ""
     where = f"{sweep.search.metric} {number(score)} at step {number(row.get('step'))}"
     return f"[{ended}/{total}] {row.trial} {row.status}, {where} ({what}){tail}"
+
+
+def tried(sweep: SweepConfig, values: Any) -> str:
+    """Say what a trial tries: its values of the space, or the name of a control.
+
+    - values: the trial's by key, perhaps with more
+    """
+    if values.get("control"):
+        return f"control {values.get('control')}"
+    return ", ".join(f"{key.split('.')[-1]} {number(values.get(key))}" for key in sweep.space)
 
 
 def number(value: Any) -> str:

@@ -22,6 +22,7 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives.facts import Facts, Rows
 from tgt_ray.results import fit_pages
 from tgt_ray.tasks import TaskData, inputs_of
+from tgt_ray.tasks.metrics.shares import above_chance, interval
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.module import Teacher
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 FOLDER = "fit_checks"
 #: Seconds above which a generator's call is warned of.
 LONG_CALL_S = 10
+#: Models of a teacher, as its record names them.
+TEACHER = ("labeler", "generator")
+#: The share of the largest class, in percent, that `fit_check.minimum` is meant for.
+TENTH = 10.0
+#: Balanced accuracy above chance, in percent of what lies above it, that no labeler at chance has (our choice).
+CLEARLY_ABOVE = 10.0
 
 
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
@@ -61,7 +68,8 @@ def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, stor
     """
     if not experiment.streams or experiment.fit_check.on_low == "skip":
         return {}
-    return records.find(storage, "fit_check", FOLDER, f"{key(experiment, teacher, data)}.json")
+    found = records.find(storage, "fit_check", FOLDER, f"{key(experiment, teacher, data)}.json")
+    return None if found is None else completed(experiment, found, teacher, data)
 
 
 def ready(
@@ -86,24 +94,101 @@ def ready(
     result, galleries = measure(experiment, teacher, data, device)
     for file, content in galleries.items():
         storage.write(content, FOLDER, _stored_as(file, name))
-    result = formats.stamped("fit_check", {**result, "key": name})
+    result = completed(experiment, formats.stamped("fit_check", {**result, "key": name}), record, data)
     records.write_json(storage, result, FOLDER, f"{name}.json")
     return result
 
 
-def judge(experiment: Experiment, result: dict[str, Any]) -> None:
-    """Log the result of the check, and warn where agreement is low.
+def completed(experiment: Experiment, result: dict[str, Any], record: dict[str, Any], data: TaskData) -> dict[str, Any]:
+    """Add how exact accuracy and agreement are, and what chance would give.
 
-    - raises ConfigError: where agreement is low and `fit_check.on_low` is fail
+    Where the teacher's record has them of all validation rows, these numbers are taken in place of those of the
+    check's rows, so that each of them is one number everywhere.
+
+    - record: the teacher's
+    """
+    out = dict(result)
+    measured = {"accuracy_rows": result["rows"], "agreement_rows": result["rows"]}
+    if experiment.teacher.generator.starts_from_train:
+        labels = data.labels("validation")
+        counts = np.bincount(labels[labels >= 0])
+        out["majority"] = 100 * float(counts.max() / counts.sum())
+        of_labeler, of_generator = (record[role].get("quality", {}).get("validation", {}) for role in TEACHER)
+        if "accuracy" in of_labeler:
+            out["accuracy"], measured["accuracy_rows"] = of_labeler["accuracy"], int(counts.sum())
+        if "labeler_agreement" in of_generator:
+            out["agreement_reconstructed"] = of_generator["labeler_agreement"]
+            measured["agreement_rows"] = len(labels)
+        out["agreement_above_chance"] = above_chance(out["agreement_reconstructed"], out["majority"])
+        if "balanced_accuracy" in of_labeler:
+            out["balanced_above_chance"] = above_chance(of_labeler["balanced_accuracy"], 100 / (counts > 0).sum())
+    return out | {
+        **measured,
+        "accuracy_interval": list(interval(out["accuracy"], measured["accuracy_rows"])),
+        "agreement_interval": list(interval(out["agreement_reconstructed"], measured["agreement_rows"])),
+    }
+
+
+def judge(experiment: Experiment, result: dict[str, Any]) -> None:
+    """Log the result of the check, and warn where the labeler's accuracy or its agreement is low.
+
+    - raises ConfigError: where one of them is low and `fit_check.on_low` is fail
     """
     if not result:
         return
     for line in _facts(experiment, result):
         log.info("%s", line)
     _say_if_calls_are_long(experiment.pool.rows_per_request, result["rows_per_second"])
-    least = experiment.fit_check.minimum
-    if result["agreement_reconstructed"] >= least:
-        return
+    message = _low_accuracy(experiment, result)
+    _warn_or_refuse(experiment, message)
+    message = _low_agreement(experiment, result)
+    _warn_or_refuse(experiment, message)
+
+
+def _warn_or_refuse(experiment: Experiment, message: str | None) -> None:
+    if message is not None and experiment.fit_check.on_low == "fail":
+        raise ConfigError(message)
+    if message is not None:
+        log.warning("warning: %s", message)
+
+
+def _low_accuracy(experiment: Experiment, result: dict[str, Any]) -> str | None:
+    if experiment.task.has_documents or "majority" not in result:
+        return None
+    right, exact = result["accuracy"], _exact(result, "accuracy")
+    remedy = "train the labeler longer or make it larger, or check the labels of its data"
+    least, majority = experiment.fit_check.minimum_accuracy, result["majority"]
+    # Of very unequal classes, accuracy alone says little: a good labeler may be as often right as the largest class.
+    at_chance = result.get("balanced_above_chance", 0.0) < CLEARLY_ABOVE
+    if result["accuracy_interval"][0] <= majority and at_chance:
+        return (
+            f"the labeler is right on {right:.1f} % of held-out rows{exact}, which is not clearly above the"
+            f" {majority:.1f} % of the largest class: {remedy}"
+        )
+    if right < least:
+        return (
+            f"the labeler is right on {right:.1f} % of held-out rows{exact}, less than fit_check.minimum_accuracy"
+            f" {least:g}: {remedy}, or lower the minimum"
+        )
+    return None
+
+
+def needed_agreement(minimum: float, majority: float) -> float:
+    """Return the percentage of agreement that is asked for.
+
+    - minimum: `fit_check.minimum`, meant for ten equal classes
+    - majority: percent of the largest class; where it is above a tenth, as much is asked for above chance
+    """
+    if minimum <= TENTH:
+        return minimum
+    return max(minimum, majority + (100 - majority) * (minimum - TENTH) / (100 - TENTH))
+
+
+def _low_agreement(experiment: Experiment, result: dict[str, Any]) -> str | None:
+    least, majority = experiment.fit_check.minimum, result.get("majority", 0.0)
+    needed = needed_agreement(least, majority)
+    if result["agreement_reconstructed"] >= needed:
+        return None
     # What was measured so far: see docs/results.md.
     seen = {
         "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and"
@@ -117,13 +202,19 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     kind = "text" if experiment.task.modality == "text" else "image"
     if not experiment.teacher.generator.starts_from_train:
         kind = "documents"
-    message = (
+    raised = f" ({needed:.1f} here, since the largest class has {majority:.1f} % of the rows)" if needed > least else ""
+    return (
         f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's"
-        f" reconstructions, less than fit_check.minimum {least:g}: {seen[kind]}"
+        f" reconstructions, less than fit_check.minimum {least:g}{raised}: {seen[kind]}"
     )
-    if experiment.fit_check.on_low == "fail":
-        raise ConfigError(message)
-    log.warning("warning: %s", message)
+
+
+def _exact(result: dict[str, Any], what: str) -> str:
+    """Say the 95 % interval of a percentage, and on how many rows it was measured."""
+    if f"{what}_interval" not in result:
+        return ""
+    low, high = result[f"{what}_interval"]
+    return f" (95 % interval {low:.1f} to {high:.1f}, {result[f'{what}_rows']:,} rows)"
 
 
 def _say_if_calls_are_long(rows: int, per_second: float) -> None:
@@ -144,8 +235,14 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     rows = experiment.train.steps * experiment.train.batch_size * experiment.synthetic_ratio
     speed = result["rows_per_second"]
     yield f"fit of the teacher on {result['rows']} held-out rows:"
-    yield f"  labeler's accuracy {result['accuracy']:.1f} %"
-    yield f"  its agreement with itself on reconstructions {result['agreement_reconstructed']:.1f} %"
+    yield f"  labeler's accuracy {result['accuracy']:.1f} %{_exact(result, 'accuracy')}"
+    agreement = f"{result['agreement_reconstructed']:.1f} %{_exact(result, 'agreement')}"
+    yield f"  its agreement with itself on reconstructions {agreement}"
+    if "majority" in result:
+        yield (
+            f"  corrected for chance {result['agreement_above_chance']:.1f} %: the largest class has"
+            f" {result['majority']:.1f} % of the rows"
+        )
     yield f"  its agreement with itself on explored rows ({result['explorer']}) {result['agreement_explored']:.1f} %"
     yield f"  {_likeness(result)}"
     yield (

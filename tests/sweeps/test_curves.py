@@ -1,0 +1,49 @@
+"""What TensorBoard shows of sweeps."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tgt_ray.core.storage import Storage
+from tgt_ray.sweeps.curves import Curves
+
+
+def events(folder: Path) -> EventAccumulator:
+    out = EventAccumulator(str(folder))
+    out.Reload()
+    return out
+
+
+@pytest.fixture
+def tune(tmp_path) -> Path:
+    curves = Curves(sweep(), Storage(tmp_path / "mine"))
+    searched = trial("a", 90.0, experiment_tag="3_x=1")
+    for one in (searched, trial("c", 80.0, config={"control": "one_hot"}, experiment_tag="1_x=1")):
+        for step, score in ((250, 70.0), (500, one.last_result[METRIC])):
+            said = {**one.last_result, "step": step, METRIC: score, "training_iteration": step // 250}
+            curves.log_trial_result(1, one, said)
+        curves.log_trial_end(one)
+    curves.log_trial_end(FakeTrial("never", "ERROR", {}, None))
+    return tmp_path / "mine" / "tune"
+
+
+def test_curves_go_over_training_steps_and_are_named_by_what_was_tried(tune):
+    names = sorted(folder.name for folder in (tune / "curves").iterdir())
+    assert names == ["01 control one_hot", "03 synthetic_ratio 0.5, temperature 2, step_size 0.1"]
+    curves = events(tune / "curves" / names[1])
+    assert [(each.step, each.value) for each in curves.Scalars(METRIC)] == [(250, 70.0), (500, 90.0)]
+    assert not {"pid", "training_iteration", "step"} & set(curves.Tags()["scalars"])
+
+
+def test_hparams_has_the_searched_metric_the_test_metrics_and_the_sweep(tune):
+    (folder,) = (tune / "hparams").glob("03*")
+    scores = events(folder)
+    assert scores.Tags()["scalars"] == [METRIC, f"test_{METRIC}"], "what lies here is what the tab lists"
+    content = scores.PluginTagToContent(metadata.PLUGIN_NAME)
+    begun = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    assert begun.hparams["sweep"].string_value == "mine" and begun.hparams["control"].string_value == ""
+    assert begun.hparams["train.synthetic_ratio"].number_value == 0.5
+    assert metadata.EXPERIMENT_TAG not in content, "the first of these would hide the keys of other sweeps"
