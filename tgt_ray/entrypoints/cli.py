@@ -139,7 +139,7 @@ def report(
         print(target)
     else:
         there[0].write(content, REPORT_FILE)
-        print(f"{there[0].root}/{REPORT_FILE}")
+        print(there[0].where(REPORT_FILE))
 
 
 def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) -> Source:
@@ -187,5 +187,5 @@ def main(*commands: Callable[..., None]) -> None:
 
 
 def _end(line: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False, emoji=False)
     sys.exit(code)
