@@ -17,6 +17,7 @@ SHOWN_CALLS = {"log.warning": 0, "log.log": 1, "self._end": 1}
 SHOWN_RESULTS = {"lacking"}
 #: Messages that are neither raised nor logged as warnings: the reason of a lost trial, and last lines of a sweep.
 ELSEWHERE = {
+    "core/stored.py": ["is damaged (", "; restore it from a copy, or begin anew without it"],
     "data/columns.py": ["is not a JSON object"],
     "distributed/cluster.py": ["cannot connect to that cluster", "cannot start a local Ray"],
     "sweeps/table.py": ["the trial's process was lost"],

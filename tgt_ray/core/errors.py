@@ -41,6 +41,10 @@ class RunFailed(OneLine, RuntimeError):
     """Raised for a run that was started and ended without a result; the message says why."""
 
 
+class NotWritten(RunFailed):
+    """Raised where a result can't be written, as on a full disk; the message names the file and the reason."""
+
+
 @contextmanager
 def concerning(key: str) -> Iterator[None]:
     """Put the dotted `key` in front of ConfigErrors that are raised inside, unless they name that block themselves."""

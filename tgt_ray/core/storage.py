@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import re
+import socket
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core import stored
+from tgt_ray.core.errors import ConfigError, NotWritten
+from tgt_ray.core.stored import Damaged
+
+log = logging.getLogger(__name__)
 
 #: Folders below the root that all runs share.
 RESERVED = (
@@ -22,8 +34,18 @@ RESERVED = (
     "logs",
     "benchmark_runs",
 )
+#: Files that only the folder of a run or a sweep has.
+BEGUN = ("experiment.yaml", "sweep.yaml")
+#: Seconds after which a draft is left over for certain.
+DRAFT_S = 24 * 3600
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+#: Keys of a URI's options that hold secrets.
+_SECRET_KEY = re.compile(r"key|secret|token|password|passwd|credential|sas|signature", re.IGNORECASE)
+#: Names of drafts: of what, by which process of which machine, and a random part. Version 0.2 left out the middle.
+_DRAFT = re.compile(r".+?(?:\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+))?\.[0-9a-f]{8}\.tmp")
 
 
 def check_name(name: str) -> str:
@@ -36,19 +58,41 @@ def check_name(name: str) -> str:
 
 
 class Storage:
-    """A storage root, whose files are addressed by relative parts that cannot leave it."""
+    """A storage root, whose files are addressed by relative parts that cannot leave it.
+
+    What is written bears a checksum, where its format has room for one, and what is read is checked (see
+    `tgt_ray.core.stored`).
+
+    - root: the folder or URI; it may hold secrets, so that no message and no record says it
+    - shown: the same without secrets
+    """
 
     def __init__(self, root: str | Path):
         text = str(root)
+        if not text.strip():
+            raise ConfigError("--storage: is empty; give a folder, such as results, or a URI such as s3://bucket/path")
+        self._options, self._secrets = "", _secrets(text)
+        self.shown = self._hide(text)
+        slash = _ONE_SLASH.match(text)
+        if slash:
+            raise ConfigError(
+                f"--storage {self.shown}: a URI has two slashes, {slash[1]}://; for a folder of this name write"
+                f" ./{self.shown}"
+            )
         try:
-            if "://" in text:
+            if _URI.match(text):
                 self.fs, self.base = fs.FileSystem.from_uri(text)
-                self.root = text.rstrip("/")
+                path, question, options = text.partition("?")  # s3://bucket/path?region=...
+                self._plain, self._options = path.rstrip("/"), question + options
             else:
                 self.fs = fs.LocalFileSystem()
-                self.root = self.base = str(Path(text).expanduser().resolve())
-        except (pa.ArrowException, OSError, ValueError) as err:
-            raise ConfigError(f"--storage {text}: not a folder or a URI that pyarrow knows ({err})") from err
+                self._plain = self.base = str(Path(text).expanduser().resolve())
+        except (pa.ArrowException, OSError, ValueError, RuntimeError) as err:
+            raise ConfigError(
+                f"--storage {self.shown}: not a folder or a URI that pyarrow knows ({self._reason(err)})"
+            ) from None  # whose text may say a secret
+        self.root = self._plain + self._options
+        self.shown = self._hide(self._plain) + self._hide(self._options)
         self.is_local = isinstance(self.fs, fs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
@@ -56,12 +100,15 @@ class Storage:
 
     def within(self, *parts: str) -> Storage:
         """Return the storage rooted in a folder of this one."""
-        path, question, options = self.root.partition("?")  # s3://bucket/path?region=...
-        return Storage("/".join([path, *map(_safe, parts)]) + question + options)
+        return Storage("/".join([self._plain, *map(_safe, parts)]) + self._options)
 
     def path(self, *parts: str) -> str:
         """Return a path on `self.fs`."""
         return "/".join([self.base, *map(_safe, parts)])
+
+    def where(self, *parts: str) -> str:
+        """Return what messages call a file."""
+        return "/".join([self._hide(self._plain), *map(_safe, parts)])
 
     def exists(self, *parts: str) -> bool:
         return self.fs.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
@@ -72,22 +119,81 @@ class Storage:
         return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
 
     def read(self, *parts: str) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError."""
-        with self.fs.open_input_file(self.path(*parts)) as file:
-            return file.read()
+        """Return a file's bytes, as they were written.
 
-    def write(self, data: bytes, *parts: str) -> None:
-        """Write a whole file or none: on a local disk it is written beside its place and moved there."""
-        target = self.path(*parts)
+        - raises FileNotFoundError: where there is none
+        - raises Damaged: where it is damaged
+        """
+        where = self.where(*parts)
+        try:
+            with self.fs.open_input_file(self.path(*parts)) as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as err:
+            if getattr(err, "errno", None) == errno.EIO:
+                raise Damaged.of(where, self._reason(err)) from err
+            raise ConfigError(f"{where}: cannot be read ({self._reason(err)})") from err
+        return stored.unsealed(parts[-1], content, where)
+
+    def find(self, *parts: str) -> bytes | None:
+        """Return a file that can be made again; None where it must be, for which a line in the log says the reason.
+
+        Nothing is said of a file that isn't there.
+        """
+        try:
+            return self.read(*parts)
+        except FileNotFoundError:
+            return None
+        except Damaged as err:
+            log.warning("%s; made again", err.fact)
+            return None
+
+    def holds(self, *parts: str) -> bool:
+        """Whether there is a whole file, which isn't kept in memory; for a damaged one see `find`."""
         if not self.is_local:
-            with self.fs.open_output_stream(target) as file:
-                file.write(data)
-            return
-        self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-        draft = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
-        with self.fs.open_output_stream(draft) as file:
-            file.write(data)
-        self.fs.move(draft, target)
+            return self.find(*parts) is not None
+        path = Path(self.path(*parts))
+        if not path.is_file():
+            return False
+        try:
+            content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else b""
+        except OSError as err:
+            raise ConfigError(f"{path}: cannot be read ({self._reason(err)})") from err
+        reason = stored.damage(parts[-1], content)
+        if reason is not None:
+            log.warning("%s; made again", Damaged.of(self.where(*parts), reason).fact)
+        return reason is None
+
+    def write(self, data: bytes, *parts: str, keep: str | None = None) -> None:
+        """Write a whole file or none: on a local disk it is written beside its place and moved there.
+
+        - keep: name in the same folder under which a file that is replaced stays
+        - raises NotWritten: where the disk is full, or nothing may be written there
+        """
+        target, content = self.path(*parts), stored.sealed(parts[-1], data)
+        draft = f"{target}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
+        try:
+            if self.is_local:
+                self.fs.create_dir(target.rpartition("/")[0], recursive=True)
+            elif keep:
+                self._move(target, self.path(*parts[:-1], keep))
+            with self.fs.open_output_stream(draft) as file:
+                for part in content:
+                    file.write(part)
+            if self.is_local and keep:
+                self._move(target, self.path(*parts[:-1], keep))
+            if self.is_local:
+                self.fs.move(draft, target)
+        except (pa.ArrowException, OSError) as err:
+            if self.is_local:
+                with suppress(OSError):
+                    Path(draft).unlink(missing_ok=True)
+            raise NotWritten(f"{self.where(*parts)}: cannot be written ({self._reason(err)})") from err
+
+    def _move(self, path: str, to: str) -> None:
+        if self.fs.get_file_info(path).type == fs.FileType.File:
+            self.fs.move(path, to)
 
     def delete(self, *parts: str) -> None:
         """Delete everything in a folder, where there is one."""
@@ -95,12 +201,101 @@ class Storage:
 
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be written here."""
+        if self.is_local and Path(self.base).exists() and not Path(self.base).is_dir():
+            raise ConfigError(f"--storage {self.shown}: is a file; give a folder")
         probe = f"probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(b"", probe)
             self.fs.delete_file(self.path(probe))
+        except NotWritten as err:
+            reason = self._reason(err.__cause__ or err)
+            raise ConfigError(f"--storage {self.shown}: cannot write there ({reason})") from err
         except (pa.ArrowException, OSError) as err:
-            raise ConfigError(f"--storage {self.root}: cannot write there ({' '.join(str(err).split())})") from err
+            raise ConfigError(f"--storage {self.shown}: cannot write there ({self._reason(err)})") from err
+
+    def remove_drafts(self) -> int:
+        """Remove the drafts that processes have left which are gone; return how many there were.
+
+        Only folders that the project has made are looked through, since the root may have other files as well.
+        """
+        if not self.is_local or not Path(self.base).is_dir():
+            return 0
+        own = [each for each in Path(self.base).iterdir() if _is_ours(each)]
+        left = [path for folder in own for path in _drafts(folder) if _is_left(path)]
+        for path in left:
+            with suppress(OSError):  # another process may have been faster
+                path.unlink()
+        return len(left)
+
+    def _reason(self, err: BaseException) -> str:
+        """Return an error's reason in one line, without secrets."""
+        number = getattr(err, "errno", None)
+        return os.strerror(number) if number else self._hide(" ".join(str(err).split()))
+
+    def _hide(self, text: str) -> str:
+        return _hidden(text, self._secrets)
+
+
+def shown(root: str) -> str:
+    """Return a folder or URI without the secrets in it, for messages."""
+    return _hidden(root, _secrets(root))
+
+
+def _hidden(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
+
+
+def _secrets(uri: str) -> list[str]:
+    """Return the texts in a URI that must not be shown, the longest first."""
+    if not _URI.match(uri):
+        return []
+    path, _, options = uri.partition("?")
+    user, at, _ = path.partition("://")[2].partition("/")[0].rpartition("@")
+    found = [user, *user.split(":")[1:]] if at else []
+    for key, _, value in (option.partition("=") for option in options.split("&")):
+        if _SECRET_KEY.search(key):
+            found.append(value)
+    return sorted({each for text in found for each in (text, unquote(text)) if each}, key=len, reverse=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    return folder.name in RESERVED or any((folder / name).exists() for name in BEGUN)
+
+
+def _drafts(folder: Path) -> Iterator[Path]:
+    for place, _, files in os.walk(folder):
+        yield from (Path(place, name) for name in files if name.endswith(".tmp"))
+
+
+def _is_left(draft: Path) -> bool:
+    """Whether nobody will finish a draft: its process on this machine is gone, or it is old."""
+    said = _DRAFT.fullmatch(draft.name)
+    if said is None:
+        return False
+    try:
+        if said["host"] == _host() and not _is_alive(int(said["pid"])):
+            return True
+        return time.time() - draft.stat().st_mtime > DRAFT_S
+    except OSError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
 
 
 def _safe(part: str) -> str:

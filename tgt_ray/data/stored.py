@@ -6,7 +6,10 @@ The files are mapped where they are used, so that only their address travels.
 from __future__ import annotations
 
 import functools
-import tempfile
+import logging
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,34 @@ def write_file(table: pa.Table, folder: Storage, name: str) -> None:
     folder.write(sink.getvalue().to_pybytes(), name)
 
 
+def whole(folder: Storage, files: Sequence[str], rows: int) -> bool:
+    """Tell whether the files of a StoredTable are there and undamaged; a line in the log says which one is not.
+
+    Files of a remote storage are checked when they are fetched.
+
+    - rows: that all of them hold together
+    """
+    if not folder.is_local:
+        return all(folder.exists(name) for name in files)
+    missing = [name for name in files if not folder.exists(name)]
+    if missing:
+        log.warning("%s: is missing; made again", folder.where(missing[0]))
+        return False
+    with ThreadPoolExecutor(max_workers=8) as threads:  # the checksum is computed outside of Python's lock
+        if not all(threads.map(folder.holds, files)):
+            return False
+    try:
+        return sum(len(batch) for batch in _open(folder.root, tuple(files))) == rows
+    except (pa.ArrowException, OSError) as err:  # of a file without a checksum
+        log.warning("%s: is damaged (%s); made again", folder.shown, " ".join(str(err).split()))
+        return False
+
+
+def forget() -> None:
+    """Map no file any more that was mapped before files were made again."""
+    _open.cache_clear()
+
+
 @functools.lru_cache(maxsize=8)
 def _open(root: str, files: tuple[str, ...]) -> tuple[pa.RecordBatch, ...]:
     folder = Storage(root)
@@ -119,7 +153,12 @@ def _copied_here(folder: Storage, name: str) -> Path:
     target = here / name
     if not target.exists():
         here.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=here, delete=False) as draft:
-            draft.write(folder.read(name))
-        Path(draft.name).replace(target)
+        content = folder.read(name)
+        draft = here / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            draft.write_bytes(content)
+            draft.replace(target)
+        except OSError as err:
+            draft.unlink(missing_ok=True)
+            raise NotWritten(f"{target}: cannot be written ({err.strerror or err})") from err
     return target

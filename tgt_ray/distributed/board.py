@@ -135,4 +135,4 @@ def start_board(name: str, plan: Experiment, lanes: list[str], max_rebuilds: int
 
 def board_name(folder: Storage) -> str:
     """Return the name of the board of a run's or sweep's folder."""
-    return f"tgt-ray board of {folder.root}"
+    return f"tgt-ray board of {folder.shown}"

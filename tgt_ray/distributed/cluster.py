@@ -78,7 +78,7 @@ def check_shared(storage: Storage) -> None:
         storage.fs.delete_file(storage.path(marker))
     if blind:
         raise ConfigError(
-            f"--storage {storage.root}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this"
+            f"--storage {storage.shown}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this"
             " folder; give a folder that all nodes mount, or a URI such as s3://bucket/path"
         )
 

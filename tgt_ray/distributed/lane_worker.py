@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.exceptions import RayError
 
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.stored import Damaged
 from tgt_ray.distributed.messages import Run
 from tgt_ray.experiment.experiment import Experiment
 
@@ -121,13 +123,14 @@ class LaneWorker:
             self._train(item, run)
         except Stopped:
             pass
-        except Diverged as err:
+        except (Diverged, Damaged) as err:
+            # All workers read the same damaged state.
             reason = str(err)
         except (RayError, StreamLost) as err:
             self.board.trouble.remote(item.id, str(err))
             raise
         except Exception as err:
-            reason = f"{type(err).__name__}: {err}"
+            reason = str(err) if isinstance(err, NotWritten) else f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
             if self.world_size > 1 or self.device != "cpu":
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
@@ -141,8 +144,7 @@ class LaneWorker:
         """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""
         import torch
 
-        from tgt_ray.training import checkpoint
-        from tgt_ray.training.files import STATE_FILE
+        from tgt_ray.training import checkpoint, states
         from tgt_ray.training.run import StudentRun
 
         if item.experiment.train.compile:
@@ -152,9 +154,9 @@ class LaneWorker:
         if self.prepared is None or self.prepared[0] != reference.hex():
             self.prepared = reference.hex(), ray.get(reference)
         run = StudentRun(item.experiment, self.prepared[1].student, self.rank, self.world_size, self.device, wrap)
-        folder = Storage(item.folder)
-        if folder.exists(STATE_FILE):
-            checkpoint.load_state(run, folder.read(STATE_FILE))
+        state = states.last_whole(Storage(item.folder))
+        if state is not None:
+            checkpoint.load_state(run, state)
         if self.world_size > 1:
             steps = torch.tensor([run.step, -run.step], device=self.device)
             torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
@@ -242,13 +244,12 @@ class LaneHooks:
         return self.stream.metrics() if self.stream is not None else {}
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
-        from tgt_ray.training import checkpoint
+        from tgt_ray.training import checkpoint, states
 
         if self.rank != 0:
             return
         # The checkpoint comes first, so that nothing that was reported can be lost.
-        for name, content in checkpoint.files_of(run).items():
-            self.folder.write(content, name)
+        states.write_files(checkpoint.files_of(run), self.folder)
         self.send(metrics)
 
     def send(self, metrics: dict[str, Any]) -> None:

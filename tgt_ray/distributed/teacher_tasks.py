@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import OneLine
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
@@ -82,7 +82,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
         record: dict[str, Any] = ray.get(make.remote(experiment, reference, storage, threads))
         return record
     except ray.exceptions.RayTaskError as err:
-        if isinstance(err.cause, ConfigError):
+        if isinstance(err.cause, OneLine):
             raise err.cause from None
         raise
 

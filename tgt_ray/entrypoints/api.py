@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import uuid
@@ -27,7 +28,7 @@ from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import Task, TaskData
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
-from tgt_ray.training import fit_check
+from tgt_ray.training import fit_check, states
 from tgt_ray.training.files import kept_files
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def run(
     """
     if resume and experiment is None:
         root, name = _open(storage, name, "train", resume)
-        where = f"{root.root}/{name}/experiment.yaml"
+        where = root.where(name, "experiment.yaml")
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     with messages():
@@ -102,13 +103,11 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     scan = config.task.scan()
     root, name = _open(storage, name, "train", resume)
     folder = root.within(name)
-    begun = f"{folder.root}/experiment.yaml"
-    if resume and folder.exists("record.json"):
-        formats.check_not_newer("run", records.read_json(folder, "record.json"), f"--resume: run '{name}'")
+    begun = folder.where("experiment.yaml")
+    if resume:
+        _check_state(folder, name)
     if resume and validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) != config:
-        raise ConfigError(
-            f"--name {name}: the run there has another experiment; resume it with its own {folder.root}/experiment.yaml"
-        )
+        raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
         history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
     record = {
@@ -129,6 +128,14 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     records.write_json(folder, record, "record.json")
     _write_report(folder)
     return RunResult(folder.root, pd.DataFrame(history), record)
+
+
+def _check_state(folder: Storage, name: str) -> None:
+    """Raise ConfigError where a later version has written the run, or nothing whole is left to resume it from."""
+    content = folder.find("record.json")  # written anew at the end
+    if content is not None:
+        formats.check_not_newer("run", json.loads(content), f"--resume: run '{name}'")
+    states.check(folder.within("checkpoint"))
 
 
 def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
@@ -219,7 +226,7 @@ def _write_report(folder: Storage) -> None:
     try:
         folder.write(report([folder]), REPORT_FILE)
     except Exception as err:
-        log.warning("%s/%s: not written (%s: %s)", folder.root, REPORT_FILE, type(err).__name__, err)
+        log.warning("%s: not written (%s: %s)", folder.where(REPORT_FILE), type(err).__name__, err)
 
 
 def _keep_files(config: Experiment, folder: Storage) -> None:
@@ -255,7 +262,7 @@ def run_sweep(
         if resume:
             root, name = _open(storage, name, "sweep", resume)
             _check_format(root.within(name), name)
-            where = f"{root.root}/{name}/sweep.yaml"
+            where = root.where(name, "sweep.yaml")
             loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
             scan = loaded.experiment.task.scan()
         else:
@@ -280,7 +287,7 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
         cluster.check_shared(root)
         data = _read(config.experiment, scan, root, run_on_ray)
         _check_metric(config, config.experiment.task.metrics_of(data))
-        log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.root)
+        log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
         table = driver.start(config, data, root, name, resume)
     _write_report(folder)
     return SweepResult(
@@ -327,12 +334,15 @@ def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     try:
         begun, taken = root.exists(name, marker), root.exists(name)
     except OSError as err:
-        raise ConfigError(f"--storage {root.root}: cannot be read ({' '.join(str(err).split())})") from err
+        raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:
-        raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.root}")
+        raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.shown}")
     if taken and not resume:
         raise ConfigError(
-            f"--name {name}: exists already in {root.root}; choose another name, or continue it with --resume"
+            f"--name {name}: exists already in {root.shown}; choose another name, or continue it with --resume"
         )
     root.check_writable()
+    removed = root.remove_drafts()
+    if removed:
+        log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
     return root, name

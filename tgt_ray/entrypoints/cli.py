@@ -171,7 +171,7 @@ def report(
         _write_page(out or Path(REPORT_FILE), "--out", content)
     else:
         there[0].write(content, REPORT_FILE)
-        print(f"{there[0].root}/{REPORT_FILE}")
+        print(there[0].where(REPORT_FILE))
 
 
 def _write_page(target: Path, option: str, content: bytes) -> None:
@@ -227,5 +227,5 @@ def main(*commands: Callable[..., None]) -> None:
 
 
 def _end(line: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False, emoji=False)
     sys.exit(code)

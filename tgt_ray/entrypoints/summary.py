@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from tgt_ray.core.storage import shown
 from tgt_ray.sweeps.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class RunResult:
     def __repr__(self) -> str:
         last = self.metrics.iloc[-1]
         tested = [f"test {key.removeprefix('test_')} {last[key]:.2f}" for key in last.index if key.startswith("test_")]
-        return "\n".join([*tested, f"student, records and report.html: {self.folder}"])
+        return "\n".join([*tested, f"student, records and report.html: {shown(self.folder)}"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +70,7 @@ class SweepResult:
             yield "no trial has finished"
         else:
             yield from self._comparison(self.best)
-        yield f"table, best student, records and report.html: {self.folder}"
+        yield f"table, best student, records and report.html: {shown(self.folder)}"
 
     def _comparison(self, best: pd.Series) -> Iterator[str]:
         metric, trials = self.config.search.metric, self.trials
@@ -98,4 +99,4 @@ def print_result(result: SweepResult, with_table: bool = True) -> None:
     if with_table:
         console.print(render(result.config, result.trials, width=console.width))
     for line in result.lines():
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -67,7 +67,7 @@ def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
             yield
         said = file.seek(0, os.SEEK_END) > before
     if said:
-        log.info("messages of Ray and other libraries: %s", storage.within(LOGS, f"{name}.log").root)
+        log.info("messages of Ray and other libraries: %s", storage.where(LOGS, f"{name}.log"))
 
 
 @contextmanager

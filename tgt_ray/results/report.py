@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -83,10 +82,10 @@ def report(folders: Sequence[Storage]) -> bytes:
 
 def _section(folder: Storage) -> Section:
     if not folder.exists("record.json"):
-        raise ConfigError(f"{folder.root}: has no record.json; expected the folder of a finished run or of a sweep")
+        raise ConfigError(f"{folder.shown}: has no record.json; expected the folder of a finished run or of a sweep")
     record = records.read_json(folder, "record.json")
     if record.get("kind") not in ("run", "sweep"):
-        raise ConfigError(f"{folder.root}/record.json: is not the record of a run or of a sweep")
+        raise ConfigError(f"{folder.where('record.json')}: is not the record of a run or of a sweep")
     section = (_sweep if record["kind"] == "sweep" else _run)(folder, record)
     for file, (title, about) in KEPT.items():
         for where in ([], ["best"]):
@@ -103,7 +102,7 @@ def _section(folder: Storage) -> Section:
 def _run(folder: Storage, record: dict[str, Any]) -> Section:
     import pandas as pd
 
-    history = pd.DataFrame(map(json.loads, folder.read("metrics.jsonl").splitlines()))
+    history = pd.DataFrame(records.read_jsonl(folder, "metrics.jsonl"))
     tested = {key.removeprefix("test_"): value for key, value in record["result"].items() if key.startswith("test_")}
     headline = record.get("metric", next(iter(tested)))  # records of format 1 don't say which
     settings = yaml.safe_dump(record["experiment"], sort_keys=False)
@@ -123,7 +122,7 @@ def _run(folder: Storage, record: dict[str, Any]) -> Section:
 
 def _sweep(folder: Storage, record: dict[str, Any]) -> Section:
     if not folder.exists("trials.parquet"):
-        raise ConfigError(f"{folder.root}: no trial of this sweep has ended yet; try again later")
+        raise ConfigError(f"{folder.shown}: no trial of this sweep has ended yet; try again later")
     trials = records.read_table(folder, "trials")
     config, metric = record["config"], record["config"]["search"]["metric"]
     out = Section("sweep", record["name"], _about(folder, record), yaml.safe_dump(config, sort_keys=False))
@@ -198,7 +197,7 @@ def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
     """What a trial has reported, as Tune keeps it; nothing where it has not begun."""
     if not folder.exists("tune", trial, "result.json"):
         return []
-    return [json.loads(line) for line in folder.read("tune", trial, "result.json").splitlines() if line.strip()]
+    return records.read_jsonl(folder, "tune", trial, "result.json")
 
 
 def _about(folder: Storage, record: dict[str, Any]) -> list[str]:
@@ -207,7 +206,7 @@ def _about(folder: Storage, record: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{name} {environment['packages'].get(name, '?')}" for name in ("tgt-ray", "ray", "torch"))
     hardware = environment["hardware"]
     return [
-        f"Folder: {folder.root}",
+        f"Folder: {folder.shown}",
         f"Recorded {environment['created']} with {packages}, commit {environment['commit'] or 'unknown'}.",
         f"Machine: {hardware['cpus']} CPUs ({hardware['cpu']}), {hardware['memory_gib']} GiB.",
     ]

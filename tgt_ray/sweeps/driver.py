@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from contextlib import suppress
 from typing import Any
 
@@ -94,7 +95,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             study_path(folder).unlink(missing_ok=True)
         log.info(
             "to continue it after an interruption: python -m tgt_ray sweep --resume --storage %s --name %s",
-            storage.root,
+            shlex.quote(storage.shown),
             name,
         )
         make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()

@@ -96,7 +96,7 @@ def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
         mode=search.mode,
         sampler=sampler,
         points_to_evaluate=sweep.first_points(),
-        study_name=Path(folder.root).name,
+        study_name=Path(folder.shown).name,
         storage=_journal(folder),
     )
 

@@ -41,8 +41,8 @@ class TeacherCache:
         return digest("fit", VERSION, self.splits[split], self.makers["labeler"], fit)
 
     def missing(self, split: str, signals: Sequence[Signal]) -> tuple[Signal, ...]:
-        """Return the signals that have no file yet."""
-        there = (self.storage.exists(FOLDER, f"{self.signal_key(split, each)}.safetensors") for each in signals)
+        """Return the signals that have no whole file yet."""
+        there = (self.storage.holds(FOLDER, f"{self.signal_key(split, each)}.safetensors") for each in signals)
         return tuple(signal for signal, found in zip(signals, there, strict=True) if not found)
 
     def keep(self, split: str, signals: Sequence[Signal], columns: Columns) -> None:
@@ -64,8 +64,10 @@ class TeacherCache:
     def read(self, key: str) -> dict[str, Any]:
         return safetensors.numpy.load(self.storage.read(FOLDER, f"{key}.safetensors"))
 
-    def has(self, key: str) -> bool:
-        return self.storage.exists(FOLDER, f"{key}.safetensors")
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Read a file; None where there is no whole one."""
+        content = self.storage.find(FOLDER, f"{key}.safetensors")
+        return None if content is None else safetensors.numpy.load(content)
 
     def holds_older(self) -> bool:
         """Whether the folder has files of format 1, which are Parquet."""

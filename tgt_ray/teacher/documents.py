@@ -34,12 +34,12 @@ def file_name(source: dict[str, Any], data: TaskData) -> str:
 
 
 def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:
-    """Return the name of the file that must still be made; None where it exists or none is needed."""
+    """Return the name of the file that must still be made; None where it is whole or none is needed."""
     if not config.embeds_documents:
         return None
     with torch.random.fork_rng(devices=[]), concerning("teacher.labeler"):
         name = file_name(config.load_weights(config.build(data.spec, data.num_classes)), data)
-    return None if storage.exists(FOLDER, name) else name
+    return None if storage.holds(FOLDER, name) else name
 
 
 def fill_head(
@@ -52,8 +52,9 @@ def fill_head(
     - returns: entries for the labeler's record
     """
     name = file_name(source, data)
-    if storage.exists(FOLDER, name):
-        there = read_safetensors(storage.read(FOLDER, name), f"{FOLDER}/{name} in {storage.root}")
+    content = storage.find(FOLDER, name)
+    if content is not None:
+        there = read_safetensors(content, storage.where(FOLDER, name))
         embedding, cut = there["embedding"], there["cut"]
     else:
         embedding, cut = config.document_embedder(model)(inputs)

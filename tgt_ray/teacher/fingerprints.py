@@ -30,8 +30,9 @@ def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> d
         if part.external:
             return None
         fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
-        record = records.find(store, "teacher", f"{role}-{fingerprint}.json")
-        if record is None:
+        name = f"{role}-{fingerprint}"
+        record = records.find(store, "teacher", f"{name}.json")
+        if record is None or (part.stored and not store.holds(f"{name}.safetensors")):
             return None
         out[role] = {**record, "reused": True}
         made_from = [fingerprint]

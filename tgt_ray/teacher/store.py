@@ -78,7 +78,8 @@ def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[s
             " every node must see the same, unchanged files"
         )
     if part.stored:
-        load_strictly(model, _stored(store, f"{role}-{fingerprint}", role, fingerprint), role)
+        name = f"{role}-{fingerprint}.safetensors"
+        load_strictly(model, read_safetensors(store.read(name), store.where(name)), role)
     elif digest(list(state_digests(model).values())) != record["state"]:
         raise ConfigError(
             f"teacher.{role}: its weights here are not those that the run began with ({fingerprint});"
@@ -211,17 +212,12 @@ def _ready(
         fingerprint = teacher_fingerprint(role, config, made_from)
     name = f"{role}-{fingerprint}"
     there = records.find(store, "teacher", f"{name}.json")
-    if there is not None:
-        if config.stored:
-            load_strictly(model, _stored(store, name, role, fingerprint), f"{role} {fingerprint} in {store.root}")
+    if there is not None and _loaded(config, model, store, name, f"{role} {fingerprint}"):
         _freeze(model).to(device)
-        log.info("%s %s: reused from %s", role, fingerprint, store.root)
+        log.info("%s %s: reused from %s", role, fingerprint, store.shown)
         # The stored weights may have come from another place than the one asked for now.
         record = {**there, "config": plain, **source}
         return {**_measured(record, f"{role} {fingerprint}", finish, source, measured_on, store, name), "reused": True}
-    if store.exists(f"{name}.json"):
-        stored = formats.number(records.read_json(store, f"{name}.json"))
-        log.info("%s %s: is stored with format %d, which this version can't use; made again", role, fingerprint, stored)
     if todo == "all":
         log.info("%s %s: pretraining on the '%s' split, once", role, fingerprint, config.pretrain.split)
     elif todo == "fit":
@@ -230,7 +226,7 @@ def _ready(
     model.requires_grad_(True).to(device)
     source |= {"quality": finish[todo](source), "measured_on": measured_on}
     source["seconds"] = round(time.perf_counter() - started, 2)
-    log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.root)
+    log.info("%s %s: ready after %.1f s, stored in %s", role, fingerprint, source["seconds"], store.shown)
     _freeze(model)
     if config.stored:
         store.write(safetensors.torch.save(whole(model.state_dict())), f"{name}.safetensors")
@@ -266,8 +262,18 @@ def state_digests(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _stored(store: Storage, name: str, role: str, fingerprint: str) -> dict[str, Tensor]:
-    return read_safetensors(store.read(f"{name}.safetensors"), f"{role} {fingerprint} in {store.root}")
+def _loaded(config: Labeler | Generator, model: nn.Module, store: Storage, name: str, called: str) -> bool:
+    """Load a model's stored weights; tell whether they are there and whole, or need none."""
+    if not config.stored:
+        return True
+    file = f"{name}.safetensors"
+    content = store.find(file)
+    if content is None:
+        if not store.exists(file):
+            log.warning("%s: is missing; made again", store.where(file))
+        return False
+    load_strictly(model, read_safetensors(content, store.where(file)), f"{called} in {store.shown}")
+    return True
 
 
 def _freeze(model: nn.Module) -> nn.Module:

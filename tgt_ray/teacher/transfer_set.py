@@ -215,8 +215,9 @@ def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | No
     - head: returns the weight of the labeler's head, given the size of its embeddings (None: not known)
     """
     key = cache.fit_key(fit.split, fit.key())
-    if fit.stored and cache.has(key):
-        return fit.load(cache.read(key))
+    there = cache.find(key) if fit.stored else None
+    if there is not None:
+        return fit.load(there)
     columns = cache.read_signals(fit.split, fit.signals)
     embedding = columns.get("embedding")
     dim = embedding.shape[1] if isinstance(embedding, np.ndarray) else None

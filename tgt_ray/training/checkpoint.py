@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -11,6 +13,7 @@ import torch
 
 from tgt_ray.core import formats
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.stored import Damaged
 from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import whole
 from tgt_ray.results import gallery
@@ -26,9 +29,11 @@ def files_of(run: StudentRun) -> dict[str, bytes]:
 
     The state comes last: a checkpoint that has it is complete, and the state alone is enough to resume.
     """
-    student = {STUDENT_FILE: describe(run.experiment, run.data), WEIGHTS_FILE: weights(run.student)}
+    student, tokenizer = {WEIGHTS_FILE: weights(run.student)}, b""
     if isinstance(run.student.backbone, TextBackbone):
-        student[TOKENIZER_FILE] = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
+        tokenizer = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
+        student[TOKENIZER_FILE] = tokenizer
+    student[STUDENT_FILE] = describe(run.experiment, run.data, tokenizer)
     return {**last_files(run), **student, STATE_FILE: state(run)}
 
 
@@ -59,10 +64,10 @@ def state(run: StudentRun) -> bytes:
 def load_state(run: StudentRun, content: bytes) -> None:
     """Restore a run to where `state` was taken.
 
-    - raises ConfigError: where the state belongs to another experiment, or the number of workers differs, since the
-      rows that a worker sees depend on it
+    - raises ConfigError: where torch can't read the state, where it belongs to another experiment, or where the
+      number of workers differs, since the rows that a worker sees depend on it
     """
-    there = torch.load(io.BytesIO(content), weights_only=True, map_location=run.device)
+    there = _loaded(content, run.device)
     formats.check("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
     if there["experiment"] != run.experiment.fingerprint():
         raise ConfigError(
@@ -84,6 +89,14 @@ def load_state(run: StudentRun, content: bytes) -> None:
         torch.cuda.set_rng_state(there["cuda_rng"].cpu())
     run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
     assert tuple(there["position"]) == run.position, "the request offset follows from the step"
+
+
+def _loaded(content: bytes, device: str) -> dict[str, Any]:
+    try:
+        out: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location=device)
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as err:
+        raise Damaged.of(where="--resume: the run's checkpoint", reason=" ".join(str(err).split())) from err
+    return out
 
 
 def weights(student: Student) -> bytes:

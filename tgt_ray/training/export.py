@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgt_ray.core import formats
+from tgt_ray.core import formats, records
 from tgt_ray.core.batch import InputSpec, rows_at_once
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.stored import OTHER, Damaged, checksum
 from tgt_ray.core.texts import SEPARATOR, clean, to_bytes
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.weights import load_strictly, read_safetensors
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def describe(experiment: Experiment, data: StudentData) -> bytes:
-    """What must be known beside the weights to build the student again, as JSON."""
+def describe(experiment: Experiment, data: StudentData, tokenizer: bytes = b"") -> bytes:
+    """What must be known beside the weights to build the student again, as JSON.
+
+    - tokenizer: of a text student
+    """
     known = {
         formats.KEY: formats.FORMATS["student"],
         "experiment": experiment.model_dump(mode="json"),
@@ -39,6 +43,8 @@ def describe(experiment: Experiment, data: StudentData) -> bytes:
         known["classes"] = list(data.class_names) or [str(number) for number in range(data.num_classes)]
         # A correction for rare classes takes the prior from here.
         known["class_counts"] = data.class_counts.tolist()
+    if tokenizer:  # whose file has no room for its own
+        known["tokenizer_checksum"] = checksum(tokenizer)
     return (json.dumps(known, indent=2) + "\n").encode()
 
 
@@ -117,24 +123,41 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent:
     if not storage.exists(WEIGHTS_FILE) and storage.exists("best", WEIGHTS_FILE):
         storage = storage.within("best")
     if not storage.exists(WEIGHTS_FILE):
-        raise ConfigError(f"{folder}: has no {WEIGHTS_FILE}; expected the folder of a run, a trial or a sweep")
+        raise ConfigError(f"{storage.shown}: has no {WEIGHTS_FILE}; expected the folder of a run, a trial or a sweep")
     if not storage.exists(STUDENT_FILE):
         raise ConfigError(
-            f"{folder}: has no {STUDENT_FILE}, since a version before 0.2.0 has written it; for a run, --resume adds"
-            " it; train students of a sweep anew"
+            f"{storage.shown}: has no {STUDENT_FILE}, since a version before 0.2.0 has written it; for a run, --resume"
+            " adds it; train students of a sweep anew"
         )
-    known = json.loads(storage.read(STUDENT_FILE))
-    formats.check("student", known, f"{folder}/{STUDENT_FILE}", "use the version that has written it")
-    experiment = validate(Experiment, known["experiment"], f"{folder}/{STUDENT_FILE}")
+    known = records.read_json(storage, STUDENT_FILE)
+    formats.check("student", known, storage.where(STUDENT_FILE), "use the version that has written it")
+    experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
     if experiment.task.has_documents:
         raise ConfigError(
-            f"{folder}: its student embeds queries for an index of documents; load_student opens students of classes"
+            f"{storage.shown}: its student embeds queries for an index of documents; load_student opens students of"
+            " classes"
         )
-    tokenizer = storage.read(TOKENIZER_FILE).decode() if storage.exists(TOKENIZER_FILE) else ""
-    spec = InputSpec(tuple(known["input_shape"]), tokenizer)
+    spec = InputSpec(tuple(known["input_shape"]), _tokenizer(storage, known))
     facts = Facts(len(known["classes"]), np.array(known["class_counts"]), tuple(known["classes"]))
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and then replaced
         student = make_student(experiment, spec, facts, first_weights=False)
-    load_strictly(student, read_safetensors(storage.read(WEIGHTS_FILE), f"{folder}/{WEIGHTS_FILE}"), folder)
+    load_strictly(student, read_safetensors(storage.read(WEIGHTS_FILE), storage.where(WEIGHTS_FILE)), storage.shown)
     student.to(device).eval().requires_grad_(False)
     return LoadedStudent(student, tuple(known["classes"]), spec.shape, experiment.task.modality)
+
+
+def _tokenizer(storage: Storage, known: dict[str, Any]) -> str:
+    """Read the JSON of a student's tokenizer; empty where it has none.
+
+    - known: what `describe` has written
+    """
+    if not storage.exists(TOKENIZER_FILE):
+        return ""
+    content = storage.read(TOKENIZER_FILE)
+    if known.get("tokenizer_checksum") not in (None, checksum(content)):
+        raise Damaged.of(storage.where(TOKENIZER_FILE), OTHER)
+    try:
+        json.loads(content)
+    except ValueError as err:  # a version without checksums has written it
+        raise Damaged.of(storage.where(TOKENIZER_FILE), "it is cut off, or has other bytes than were written") from err
+    return content.decode()

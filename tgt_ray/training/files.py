@@ -7,6 +7,8 @@ from tgt_ray.tasks import Task
 
 #: Files of a checkpoint: the state that a run resumes from, and the student's weights alone.
 STATE_FILE, WEIGHTS_FILE = "state.pt", "student.safetensors"
+#: The state of the checkpoint before, for the case that the last one is damaged.
+PREVIOUS_FILE = "state.previous.pt"
 #: What must be known beside the weights to use the student.
 STUDENT_FILE = "student.json"
 #: A text student's tokenizer, so that its weights can be used without the data that its vocabulary was learnt from.

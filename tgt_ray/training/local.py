@@ -17,8 +17,7 @@ from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.transfer_set import Prepared
-from tgt_ray.training import checkpoint, fit_check
-from tgt_ray.training.files import STATE_FILE
+from tgt_ray.training import checkpoint, fit_check, states
 from tgt_ray.training.generation import inline_blocks, synthesizer_of
 from tgt_ray.training.loop import train_student
 from tgt_ray.training.preparation import ask_teacher, join, make_teacher
@@ -79,8 +78,7 @@ class LocalHooks:
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         if self.checkpoints is not None:
-            for name, content in checkpoint.files_of(run).items():
-                self.checkpoints.write(content, name)
+            states.write_files(checkpoint.files_of(run), self.checkpoints)
         self.on_report(metrics)
 
     def stream_metrics(self) -> dict[str, float]:
@@ -107,8 +105,9 @@ def train_local(
     """
     device, teacher_device = devices(experiment)
     run = StudentRun(experiment, prepared.student, device=device)
-    if checkpoints is not None and checkpoints.exists(STATE_FILE):
-        checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    state = states.last_whole(checkpoints) if checkpoints is not None else None
+    if state is not None:
+        checkpoint.load_state(run, state)
     reader = None
     if experiment.streams:
         data = prepared.student

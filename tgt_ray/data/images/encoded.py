@@ -21,13 +21,13 @@ from pydantic import Field
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.config import Seed
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.account import LeftOut
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
-from tgt_ray.data.stored import StoredTable, write_file
+from tgt_ray.data.stored import StoredTable, forget, whole, write_file
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +159,11 @@ class EncodedImages(ImageSource):
             raise ConfigError(f"task.data.type: '{self.type}' needs a storage for its decoded images")
         key = digest(scan.key, self.size, self.channels, self.on_bad_rows)
         folder = storage.within("data_cache", key)
-        if records.find(folder, "data_cache", "record.json") is None:
+        record = records.find(folder, "data_cache", "record.json")
+        if record is None or not all(whole(folder, each["files"], each["rows"]) for each in record["splits"].values()):
             self._decode(scan, folder, run)
-        record = records.read_json(folder, "record.json")
+            forget()
+            record = records.read_json(folder, "record.json")
         shape = tuple(record["shape"])
         splits = {
             name: StoredImages(StoredTable(folder, tuple(about["files"])), shape, about["content"])
@@ -194,11 +196,11 @@ class EncodedImages(ImageSource):
         log.info("images: %d to decode, once", sum(len(labels) for labels in scan.labels.values()))
         done = run(functools.partial(decode_part, self, folder), parts)
         try:
-            errors = [part["error"] for part in done if "error" in part]
-            if errors:
-                raise ConfigError(errors[0])
+            for part in done:
+                if "error" in part:
+                    raise (NotWritten if part["full"] else ConfigError)(part["error"])
             shape, splits = self._check(done), self._summary(scan, parts, done)
-        except ConfigError:
+        except (ConfigError, NotWritten):
             folder.delete()
             raise
         # Written last: where this file exists, the others are complete.
@@ -269,8 +271,8 @@ def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str,
     """Decode a part; an error that concerns all its images comes back as `error`, since a cluster would wrap it up."""
     try:
         return _decode_part(source, folder, part)
-    except (ConfigError, OSError) as err:
-        return {"error": " ".join(str(err).split())}
+    except (ConfigError, NotWritten, OSError) as err:
+        return {"error": " ".join(str(err).split()), "full": isinstance(err, NotWritten)}
 
 
 def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:

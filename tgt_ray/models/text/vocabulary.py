@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tgt_ray.core import records
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import sentences
 from tgt_ray.models.hub import from_hub
@@ -67,9 +69,12 @@ def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage
     """
     name = f"{digest('bpe', *made_from, size)}.json"
     kept = storage.within("vocabularies") if storage is not None else None
-    if kept is not None and kept.exists(name):
-        return kept.read(name).decode()
+    content = kept.find(name) if kept is not None else None
+    if content is not None:
+        # A tokenizer has no room for a checksum, so it lies in a record; older versions have stored it alone.
+        there: str = json.loads(content).get("tokenizer") or content.decode()
+        return there
     made = train_tokenizer(texts, size)
     if kept is not None:
-        kept.write(made.encode(), name)
+        records.write_json(kept, {"tokenizer": made}, name)
     return made
