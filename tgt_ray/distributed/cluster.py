@@ -15,8 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.ray_train import LOGGERS, raylet_messages_to_stderr
+from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -34,14 +36,18 @@ def connect() -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     raylet_messages_to_stderr()
-    address = os.environ.get("RAY_ADDRESS")
+    keep_tokens_private()
+    address = os.environ.get("RAY_ADDRESS", "local") or "local"
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False)
+        if address == "local":
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            log.info("connecting to the Ray cluster at %s (RAY_ADDRESS)", address)
+            check_cluster(address)
+            ray.init(address=address, log_to_driver=False)
     except Exception as err:  # Ray raises a plain Exception where a node doesn't start in time
-        what = f"RAY_ADDRESS {address}: cannot connect to that cluster" if address else "cannot start a local Ray"
+        local = address == "local"
+        what = "cannot start a local Ray" if local else f"RAY_ADDRESS {address}: cannot connect to that cluster"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
     try:
         yield

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import time
+from functools import wraps
 from typing import Any
 
-from ray._private import worker
+from ray._common.network_utils import parse_address
+from ray._private import services, worker
+from ray._private.authentication import authentication_token_setup
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._raylet import PlacementGroupID
+from ray._raylet import InnerGcsClient, PlacementGroupID
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -20,6 +25,9 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 TRIED = ("2.60",)
 #: Seconds that the workers of a lane may wait for its next run, in a collective call.
 IDLE_TIMEOUT_S = 7 * 24 * 3600
+#: Seconds that an address may take to accept a connection, and then to answer as the head of a cluster; Ray takes
+#: about 10 more for the second.
+TO_CONNECT_S, TO_ANSWER_S = 6, 5
 #: Loggers of Ray, and the level from which their messages are shown.
 LOGGERS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
@@ -41,6 +49,60 @@ def raylet_messages_to_stderr() -> None:
 
     if printed.__module__ != __name__:
         worker.print_to_stdstream = to_stderr
+
+
+def keep_tokens_private() -> None:
+    """Let Ray write the token that it makes for a local cluster so that no other user can read it."""
+    save = authentication_token_setup.generate_and_save_token
+    if save.__module__ == __name__:
+        return
+
+    @wraps(save, assigned=())
+    def privately(*args: Any, **options: Any) -> Any:
+        before = os.umask(0o077)
+        try:
+            return save(*args, **options)
+        finally:
+            os.umask(before)
+
+    authentication_token_setup.generate_and_save_token = privately
+
+
+def check_cluster(address: str) -> None:
+    """Raise unless a cluster answers at an address, for which Ray itself would try for minutes.
+
+    - address: as `ray.init` takes it, but for "local"
+    - raises ConnectionError: where nothing answers, or something that is no cluster
+    - raises ValueError: for another form of address
+    """
+    found = address
+    if address == "auto":
+        found = services.canonicalize_bootstrap_address_or_die(address)
+        # As ray.init does for such an address.
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    host, port = parse_address(found.removeprefix("ray://")) or ("", "")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ValueError("expected auto, local, HOST:PORT or ray://HOST:PORT")
+    _accepts(host, int(port))
+    if found.startswith("ray://"):
+        return
+    try:
+        InnerGcsClient.standalone(services.canonicalize_bootstrap_address_or_die(found), None, 1000 * TO_ANSWER_S)
+    except Exception as err:  # Ray has a type of its own for each way in which it isn't answered
+        raise ConnectionError(f"what listens there does not answer as the head of a cluster: {err}") from err
+
+
+def _accepts(host: str, port: int) -> None:
+    """Raise ConnectionError unless a connection is accepted soon; a cluster that just starts gets a few seconds."""
+    until = time.monotonic() + TO_CONNECT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=TO_CONNECT_S).close()
+            return
+        except (OSError, UnicodeError) as err:  # names that no host can have
+            if time.monotonic() >= until or not isinstance(err, ConnectionRefusedError):
+                raise ConnectionError(f"no connection: {err}") from err
+        time.sleep(0.5)
 
 
 def filter_tune_messages() -> None:
