@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import Precision
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import SINCE_0_2, Config
 
 
 class PoolConfig(Config):
@@ -83,6 +83,7 @@ class FitCheckConfig(Config):
         description="percent of held-out rows that the labeler must get right; in any case it must be better than"
         " naming the largest class always; not asked for where classes are documents; the default is our choice, and"
         " finds labelers that have hardly learnt",
+        json_schema_extra=SINCE_0_2,
     )
     on_low: Literal["warn", "fail", "skip"] = Field(
         "warn", description="what happens below a minimum; skip measures nothing; the option `--strict` sets fail"
