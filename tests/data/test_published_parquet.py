@@ -143,6 +143,18 @@ def test_a_damaged_page_gives_one_line(folder, store):
         source.read(source.scan(), store, in_this_process)
 
 
+def test_a_footer_whose_names_are_no_text_gives_one_line(folder):
+    sharded(folder)
+    file = folder / "dev.parquet"
+    content, name = bytearray(file.read_bytes()), b"path"
+    place = len(content)
+    while (place := content.rfind(name, 0, place)) >= 0:
+        content[place : place + len(name)] = b"pa\x82h"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"dev\.parquet: not a readable Parquet file"):
+        EncodedParquet(path=folder).scan()
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "says"),
     [

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -206,9 +207,19 @@ class RawParquet(EncodedParquet):
         return np.frombuffer(content, np.uint8).reshape(self.shape)
 
 
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Turn the errors for a damaged Parquet file into a ConfigError; in its footer names may be no text."""
+    with readable(file, "Parquet"):
+        try:
+            yield
+        except UnicodeDecodeError as err:
+            raise ConfigError(f"{file}: not a readable Parquet file ({err})") from err
+
+
 def _values(file: Path, first: int, last: int) -> Iterator[tuple[int, Any]]:
     """Yield row and value of each of a file's images first..last-1. Raises ConfigError for what can't be read."""
-    with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
+    with _whole(file), pq.ParquetFile(file) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
@@ -227,7 +238,7 @@ def _values(file: Path, first: int, last: int) -> Iterator[tuple[int, Any]]:
 
 def _loose(file: Path) -> list[Path]:
     """Return the files beside a Parquet file that its rows name in place of an image's bytes."""
-    with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
+    with _whole(file), pq.ParquetFile(file) as parquet:
         groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
         rows = parquet.metadata.num_rows
         if "image.path" not in [groups[0].column(place).path_in_schema for place in range(groups[0].num_columns)]:
@@ -281,15 +292,12 @@ def _looks_encoded(content: pa.Buffer | None) -> bool:
 
 
 def _read(file: Path, columns: Sequence[str] = ("image", "label"), image: ImageKind | None = None) -> pa.Table:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            found = parquet.schema_arrow.names
-            missing = [name for name in ("image", "label") if name not in found]
-            if missing:
-                raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
-            schema, table = parquet.schema_arrow, parquet.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as err:
-        raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
+    with _whole(file), pq.ParquetFile(file) as parquet:
+        found = parquet.schema_arrow.names
+        missing = [name for name in ("image", "label") if name not in found]
+        if missing:
+            raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
+        schema, table = parquet.schema_arrow, parquet.read(columns=list(columns))
     if table.num_rows == 0:
         raise ConfigError(f"{file}: holds no rows")
     for name, (legal, kind) in {"label": (pa.types.is_integer, "integers"), "image": image or RAW}.items():
