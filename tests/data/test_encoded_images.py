@@ -245,7 +245,7 @@ def test_empty_images_and_labels_of_a_hugging_face_set(tmp_path, store):
 
 def make_broken(folder, what):
     if what == "no train":
-        (folder / "train").rename(folder / "training")
+        (folder / "train").rename(folder / "pictures")
     elif what == "unknown class":
         (folder / "test" / "purple").mkdir()
     elif what == "empty":

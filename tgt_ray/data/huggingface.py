@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tgt_ray.core.config import Config, FolderOrName
 from tgt_ray.core.errors import ConfigError, nearest
+from tgt_ray.data.account import LeftOut, left_out
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,6 +62,11 @@ class HuggingFaceSet(Config):
     def place(self) -> str:
         """Return the folder, resolved so that any process finds it, or the name on the hub."""
         return str(Path(self.path).resolve()) if Path(self.path).is_dir() else self.path
+
+    def others(self, found: DatasetDict) -> tuple[LeftOut, ...]:
+        """Return the account of the splits that no setting names, each with its name."""
+        unused = [str(name) for name in found if name not in self.own_splits().values()]
+        return tuple(entry for name in unused for entry in left_out("split that no setting names", [name]))
 
     def find_split(self, found: DatasetDict, split: str, own: str) -> Dataset:
         if own not in found:

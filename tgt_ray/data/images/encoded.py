@@ -13,7 +13,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +29,19 @@ from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
 from tgt_ray.data.stored import StoredTable, forget, whole, write_file
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 log = logging.getLogger(__name__)
 
 #: Images in one part, which makes one file of decoded images.
 IMAGES_PER_PART = 2048
 #: How many bad images a message or record lists.
 SHOWN = 20
+#: Why an image without bytes is unreadable.
+MISSING = "no such file, or it cannot be read"
+#: How a file begins that stands for one that Git LFS has not fetched.
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,15 @@ class EncodedImages(ImageSource):
         """Return an image as (C, H, W) uint8. Raises UnreadableImage."""
         return decode(content, self.size, self.channels)
 
+    def refuse(self, bad: list[tuple[str, str]]) -> None:
+        """Raise a ConfigError for unreadable images.
+
+        - bad: name of each, with the reason
+        """
+        name, why = bad[0]
+        or_skip = ", or set task.data.on_bad_rows to skip" if self.may_skip else ""
+        raise ConfigError(f"{name}: not a readable image ({why}); {len(bad)} such image(s); mend them{or_skip}")
+
     def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
         if self.on_bad_rows == "skip":
             return None  # only decoding tells which rows are left
@@ -243,9 +259,7 @@ class EncodedImages(ImageSource):
     def _check(self, done: list[dict[str, Any]]) -> tuple[int, ...]:
         bad = [each for part in done for each in part["bad"]]
         if bad and self.on_bad_rows == "fail":
-            name, why = bad[0]
-            or_skip = ", or set task.data.on_bad_rows to skip" if self.may_skip else ""
-            raise ConfigError(f"{name}: not a readable image ({why}); {len(bad)} such image(s); mend them{or_skip}")
+            self.refuse(bad)
         shapes = {tuple(shape): name for part in done for shape, name in part["shapes"]}
         if not shapes:
             raise ConfigError(
@@ -320,20 +334,35 @@ def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray
     - channels: 1: grey, 3: RGB
     - raises UnreadableImage: where the bytes are missing, damaged, or have more than 8 bits a channel
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if content is None:
-        raise UnreadableImage("no such file, or it cannot be read")
+        raise UnreadableImage(MISSING)
+    if content.startswith(LFS_POINTER):
+        raise UnreadableImage("a pointer of Git LFS, not the image itself; fetch it with git lfs pull")
     try:
         with Image.open(io.BytesIO(content)) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+            image = on_white(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
     except (UnreadableImage, MemoryError):
         raise
+    except UnidentifiedImageError as err:
+        raise UnreadableImage("no image that Pillow can read") from err
     except Exception as err:  # Pillow's readers raise errors of any kind for damaged files
         raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def on_white(image: Picture) -> Picture:
+    """Return an image as it looks on white paper; what lies under transparent pixels is not meant to be seen."""
+    from PIL import Image
+
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info or palette.endswith("A"):
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return image

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,12 @@ from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
+from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
+from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
+from tgt_ray.data.images.splits import split_files
+from tgt_ray.data.images.stamps import bytes_of, stamps
 from tgt_ray.data.labels import check_labels, label_names
 
 if TYPE_CHECKING:
@@ -29,8 +34,9 @@ if TYPE_CHECKING:
 class ParquetImages(ImageSource):
     """Raw uint8 pixels from Parquet files: binary values in `image`, integers in `label`.
 
-    Where there is no validation.parquet, a stratified part of train is held out for it. More than 2 GiB are brought
-    into the storage in parts and mapped from there. A labels.json beside the files may list the names of the classes.
+    A split may lie in shards such as train-00000-of-00002.parquet. Where there is no validation.parquet, a stratified
+    part of train is held out for it. More than 2 GiB are brought into the storage in parts and mapped from there. A
+    labels.json beside the files may list the names of the classes.
     """
 
     type: Literal["parquet"] = "parquet"
@@ -47,32 +53,33 @@ class ParquetImages(ImageSource):
     def scan(self) -> Splits | Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        if sum(_uncompressed(file) for file in self.path.glob("*.parquet")) > MOST_IN_MEMORY:
+        files, others = split_files(self.path, ".parquet")
+        if sum(_uncompressed(file) for each in files.values() for file in each) > MOST_IN_MEMORY:
             return self._in_parts.scan()
-        tables = {name: _read(self.path / f"{name}.parquet") for name in ("train", "test")}
-        if (self.path / "validation.parquet").exists():
-            tables["validation"] = _read(self.path / "validation.parquet")
+        tables = {split: [_read(file) for file in each] for split, each in files.items()}
         names = label_names(self.path / "labels.json")
-        num_classes = len(names) if names else 1 + int(tables["train"]["label"].to_numpy().max())
-        if _looks_encoded(tables["train"]["image"][0].as_buffer()):
-            raise ConfigError(_encoded(self.path / "train.parquet"))
-        rows = {name: self._rows(table, self.path / f"{name}.parquet", num_classes) for name, table in tables.items()}
-        for name, split in rows.items():
-            if split.images.shape[1:] != rows["train"].images.shape[1:]:
-                sizes = [int(np.prod(r.images.shape[1:])) for r in (split, rows["train"])]
+        train = _labels(tables["train"])
+        if not names:
+            check_train(train, names, _source(files["train"]))
+        num_classes = len(names) if names else 1 + int(train.max())
+        if _looks_encoded(tables["train"][0]["image"][0].as_buffer()):
+            raise ConfigError(_encoded(files["train"][0]))
+        rows = {
+            split: _joined([self._rows(*each, num_classes) for each in zip(tables[split], files[split], strict=True)])
+            for split in files
+        }
+        for split, own in rows.items():
+            if own.shape != rows["train"].shape:
+                sizes = [int(np.prod(each.shape)) for each in (own, rows["train"])]
                 raise ConfigError(
-                    f"{self.path / f'{name}.parquet'}: images of {sizes[0]} bytes,"
-                    f" those of train.parquet have {sizes[1]}"
+                    f"{_source(files[split])}: images of {sizes[0]} bytes, those of train have {sizes[1]}"
                 )
         if "validation" not in rows:
             kept, held = stratified_holdout(
-                rows["train"].labels,
-                self.validation_fraction,
-                self.seed,
-                what=f"{self.path / 'train.parquet'}",
+                rows["train"].labels, self.validation_fraction, self.seed, what=str(_source(files["train"]))
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
-        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names))
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names), others)
 
     def read(self, scan: Splits | Scan, storage: Storage | None, run: MapParts) -> Splits:
         return scan if isinstance(scan, Splits) else self._in_parts.read(scan, storage, run)
@@ -102,8 +109,9 @@ ROWS_READ = 256
 class EncodedParquet(EncodedImages):
     """JPEG or PNG bytes from Parquet files, in the column `image`; the column `label` has integers.
 
-    `image` has binary values or Hugging Face's {bytes, path}. A labels.json beside the files may list the names of the
-    classes.
+    `image` has binary values or Hugging Face's {bytes, path}, where a path without bytes counts from the folder of the
+    Parquet file. A split may lie in shards such as train-00000-of-00002.parquet. A labels.json beside the files may
+    list the names of the classes.
     """
 
     type: Literal["encoded_parquet"] = "encoded_parquet"
@@ -116,36 +124,43 @@ class EncodedParquet(EncodedImages):
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        files = {name: self.path / f"{name}.parquet" for name in ("train", "test", "validation")}
-        files = {name: file for name, file in files.items() if name != "validation" or file.exists()}
-        kind = self.column_kind
-        labels = {name: _read(file, ["label"], kind)["label"].to_numpy() for name, file in files.items()}
-        names = label_names(self.path / "labels.json") or [str(c) for c in range(1 + int(labels["train"].max()))]
-        labels = {name: check_labels(values, len(names), files[name]) for name, values in labels.items()}
-        stamps = [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()]
-        places = {name: str(file.resolve()) for name, file in files.items()}
-        return Scan(labels, places, names, digest(self.type, places, stamps, names))
+        files, others = split_files(self.path, ".parquet")
+        read = {split: [_read(file, ["label"], self.column_kind) for file in each] for split, each in files.items()}
+        names = label_names(self.path / "labels.json")
+        train = _labels(read["train"])
+        check_train(train, names, _source(files["train"]))
+        names = names or [str(c) for c in range(1 + int(train.max()))]
+        labels = {}
+        for split, tables in read.items():
+            for table, file in zip(tables, files[split], strict=True):
+                check_labels(_labels([table]), len(names), file)
+            labels[split] = _labels(tables)
+        places = {
+            split: [(str(file.resolve()), len(table)) for file, table in zip(files[split], tables, strict=True)]
+            for split, tables in read.items()
+        }
+        found = {split: stamps(each, samples=64) for split, each in files.items()}
+        loose = [stamps(_loose(file)) for each in files.values() for file in each]
+        return Scan(labels, places, names, digest(self.type, places, found, loose, names), others)
 
-    def part_of(self, places: str, first: int, last: int) -> tuple[str, int, int]:
-        return places, first, last
+    def part_of(self, places: list[tuple[str, int]], first: int, last: int) -> list[tuple[str, int, int]]:
+        """Return the file of each image, with the first and the last of its rows."""
+        out, start = [], 0
+        for file, rows in places:
+            own = max(first - start, 0), min(last - start, rows)
+            if own[0] < own[1]:
+                out.append((file, *own))
+            start += rows
+        return out
 
-    def contents(self, places: tuple[str, int, int]) -> Iterator[tuple[str, bytes | None]]:
-        path, first, last = places
-        with pq.ParquetFile(path) as parquet:
-            start = 0
-            for group in range(parquet.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                if start < last and start + size > first:
-                    row = start
-                    # A row group may be larger than memory.
-                    for batch in parquet.iter_batches(ROWS_READ, row_groups=[group], columns=["image"]):
-                        for place in range(max(first - row, 0), min(last - row, len(batch))):
-                            value = batch["image"][place].as_py()
-                            yield f"{path}: row {row + place}", value["bytes"] if isinstance(value, dict) else value
-                        row += len(batch)
-                        if row >= last:
-                            break
-                start += size
+    def contents(self, places: list[tuple[str, int, int]]) -> Iterator[tuple[str, bytes | None]]:
+        for path, first, last in places:
+            for row, value in _values(Path(path), first, last):
+                name = f"{path}: row {row}"
+                if isinstance(value, dict):
+                    yield bytes_of(value, name, Path(path).parent)
+                else:
+                    yield name, value
 
 
 class RawParquet(EncodedParquet):
@@ -163,8 +178,7 @@ class RawParquet(EncodedParquet):
         return RAW
 
     def scan(self) -> Scan:
-        found, file = super().scan(), self.path / "train.parquet"
-        first = self._first
+        found, first, file = super().scan(), self._first, self._first_file
         if _looks_encoded(pa.py_buffer(first)):
             raise ConfigError(_encoded(file))
         if math.prod(self.shape) != len(first):
@@ -174,12 +188,16 @@ class RawParquet(EncodedParquet):
     @functools.cached_property
     def _first(self) -> bytes:
         """The bytes of the first image; empty where it is null, which is not an image."""
-        ((_, first),) = self.contents((str(self.path / "train.parquet"), 0, 1))
+        ((_, first),) = self.contents([(str(self._first_file), 0, 1)])
         return first or b""
 
     @functools.cached_property
+    def _first_file(self) -> Path:
+        return split_files(self.path, ".parquet")[0]["train"][0]
+
+    @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        return self.image_shape or _square_shape(len(self._first), self.path / "train.parquet")
+        return self.image_shape or _square_shape(len(self._first), self._first_file)
 
     def decode(self, content: bytes | None) -> np.ndarray:
         if content is None or len(content) != math.prod(self.shape):
@@ -187,6 +205,69 @@ class RawParquet(EncodedParquet):
                 f"{len(content or b'')} bytes, an image of {'x'.join(map(str, self.shape))} has {math.prod(self.shape)}"
             )
         return np.frombuffer(content, np.uint8).reshape(self.shape)
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Turn the errors for a damaged Parquet file into a ConfigError; in its footer names may be no text."""
+    with readable(file, "Parquet"):
+        try:
+            yield
+        except UnicodeDecodeError as err:
+            raise ConfigError(f"{file}: not a readable Parquet file ({err})") from err
+
+
+def _values(file: Path, first: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Yield row and value of each of a file's images first..last-1. Raises ConfigError for what can't be read."""
+    with _whole(file), pq.ParquetFile(file) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if start < last and start + size > first:
+                row = start
+                # A row group may be larger than memory.
+                for batch in parquet.iter_batches(ROWS_READ, row_groups=[group], columns=["image"]):
+                    batch.validate(full=True)
+                    for place in range(max(first - row, 0), min(last - row, len(batch))):
+                        yield row + place, batch["image"][place].as_py()
+                    row += len(batch)
+                    if row >= last:
+                        break
+            start += size
+
+
+def _loose(file: Path) -> list[Path]:
+    """Return the files beside a Parquet file that its rows name in place of an image's bytes."""
+    with _whole(file), pq.ParquetFile(file) as parquet:
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        rows = parquet.metadata.num_rows
+        if "image.path" not in [groups[0].column(place).path_in_schema for place in range(groups[0].num_columns)]:
+            return []
+        # Statistics mostly tell that all images have bytes, so that none has to be read.
+        counts = [
+            column.statistics.null_count if column.statistics and column.statistics.has_null_count else 1
+            for group in groups
+            for column in (group.column(place) for place in range(group.num_columns))
+            if column.path_in_schema == "image.bytes"
+        ]
+    if counts and not any(counts):
+        return []
+    values = (value for _, value in _values(file, 0, rows) if value and value.get("bytes") is None)
+    return [file.parent / value["path"] for value in values if value.get("path")]
+
+
+def _labels(tables: Sequence[pa.Table]) -> np.ndarray:
+    return np.concatenate([table["label"].to_numpy().astype(np.int64) for table in tables])
+
+
+def _source(files: Sequence[Path]) -> Path | str:
+    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def _joined(parts: list[ImageRows]) -> ImageRows:
+    images, labels = [part.images for part in parts], [part.labels for part in parts]
+    rows = np.arange(sum(len(part) for part in parts))
+    return parts[0] if len(parts) == 1 else ImageRows(rows, np.concatenate(images), np.concatenate(labels))
 
 
 def _uncompressed(file: Path) -> int:
@@ -211,17 +292,12 @@ def _looks_encoded(content: pa.Buffer | None) -> bool:
 
 
 def _read(file: Path, columns: Sequence[str] = ("image", "label"), image: ImageKind | None = None) -> pa.Table:
-    if not file.exists():
-        raise ConfigError(f"task.data.path: no file {file.name} in {file.parent}")
-    try:
-        with pq.ParquetFile(file) as parquet:
-            found = parquet.schema_arrow.names
-            missing = [name for name in ("image", "label") if name not in found]
-            if missing:
-                raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
-            schema, table = parquet.schema_arrow, parquet.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as err:
-        raise ConfigError(f"{file}: not a readable Parquet file ({' '.join(str(err).split())})") from err
+    with _whole(file), pq.ParquetFile(file) as parquet:
+        found = parquet.schema_arrow.names
+        missing = [name for name in ("image", "label") if name not in found]
+        if missing:
+            raise ConfigError(f"{file}: no column '{missing[0]}'; needed: image, label; found: {', '.join(found)}")
+        schema, table = parquet.schema_arrow, parquet.read(columns=list(columns))
     if table.num_rows == 0:
         raise ConfigError(f"{file}: holds no rows")
     for name, (legal, kind) in {"label": (pa.types.is_integer, "integers"), "image": image or RAW}.items():
@@ -238,14 +314,17 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _is_encoded(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return "bytes" in kind.names and _is_binary(kind.field("bytes").type)
+        fields = {field.name: field.type for field in kind}
+        content, path = (fields.get(name, pa.null()) for name in ("bytes", "path"))
+        # pandas writes a column of which nothing is there as one of nulls
+        return _is_binary(content) or (pa.types.is_null(content) and is_text(path))
     return _is_binary(kind)
 
 
 #: Tells whether a type is legal for an image column, and names the legal types in messages.
 ImageKind = tuple[Callable[[pa.DataType], bool], str]
 RAW: ImageKind = (_is_binary, "binary (raw uint8 pixels)")
-ENCODED: ImageKind = (_is_encoded, "binary (JPEG or PNG bytes) or a struct with such a field 'bytes'")
+ENCODED: ImageKind = (_is_encoded, "binary (JPEG or PNG bytes) or a struct with such a field 'bytes' or a field 'path'")
 
 
 def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""Looks for image files in folders, and keeps an account of all others."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.data.account import LeftOut, left_out
+
+#: Names that systems and archives leave behind, in small letters; names that begin with a dot are hidden as well.
+HIDDEN = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin")
+#: Formats that Pillow knows and reads no picture of, and PostScript, which is a program.
+NO_PICTURES = ("MPEG", "EPS")
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of the files that Pillow reads, in small letters."""
+    from PIL import Image, ImageFile
+
+    Image.init()
+    # Of some formats Pillow knows that a file has them, and leaves reading it to other packages.
+    stubs = {
+        name
+        for name, (opener, *_) in Image.OPEN.items()
+        if isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
+    }
+    readable = {*Image.OPEN, "MPO"} - stubs - set(NO_PICTURES)  # the reader of JPEG opens MPO
+    return frozenset(suffix.lower() for suffix, name in Image.registered_extensions().items() if name in readable)
+
+
+@dataclass
+class Found:
+    """Collects what was found below a folder.
+
+    - root: the folder that names in the account start from
+    """
+
+    root: Path
+    hidden: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    others: dict[str, list[str]] = field(default_factory=dict)
+
+    def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        """Return the folders and the files in a folder, by name, without hidden ones, which are counted."""
+        folders: list[Path] = []
+        files: list[Path] = []
+        try:
+            with os.scandir(folder) as there:
+                for entry in there:
+                    if entry.name.startswith(".") or entry.name.casefold() in HIDDEN:
+                        self.hidden.append(self.name(folder / entry.name))
+                    else:
+                        (folders if entry.is_dir() else files).append(folder / entry.name)
+        except OSError as err:
+            raise ConfigError(f"{folder}: cannot read the folder ({err.strerror})") from err
+        return sorted(folders), sorted(files)
+
+    def images(self, folder: Path) -> list[Path]:
+        """Return the image files below a folder, in order of their paths; linked folders are entered, each once."""
+        return sorted(file for file in self._below(folder, set()) if self.is_image(file))
+
+    def _below(self, folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in entered:  # a link back, or a second link to one folder
+            self.again.append(self.name(folder))
+            return
+        entered.add((stat.st_dev, stat.st_ino))
+        folders, files = self.entries(folder)
+        yield from files
+        # Links come last: a folder goes by its own name where it has one here.
+        for each in sorted(folders, key=lambda path: (path.is_symlink(), path)):
+            yield from self._below(each, entered)
+
+    def is_image(self, file: Path) -> bool:
+        """Tell whether a file is an image by its suffix; others are counted."""
+        if file.suffix.lower() in suffixes():
+            return True
+        self.others.setdefault(file.suffix.lower(), []).append(self.name(file))
+        return False
+
+    def outside_of_classes(self, files: list[Path]) -> None:
+        """Count files of a split that lie in no folder of a class."""
+        self.outside += [self.name(file) for file in files if self.is_image(file)]
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Return the account of all that is no image of a class."""
+        return (
+            *left_out("hidden files and folders", sorted(self.hidden)),
+            *left_out("images in no folder of a class", self.outside),
+            *left_out("folders that were entered before", self.again),
+            *(
+                entry
+                for suffix, names in sorted(self.others.items())
+                for entry in left_out(f"files {f'with the suffix {suffix}' if suffix else 'without a suffix'}", names)
+            ),
+        )
