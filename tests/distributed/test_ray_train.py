@@ -25,7 +25,9 @@ def test_a_lane_starts_no_actor_for_data_sets_and_none_that_needs_the_dashboard(
 )
 def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS .*: cannot connect to that cluster \(expected auto, local, HO"):
+    with pytest.raises(
+        ConfigError, match=r"^RAY_ADDRESS .*: cannot connect to that cluster \(expected auto, local, HO"
+    ):
         next(iter(cluster.connect().gen))
 
 

@@ -138,3 +138,16 @@ def test_all_commands_are_listed(monkeypatch, capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(f" {command.__name__} " in shown for command in cli.COMMANDS)
+
+
+def test_a_message_with_a_name_that_is_not_utf_8_is_shown(fresh, monkeypatch):
+    import io
+
+    for encoding, wanted in (("utf-8", "caf\\udce9 \u2026"), ("ascii", "caf\\udce9 \\u2026")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        fresh()
+        with terminal.messages():
+            log.info("caf\udce9 \u2026")
+        stream.flush()
+        assert stream.buffer.getvalue().decode(encoding).strip() == wanted

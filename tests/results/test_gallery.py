@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.helpers.pages import SAFE, Cells
 from tgt_ray.core.batch import Block
-from tgt_ray.results import gallery
+from tgt_ray.results import fit_pages, gallery
 from tgt_ray.results.gallery import Gallery
+from tgt_ray.results.pictures import png
 
 K = 4
 
@@ -83,3 +85,26 @@ def test_pictures_name_classes_where_these_have_names():
     assert titles[True][0] == "dog" and titles[True][4].startswith("T cat: ") and "\nS owl: 100 %" in titles[True][4]
     assert titles[True][1] == "a very long n…"
     assert titles[False][0] == "1" and titles[False][4].startswith("T 0: ")
+
+
+NAMES = (r"$\frac{$", "[/b]", "<b>", "caf\udce9", "two\nlines", "x" * 5000, "$", "\x00\x1b[31m")
+
+
+def test_pictures_show_any_name_as_it_is():
+    blocks = np.zeros((len(NAMES), 1, 4, 4))
+    seen = {"real": [(number, 0.5) for number in range(len(NAMES))]}
+    content = png(fit_pages.gallery({"real": blocks}, seen, NAMES))
+    assert content.startswith(b"\x89PNG")
+    assert gallery.class_label(0, NAMES) == r"$\frac{$"
+    assert gallery.class_label(3, NAMES) == "caf\ufffd" and gallery.class_label(4, NAMES) == "two lines"
+    assert len(gallery.class_label(5, NAMES)) == 14
+
+
+def test_pages_show_any_name_as_it_is():
+    texts = {kind: ["a text"] * len(NAMES) for kind in ("real", "reconstructed", "explored")}
+    few = list(range(len(NAMES)))
+    seen = {kind: [(number, 0.5) for number in few] for kind in texts}
+    page = Cells(fit_pages.text_gallery(texts, few, few, seen, NAMES))
+    assert page.tags <= SAFE
+    for name in (r"$\frac{$", "[/b]", "<b>", "caf\ufffd", "two lines", "x" * 5000):
+        assert name in page.cells

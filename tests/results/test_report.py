@@ -94,3 +94,15 @@ def test_the_record_of_something_else_is_refused(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has no record\.json; expected the folder of a finished run or of a sweep"):
         report([Storage(tmp_path)])
+
+
+def test_texts_that_were_searched_are_shown_as_they_are(sweep):
+    table, key = records.read_table(sweep, "trials"), "task.data.name"
+    table[key] = [r"$\frac{$", "[/b]", "<b>", "x" * 5000][: len(table)] + ["$"] * max(0, len(table) - 4)
+    records.write_table(sweep, table, "trials")
+    record = records.read_json(sweep, "record.json")
+    record["config"]["space"] = {key: {"choice": []}}
+    record["name"] = "caf\udce9"
+    sweep.write(json.dumps(record).encode(), "record.json")
+    page = report([sweep]).decode()
+    assert r"$\frac{$" in page and "caf\ufffd" in page and '<td class=""><b>' not in page

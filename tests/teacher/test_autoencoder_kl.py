@@ -91,3 +91,31 @@ def test_a_teacher_of_both_libraries_trains_a_student(vit, kl_folder, digits, tm
     result = run(experiment, storage=str(tmp_path / "runs"), name="both", local=True)
     assert result.record["teacher"]["generator"]["weights"] == str(kl_folder[0])
     assert np.isfinite(result.metrics.iloc[-1]["train_kl_synthetic"])
+
+
+def test_an_autoencoder_in_a_package_is_as_one_in_a_folder(kl_folder, tmp_path, monkeypatch):
+    folder, model = kl_folder
+    package = tmp_path / "site" / "package_of_autoencoders"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    shutil.copytree(folder, package / "kl")
+    monkeypatch.syspath_prepend(package.parent)
+    how = AutoencoderKLGenerator(path="package:package_of_autoencoders/kl", subfolder="vae")
+    ours = how.build(InputSpec((3, 8, 8)))
+    how.load_weights(ours)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in ours.body.state_dict().items())
+
+
+def test_an_autoencoder_that_wants_code_or_is_not_fetched_is_refused(kl_folder, tmp_path):
+    folder, _ = kl_folder
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "vae" / "config.json").read_text())
+    (copy / "vae" / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Own"}}))
+    how = AutoencoderKLGenerator(path=str(copy), subfolder="vae")
+    with pytest.raises(ConfigError, match="names code of its own"):
+        how.build(InputSpec((3, 8, 8)))
+    (copy / "vae" / "config.json").write_text(json.dumps(config))
+    [weights] = (copy / "vae").glob("*.safetensors")
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match="is a pointer of Git LFS"):
+        how.build(InputSpec((3, 8, 8)))

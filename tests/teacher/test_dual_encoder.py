@@ -229,8 +229,8 @@ def test_a_second_tower_has_a_revision_of_its_own(encoder, monkeypatch):
     def nothing(path, revision, name):
         asked.add((path, revision))
 
-    for module in ("encoder", "tokens"):
-        monkeypatch.setattr(f"tgt_ray.models.text.{module}.from_hub", local)
+    for module in ("hub", "text.encoder", "text.tokens"):
+        monkeypatch.setattr(f"tgt_ray.models.{module}.from_hub", local)
     for module in ("sentence_settings", "tokens"):
         monkeypatch.setattr(f"tgt_ray.models.text.{module}.own_file", nothing)
     for given, revisions in (

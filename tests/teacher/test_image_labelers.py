@@ -167,6 +167,50 @@ def test_a_transformers_classifier_gives_its_own_logits(vit):
         torch.testing.assert_close(ours(images).logits, model(pixel_values=pixels).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package with the models in its folder."""
+    folder = tmp_path / "site" / "package_of_models"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_a_classifier_in_a_package_is_as_one_in_a_folder(vit, package):
+    folder, model = vit(5)
+    folder.rename(package / "vit")
+    how = TransformersLabeler(path="package:package_of_models/vit")
+    ours = how.build(InputSpec((3, 16, 16)), 5).eval()
+    assert how.load_weights(ours) == {"weights": "package:package_of_models/vit", "head": "own"}
+    assert torch.equal(ours.head.weight, model.classifier.weight)
+
+
+def test_classes_of_the_own_head_and_a_new_head_exclude_each_other():
+    with pytest.raises(ValueError, match="classes: are of the model's own head, and head: fit trains a new one"):
+        TimmLabeler(name=NAME, head="fit", classes=[1, 2])
+    assert TimmLabeler(name=NAME, head="own", classes=[1, 2]).classes == (1, 2)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_a_timm_file_of_a_wrapped_model_keeps_its_head(prefix, tmp_path):
+    file, model = timm_file(tmp_path, 5)
+    safetensors.torch.save_file({f"{prefix}{name}": value for name, value in model.state_dict().items()}, file)
+    how = TimmLabeler(name=NAME, weights=file)
+    ours = how.build(InputSpec((3, 16, 16)), 5)
+    assert how.load_weights(ours)["head"] == "own"
+    assert torch.equal(ours.head.weight, model.get_classifier().weight)
+
+
+def test_a_head_that_is_not_finite_is_refused(tmp_path):
+    file, model = timm_file(tmp_path, 5)
+    torch.nn.init.constant_(model.get_classifier().bias, float("nan"))
+    safetensors.torch.save_file(model.state_dict(), file)
+    how = TimmLabeler(name=NAME, weights=file)
+    with pytest.raises(ConfigError, match=r"teacher\.labeler\.weights: .*5 of the 5 values of '.*bias' are not finite"):
+        how.load_weights(how.build(InputSpec((3, 16, 16)), 5))
+
+
 def test_a_transformers_classifier_of_other_classes_gets_a_head_fitted(vit, tmp_path, digits):
     folder, _ = vit(3)
     prepared, *_ = labeler(tmp_path / "s", digits, type="transformers", path=str(folder))

@@ -5,9 +5,14 @@ A row is UTF-8, padded with zeros. A pair of sentences is one text with SEPARATO
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
+
+#: Characters that pages and pictures can't show: control characters, and halves of characters that Python makes of
+#: bytes which aren't UTF-8.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 #: Separates the sentences of a pair (the "unit separator" of ASCII, which texts don't contain).
 SEPARATOR = "\x1f"
@@ -50,6 +55,11 @@ def sentences(text: str) -> tuple[str, ...]:
 def shown(text: str) -> str:
     """Return a text for people to read, with a slash in place of the separator."""
     return text.replace(SEPARATOR, " / ")
+
+
+def visible(text: str) -> str:
+    """Return a text that every page and picture can show: what can't be shown becomes the replacement character."""
+    return _UNSEEN.sub("\ufffd", text)
 
 
 def are_texts(inputs: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ from ray._common.network_utils import parse_address
 from ray._private import services, worker
 from ray._private.authentication import authentication_token_setup
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._raylet import InnerGcsClient, PlacementGroupID
+from ray._raylet import InnerGcsClient, PlacementGroupID  # type: ignore[attr-defined]
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group

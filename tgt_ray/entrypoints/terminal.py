@@ -29,6 +29,11 @@ class _Stdout(logging.StreamHandler):
         logging.Handler.__init__(self)
         self.setFormatter(logging.Formatter("%(message)s"))
 
+    def format(self, record: logging.LogRecord) -> str:
+        # Names of files that aren't UTF-8, and terminals that know few characters.
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+
     @property
     def stream(self) -> TextIO:
         return sys.stdout

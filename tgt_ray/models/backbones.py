@@ -79,17 +79,19 @@ class TimmModel(Config):
         - returns: where the weights come from, and weight (K, D) and bias (K,) of their head, None where it has none
         """
         from tgt_ray.models.image.timm import at_size, split_head, timm_weights
-        from tgt_ray.models.weights import load_strictly, read_safetensors
+        from tgt_ray.models.weights import check_finite, load_strictly, read_safetensors, unprefixed
 
+        own = backbone.body.state_dict()
         if self.weights is not None:
             where = f"{key}.weights: {self.weights}"
-            state = read_safetensors(read_file(self.weights, f"{key}.weights"), where)
+            state = unprefixed(read_safetensors(read_file(self.weights, f"{key}.weights"), where), own, where)
         else:
             where, state = f"timm's weights of {self.name}", timm_weights(self.name)
-        body, weight, bias = split_head(self.name, state, backbone.body.state_dict())
+        body, weight, bias = split_head(self.name, state, own)
         if self.img_size is not None:
             body = at_size(backbone.body, body, self.name, key)
         load_strictly(backbone.body, body, where)
+        check_finite((each for each in state.items() if each[0] not in own), where)
         return where, weight, bias
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
+
+log = logging.getLogger(__name__)
 
 #: Prefix of a path in an installed Python package: `package:NAME/FOLDER`.
 PACKAGE = "package:"
+#: Files of a model that may name code of its own.
+WITH_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+#: Files of weights that are loaded, in safetensors and, where there are none, pickles that hold nothing but weights.
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
+PICKLES = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
 
 
 def place(path: str) -> str:
@@ -56,7 +65,7 @@ def own_file(path: str, revision: str | None, name: str) -> Any:
 
 
 def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
-    """Call a `from_pretrained` of transformers; ConfigError where it fails.
+    """Call a `from_pretrained` of transformers, without running code of the model's own; ConfigError where it fails.
 
     - load: the method
     - path: of the model, a folder or a name on the hub
@@ -65,11 +74,188 @@ def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
     from transformers.utils import logging
 
     where, said = place(path), logging.get_verbosity()
+    check_files(path, revision)
+    _check_type(path, revision)
     # The library warns of weights that are missing or left out: here callers check them.
     logging.set_verbosity_error()
     try:
-        return load(where, revision=revision, **options)
+        return load(where, revision=revision, trust_remote_code=False, **options)
     except Exception as err:  # folders, names, network and files alike
         raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err
     finally:
         logging.set_verbosity(said)
+
+
+def tokenizer_from_hub(path: str, revision: str | None, **options: Any) -> Any:
+    """Load the tokenizer of a model; ConfigError where there is none, for which the library would invent one."""
+    from transformers import AutoTokenizer
+
+    folder = Path(place(path))
+    if folder.is_dir() and not options.get("gguf_file") and not _has_tokenizer(folder):
+        raise ConfigError(
+            f"{path}: has no tokenizer (no tokenizer.json, vocab.txt, vocab.json with merges.txt, or *.model); save the"
+            " model's own tokenizer into that folder"
+        )
+    tokenizer = from_hub(AutoTokenizer.from_pretrained, path, revision, **options)
+    added = set(tokenizer.added_tokens_decoder)
+    if all(number in added for number in tokenizer.get_vocab().values()):
+        raise ConfigError(
+            f"{path}: its tokenizer has {len(tokenizer)} special tokens and no others, so its vocabulary is missing;"
+            " save the model's own tokenizer into that folder"
+        )
+    return tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    there = {file.name for file in folder.iterdir() if file.is_file()}
+    whole = {"tokenizer.json", "vocab.txt", "tekken.json", "vocab", "byte_maps.json"}
+    ends = (".model", ".tiktoken", ".spm", ".tokenizer")
+    pair = {"vocab.json", "merges.txt"} <= there
+    alone = "vocab.json" in there and _named_tokenizer(folder) in _WITHOUT_MERGES
+    # Some have another name for their file, which tokenizer_config.json says.
+    versions = any(name.startswith("tokenizer.") and name.endswith(".json") for name in there)
+    return bool(whole & there) or any(name.endswith(ends) for name in there) or pair or alone or versions
+
+
+#: Tokenizers that have a vocab.json alone.
+_WITHOUT_MERGES = ("Wav2Vec2CTCTokenizer", "VitsTokenizer", "EsmTokenizer", "MgpstrTokenizer", "MarianTokenizer")
+
+
+def _named_tokenizer(folder: Path) -> str:
+    file = folder / "tokenizer_config.json"
+    said = _mapping(file.read_bytes()) if file.is_file() else {}
+    return str(said.get("tokenizer_class", "")).removesuffix("Fast")
+
+
+def model_from_hub(auto: Any, path: str, revision: str | None, where: str, **options: Any) -> tuple[Any, Any]:
+    """Load a model with its weights, in float32, without a prefix that the names of all its weights have.
+
+    - auto: the class of transformers
+    - where: what messages about its weights begin with
+    - returns: the model, and what the library says of missing weights
+    - raises ConfigError: where it can't be loaded, or weights are not finite
+    """
+    import torch
+
+    from tgt_ray.models.weights import check_finite, prefixes
+
+    options |= {"output_loading_info": True, "dtype": torch.float32}
+    model, info = from_hub(auto.from_pretrained, path, revision, **options)
+    # The library leaves off or adds a prefix of its own classes, such as `bert.`, so what it finds decides.
+    for prefix in prefixes(_weight_names(Path(place(path)))):
+        if not info["missing_keys"]:
+            break
+        again, found = from_hub(
+            auto.from_pretrained, path, revision, key_mapping={f"^{re.escape(prefix)}": ""}, **options
+        )
+        if len(found["missing_keys"]) < len(info["missing_keys"]):
+            log.info("%s: the names of all weights begin with '%s', which is left off", where, prefix)
+            model, info = again, found
+    drawn = set(info["missing_keys"])
+    check_finite((each for each in model.named_parameters() if each[0] not in drawn), where)
+    check_finite((each for each in model.named_buffers() if each[0].endswith(("running_mean", "running_var"))), where)
+    return model, info
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """Return the names of the weights in a model's folder; none for a name on the hub, or a file without a list."""
+    from safetensors import SafetensorError, safe_open
+
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            return list(_mapping((folder / index).read_bytes()).get("weight_map") or ())
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return []
+    try:
+        with safe_open(file, "pt") as weights:
+            return list(weights.keys())
+    except SafetensorError:
+        return []
+
+
+def check_files(path: str, revision: str | None, subfolder: str | None = None) -> None:
+    """Raise ConfigError for a model that wants code of its own, or whose files are not what their names say.
+
+    - path: a folder or a name on the hub; a file of the hub that isn't to be had is not looked at
+    """
+    from tgt_ray.models.weights import kind_of_file
+
+    folder = Path(place(path)) / (subfolder or "")
+    for name in WITH_CODE:
+        said = _mapping(_content(path, revision, f"{subfolder}/{name}" if subfolder else name))
+        if said.get("auto_map"):
+            raise ConfigError(
+                f"{path}: its {name} names code of its own (auto_map: {cut(json.dumps(said['auto_map']))}), which is"
+                f" not run; use a model that its library knows, or, where the library's own classes do the same, take"
+                " auto_map out of a copy"
+            )
+    if folder.is_dir():
+        for file in _loaded(folder):
+            with file.open("rb") as opened:
+                kind = kind_of_file(opened.read(4096), weights=file.name.endswith(".safetensors"))
+            if kind:
+                raise ConfigError(f"{path}: its file {file.name} is {kind}")
+
+
+def _loaded(folder: Path) -> list[Path]:
+    """List the files of a folder that are loaded; others may be unfetched, such as weights for other libraries."""
+    there = sorted(file for file in folder.iterdir() if file.is_file())
+    weights = [file for file in there if WEIGHTS.fullmatch(file.name)]
+    weights = weights or [file for file in there if PICKLES.fullmatch(file.name)]
+    words = [file for file in there if file.name == "tokenizer.json"]
+    words = words or [file for file in there if file.name in ("vocab.txt", "vocab.json") or file.suffix == ".model"]
+    return [*weights, *words, *(file for file in there if file.name in WITH_CODE)]
+
+
+def check_parts(path: str, revision: str | None) -> None:
+    """Raise ConfigError for a pipeline of diffusers with a part that is of no library: code of its own."""
+    from diffusers import pipelines
+
+    check_files(path, revision)
+    for name, said in _mapping(_content(path, revision, "model_index.json")).items():
+        library = said[0] if isinstance(said, list) and said else None
+        known = library in (None, "diffusers", "transformers") or hasattr(pipelines, str(library))
+        if not known or (name == "_class_name" and library is not None):
+            raise ConfigError(
+                f"{path}: its model_index.json has for '{name}' code of its own ({cut(json.dumps(said))}), which is not"
+                " run; use a pipeline whose parts are of diffusers and transformers"
+            )
+    folder = Path(place(path))
+    for part in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if part.is_dir():
+            check_files(path, revision, part.name)
+
+
+def _check_type(path: str, revision: str | None) -> None:
+    """Raise ConfigError for a type of model that the library transformers doesn't have."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    kind = _mapping(_content(path, revision, "config.json")).get("model_type")
+    if kind is not None and kind not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{path}: its config.json has model_type '{cut(str(kind))}', which transformers {__version__} does not"
+            " have: it needs code of its own, which is not run, or another version of transformers; use another model"
+        )
+
+
+def _content(path: str, revision: str | None, name: str) -> bytes:
+    """Return a small file of a model; nothing where there is none, or the hub can't be asked, as loading then says."""
+    from huggingface_hub import hf_hub_download
+
+    folder = Path(place(path))
+    if folder.is_dir():
+        return (folder / name).read_bytes() if (folder / name).is_file() else b""
+    try:
+        return Path(hf_hub_download(path, name, revision=revision)).read_bytes()
+    except Exception:  # names, network and files alike
+        return b""
+
+
+def _mapping(content: bytes) -> dict[str, Any]:
+    """Return what a JSON file says; nothing where it is no mapping, on which loading it then fails."""
+    try:
+        said = json.loads(content)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}

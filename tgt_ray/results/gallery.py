@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tgt_ray.core import formats
-from tgt_ray.core.texts import are_texts, shown, to_texts
+from tgt_ray.core.texts import are_texts, shown, to_texts, visible
 from tgt_ray.results.pictures import Line, drawable, grid, png
 from tgt_ray.results.text_page import page
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, empty_rate, exact_copy_rate
@@ -231,7 +231,7 @@ def class_label(number: int | None, class_names: Sequence[str], most: int | None
         return "unlabelled"
     if not class_names:
         return str(number)
-    name = class_names[number]
+    name = " ".join(visible(class_names[number]).split())
     return name if most is None or len(name) <= most else f"{name[: most - 1]}…"
 
 

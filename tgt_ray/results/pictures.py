@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tgt_ray.core.texts import visible
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -57,8 +59,8 @@ def grid(lines: Sequence[Line]) -> Figure:
             shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             where = (place, place + 0.94, 0, 1)
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=where, aspect="auto")
-            axes.text(place + 0.47, 1.02, title, fontsize=8, ha="center", va="bottom")
-        axes.text(-0.08, 0.5, line.name, fontsize=9, rotation=90, ha="center", va="center")
+            axes.text(place + 0.47, 1.02, visible(title), fontsize=8, ha="center", va="bottom", parse_math=False)
+        axes.text(-0.08, 0.5, line.name, fontsize=9, rotation=90, ha="center", va="center", parse_math=False)
         axes.set(xlim=(0, columns), ylim=(0, 1))
         axes.set_axis_off()
     return figure

@@ -13,8 +13,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tgt_ray.core import records
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.texts import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,8 @@ def report(folders: Sequence[Storage]) -> bytes:
     compared = [section.compared for section in sections]
     keys = list(dict.fromkeys(key for row in compared for key in row))
     rows = [{key: row.get(key) for key in keys} for row in compared] if len(sections) > 1 else []
-    return environment.get_template("report.html").render(title=title, runs=sections, compared=rows).encode()
+    page = environment.get_template("report.html").render(title=title, runs=sections, compared=rows)
+    return visible(page).encode()
 
 
 def _section(folder: Storage) -> Section:
@@ -146,7 +148,9 @@ def _of_trials(folder: Storage, trials: pd.DataFrame, keys: list[str], metric: s
 
     def values(figure: Figure) -> None:
         for axes, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False)[0], keys, strict=True):
-            axes.scatter([str(value) if isinstance(value, str) else value for value in searched[key]], searched[metric])
+            axes.scatter(
+                [_word(value) if isinstance(value, str) else value for value in searched[key]], searched[metric]
+            )
             for style, row in zip(STYLES, _controls(trials), strict=False):
                 axes.axhline(row[metric], linestyle=style, color="grey", label=f"control {row.control}")
             axes.set(xlabel=key)
@@ -222,6 +226,11 @@ def _teacher(teacher: dict[str, Any]) -> Iterable[Table]:
         yield Table("Teacher's fit check", [{"measured": k, "value": v} for k, v in teacher["fit_check"].items()])
 
 
+def _word(value: str) -> str:
+    """Return a text as it stands at an axis."""
+    return cut(visible(value), 40)
+
+
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
@@ -233,10 +242,13 @@ def _cell(value: Any) -> str:
 
 
 def _picture(title: str, about: str, draw: Callable[[Figure], None], width: float = 7, height: float = 4) -> Picture:
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    # What is searched may be text with dollar signs, which are no formulas.
+    with rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="png", dpi=110)
     return Picture(title, about, base64.b64encode(buffer.getvalue()).decode())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from html import escape
+
+from tgt_ray.core.texts import visible
 
 #: A heading, and the rows below it, each with one cell for each column.
 Group = tuple[str, Sequence[Sequence[str]]]
@@ -30,13 +31,13 @@ def page(title: str, facts: Sequence[str], columns: Sequence[str], groups: Seque
         '<html><head><meta charset="utf-8">',
         # The browser fetches and runs nothing, even if something were not escaped.
         """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(fact)}</p>" for fact in facts),
-        f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in columns)}</tr>",
+        f"<title>{_visible(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{_visible(title)}</h1>",
+        *(f"<p>{_visible(fact)}</p>" for fact in facts),
+        f"<table><tr>{''.join(f'<th>{_visible(name)}</th>' for name in columns)}</tr>",
     ]
     for heading, rows in groups:
-        lines.append(f'<tr><th colspan="{len(columns)}">{escape(heading)}</th></tr>')
+        lines.append(f'<tr><th colspan="{len(columns)}">{_visible(heading)}</th></tr>')
         # Each cell finds its own writing direction, so that none changes that of its neighbours.
         cells = ("".join(f'<td dir="auto">{_visible(cell)}</td>' for cell in row) for row in rows)
         lines += [f"<tr>{row}</tr>" for row in cells]
@@ -45,8 +46,5 @@ def page(title: str, facts: Sequence[str], columns: Sequence[str], groups: Seque
 
 
 def _visible(text: str) -> str:
-    """Escape a text for HTML.
-
-    Control characters, which generators may make and HTML forbids, become the replacement character.
-    """
-    return escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", text))
+    """Escape a text for HTML, without the control characters that generators may make and HTML forbids."""
+    return escape(visible(text))

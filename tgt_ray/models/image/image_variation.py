@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
+from tgt_ray.models.hub import check_parts, place
 from tgt_ray.models.image.preprocess import Preprocess
+from tgt_ray.models.weights import check_finite
 
 
 class Variation(nn.Module):
@@ -93,14 +95,18 @@ def load(
     """
     from diffusers import StableUnCLIPImg2ImgPipeline
 
+    check_parts(path, revision)
     try:
         pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
-            path, revision=revision, torch_dtype=torch.float32, use_safetensors=True
+            place(path), revision=revision, torch_dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except Exception as err:  # folders, names, network and files alike
         raise ConfigError(
             f"teacher.generator.path: {path} cannot be loaded ({' '.join(str(err).split())[:200]})"
         ) from err
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            check_finite(part.named_parameters(name), f"teacher.generator.path: {path}")
     pipeline.set_progress_bar_config(disable=True)
     own = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     multiple = 8 * max(1, pipeline.vae_scale_factor // 8)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
+from tgt_ray.models.hub import check_files, place
 
 
 class KLAutoencoder(nn.Module):
@@ -75,8 +76,9 @@ def weights(path: str, subfolder: str | None, revision: str | None) -> dict[str,
 
 
 def _from(load: Any, path: str, subfolder: str | None, revision: str | None, **options: Any) -> Any:
+    check_files(path, revision, subfolder)
     try:
-        return load(path, subfolder=subfolder, revision=revision, **options)
+        return load(place(path), subfolder=subfolder, revision=revision, **options)
     except Exception as err:  # folders, names, network and files alike
         raise ConfigError(
             f"teacher.generator.path: {path} cannot be loaded ({' '.join(str(err).split())[:200]})"

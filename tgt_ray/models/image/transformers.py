@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
-from tgt_ray.models.hub import from_hub
+from tgt_ray.models.hub import from_hub, model_from_hub
 from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
 
 
@@ -81,8 +81,7 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     """
     from transformers import AutoModelForImageClassification
 
-    load = AutoModelForImageClassification.from_pretrained
-    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    model, info = model_from_hub(AutoModelForImageClassification, path, revision, f"teacher.labeler.path: {path}")
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
     if f"{name}.weight" in info["missing_keys"]:

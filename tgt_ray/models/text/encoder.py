@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
-from tgt_ray.models.hub import from_hub
+from tgt_ray.models.hub import from_hub, model_from_hub
 from tgt_ray.models.text.sentence_settings import own_pooling
 from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
 
@@ -178,8 +178,8 @@ def transformers_weights(
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     classifies = backbone.pooling == "model"
-    load = (AutoModelForSequenceClassification if classifies else AutoModel).from_pretrained
-    model, info = from_hub(load, path, revision, output_loading_info=True, dtype=torch.float32)
+    auto = AutoModelForSequenceClassification if classifies else AutoModel
+    model, info = model_from_hub(auto, path, revision, f"{backbone.tokens.where}.path: {path}")
     name, head = linear_head(model, path) if classifies else ("pooler", None)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{name}."))
     if missing:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import SEPARATOR, clean, sentences, to_texts
-from tgt_ray.models.hub import from_hub, own_file
+from tgt_ray.models.hub import from_hub, own_file, tokenizer_from_hub
 from tgt_ray.models.text.vocabulary import SPECIAL
 
 
@@ -164,10 +164,10 @@ def own_tokens(path: str, revision: str | None, max_tokens: int | None, where: s
     - where: the config's key, for messages
     - key: of `max_tokens` in that config, for messages
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     longest = max_tokens or _own_length(path, revision, from_hub(AutoConfig.from_pretrained, path, revision))
-    tokens = tokens_of(from_hub(AutoTokenizer.from_pretrained, path, revision), longest, where)
+    tokens = tokens_of(tokenizer_from_hub(path, revision), longest, where)
     tokens.key = key
     return tokens
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tgt_ray.core import records
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import sentences
-from tgt_ray.models.hub import from_hub
+from tgt_ray.models.hub import tokenizer_from_hub
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -55,9 +55,7 @@ def same_vocabulary(one: str | None, other: str | None) -> bool:
     """
     if one is None or other is None or one == other:
         return one == other
-    from transformers import AutoTokenizer
-
-    first, second = (from_hub(AutoTokenizer.from_pretrained, path, None).get_vocab() for path in (one, other))
+    first, second = (tokenizer_from_hub(path, None).get_vocab() for path in (one, other))
     return bool(first == second)
 
 

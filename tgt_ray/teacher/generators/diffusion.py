@@ -25,7 +25,8 @@ class AutoencoderKLGenerator(Generator):
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "subfolder", "revision"})
     type: Literal["autoencoder_kl"] = "autoencoder_kl"
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub"
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER` for a folder in an"
+        " installed Python package, or a name on the hub"
     )
     subfolder: str | None = Field(
         None, description="subfolder of the autoencoder, often `vae`, where `path` is a whole pipeline"
@@ -74,8 +75,8 @@ class ImageVariationGenerator(Generator):
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     type: Literal["image_variation"] = "image_variation"
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote and all nodes see, or a name on the hub, such as"
-        " stabilityai/stable-diffusion-2-1-unclip-small"
+        description="folder that `save_pretrained` wrote and all nodes see, `package:NAME/FOLDER` for a folder in an"
+        " installed Python package, or a name on the hub, such as stabilityai/stable-diffusion-2-1-unclip-small"
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: `path` has the weights")

@@ -83,13 +83,11 @@ class TextGenerator(ReadsTexts, Generator):
 
         - raises ConfigError: where some weights are missing, which the library would draw at random
         """
-        import torch
-
-        from tgt_ray.models.hub import from_hub
+        from tgt_ray.models.hub import model_from_hub
 
         assert self.path is not None
-        options |= {"output_loading_info": True, "dtype": torch.float32}
-        model, info = from_hub(auto.from_pretrained, self.path, self.revision, **options)
+        where = f"teacher.generator.path: {self.path}"
+        model, info = model_from_hub(auto, self.path, self.revision, where, **options)
         if info["missing_keys"]:
             raise ConfigError(f"teacher.generator.path: {self.path} has no weights for '{min(info['missing_keys'])}'")
         return model

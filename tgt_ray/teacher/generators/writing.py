@@ -59,15 +59,11 @@ class CausalLMGenerator(Writing):
         return self.max_new_tokens
 
     def tokens(self, spec: InputSpec, key: str = "teacher.generator") -> Any:
-        from transformers import AutoTokenizer
-
-        from tgt_ray.models.hub import from_hub
+        from tgt_ray.models.hub import tokenizer_from_hub
         from tgt_ray.models.text.tokens import tokens_of
 
         quantised = {"gguf_file": self.gguf_file} if self.gguf_file else {}
-        return tokens_of(
-            from_hub(AutoTokenizer.from_pretrained, self.path, self.revision, **quantised), self.max_tokens, key
-        )
+        return tokens_of(tokenizer_from_hub(self.path, self.revision, **quantised), self.max_tokens, key)
 
     def build(self, spec: InputSpec) -> nn.Module:
         from transformers import AutoModelForCausalLM

@@ -70,8 +70,8 @@ class TransformersLabeler(PretrainedLabeler):
     type: Literal["transformers"] = "transformers"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName = Field(
-        description="folder that `save_pretrained` wrote (with its image processor) and all nodes see, or a name on"
-        " the hub"
+        description="folder that `save_pretrained` wrote (with its image processor) and all nodes see,"
+        " `package:NAME/FOLDER` for a folder in an installed Python package, or a name on the hub"
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: `path` has the weights")
@@ -91,12 +91,16 @@ class TransformersLabeler(PretrainedLabeler):
         return Classifier(backbone, num_classes)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
+        from tgt_ray.models.hub import place
         from tgt_ray.models.image.transformers import transformers_weights
         from tgt_ray.models.weights import load_strictly
 
         body, weight, bias = transformers_weights(self.path, self.revision)
         load_strictly(model.backbone.body, body, f"teacher.labeler.path: {self.path}")
-        return {"weights": self.path, "head": self._use_head(model, weight, bias, from_a_file=Path(self.path).is_dir())}
+        return {
+            "weights": self.path,
+            "head": self._use_head(model, weight, bias, from_a_file=Path(place(self.path)).is_dir()),
+        }
 
     def facts(self, model: Any) -> dict[str, Any]:
         return model.backbone.facts()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError
@@ -36,6 +36,15 @@ class PretrainedLabeler(Labeler):
         " the model's own classes are the task's, in order",
     )
     probe: Probe = Field(default_factory=Probe, description="how a linear head is fitted, where one has to be")
+
+    @model_validator(mode="after")
+    def _classes_of_its_own_head(self) -> PretrainedLabeler:
+        if self.head == "fit" and self.classes is not None:
+            raise ValueError(
+                "classes: are of the model's own head, and head: fit trains a new one for the task's classes; leave one"
+                " of them out"
+            )
+        return self
 
     @property
     def head_split(self) -> str:
