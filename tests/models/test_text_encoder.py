@@ -116,6 +116,47 @@ def test_a_padding_token_that_only_a_config_has_refuses_nothing(text_spec, tmp_p
     MaskedLMGenerator(path=path, max_tokens=32).build(text_spec)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+@pytest.mark.parametrize("pads_with", ["its own", "another than its config says", "the end", "the unknown token"])
+def test_a_causal_classifier_s_end_of_a_text_is_that_of_its_mask(text_spec, tmp_path, family, pads_with):
+    """What it gives is, for each text, what the model itself gives for the text alone, without padding."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    tokenizer = corpus_tokens(text_spec.tokenizer, 32, "test").tokenizer
+    if pads_with in ("the end", "the unknown token"):
+        tokenizer.pad_token = {"the end": tokenizer.eos_token, "the unknown token": tokenizer.unk_token}[pads_with]
+    pad = tokenizer.pad_token_id if pads_with != "another than its config says" else tokenizer("film")["input_ids"][1]
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
+    small |= {"intermediate_size": 32, "word_embed_proj_dim": 16}
+    if family == "gpt2":
+        small = {"n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), max_position_embeddings=64, pad_token_id=pad, num_labels=3, **small
+    )
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["a film", "the old man likes the house", "film", "a small child sees the film film", *TEXTS[:40]]
+    labeler = TextEncoderLabeler(path=str(tmp_path), max_tokens=32)
+    model = labeler.build(text_spec, 3).eval()
+    labeler.load_weights(model)
+    own = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    own.config.pad_token_id = None  # so that it takes the last token of a text
+    with torch.no_grad():
+        wanted = torch.cat([own(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits for text in texts])
+        inputs = rows(*texts)
+        torch.testing.assert_close(model(inputs).logits, wanted, rtol=1e-4, atol=1e-5)
+        ids = model.backbone.prepare(inputs)
+        soft = F.one_hot(ids, len(tokenizer)).float()
+        torch.testing.assert_close(model(soft).logits, wanted, rtol=1e-4, atol=1e-5)
+    assert model.backbone.facts()["end"] == "by the mask"
+
+
+def test_a_classifier_that_pools_itself_is_as_it_was(text_models, text_spec):
+    backbone = TextEncoderLabeler(path=str(text_models / "classifier"), max_tokens=32).build(text_spec, 3).backbone
+    assert "end" not in backbone.facts()
+
+
 def test_a_model_from_scratch_needs_texts():
     with pytest.raises(ConfigError, match="needs a text task"):
         TextTransformerStudent().build(InputSpec((1, 28, 28)))

@@ -100,6 +100,53 @@ def test_a_sentinel_in_a_text_is_text(t5, text_spec):
     assert not set(tokens(rows("a small <extra_id_0> car"))[0].tolist()) & set(tokens.sentinels)
 
 
+def test_a_sentinel_in_a_text_counts_as_the_text_that_it_is_read_as(t5, text_spec):
+    tokens = Seq2SeqGenerator(path=t5, max_tokens=40).tokens(text_spec)
+    text = "a <extra_id_0> car <extra_id_1>"
+    length = int((tokens(rows(text)) != tokens.pad).sum())
+    for most, cut in ((length, 0), (length - 1, 1)):
+        tokens.max_tokens = most
+        assert tokens.count_cut([text]) == (cut, text if cut else "")
+
+
+def words_only(*words):
+    """A tokenizer of whole words, as BERT's where a word isn't in its vocabulary and has no pieces there."""
+    from transformers import BertTokenizer
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    return BertTokenizer(vocab={word: number for number, word in enumerate(names)})
+
+
+def test_words_that_a_vocabulary_lacks_are_told_and_put_back():
+    tokens = tokens_of(words_only("nobody", "likes", "the", "film", "[", "]", *".,!?"), 12, "test")
+    texts = [
+        "Nobody likes Zürich, the ☃ film!",
+        f"the film{SEPARATOR}Likes  Ω?",
+        "nobody likes the film",
+        "Quark [UNK] the film",
+        "the " * 9 + "Quark film Quark",  # the last one is cut
+    ]
+    inputs = rows(*texts)
+    ids, unknown = tokens(inputs), tokens.unknown_words(inputs)
+    assert unknown == [["Zürich", "☃"], ["Ω"], [], ["Quark", "UNK"], ["Quark"]]
+    assert tokens.texts(ids, unknown) == [
+        "nobody likes Zürich, the ☃ film!",
+        f"the film{SEPARATOR}likes Ω?",
+        "nobody likes the film",
+        "Quark [ UNK ] the film",
+        " ".join(["the"] * 9 + ["Quark"]),
+    ]
+    assert tokens.texts(ids)[0] == "nobody likes, the film!"
+
+
+def test_a_text_ends_where_its_last_token_is(text_spec):
+    tokens = corpus_tokens(text_spec.tokenizer, 20, "test")
+    ids = torch.tensor([[5, 6, tokens.pad, tokens.pad], [5, tokens.pad, 7, tokens.pad], [tokens.pad] * 4])
+    assert tokens.present(ids).sum(dim=1).tolist() == [2, 3, 0]
+    tokens.ends_with_pad = True  # as a causal model's tokenizer that ends texts with the token that it pads with
+    assert tokens.present(ids).sum(dim=1).tolist() == [3, 4, 1]
+
+
 @pytest.mark.parametrize(
     ("name", "cls"),
     [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from tests.helpers.text_models import SCRATCH, TEXTS, generator, rows, seeded, teacher_with
+from tests.helpers.text_models import SCRATCH, TEXTS, generator, of_family, rows, seeded, teacher_with
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.texts import SEPARATOR, to_texts
@@ -84,6 +84,31 @@ def test_a_random_step_lies_on_a_text_s_tokens_alone(masking, cls):
     assert (by_token[~tokens] == 0).all() and (by_token[tokens] > 0).all()
     expected = scale * 0.3 * (tokens.sum(dim=1) * width) ** 0.5
     torch.testing.assert_close(step.norm(dim=1), expected, rtol=1e-4, atol=0)
+
+
+def test_words_that_the_vocabulary_lacks_stay_in_new_texts(text_spec, tmp_path):
+    from transformers import BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "nobody", "likes", "the", "film", "house", "."]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    config = MaskedLMGenerator(path=of_family("bert", tmp_path, tokenizer, 0), max_tokens=16, mask_rate=0.5)
+    teacher = teacher_with(config, text_spec)
+    texts = [
+        "nobody likes the Größenwahn film .",
+        "the house .",
+        f"Quark the film{SEPARATOR}nobody likes \N{SNOWMAN} .",
+    ]
+    latents, context = teacher.encode(rows(*texts), generator())
+    changed = to_texts(teacher.decode(latents, generator(1), context).numpy())
+    kept = [["Größenwahn"], [], ["Quark", "\N{SNOWMAN}"]]
+    for text, new, unknown in zip(texts, changed, kept, strict=True):
+        places = [text.replace(SEPARATOR, " ").split().index(word) for word in unknown]
+        assert [new.replace(SEPARATOR, " ").replace(".", " .").split()[place] for place in places] == unknown, new
+        assert new.count(SEPARATOR) == text.count(SEPARATOR)
+    assert changed != texts, "the other words are drawn anew"
+    one = teacher.decode(latents[2:], generator(1), context[2:])
+    assert "Quark" in to_texts(one.numpy())[0]
+    assert teacher.relax(latents, generator(), context).shape[:2] == context.shape[::2]
 
 
 @pytest.mark.parametrize("cls", [Seq2SeqGenerator, MaskedLMGenerator])

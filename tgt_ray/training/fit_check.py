@@ -54,7 +54,7 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         experiment.fit_check.seconds,
         bool(experiment.pool.gpus_per_actor),
         # Part of the digest, since older checks of texts counted as copies only texts that no tokenizer had changed.
-        *(["copies up to what tokenizers change"] if experiment.task.modality == "text" else []),
+        *(["copies up to what tokenizers change", "unknown words stay"] if experiment.task.modality == "text" else []),
         # A gradient follows a disagreement whose temperature the objective sets.
         *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
     )

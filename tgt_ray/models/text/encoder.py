@@ -17,6 +17,29 @@ from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
 ALIKE = 32
 
 
+class WithoutHead(nn.Module):
+    """Takes the place of a classifier's head and passes its inputs on.
+
+    A causal model's head sees the states of all tokens (B, T, H), of which the model then takes that of a text's end.
+    It looks for the end by its config's padding token, or takes the last place where it gets embeddings. Here each
+    place has the state of the end that the mask tells.
+
+    - last: (B,) the place of each text's last token
+    - of_tokens: whether the head has seen states of tokens
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: Tensor | None = None
+        self.of_tokens = False
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.of_tokens = states.dim() == 3
+        if not self.of_tokens or self.last is None:
+            return states
+        return states[torch.arange(len(states), device=states.device), self.last][:, None].expand_as(states)
+
+
 class TextBackbone(nn.Module):
     """Maps texts to embeddings (B, dim).
 
@@ -34,10 +57,14 @@ class TextBackbone(nn.Module):
         check_belongs(body, tokens)
         check_positions(config, tokens)
         self.typed = tells_sentences(config)
+        #: Where the head of a classifier was.
+        self.head = next((each for each in body.modules() if isinstance(each, WithoutHead)), None)
 
     def facts(self) -> dict[str, Any]:
         """Return everything besides the weights that changes the outputs, as plain data; part of the fingerprint."""
-        return {"tokens": self.tokens.facts(), "pooling": self.pooling, "settings": settings_of(self.body.config)}
+        facts = {"tokens": self.tokens.facts(), "pooling": self.pooling, "settings": settings_of(self.body.config)}
+        # Part of the fingerprint, since an end was once where the model's own code looked for it.
+        return {**facts, **({"end": "by the mask"} if self.head is not None and self.head.of_tokens else {})}
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Tokenize rows of bytes (B, width) uint8 to ids (B, T)."""
@@ -61,7 +88,7 @@ class TextBackbone(nn.Module):
                     " needs; use random exploration, or another model"
                 ) from err
         ids = self.prepare(inputs) if inputs.dtype == torch.uint8 else inputs.long()
-        lengths = (ids != self.tokens.pad).sum(dim=1)
+        lengths = self.tokens.present(ids).sum(dim=1)
         if self.training or len(ids) <= ALIKE:
             return self._of_ids(ids, lengths)
         # Texts of like length go together: padding to the longest of a large batch would be most of the work.
@@ -75,7 +102,9 @@ class TextBackbone(nn.Module):
         return self._embed(ids, {"input_ids": ids})
 
     def _embed(self, ids: Tensor, given: dict[str, Tensor]) -> Tensor:
-        mask = ids != self.tokens.pad
+        mask = self.tokens.present(ids)
+        if self.head is not None:
+            self.head.last = mask.sum(dim=1).clamp(min=1) - 1
         if self.typed:
             given["token_type_ids"] = self.tokens.types(ids)
         out = self.body(**given, attention_mask=mask.long())
@@ -135,11 +164,13 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     pooling = own_pooling(path, revision, config) if pooling == "auto" else pooling
     if pooling == "model":
         if config.pad_token_id is None:
-            config.pad_token_id = tokens.pad  # by which a causal model's classifier finds a text's end
+            config.pad_token_id = tokens.pad  # without one a causal model's classifier takes no batches
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         name, head = linear_head(model, path)
-        model.set_submodule(name, nn.Identity())
-        return TextBackbone(model, tokens, pooling, head.in_features)
+        model.set_submodule(name, WithoutHead())
+        backbone = TextBackbone(model, tokens, pooling, head.in_features)
+        _called_once(backbone)  # tells whether the head is for tokens
+        return backbone
     if config.is_encoder_decoder:
         raise ConfigError(f"{tokens.where}.path: {path} has a decoder; an encoder or a sequence classifier is needed")
     try:
@@ -154,11 +185,18 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
 
 
 @torch.no_grad()
-def _check_states(backbone: TextBackbone, path: str) -> None:
-    """Raise ConfigError for a model that gives an embedding and no states of its tokens, as those of DPR do."""
+def _called_once(backbone: TextBackbone) -> Any:
+    """Return what the body says of the end token alone."""
     body, mode = backbone.body, backbone.body.training
     out = body.eval()(input_ids=torch.tensor([[backbone.tokens.end]]))  # without dropout nothing is drawn
     body.train(mode)
+    return out
+
+
+@torch.no_grad()
+def _check_states(backbone: TextBackbone, path: str) -> None:
+    """Raise ConfigError for a model that gives an embedding and no states of its tokens, as those of DPR do."""
+    body, out = backbone.body, _called_once(backbone)
     if getattr(out, "last_hidden_state", None) is None:
         raise ConfigError(
             f"{backbone.tokens.where}.path: {path} is a {type(body).__name__}, which gives no states of its tokens; use"

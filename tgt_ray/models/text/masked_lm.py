@@ -73,7 +73,23 @@ class MaskingGenerator(TextGenerator):
 
     def encode(self, inputs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         ids, masked = self.hidden(inputs, rng)
-        return self.states(self.hide(ids, masked)).flatten(1), torch.stack([ids, masked.long()], dim=1)
+        context = torch.stack([ids, masked.long()], dim=1)
+        return self.states(self.hide(ids, masked)).flatten(1), torch.cat([context, self._unknown(inputs, ids)], dim=1)
+
+    def _unknown(self, inputs: Tensor, ids: Tensor) -> Tensor:
+        """Return the words that a vocabulary doesn't have, as bytes (B, c, t); they stay as they are in a new text."""
+        known = ids[:, None, :][:, :0]
+        if self.tokens.unknown is None or not (ids == self.tokens.unknown).any():
+            return known
+        words = ["\0".join(each).encode() for each in self.tokens.unknown_words(inputs)]
+        size = -(-max(map(len, words)) // ids.shape[1]) * ids.shape[1]
+        rows = b"".join(each.ljust(size, b"\0") for each in words)
+        return torch.frombuffer(bytearray(rows), dtype=torch.uint8).to(ids).view(len(ids), -1, ids.shape[1])
+
+    def _words(self, context: Tensor) -> list[list[str]]:
+        """Return each row's words that the vocabulary doesn't have, from what `encode` gave."""
+        rows = context[:, 2:].flatten(1).to(torch.uint8).cpu().numpy()
+        return [row.tobytes().rstrip(b"\0").decode().split("\0") for row in rows]
 
     def present(self, context: Tensor) -> Tensor:
         """Return which tokens that `encode` gave states of are no padding, (B, t) bool."""
@@ -101,7 +117,7 @@ class MaskingGenerator(TextGenerator):
     def _decode(self, latents: Tensor, rng: torch.Generator, context: Tensor) -> Tensor:
         logits, ids, masked = self._filled(latents, context)
         filled = ids.masked_scatter(masked, self._draw(logits, rng))
-        return self.rows(self.tokens.texts(filled), latents.device)
+        return self.rows(self.tokens.texts(filled, self._words(context)), latents.device)
 
     def _draw(self, logits_MV: Tensor, rng: torch.Generator) -> Tensor:
         """Draw one token for each masked place from the softmax of its logits: the largest with Gumbel noise."""

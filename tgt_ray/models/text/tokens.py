@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from itertools import count, takewhile
+from collections.abc import Iterator
+from itertools import count, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ class Tokens:
     - tokenizer: a fast one of transformers
     - max_tokens: T at the most; longer texts are cut
     - where: the config's key, for messages
+
+    `unknown` is the id of words that the vocabulary doesn't have; None where it has all.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int, where: str):
@@ -40,6 +43,8 @@ class Tokens:
         if tokenizer.pad_token_id is None or not ends:
             raise ConfigError(f"{where}: the tokenizer has no token for {'the end' if not ends else 'padding'}")
         self.pad, self.end, self.mask = int(tokenizer.pad_token_id), int(ends[0]), tokenizer.mask_token_id
+        self.unknown = tokenizer.unk_token_id
+        self.ends_with_pad = tokenizer("a")["input_ids"][-1:] == [self.pad]
         self.special = frozenset(int(each) for each in tokenizer.all_special_ids)
         #: T5 and its kind have these in place of a mask token: <extra_id_0> is a text's first masked span, and so on.
         self.sentinels = _sentinels(tokenizer, self.special)
@@ -58,9 +63,7 @@ class Tokens:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Tokenize rows of bytes (N, width) uint8 to ids (N, T)."""
-        texts = [sentences(self.prefix + text) for text in to_texts(rows.cpu().numpy())]
-        if self.sentinels:  # `split_special_tokens` doesn't reach them, since they are pieces of words as well
-            texts = [tuple(part.replace("<extra_id_", "< extra_id_") for part in text) for text in texts]
+        texts = [self._parts(text) for text in to_texts(rows.cpu().numpy())]
         most = self.most(rows.shape[1])
         out = np.empty((len(texts), most), np.int64)
         # The library takes a batch of single sentences, or one of pairs.
@@ -74,6 +77,31 @@ class Tokens:
                 return_attention_mask=False,
             )["input_ids"]
         return torch.from_numpy(out).to(rows.device)
+
+    def _parts(self, text: str) -> tuple[str, ...]:
+        """Return a text's sentences as the tokenizer gets them."""
+        parts = sentences(self.prefix + text)
+        if self.sentinels:  # `split_special_tokens` doesn't reach them, since they are pieces of words as well
+            return tuple(part.replace("<extra_id_", "< extra_id_") for part in parts)
+        return parts
+
+    def unknown_words(self, rows: Tensor) -> list[list[str]]:
+        """Return what the unknown tokens of each row of bytes (N, width) stand for, in order."""
+        out = []
+        for text in to_texts(rows.cpu().numpy()):
+            parts = self._parts(text)
+            said = self.tokenizer(*parts, truncation=True, max_length=self.most(rows.shape[1])).encodings[0]
+            tokens = zip(said.ids, said.sequence_ids, said.offsets, strict=True)
+            out.append(
+                [parts[part][slice(*at)] for each, part, at in tokens if each == self.unknown and part is not None]
+            )
+        return out
+
+    def present(self, ids: Tensor) -> Tensor:
+        """Return which ids (N, T) are no padding, bool: all up to a text's end, even where words have its id."""
+        there = (ids != self.pad).flip(1).cumsum(dim=1).flip(1) > 0
+        # The end token may be the one that pads; the first one behind a text is its end.
+        return F.pad(there[:, :-1], (1, 0), value=True) if self.ends_with_pad else there
 
     def most(self, width: int) -> int:
         """Return how many tokens a row of `width` bytes has at the most."""
@@ -99,21 +127,36 @@ class Tokens:
 
     def is_cut(self, text: str) -> bool:
         """Tell whether a text is longer than `max_tokens`."""
-        return len(self.tokenizer(*sentences(self.prefix + text), verbose=False)["input_ids"]) > self.max_tokens
+        return len(self.tokenizer(*self._parts(text), verbose=False)["input_ids"]) > self.max_tokens
 
-    def texts(self, ids: Tensor) -> list[str]:
-        """Return the texts of ids, without special tokens. The end token separates the sentences of a pair."""
+    def texts(self, ids: Tensor, unknown: list[list[str]] | None = None) -> list[str]:
+        """Return the texts of ids, without special tokens. The end token separates the sentences of a pair.
+
+        - unknown: the words that stand in the place of each row's unknown tokens, in order; None: these are left out
+        """
         out = []
-        for row in ids.tolist():
+        for number, row in enumerate(ids.tolist()):
+            words = iter(unknown[number] if unknown is not None else ())
             parts: list[list[int]] = [[]]
             for token in row:
                 if token == self.end:
                     parts.append([])
-                elif token not in self.special:
+                elif token not in self.special or (unknown is not None and token == self.unknown):
                     parts[-1].append(token)
-            said = [self.tokenizer.decode(part).strip() for part in parts if part]
+            said = [self._decoded(part, words).strip() for part in parts if part]
             out.append(SEPARATOR.join(map(clean, said[:2])))
         return out
+
+    def _decoded(self, ids: list[int], words: Iterator[str]) -> str:
+        """Decode ids, with a word in the place of each unknown token."""
+        count = ids.count(self.unknown) if self.unknown is not None else 0
+        if not count:
+            return str(self.tokenizer.decode(ids))
+        between = self.tokenizer.decode(ids).split(self.tokenizer.unk_token)
+        if len(between) != count + 1:  # the text has the token's name as well
+            places = [-1, *(place for place, each in enumerate(ids) if each == self.unknown), len(ids)]
+            between = [f" {self.tokenizer.decode(ids[first + 1 : last])} " for first, last in pairwise(places)]
+        return "".join(part + next(words, "") for part in between[:-1]) + between[-1]
 
     def facts(self) -> dict[str, Any]:
         """Return all that the ids follow from, as plain data."""
