@@ -123,3 +123,8 @@ def test_a_damaged_file_is_one_line_that_travels_between_processes():
     assert isinstance(err, ConfigError) and err.fact == "results/a/record.json: is damaged (it is empty)"
     again = copy.deepcopy(err)
     assert type(again) is stored.Damaged and again.fact == err.fact and "restore it" in str(again)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_what_is_not_of_the_format_that_its_name_says_stays_as_it_is(name):
+    assert b"".join(map(bytes, stored.sealed(name, b"\xff\xfe"))).endswith(b"\xff\xfe")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import text_runs
 from tests.helpers.experiments import short, tiny
 from tests.helpers.stops import weights_of
 from tgt_ray import load_student
@@ -181,3 +182,13 @@ def test_a_full_disk_ends_a_run_in_one_line(experiment, tmp_path, monkeypatch):
     with pytest.raises(RunFailed, match=r"teachers/labeler-\w+\.safetensors: cannot be written \("):
         api.run(experiment, storage=str(tmp_path), name="a", local=True)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_tokenizer_with_other_bytes_is_refused(sentences, tmp_path):
+    folder = Path(api.run(text_runs.experiment(sentences), storage=str(tmp_path), name="a", local=True).folder)
+    load_student(str(folder))
+    file = folder / "tokenizer.json"
+    content = file.read_text()
+    file.write_text(content.replace("red", "rad", 1) if "red" in content else content.replace("Ġa", "Ġb", 1))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: is damaged \(its content doesn't fit its checksum"):
+        load_student(str(folder))

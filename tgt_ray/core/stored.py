@@ -24,6 +24,8 @@ Bytes = bytes | memoryview
 KEY, METADATA_KEY = "checksum", "tgt_ray_checksum"
 #: JSON files that take no further key: those of the library `tokenizers`, and Tune's, which are lines of JSON.
 UNMARKED = ("tokenizer.json", "result.json")
+#: What reading a file of another format than its name says, or a cut one, may raise.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 #: What is said of a file whose bytes have changed.
 OTHER = "its content doesn't fit its checksum"
 
@@ -66,7 +68,10 @@ def sealed(name: str, data: Bytes) -> list[Bytes]:
     - name: of the file; its ending tells its format, and other formats stay as they are
     """
     seal = _SEALS.get(_kind(name))
-    return [data] if seal is None else seal(memoryview(data))
+    try:
+        return [data] if seal is None else seal(memoryview(data))
+    except _MALFORMED:  # only its name has this ending, so there is no place for a checksum
+        return [data]
 
 
 def unsealed(name: str, content: bytes, where: str) -> bytes:
@@ -93,7 +98,7 @@ def damage(name: str, content: Bytes) -> str | None:
         return "it is empty"
     try:
         return check(memoryview(content))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _MALFORMED:
         return "it is cut off, or has other bytes than were written"
 
 
