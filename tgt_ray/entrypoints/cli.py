@@ -115,7 +115,8 @@ def sweep(
         result = api.run_sweep(
             None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
         )
-    print_result(result, with_table=not quiet)
+    if quiet:  # else it was said with the messages
+        print_result(result, with_table=False)
     if result.interrupted:
         raise typer.Exit(130)
     if result.best is None:
