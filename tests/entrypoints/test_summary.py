@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers.trials import sweep, trial
-from tgt_ray.entrypoints.summary import RunResult, SweepResult, print_result
+from tgt_ray.entrypoints.summary import RunResult, SweepResult, print_result, say_result
 from tgt_ray.sweeps.driver import best_trial
 from tgt_ray.sweeps.table import trial_table
 
@@ -47,6 +47,16 @@ def test_a_sweep_without_a_finished_trial_says_so():
     config = sweep()
     table = trial_table(config, [trial("a", None, "ERROR", error=RuntimeError("no"))])
     assert "no trial has finished" in repr(SweepResult("results/s", config, table, None, {}))
+
+
+def test_in_python_a_sweep_says_what_the_command_says(capsys, caplog):
+    with caplog.at_level("INFO", "tgt_ray"):
+        say_result(result())
+    print_result(result())
+    (said,) = caplog.messages
+    printed = capsys.readouterr().out
+    assert [line.rstrip() for line in said.splitlines()] == [line.rstrip() for line in printed.splitlines()]
+    assert "trials ended" in said and "best: t29" in said
 
 
 def test_quiet_leaves_the_table_out(capsys):

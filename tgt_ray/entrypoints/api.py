@@ -20,7 +20,7 @@ from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
-from tgt_ray.entrypoints.summary import RunResult, SweepResult
+from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
@@ -274,7 +274,9 @@ def run_sweep(
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
             root, name = _open(storage, name, "sweep", resume)
         with libraries_to_file(root, name):
-            return _run_sweep(loaded, scan, root, name, resume)
+            result = _run_sweep(loaded, scan, root, name, resume)
+        say_result(result)
+        return result
 
 
 def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool) -> SweepResult:

@@ -96,6 +96,9 @@ def sweep(
     name: NameOption = None,
     resume: ResumeOption = False,
     strict: StrictOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print trials, controls and resources, and run nothing.")
+    ] = False,
     schema: SchemaOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -112,11 +115,16 @@ def sweep(
         raise ConfigError(
             "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
         )
+    if dry_run:
+        if resume:
+            raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
+        return _print_plan(_data(file, sets, default_sweep()))
     with terminal.messages(_level(quiet, verbose)):
         result = api.run_sweep(
             None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
         )
-    print_result(result, with_table=not quiet)
+    if quiet:  # else it was said with the messages
+        print_result(result, with_table=False)
     if result.interrupted:
         raise typer.Exit(130)
     if result.best is None:
@@ -188,6 +196,16 @@ def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) ->
 
     data = default if file is None else load_yaml(file)
     return Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
+
+
+def _print_plan(source: Source) -> None:
+    from tgt_ray.sweeps.config import SweepConfig
+    from tgt_ray.sweeps.dry_run import plan
+
+    sweep = source.build(SweepConfig)
+    sweep.check_files()
+    for line in plan(sweep):
+        print(line)
 
 
 def _print_schema(cls: type[Config]) -> None:

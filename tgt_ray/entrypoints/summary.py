@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ from tgt_ray.sweeps.config import SweepConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 #: Columns of the table where the output is no terminal: a file, or the log of a job.
 NO_TERMINAL = 160
@@ -89,6 +93,17 @@ class SweepResult:
                     f"the control {row['control']} is not behind the best trial by validation {metric}"
                     f" ({row[metric]:.2f} beside {best[metric]:.2f}): this sweep shows no gain over it"
                 )
+
+
+def say_result(result: SweepResult) -> None:
+    """Show the final table and the lines below it as a message, so that Python says what the command says."""
+    from tgt_ray.sweeps.table import render
+
+    text = io.StringIO()
+    console = Console(file=text, width=None if Console().is_terminal else NO_TERMINAL)
+    console.print(render(result.config, result.trials, width=console.width))
+    table = text.getvalue().rstrip()
+    log.info("%s", "\n".join([table, *result.lines()]))
 
 
 def print_result(result: SweepResult, with_table: bool = True) -> None:

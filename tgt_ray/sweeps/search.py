@@ -78,23 +78,37 @@ def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
     optuna.load_study(study_name=name, storage=_journal(folder)).set_user_attr(f"error {trial_id}", reason)
 
 
-def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
-    """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
+def make_sampler(sweep: SweepConfig) -> optuna.samplers.BaseSampler:
+    """Make what chooses the values of trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = sweep.search
     if search.algorithm == "tpe":
-        sampler: Any = optuna.samplers.TPESampler(
-            seed=search.seed, n_startup_trials=search.startup_trials, constant_liar=True
-        )
-    else:
-        sampler = optuna.samplers.RandomSampler(seed=search.seed)
+        return optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=search.startup_trials, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=search.seed)
+
+
+def first_values(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Return the values of the trials that follow from the seed alone: of tpe those before its model takes over."""
+    study, search, points = optuna.create_study(sampler=make_sampler(sweep)), sweep.search, sweep.first_points()
+    for point in points:
+        study.enqueue_trial(point)
+    if search.algorithm == "grid":
+        return points
+    space = {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
+    count = search.trials if search.algorithm == "random" else min(search.trials, search.startup_trials)
+    return [study.ask(fixed_distributions=space).params for _ in range(count)]
+
+
+def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
+    """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
+    search = sweep.search
     return ControlledSearch(
         search.controls,
         # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
         space={key: distribution.to_optuna() for key, distribution in sweep.space.items()},
         metric=search.metric,
         mode=search.mode,
-        sampler=sampler,
+        sampler=make_sampler(sweep),
         points_to_evaluate=sweep.first_points(),
         study_name=Path(folder.shown).name,
         storage=_journal(folder),

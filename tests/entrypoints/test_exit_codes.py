@@ -1,0 +1,75 @@
+"""The exit codes that the page lists, each as a command ends with it; and a sweep that only says what it would do."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.entrypoints import api, cli
+
+PAGE = (Path(__file__).parents[2] / "docs/run-results.md").read_text(encoding="utf-8")
+
+
+def ended(monkeypatch, command, *args: str) -> int:
+    monkeypatch.setattr("sys.argv", ["tgt-ray", *args])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    return stopped.value.code
+
+
+def raising(error):
+    def call(*args, **more):
+        raise error
+
+    return call
+
+
+def result(best=None, interrupted=False):
+    """What is left of a sweep's result for its command."""
+    return lambda *args, **more: SimpleNamespace(best=best, interrupted=interrupted, lines=lambda: iter([]))
+
+
+@pytest.mark.parametrize(
+    ("command", "does", "code"),
+    [
+        ("train", lambda *args, **more: "done", 0),
+        ("train", raising(RunFailed("it diverged")), 1),
+        ("train", raising(ConfigError("train.steps: too few")), 2),
+        ("train", raising(KeyboardInterrupt()), 130),
+        ("sweep", result(best="a trial"), 0),
+        ("sweep", result(), 1),
+        ("sweep", raising(ConfigError("space: empty")), 2),
+        ("sweep", result(best="a trial", interrupted=True), 130),
+        ("sweep", raising(KeyboardInterrupt()), 130),
+    ],
+)
+def test_commands_end_with_the_codes_of_the_page(monkeypatch, command, does, code):
+    monkeypatch.setattr(api, "run" if command == "train" else "run_sweep", does)
+    assert ended(monkeypatch, getattr(cli, command), "--quiet") == code
+
+
+def test_the_page_lists_these_codes_once():
+    (table,) = re.findall(r"\| code \| meaning \|\n(?:\|.*\n)+", PAGE)
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "130"]
+    other = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+    assert "| code |" not in other and "run-results.md#exit-codes" in other
+
+
+def test_a_dry_run_says_what_would_run_and_starts_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", raising(AssertionError("Ray was started")))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert ended(monkeypatch, cli.sweep, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "12 trials: 10 by tpe, and 2 controls" in said and "  control one_hot" in said
+    assert said.count("synthetic_ratio ") == 5 and "and 5 more, whose values follow from results" in said
+    assert "of this machine: the run asks for 1 x train worker of 0.5 CPU" in said and "trials at once: 2" in said
+    assert list(tmp_path.iterdir()) == []
+    assert ended(monkeypatch, cli.sweep, "--dry-run", "--set", "experiment.train.workers=64") == 2
+    assert "the run asks for 64 x train worker" in capsys.readouterr().err
+    assert ended(monkeypatch, cli.sweep, "--dry-run", "--resume", "--name", "x") == 2
