@@ -30,16 +30,28 @@ def to_bytes(texts: Sequence[str], width: int) -> np.ndarray:
     """
     rows = np.zeros((len(texts), width), np.uint8)
     for row, text in zip(rows, texts, strict=True):
-        content = text.encode()
-        if len(content) > width:
-            first, separator, second = content.partition(SEPARATOR.encode())
-            room = width - len(separator)
-            kept = max(room - len(second), room // 2) if separator else room
-            first = first[:kept].decode(errors="ignore").encode()
-            second = second[: max(0, room - len(first))].decode(errors="ignore").encode()
-            content = first + separator + second
+        content = _cut(text.encode(), width)
         row[: len(content)] = np.frombuffer(content, np.uint8)
     return rows
+
+
+def as_read(texts: Sequence[str], width: int) -> list[str]:
+    """Return what models get to see of texts: they are cut as `to_bytes` does it.
+
+    Whatever works on texts before they are rows takes these, so that one text of megabytes costs nothing.
+    """
+    return [_cut(text.encode(), width).decode() for text in texts]
+
+
+def _cut(content: bytes, width: int) -> bytes:
+    if len(content) <= width:
+        return content
+    first, separator, second = content.partition(SEPARATOR.encode())
+    room = width - len(separator)
+    kept = max(room - len(second), room // 2) if separator else room
+    first = first[:kept].decode(errors="ignore").encode()
+    second = second[: max(0, room - len(first))].decode(errors="ignore").encode()
+    return first + separator + second
 
 
 def to_texts(rows_NW: np.ndarray) -> list[str]:

@@ -6,17 +6,31 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.json
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.data.encoding import Utf8, as_utf8
 
 #: Bytes that are read at once: no row of a CSV or JSON file may be longer.
 BLOCK_BYTES = 2**25
+#: Lines of a JSON file that are looked at for the names of its columns, where one is not found.
+NAMED_LINES = 1000
+#: Kinds of values in JSON: what messages call them, and their type in Arrow where a column may have it.
+KINDS: dict[type, tuple[str, pa.DataType | None]] = {
+    str: ("a text", pa.string()),
+    bool: ("true or false", pa.bool_()),
+    int: ("a number", pa.int64()),
+    float: ("a number with a point", pa.float64()),
+    list: ("a list", None),
+    dict: ("an object", None),
+}
 
 
 @contextmanager
-def readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file: "") -> Iterator[None]:
+def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn the errors of pyarrow for an unreadable file into a ConfigError.
 
     - kind: of file, for the message
@@ -25,27 +39,128 @@ def readable(file: Path, kind: str, explain: Callable[[Path], str] = lambda file
     try:
         yield
     except (pa.ArrowException, OSError) as err:
-        why = explain(file) or " ".join(str(err).split())[:300]
-        raise ConfigError(f"{file}: not a readable {kind} file ({why})") from err
+        own = " ".join(str(err).split())[:300]
+        if "straddling object" in own:
+            own = f"a row has more than {BLOCK_BYTES // 2**20} MB, or a quote is never closed"
+        raise ConfigError(f"{file}: not a readable {kind} file ({explain() or own})") from err
 
 
-def bad_line(file: Path) -> str:
-    """Describe the first line of a file that is not a JSON object; empty where there is none.
+def open_json(file: Path) -> Utf8:
+    """Look at a file of JSON lines; ConfigError where its bytes are not UTF-8."""
+    return as_utf8(file, _bad_key)
 
-    pyarrow's errors don't say which line it is, since they count the rows of each block anew.
+
+def json_columns(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool = False) -> pa.Table:
+    """Read columns of JSON lines; what the others hold doesn't matter.
+
+    - texts: columns of texts
+    - free: a column of texts, whole numbers, booleans or floats
+    - mixed: whether that column may have texts and whole numbers, which are texts then
+    - returns: these columns, without those that no line has; strings are large ones
+    - raises ConfigError: with the line where the file is damaged or a value of another kind
     """
+    for kind in (pa.string(), pa.int64(), pa.bool_()):
+        wanted = pa.schema({free: kind, **dict.fromkeys(texts, pa.string())})
+        how = pa.json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
+        try:
+            with source.open() as stream:
+                table = pa.json.read_json(stream, pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES), how)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        if all(table[name].null_count < len(table) for name in wanted.names):
+            return table.select(wanted.names)
+        break
+    # Slower, but it knows lines and what is absent; pyarrow names no line, and no other column than the wanted ones.
+    return _by_line(source, texts, free, mixed)
+
+
+def json_schema(source: Utf8) -> pa.Schema:
+    """Return the columns that the first lines have, by the first value of each."""
+    found: dict[str, pa.DataType] = {}
+    for number, row in _objects(source):
+        for name, value in row.items():
+            kind = KINDS.get(type(value), ("", None))[1]
+            if found.get(name, pa.null()) == pa.null():
+                found[name] = pa.null() if value is None or kind is None else kind
+        if number > NAMED_LINES:
+            break
+    return pa.schema(found)
+
+
+def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in (free, *texts)}
+    there: dict[str, tuple[int, type]] = {}
+    for number, row in _objects(source):
+        for name, values in columns.items():
+            value = row.get(name)
+            values.append(value)
+            if value is None:
+                if name in row:
+                    there.setdefault(name, (0, str))
+                continue
+            first, kind = there[name] if there.get(name, (0,))[0] else (number, str if name in texts else type(value))
+            if kind is int and type(value) is float:
+                kind = float
+            alike = type(value) is kind or (kind is float and type(value) is int)
+            if not (alike or (mixed and {kind, type(value)} == {str, int})) or KINDS[kind][1] is None:
+                what, fits = KINDS[type(value)]
+                got = f"{what} ({cut(repr(value), 40)})"
+                if name in texts:
+                    raise ConfigError(f"{source.file}: line {number}: {name!r} is {got}, expected a text")
+                if fits is None:
+                    raise ConfigError(
+                        f"{source.file}: line {number}: {name!r} is {got}, expected a text or a whole number"
+                    )
+                raise ConfigError(
+                    f"{source.file}: line {number}: {name!r} is {got}, in line {first} it is {KINDS[kind][0]}"
+                )
+            there[name] = (first, kind)
+    out = {}
+    for name, (_, kind) in there.items():
+        values = columns[name]
+        if mixed and name == free and kind in (int, str):
+            kind, values = str, [None if value is None else str(value) for value in values]
+        try:
+            arrow = pa.large_string() if kind is str else KINDS[kind][1]
+            out[name] = pa.chunked_array([pa.array(values, arrow)])
+        except (OverflowError, UnicodeEncodeError, pa.ArrowException) as err:
+            raise ConfigError(
+                f"{source.file}: {name!r} has values that are no texts or numbers ({str(err)[:200]})"
+            ) from err
+    return pa.table(out)
+
+
+def _objects(source: Utf8) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give each line's number and object; ConfigError for a line that is none."""
+    with source.lines() as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                whole = ": the file is one list; write its objects one a line" if line.strip()[0] == "[" else ""
+                raise ConfigError(
+                    f"{source.file}: not a readable JSON lines file (line {number} is not a JSON object:"
+                    f" {cut(line.strip(), 80)!r}{whole if number == 1 else ''})"
+                )
+            yield number, row
+
+
+def _bad_key(number: int, line: bytes) -> str:
+    """Name the key of a JSON object that is not UTF-8."""
     try:
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    good = not line.strip() or isinstance(json.loads(line), dict)
-                except ValueError:
-                    good = False
-                if not good:
-                    return f"line {number} is not a JSON object: {line.strip()[:80]!r}"
-    except (OSError, UnicodeDecodeError):
-        pass
-    return ""
+        row = json.loads(line.decode("latin-1"))
+    except (ValueError, RecursionError):
+        return ""
+    for key in row if isinstance(row, dict) else ():
+        try:
+            key.encode("latin-1", errors="replace").decode()
+        except UnicodeDecodeError:
+            return f"the key {key!r}"
+    return "a value"
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.data.encoding import as_utf8
 
 
 def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
@@ -26,10 +27,19 @@ def label_names(file: Path) -> list[str]:
     """Read the names of the classes from a JSON list; empty where there is no such file."""
     if not file.exists():
         return []
+    with as_utf8(file).lines() as lines:
+        content = lines.read()
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+        names = json.loads(content)
+    except (ValueError, RecursionError) as err:
         raise ConfigError(f"{file}: not valid JSON ({err})") from err
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{file}: expected a list of class names")
-    return [str(name) for name in names]
+    for place, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise ConfigError(f"{file}: entry {place} is {json.dumps(name)}; expected the name of class {place}")
+    out = [str(name) for name in names]
+    twice = [name for place, name in enumerate(out) if name in out[:place]]
+    if twice:
+        raise ConfigError(f"{file}: the name {twice[0]!r} comes twice; each class needs a name of its own")
+    return out

@@ -62,9 +62,10 @@ def parts(task: Task, data: TaskData, all_classes: bool = False) -> Iterator[Par
 
 def _sizes(task: Task, name: str, table: Table) -> dict[str, Any]:
     out: dict[str, Any] = {"rows": len(table)}
-    texts = task.texts(name, table)
-    if texts is not None:
-        lengths = np.array([len(text.encode()) for text in texts[1]] or [0])
+    column = "document" if name == "documents" else "text"
+    if task.texts(name, table.slice(0, 1)) is not None and column in table.column_names:
+        # As the data has them: a task gives texts as models read them, without what is cut.
+        lengths = np.array([len(text.encode()) for text in table[column].to_pylist()] or [0])
         most = task.most_bytes(name)
         out |= {"median bytes": int(np.median(lengths)), "longest": int(lengths.max())}
         out |= {"cut": int((lengths > most).sum()), "limit": most} if most is not None else {}

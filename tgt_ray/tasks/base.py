@@ -136,7 +136,7 @@ class Task(Component):
         """Make the models' inputs (N, ...) of all rows of a table in memory."""
 
     def texts(self, name: str, table: Table) -> tuple[str, list[str]] | None:
-        """Return what messages call the rows of a table, and their texts; None where the inputs are no texts.
+        """Return what messages call the rows of a table, and what models see of their texts; None where it has none.
 
         - name: the table's name
         """

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.texts import to_bytes
+from tgt_ray.core.texts import as_read, to_bytes
 from tgt_ray.data import AnyRetrievalSource, LabelledQueries, MapParts, Unlabelled
 from tgt_ray.data.retrieval.queries import Queries
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
@@ -59,7 +59,7 @@ class Retrieval(Task):
         8000,
         ge=300,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
-        " from the documents and the queries of the train split",
+        " from the documents and the queries of the train split, as far as models read them",
     )
     labelled: LabelledQueries | None = Field(
         None, description="keep the answers of only some queries of the train split; absent: of all"
@@ -134,7 +134,7 @@ class Retrieval(Task):
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         scan = without_leaks(self, scan, self.data.drop_leaks)
-        texts = [*scan.tables["documents"]["document"].to_pylist(), *scan.tables["full"]["text"].to_pylist()]
+        texts = [text for name in ("documents", "full") for text in self.texts(name, scan.tables[name])[1]]
         made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
         # The vocabulary changes what models see of a query. Documents go only to models with a vocabulary of their own.
@@ -146,8 +146,8 @@ class Retrieval(Task):
 
     def texts(self, name: str, table: Table) -> tuple[str, list[str]]:
         if name in ("documents", "sources"):
-            return "documents", table["document"].to_pylist()
-        return "train texts", table["text"].to_pylist()
+            return "documents", as_read(table["document"].to_pylist(), self.document_bytes)
+        return "train texts", as_read(table["text"].to_pylist(), self.max_bytes)
 
     def most_bytes(self, name: str) -> int:
         return self.document_bytes if name in ("documents", "sources") else self.max_bytes

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.texts import shown, to_bytes
+from tgt_ray.core.texts import as_read, shown, to_bytes
 from tgt_ray.data import AnyTextSource, Labelled, MapParts, Splits, TextRows, Unlabelled
 from tgt_ray.data.texts.base import BEGINNING
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
@@ -47,7 +47,7 @@ class TextClassification(Classification):
         8000,
         ge=300,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
-        " from the texts of the whole train split, without labels",
+        " from the texts of the whole train split as `max_bytes` cuts them, without labels",
     )
     labelled: Labelled | None = Field(
         None, description="keep the labels of only some rows of the train split; absent: of all that have one"
@@ -109,7 +109,7 @@ class TextClassification(Classification):
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         scan = without_leaks(self, scan, self.data.drop_leaks)
-        texts = scan.tables["full"]["text"].to_pylist()
+        texts = as_read(scan.tables["full"]["text"].to_pylist(), self.max_bytes)
         tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
         # The vocabulary, which follows from all of train, changes what models see of the texts of any split.
         fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
@@ -136,7 +136,7 @@ class TextClassification(Classification):
             )
 
     def texts(self, name: str, table: Table) -> tuple[str, list[str]]:
-        return "train texts", table["text"].to_pylist()
+        return "train texts", as_read(table["text"].to_pylist(), self.max_bytes)
 
     def most_bytes(self, name: str) -> int:
         return self.max_bytes

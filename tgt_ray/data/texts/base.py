@@ -17,6 +17,7 @@ from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import SEPARATOR, clean
+from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
 from tgt_ray.data.subsets import Unlabelled
@@ -68,12 +69,16 @@ class RawTexts:
     - where: names the split in messages
     - read: returns some of its columns
     - class_names: empty where the split doesn't have them itself
+    - shards: where it lies in several files, each of them in the order of its rows; `read` is not used then
+    - left_out: what the source has not used of what it was given; in one of the splits only
     """
 
     where: str
     schema: pa.Schema
     read: Callable[[list[str]], pa.Table]
     class_names: tuple[str, ...] = ()
+    shards: tuple[RawTexts, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class TextSource(Source):
@@ -129,7 +134,8 @@ class TextSource(Source):
                     f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
                 )
         # Integers count as names only where the user gave `label_names`: names from the data belong to its numbers.
-        kinds = [each.schema.field(self.label_column).type for each in raw.values()]
+        every = [file for each in raw.values() for file in each.shards or (each,)]
+        kinds = [each.schema.field(self.label_column).type for each in every]
         numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
         may_be = () if numbered else names
         for split, table in tables.items():
@@ -142,15 +148,20 @@ class TextSource(Source):
             split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
             for split, table in tables.items()
         }
+        account = [entry for each in raw.values() for entry in each.left_out]
+        for split, found in rows.items():
+            account += _lost(raw[split].where, found, labels[split])
         if "validation" not in rows:
             rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
-        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names)
+        return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names, tuple(account))
 
     def _read(self, raw: RawTexts) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
 
-        Labels become Arrow strings, null where there is none.
+        Labels become Arrow strings in one Unicode form, null where there is none.
         """
+        if raw.shards:
+            return pa.concat_tables([self._read(each) for each in raw.shards])
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -163,7 +174,8 @@ class TextSource(Source):
             label = pc.utf8_trim_whitespace(label)
             label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
-        return pa.table({**out, "label": pc.cast(label, pa.large_string())})
+        label = valid(pc.cast(label, pa.large_string()), raw.where, self.label_column)
+        return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
         """Raise ConfigError where a column is missing, there twice, or of a type that doesn't fit its use."""
@@ -228,3 +240,16 @@ class TextSource(Source):
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
+
+
+def _lost(where: str, kept: TextRows, labels: np.ndarray) -> tuple[LeftOut, ...]:
+    """Count the rows of a split that are not kept: those without a label, and others, whose text is empty.
+
+    - labels: of all its rows
+    """
+    rows = np.setdiff1d(np.arange(len(labels)), kept.ids)
+    bare = labels[rows] < 0
+    return (
+        *left_out("rows without a label", [f"{where} row {row}" for row in rows[bare]]),
+        *left_out("rows with an empty text", [f"{where} row {row}" for row in rows[~bare]]),
+    )

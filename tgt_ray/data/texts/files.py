@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,44 +15,47 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from tgt_ray.core.config import FilePath
-from tgt_ray.core.errors import ConfigError, nearest
-from tgt_ray.data.columns import BLOCK_BYTES, bad_line, is_text, readable
+from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
+from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import label_names as names_in_file
+from tgt_ray.data.parts import SPLITS, find_parts, needed_parts, not_read
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
+from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
 log = logging.getLogger(__name__)
 
+#: Cells of a first line that a message shows.
+SHOWN = 4
+
 
 class TextFiles(TextSource):
-    """Texts in a folder with one file for each split."""
+    """Texts in a folder with one file for each split, or with several of them, `train-00000-of-00002` and so on."""
 
     suffixes: ClassVar[tuple[str, ...]]
     path: FilePath = Field(
-        description="folder with a file for train, for test and perhaps for validation; labels.json may name classes"
+        description="folder with a file for train, for test and perhaps for validation (or valid, val or dev);"
+        " labels.json may name classes"
     )
 
     def open_splits(self) -> dict[str, RawTexts]:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         names = tuple(names_in_file(self.path / "labels.json"))
-        found = {}
-        for split in ("train", "test", "validation"):
-            files = [self.path / f"{split}{each}" for each in self.suffixes if (self.path / f"{split}{each}").exists()]
-            if len(files) > 1:
-                raise ConfigError(f"task.data.path: {self.path} has both {files[0].name} and {files[1].name}; keep one")
-            if not files and split != "validation":
-                there = [each.name for each in self.path.iterdir()]
-                hint = nearest(split + self.suffixes[0], there) if there else "the folder is empty"
-                raise ConfigError(f"task.data.path: no file {split}{self.suffixes[0]} in {self.path}; {hint}")
-            if files:
-                schema, read = self.open_file(files[0])
-                found[split] = RawTexts(str(files[0]), schema, read, names)
-        return found
+        found, used = {}, [self.path / "labels.json"]
+        for split, called in SPLITS.items():
+            look = find_parts if split == "validation" else needed_parts
+            parts = look(self.path, called, self.suffixes)
+            if parts is not None:
+                used += parts.files
+                opened = tuple(RawTexts(str(file), *self.open_file(file), names) for file in parts.files)
+                found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
+        what = f"files that are no split's (train, test, {', '.join(SPLITS['validation'])}; {', '.join(self.suffixes)})"
+        return {**found, "train": replace(found["train"], left_out=not_read(self.path, used, what))}
 
     @abstractmethod
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
@@ -72,7 +77,10 @@ class ParquetTexts(TextFiles):
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         def read(columns: list[str]) -> pa.Table:
             with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
-                return parquet.read(columns=columns)
+                table = parquet.read(columns=columns)
+                # A damaged page is found here, and not where a value is used. Bytes of texts are looked at later.
+                table.validate(full=not any(is_text(each.type) for each in table.schema))
+                return pa.table({name: plain(table[name]) for name in columns})
 
         with readable(file, "Parquet"):
             return pq.read_schema(file), read
@@ -93,44 +101,112 @@ class CsvTexts(TextFiles):
         " counts values that span several lines, since a quote that is never closed makes such values as well",
     )
 
+    columns: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="names of the columns in their order, for files whose first line is a row; absent: the first line"
+        " has the names",
+    )
+
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        delimiter = self.delimiter or ("\t" if file.suffix == ".tsv" else ",")
+        delimiter = self.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
+        self._check_head(source, delimiter)
         with readable(file, "CSV"):
+            if self.quoted is not False:
+                source = self._with_quotes(source, delimiter)
             if self.quoted is None and delimiter == "\t":
-                table = self._unambiguous(file)
+                table = self._unambiguous(source)
             else:
-                table = self._parsed(file, delimiter, self.quoted is not False)
+                table = self._parsed(source, delimiter, self.quoted is not False)
         if self.quoted is None:
             _report_lines(file, table)
         return table.schema, table.select
 
-    def _parsed(self, file: Path, delimiter: str, quoted: bool) -> pa.Table:
-        return pa.csv.read_csv(
-            file,
-            # In one thread, so that an error names its row.
-            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted),
-            pa.csv.ConvertOptions(column_types=self._as_texts),
+    def _check_head(self, source: Utf8, delimiter: str) -> None:
+        """Raise ConfigError where the first line has no names of columns, or has them under another delimiter."""
+        file, wanted = source.file, list(self._as_texts)
+        rows = first_rows(source, delimiter, self.quoted is not False)
+        head = rows[0] if rows else []
+        if self.columns is not None:
+            if set(head) >= set(wanted):
+                raise ConfigError(f"task.data.columns: {file} has these names in its first line; leave columns out")
+            return
+        if not head or set(wanted) <= set(head):
+            return
+        for other in DELIMITERS.replace(delimiter, ""):
+            names = first_rows(source, other, self.quoted is not False)[0]
+            if set(wanted) <= set(names) or (len(head) == 1 < len(names) and not looks_like_row([names], ())):
+                raise ConfigError(
+                    f"task.data.delimiter: the first line of {file} has the columns {', '.join(names)} where"
+                    f" {json.dumps(other)} is between them; set task.data.delimiter to {json.dumps(other)}"
+                )
+        known = self.label_names or tuple(names_in_file(self.path / "labels.json"))
+        if looks_like_row(rows, known):
+            lacking = next(name for name in wanted if name not in head)
+            raise ConfigError(
+                f"task.data.columns: {file} has no column {lacking!r}, and its first line looks like a row and not like"
+                f" names of columns ({', '.join(repr(cut(cell, 40)) for cell in head[:SHOWN])}); set task.data.columns"
+                f" to the names of its {len(head)} columns in their order, with {' and '.join(wanted)} among them"
+            )
+
+    def _with_quotes(self, source: Utf8, delimiter: str) -> Utf8:
+        """Return the file with the double quotes inside of values written twice, where it has them after a backslash.
+
+        - raises ConfigError: where a value goes on after its closing quote, unless `quoted` says that all is well
+        """
+        line = broken_quote(source, delimiter)
+        if not line or (self.quoted is None and delimiter == "\t" and self._more_rows_without_quotes(source)):
+            return source
+        doubled = with_doubled_quotes(source, delimiter)
+        if doubled is not None and not broken_quote(doubled, delimiter):
+            log.info("%s: double quotes after a backslash are read as part of the value", source.file)
+            return doubled
+        if self.quoted:  # as the user says
+            return source
+        raise ConfigError(
+            f"{source.file}: line {line}: a value goes on after its closing double quote; write quotes inside of values"
+            " twice, or set task.data.quoted: false where a quote is a character like any other"
         )
 
-    def _unambiguous(self, file: Path) -> pa.Table:
+    def _parsed(self, source: Utf8, delimiter: str, quoted: bool) -> pa.Table:
+        with source.open() as stream:
+            return pa.csv.read_csv(
+                stream,
+                # In one thread, so that an error names its row.
+                pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=self.columns),
+                pa.csv.ParseOptions(
+                    delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
+                ),
+                pa.csv.ConvertOptions(column_types=self._as_texts),
+            )
+
+    def _rows_either_way(self, source: Utf8) -> dict[bool, pa.Table]:
+        tables: dict[bool, pa.Table] = {}
+        for quoted in (True, False):
+            with suppress(pa.ArrowException):
+                tables[quoted] = self._parsed(source, "\t", quoted)
+        return tables
+
+    def _more_rows_without_quotes(self, source: Utf8) -> bool:
+        rows = {quoted: table.num_rows for quoted, table in self._rows_either_way(source).items()}
+        return rows.get(False, 0) > rows.get(True, 0)
+
+    def _unambiguous(self, source: Utf8) -> pa.Table:
         """Read a .tsv file whose values may stand in quotes.
 
         - raises ConfigError: where quotes would join lines that are whole rows without them
         """
-        tables: dict[bool, pa.Table] = {}
-        for quoted in (True, False):
-            with suppress(pa.ArrowException):
-                tables[quoted] = self._parsed(file, "\t", quoted)
+        tables = self._rows_either_way(source)
         rows = {quoted: table.num_rows for quoted, table in tables.items()}
         if rows.get(False, 0) > rows.get(True, 0):
             held = f"{rows[True]} where" if True in rows else "can't be read where"
             raise ConfigError(
-                f"{file}: has {rows[False]} rows, or {held} double quotes hold a value together over lines;"
+                f"{source.file}: has {rows[False]} rows, or {held} double quotes hold a value together over lines;"
                 " give task.data.quoted: false or true"
             )
         # Where neither way works, reading again raises the error that says what is wrong.
-        return tables[True] if True in tables else self._parsed(file, "\t", quoted=True)
+        return tables[True] if True in tables else self._parsed(source, "\t", quoted=True)
 
 
 def _report_lines(file: Path, table: pa.Table) -> None:
@@ -156,12 +232,10 @@ class JsonTexts(TextFiles):
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl",)
 
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        options = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        with readable(file, "JSON lines", bad_line):
-            table = pa.json.read_json(file, options)
-            dates = {name: kind for name, kind in self._as_texts.items() if name in table.column_names}
-            dates = {name: kind for name, kind in dates.items() if pa.types.is_temporal(table.schema.field(name).type)}
-            if dates:  # pyarrow takes a column for dates where all its texts look like one
-                how = pa.json.ParseOptions(explicit_schema=pa.schema(dates), unexpected_field_behavior="infer")
-                table = pa.json.read_json(file, options, how)
-        return table.schema, table.select
+        source = open_json(file)
+        texts = tuple(name for name in self._as_texts if name != self.label_column)
+        table = json_columns(source, texts, self.label_column)
+        absent = [name for name in self._as_texts if name not in table.column_names]
+        # Other columns are looked at only where a message names them.
+        schema = table.schema if not absent else json_schema(source)
+        return schema, table.select

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from tgt_ray.data.account import left_out
 from tgt_ray.data.huggingface import HuggingFaceSet
 from tgt_ray.data.texts.base import RawTexts, TextSource
 
@@ -30,7 +32,9 @@ class HuggingFaceTexts(HuggingFaceSet, TextSource):
                 partial(_columns, rows),
                 tuple(names),
             )
-        return out
+        others = sorted(set(found) - set(self.own_splits().values()))
+        account = left_out("splits that task.data doesn't name", others)
+        return {**out, "train": replace(out["train"], left_out=account)}
 
 
 def _columns(rows: Dataset, names: list[str]) -> pa.Table:

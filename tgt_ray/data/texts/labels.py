@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -62,31 +63,72 @@ def class_numbers(
 
     Labels are taken for names where all of them are among the names that they may be, otherwise for numbers.
     """
+    names, may_be = one_form(names), one_form(may_be)
     distinct = {split: table["label"].unique().drop_null().to_pylist() for split, table in tables.items()}
     first = list(dict.fromkeys(word for words in distinct.values() for word in words))
     if set(first) <= set(may_be):
         values = pa.array(names, pa.large_string())
         found = {split: pc.index_in(table["label"], values).fill_null(-1) for split, table in tables.items()}
-        return {split: number.to_numpy().astype(np.int64) for split, number in found.items()}, len(names)
+        numbers = {split: number.to_numpy().astype(np.int64) for split, number in found.items()}
+        check_all_there(where["train"], numbers["train"], names)
+        return numbers, len(names)
     for split, words in distinct.items():
         other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
         if other:
             raise ConfigError(_not_numbers(where[split], column, tables[split]["label"], other, names))
-    numbers = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
-    least, most = pc.min_max(numbers["train"]).as_py().values()
-    if not names and least > 0:
+    values = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
+    if not names:
+        _check_gaps(where["train"], values["train"])
+    num_classes = len(names) or 1 + pc.max(values["train"]).as_py()
+    numbers = {
+        split: np.where(
+            each.is_null().to_numpy(), -1, check_labels(each.fill_null(0).to_numpy(), num_classes, where[split])
+        )
+        for split, each in values.items()
+    }
+    check_all_there(where["train"], numbers["train"], names)
+    return numbers, num_classes
+
+
+def one_form(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of classes as labels are compared: in one Unicode form, without white space around them."""
+    plain = tuple(unicodedata.normalize("NFC", name.strip()) for name in names)
+    twice = [name for place, name in enumerate(plain) if name in plain[:place]]
+    if twice:
         raise ConfigError(
-            f"task.data.label_names: labels of {where['train']} are {least}..{most}, class numbers begin at 0;"
+            f"task.data.label_names: {twice[0]!r} comes twice, or in two Unicode forms; each class needs a name of its"
+            " own"
+        )
+    return plain
+
+
+def check_all_there(where: str, labels_N: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise ConfigError where a class that has a name has no labelled row in train."""
+    lacking = sorted(set(range(len(names))) - set(np.unique(labels_N).tolist()))
+    if lacking:
+        others = ", ".join(repr(names[each]) for each in lacking[:SHOWN]) + (", ..." if len(lacking) > SHOWN else "")
+        raise ConfigError(
+            f"{where}: class {lacking[0]} has no row in the train split ({others} of the class names); add rows, or"
+            " take the name out of task.data.label_names or labels.json"
+        )
+
+
+def _check_gaps(where: str, labels: pa.ChunkedArray) -> None:
+    """Raise ConfigError where the classes' numbers don't begin at 0, or some between them are missing."""
+    found = np.unique(labels.drop_null().to_numpy())
+    least, most = int(found[0]), int(found[-1])
+    if least > 0 and len(found) == most - least + 1:
+        raise ConfigError(
+            f"task.data.label_names: labels of {where} are {least}..{most}, class numbers begin at 0;"
             f" give the labels in the order of their classes, such as [{least}, ..., {most}]"
         )
-    num_classes = len(names) or 1 + most
-    checked = {
-        split: check_labels(values.fill_null(0).to_numpy(), num_classes, where[split])
-        for split, values in numbers.items()
-    }
-    return {
-        split: np.where(numbers[split].is_null().to_numpy(), -1, values) for split, values in checked.items()
-    }, num_classes
+    if least >= 0 and len(found) < most + 1:
+        few = len(found) <= 2 * SHOWN
+        shown = ", ".join(map(str, found if few else found[:SHOWN])) + ("" if few else f", ..., {most}")
+        raise ConfigError(
+            f"task.data.label_names: labels of {where} are {shown} ({len(found)} of them), class numbers are 0 to"
+            f" {len(found) - 1} without a gap; give the labels in the order of their classes, such as [{shown}]"
+        )
 
 
 def _not_numbers(where: str, column: str, labels: pa.ChunkedArray, other: list[str], names: tuple[str, ...]) -> str:
