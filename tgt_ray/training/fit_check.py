@@ -101,9 +101,39 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     for line in _facts(experiment, result):
         log.info("%s", line)
     _say_if_calls_are_long(experiment.pool.rows_per_request, result["rows_per_second"])
-    least = experiment.fit_check.minimum
-    if result["agreement_reconstructed"] >= least:
+    _judge_reconstructions(experiment, result["agreement_reconstructed"])
+    _judge_explored(experiment, result["agreement_explored"], result["explorer"])
+
+
+def _judge_reconstructions(experiment: Experiment, agreement: float) -> None:
+    how = experiment.fit_check
+    if agreement >= how.minimum:
         return
+    message = (
+        f"the labeler agrees with itself on {agreement:.1f} % of the generator's"
+        f" reconstructions, less than fit_check.minimum {how.minimum:g}: {_what_helps(experiment)}"
+    )
+    if how.on_low == "fail":
+        raise ConfigError(message)
+    log.warning("warning: %s", message)
+
+
+def _judge_explored(experiment: Experiment, agreement: float, explorer: str) -> None:
+    how = experiment.fit_check
+    if agreement >= how.least_explored:
+        return
+    message = (
+        f"the labeler agrees with itself on {agreement:.1f} % of explored rows ({explorer}), less than"
+        f" fit_check.minimum_explored {how.least_explored:g}: most of them are no longer near their anchors; let the"
+        " explorer move less, train the generator longer, or lower the minimum"
+    )
+    if how.on_low == "fail":
+        raise ConfigError(message)
+    log.warning("warning: %s", message)
+
+
+def _what_helps(experiment: Experiment) -> str:
+    """Say what is known of generators that the labeler doesn't follow, and what to do."""
     # What was measured so far: see docs/results.md.
     seen = {
         "image": "on long-tailed Fashion-MNIST, synthetic rows added nothing to plain distillation below 75 %, and"
@@ -117,13 +147,7 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     kind = "text" if experiment.task.modality == "text" else "image"
     if not experiment.teacher.generator.starts_from_train:
         kind = "documents"
-    message = (
-        f"the labeler agrees with itself on {result['agreement_reconstructed']:.1f} % of the generator's"
-        f" reconstructions, less than fit_check.minimum {least:g}: {seen[kind]}"
-    )
-    if experiment.fit_check.on_low == "fail":
-        raise ConfigError(message)
-    log.warning("warning: %s", message)
+    return seen[kind]
 
 
 def _say_if_calls_are_long(rows: int, per_second: float) -> None:
@@ -147,6 +171,8 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     yield f"  labeler's accuracy {result['accuracy']:.1f} %"
     yield f"  its agreement with itself on reconstructions {result['agreement_reconstructed']:.1f} %"
     yield f"  its agreement with itself on explored rows ({result['explorer']}) {result['agreement_explored']:.1f} %"
+    if "accuracy_explored" in result:
+        yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
     yield f"  {_likeness(result)}"
     yield (
         f"  {speed:,.0f} explored rows a second on {result['device']}: the {rows:,.0f} rows of a run take about"
