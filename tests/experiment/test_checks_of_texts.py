@@ -31,6 +31,13 @@ from tgt_ray.core.errors import ConfigError
             "explorer.type: 'random-matched' moves latents, "
             "and teacher.generator.type 'causal_lm' has none; use random",
         ),
+        (
+            {
+                "explorer": {"type": "random", "sigma": 0.7},
+                "teacher": {"generator": {"type": "causal_lm", "path": "x/y"}},
+            },
+            "explorer.sigma: 0.7 has no effect, since teacher.generator.type 'causal_lm' has no latents to move",
+        ),
     ],
 )
 def test_what_a_generator_can_not_serve_is_refused(sentences, changes, says):

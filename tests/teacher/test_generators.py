@@ -7,14 +7,41 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.helpers.configs import experiment
+from tests.helpers.configs import experiment, refusal
 from tgt_ray.core.batch import InputSpec, Outputs
+from tgt_ray.core.config import validate
 from tgt_ray.teacher.generators import (
+    CausalLMGenerator,
     ConvAutoencoderGenerator,
     Generator,
+    MaskedLMGenerator,
     MLPAutoencoderGenerator,
+    Seq2SeqGenerator,
+    SpanGenerator,
     SpatialAutoencoderGenerator,
 )
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "key"),
+    [
+        (ConvAutoencoderGenerator, {"weights": "x.safetensors", "pretrain": {"steps": 7}}, "pretrain"),
+        (MaskedLMGenerator, {"path": "x/y", "pretrain": {"agreement": 90}}, "pretrain"),
+        (MaskedLMGenerator, {"path": "x/y", "layers": 3}, "layers"),
+        (Seq2SeqGenerator, {"path": "x/y", "width": 64}, "width"),
+        (Seq2SeqGenerator, {"revision": "main"}, "revision"),
+        (SpanGenerator, {"pretrain": {"steps": 7}}, "pretrain"),
+        (CausalLMGenerator, {"path": "x/y", "pretrain": {"steps": 7}}, "pretrain"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(cls, settings, key):
+    """It would change fingerprints alone. Where it counts, or says the default, it is taken."""
+    assert refusal(cls, settings).startswith(f"{key}: has no effect, since ")
+    rest = {name: value for name, value in settings.items() if name != key}
+    made = validate(cls, rest)
+    assert validate(cls, made.model_dump(mode="json")) == made, "as records have it, with every default"
+    if key not in ("revision",) and cls not in (SpanGenerator, CausalLMGenerator):
+        assert getattr(validate(cls, {key: settings[key]}), key) == getattr(cls(**{key: settings[key]}), key)
 
 
 def test_generators_are_not_differentiable_unless_they_say_so():

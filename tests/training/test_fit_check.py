@@ -103,6 +103,39 @@ def test_rows_of_another_shape_are_refused(experiment, labeler, digits):
         fit_check.measure(experiment, Teacher(labeler, Wide()), digits)
 
 
+@pytest.mark.parametrize(
+    ("check", "explored", "least"),
+    [
+        ({}, 39.9, 40),  # half of the minimum, which is 80
+        ({}, 40.0, None),
+        ({"minimum": 60}, 29.0, 30),
+        ({"minimum": 60}, 31.0, None),
+        ({"minimum_explored": 70}, 69.0, 70),
+        ({"minimum_explored": 0}, 0.0, None),
+        ({"minimum": 0}, 0.0, None),
+    ],
+)
+def test_explored_rows_have_a_minimum_of_their_own(experiment, caplog, check, explored, least):
+    """What the labeler says of the row counts, and not the class of its anchor."""
+    result = {"rows": 8, "explorer": "random", "rows_per_second": 99.0, "device": "1 thread(s)"}
+    result |= {"accuracy": 90.0, "agreement_reconstructed": 95.0, "reconstruction_mse": 0.1}
+    result |= {"agreement_explored": explored, "accuracy_explored": 3.0}
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        fit_check.judge(changed(experiment, **{f"fit_check__{key}": value for key, value in check.items()}), result)
+    assert "it gives 3.0 % of explored rows the class of their anchor" in caplog.text
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    said = f"the labeler agrees with itself on {explored:.1f} % of explored rows (random), less than"
+    assert [f"{said} fit_check.minimum_explored {least:g}: " in each for each in warnings] == [True] * (
+        least is not None
+    )
+    strict = changed(experiment, fit_check__on_low="fail", **{f"fit_check__{key}": v for key, v in check.items()})
+    if least is None:
+        fit_check.judge(strict, result)
+    else:
+        with pytest.raises(ConfigError, match=r"of explored rows \(random\), less than fit_check\.minimum_explored"):
+            fit_check.judge(strict, result)
+
+
 @pytest.mark.parametrize(("per_second", "warned"), [(3.0, False), (1.5, True)])
 def test_a_call_that_takes_long_is_warned_of(experiment, caplog, per_second, warned):
     result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)

@@ -15,6 +15,7 @@ from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.models.students import AnyStudent
 from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective
+from tgt_ray.teacher.explorers import Random
 from tgt_ray.teacher.generators import AnyGenerator
 from tgt_ray.teacher.labelers import AnyLabeler
 
@@ -183,6 +184,11 @@ def check_moves(experiment: Blocks) -> None:
             f"explorer.type: '{explorer.type}' takes anchors as they are,"
             f" and teacher.generator.type '{generator.type}' starts from documents, which are not queries;"
             " use random, or another generator"
+        )
+    if generator.only_samples and isinstance(explorer, Random) and explorer.sigma != Random().sigma:
+        raise ValueError(
+            f"explorer.sigma: {explorer.sigma:g} has no effect, since teacher.generator.type '{generator.type}' has no"
+            " latents to move; leave it out"
         )
     if generator.only_samples and explorer.synthesizes and explorer.decodes and explorer.type != "random":
         raise ValueError(

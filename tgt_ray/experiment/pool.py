@@ -85,6 +85,19 @@ class FitCheckConfig(Config):
         " finds labelers that have hardly learnt",
         json_schema_extra=SINCE_0_2,
     )
+    minimum_explored: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="the same for explored rows, which may well be of another class; absent: half of `minimum` (our"
+        " choice); 0: none is required",
+        json_schema_extra=SINCE_0_2,
+    )
     on_low: Literal["warn", "fail", "skip"] = Field(
         "warn", description="what happens below a minimum; skip measures nothing; the option `--strict` sets fail"
     )
+
+    @property
+    def least_explored(self) -> float:
+        """Return the percentage of explored rows on which the labeler must agree with itself."""
+        return self.minimum / 2 if self.minimum_explored is None else self.minimum_explored

@@ -143,6 +143,8 @@ def judge(experiment: Experiment, result: dict[str, Any]) -> None:
     _warn_or_refuse(experiment, message)
     message = _low_agreement(experiment, result)
     _warn_or_refuse(experiment, message)
+    message = _low_explored(experiment, result)
+    _warn_or_refuse(experiment, message)
 
 
 def _warn_or_refuse(experiment: Experiment, message: str | None) -> None:
@@ -209,6 +211,17 @@ def _low_agreement(experiment: Experiment, result: dict[str, Any]) -> str | None
     )
 
 
+def _low_explored(experiment: Experiment, result: dict[str, Any]) -> str | None:
+    agreement, least = result["agreement_explored"], experiment.fit_check.least_explored
+    if agreement >= least:
+        return None
+    return (
+        f"the labeler agrees with itself on {agreement:.1f} % of explored rows ({result['explorer']}), less than"
+        f" fit_check.minimum_explored {least:g}: most of them are no longer near their anchors; let the"
+        " explorer move less, train the generator longer, or lower the minimum"
+    )
+
+
 def _exact(result: dict[str, Any], what: str) -> str:
     """Say the 95 % interval of a percentage, and on how many rows it was measured."""
     if f"{what}_interval" not in result:
@@ -244,6 +257,8 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
             f" {result['majority']:.1f} % of the rows"
         )
     yield f"  its agreement with itself on explored rows ({result['explorer']}) {result['agreement_explored']:.1f} %"
+    if "accuracy_explored" in result:
+        yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
     yield f"  {_likeness(result)}"
     yield (
         f"  {speed:,.0f} explored rows a second on {result['device']}: the {rows:,.0f} rows of a run take about"

@@ -35,6 +35,10 @@ class Masking(TextGenerator):
     width: int = Field(128, ge=8, description="width of a model that is trained here, a multiple of `heads`")
     heads: int = Field(4, ge=1, description="attention heads of a model that is trained here")
 
+    def without_effect(self) -> dict[str, str]:
+        sizes = dict.fromkeys(("layers", "width", "heads"), "the model in path has its own size") if self.path else {}
+        return {**super().without_effect(), **sizes}
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Masking:
         if self.width % self.heads:

@@ -21,8 +21,8 @@ class SpanGenerator(Generator):
 
     This is our choice; ICT (Lee et al. 2019, arXiv 1906.00300) and Contriever (arXiv 2112.09118) take sentences and
     passages in the same way. Where there is no white space between words, as in Japanese, two characters count as a
-    word (our choice). Nothing is trained, and no latents are moved, so it is for random exploration, whose sigma has no
-    effect.
+    word (our choice). Nothing is trained, and no latents are moved, so it is for random exploration without
+    sigma.
     """
 
     type: Literal["spans"] = "spans"

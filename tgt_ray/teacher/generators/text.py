@@ -41,6 +41,9 @@ class TextGenerator(ReadsTexts, Generator):
         default_factory=TextGeneratorPretrain, description="how a small model is trained where `path` is absent"
     )
 
+    def without_effect(self) -> dict[str, str]:
+        return {**super().without_effect(), **({} if self.path is not None else {"revision": "there is no path"})}
+
     @property
     def external(self) -> bool:
         return self.path is not None

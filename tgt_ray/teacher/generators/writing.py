@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Writing(TextGenerator):
     """Writes new texts with a model that is not trained here.
 
-    No latents are moved, so it is for random exploration, whose sigma has no effect.
+    No latents are moved, so it is for random exploration without sigma.
     """
 
     only_samples: ClassVar[bool] = True
