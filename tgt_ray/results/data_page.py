@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as Drawn
@@ -63,7 +64,7 @@ def parts(task: Task, data: TaskData, all_classes: bool = False) -> Iterator[Par
 def _sizes(task: Task, name: str, table: Table) -> dict[str, Any]:
     out: dict[str, Any] = {"rows": len(table)}
     column = "document" if name == "documents" else "text"
-    if task.texts(name, table.slice(0, 1)) is not None and column in table.column_names:
+    if isinstance(table, pa.Table) and column in table.column_names:
         # As the data has them: a task gives texts as models read them, without what is cut.
         lengths = np.array([len(text.encode()) for text in table[column].to_pylist()] or [0])
         most = task.most_bytes(name)
