@@ -77,3 +77,17 @@ def test_choices_are_what_their_key_makes_of_them():
 def test_a_sweep_whose_values_no_trial_can_take_is_refused(given, says):
     with pytest.raises(ConfigError, match=says.replace(".", r"\.")):
         validate(SweepConfig, given)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"train": {"batch_size": 10**12}}, "train.batch_size: Input should be less than or equal to 1048576"),
+        ({"student": {"type": "conv", "widths": [0]}}, "student.widths.0: Input should be greater than or equal to 1"),
+        ({"student": {"type": "conv", "widths": [10**9]}}, "student.widths.0: Input should be less than or equal to"),
+    ],
+)
+def test_sizes_that_no_machine_holds_are_refused_before_anything_is_trained(given, says):
+    with pytest.raises(ConfigError) as refused:
+        validate(Experiment, given)
+    assert says in str(refused.value)

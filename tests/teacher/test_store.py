@@ -200,7 +200,7 @@ def test_weights_of_another_architecture_are_refused_with_the_first_difference(
 def test_truncated_weights_are_refused(digits, own, tmp_path, keep):
     file, _ = weights_file(tmp_path)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ConfigError, match="not a whole safetensors file|is empty") as refused:
+    with pytest.raises(ConfigError, match=r"not a whole safetensors file|is empty") as refused:
         make(tiny(("teacher.labeler.weights", str(file))), digits, own)
     assert str(file) in str(refused.value) and "\n" not in str(refused.value)
 

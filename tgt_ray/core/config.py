@@ -125,6 +125,8 @@ def _whole_folder(text: str) -> str:
 
 #: Seed of random numbers, as far as every library takes it.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+#: Width of a layer; more is a slip of the pen.
+Width = Annotated[int, Field(ge=1, le=2**16)]
 #: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.

@@ -28,6 +28,7 @@ class PoolConfig(Config):
     rows_per_request: int = Field(
         2048,
         ge=1,
+        le=2**20,
         description="synthetic rows of one generator call, which should take tenths of a second: fewer rows for larger"
         " images (less memory, fresher snapshots), more for smaller ones (each call costs some milliseconds)",
     )

@@ -52,7 +52,10 @@ class TrainConfig(Config):
 
     steps: int = Field(500, ge=1, description="number of optimizer steps")
     batch_size: int = Field(
-        64, ge=1, description="rows of a step over all workers, real and synthetic together; a multiple of workers"
+        64,
+        ge=1,
+        le=2**20,
+        description="rows of a step over all workers, real and synthetic together; a multiple of workers",
     )
     synthetic_ratio: float = Field(
         0.5,

@@ -50,6 +50,7 @@ class TimmModel(Config):
     img_size: int | None = Field(
         None,
         ge=8,
+        le=2**14,
         description="height and width in pixels that images are resized to; absent: the size of the pretraining, or,"
         " from scratch, as they are",
     )
@@ -115,17 +116,21 @@ class TransformerSize(ReadsTexts):
     """A transformer encoder of any size with the task's vocabulary; the mean over its tokens is the embedding."""
 
     layers: int = Field(
-        2, ge=0, description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings"
+        2,
+        ge=0,
+        le=1024,
+        description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings",
     )
     width: int = Field(
         128,
         ge=8,
+        le=2**16,
         description="size of a token's state and of the embedding, a multiple of heads; larger: more capacity at more"
         " cost",
     )
-    heads: int = Field(4, ge=1, description="attention heads of each layer, which divide the width among them")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads of each layer, which divide the width among them")
     max_tokens: int = Field(
-        64, ge=4, description="tokens of a text at the most; longer texts are cut; more cost time and memory"
+        64, ge=4, le=2**16, description="tokens of a text at the most; longer texts are cut; more cost time and memory"
     )
     dropout: float = Field(
         0.1,
@@ -167,6 +172,7 @@ class TextEncoder(ReadsTexts):
     max_tokens: int | None = Field(
         None,
         ge=4,
+        le=2**16,
         description="tokens of a text at the most; longer texts are cut; more cost time and memory; absent: the model's"
         " own limit",
     )

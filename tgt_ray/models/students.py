@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import Component, OneOf
+from tgt_ray.core.config import Component, OneOf, Width
 from tgt_ray.models.backbones import TextEncoder, TimmModel, TransformerSize
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ConvStudent(StudentBackbone):
     """A plain convolutional network of a few thousand parameters."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (8, 16, 32), min_length=1, description="channels of each convolution; more: more capacity at more cost"
     )
     downsample: Literal["pool", "stride"] = Field(
@@ -57,6 +57,7 @@ class ConvStudent(StudentBackbone):
     grid: int = Field(
         1,
         ge=1,
+        le=1024,
         description="the last maps are averaged to grid x grid cells; higher: the embedding is larger and keeps where"
         " things are",
     )
@@ -97,11 +98,15 @@ class TextTransformerStudent(TransformerSize, StudentBackbone):
     width: int = Field(
         64,
         ge=8,
+        le=2**16,
         description="size of a token's state and of the embedding, a multiple of heads; larger: more capacity at more"
         " cost",
     )
     layers: int = Field(
-        1, ge=0, description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings"
+        1,
+        ge=0,
+        le=1024,
+        description="transformer layers; more: more capacity at more cost; 0: the mean of word embeddings",
     )
 
     def build(self, spec: InputSpec) -> nn.Module:

@@ -57,20 +57,26 @@ def parts(task: Task, data: TaskData, all_classes: bool = False) -> Iterator[Par
     leaks = {"test": "test rows in train", "validation": "validation rows in train"}
     found = {leaks.get(name, "test rows in validation"): count for name, count in data.leaks.items()}
     yield Part("Leaks between splits", [{"what": name, "rows": count} for name, count in found.items()])
-    rows = [{"split": SPLITS[name], **row} for name, each in tables.items() for row in _first(task, name, each, data)]
+    rows = [{"split": SPLITS[name], **row} for name, each in tables.items() for row in _first(name, each, data)]
     yield Part(f"The first {FIRST} rows of each split", rows)
 
 
 def _sizes(task: Task, name: str, table: Table) -> dict[str, Any]:
     out: dict[str, Any] = {"rows": len(table)}
-    column = "document" if name == "documents" else "text"
-    if isinstance(table, pa.Table) and column in table.column_names:
-        # As the data has them: a task gives texts as models read them, without what is cut.
-        lengths = np.array([len(text.encode()) for text in table[column].to_pylist()] or [0])
+    texts = _texts(name, table)
+    if texts is not None:
+        lengths = np.array([len(text.encode()) for text in texts] or [0])
         most = task.most_bytes(name)
         out |= {"median bytes": int(np.median(lengths)), "longest": int(lengths.max())}
         out |= {"cut": int((lengths > most).sum()), "limit": most} if most is not None else {}
     return out
+
+
+def _texts(name: str, table: Table) -> list[str] | None:
+    """Return texts as the data has them: a task gives them as models read them, without what is cut."""
+    column = "document" if name == "documents" else "text"
+    there = isinstance(table, pa.Table) and column in table.column_names
+    return table[column].to_pylist() if there else None
 
 
 def _classes(data: TaskData, all_classes: bool) -> Part:
@@ -89,9 +95,9 @@ def _classes(data: TaskData, all_classes: bool) -> Part:
     return Part(title, rows)
 
 
-def _first(task: Task, name: str, table: Table, data: TaskData) -> Iterator[dict[str, Any]]:
+def _first(name: str, table: Table, data: TaskData) -> Iterator[dict[str, Any]]:
     head = table.slice(0, FIRST)
-    texts = task.texts(name, head)
+    texts = _texts(name, head)
     labels = head["label"].to_pylist()
     for place in range(min(FIRST, len(table))):
         row: dict[str, Any] = {"row": head["id"][place].as_py()}
@@ -99,7 +105,7 @@ def _first(task: Task, name: str, table: Table, data: TaskData) -> Iterator[dict
             row["label"] = "-" if labels[place] < 0 else (data.class_names or range(data.num_classes))[labels[place]]
         row["content"] = " x ".join(map(str, data.input_shape))
         if texts is not None:
-            row["content"] = shown(texts[1][place])[:BEGINNING]
+            row["content"] = shown(texts[place])[:BEGINNING]
         yield row
 
 

@@ -277,7 +277,9 @@ def _explored(base: Experiment, space: dict[str, Distribution]) -> Iterator[Expe
     """Yield the experiment, and what the space makes of its explorer, as far as each value fits alone."""
     yield base
     plain = base.model_dump(mode="json")
-    ratio = [("train.synthetic_ratio", max(d.ends())) for key, d in space.items() if key == "train.synthetic_ratio"]
+    ratios = space["train.synthetic_ratio"].ends() if "train.synthetic_ratio" in space else []
+    numbers = [value for value in ratios if isinstance(value, int | float)]  # others are refused later
+    ratio = [("train.synthetic_ratio", max(numbers))] if numbers else []
     for key in ("explorer", "explorer.type", "explorer.anchors", "train.synthetic_ratio"):
         for value in space[key].probes() if key in space else ():
             try:

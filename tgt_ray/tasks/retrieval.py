@@ -49,15 +49,19 @@ class Retrieval(Task):
     details_file: ClassVar[str] = "per_query.csv"
     type: Literal["retrieval"] = "retrieval"
     data: AnyRetrievalSource = Field(description="where queries, documents and answers come from")
-    max_bytes: int = Field(256, ge=8, description="largest size of a query in bytes of UTF-8; longer queries are cut")
+    max_bytes: int = Field(
+        256, ge=8, le=2**20, description="largest size of a query in bytes of UTF-8; longer queries are cut"
+    )
     document_bytes: int = Field(
         1024,
         ge=8,
+        le=2**20,
         description="largest size of a document in bytes of UTF-8, its title first; longer documents are cut",
     )
     vocabulary: int = Field(
         8000,
         ge=300,
+        le=2**20,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
         " from the documents and the queries of the train split, as far as models read them",
     )

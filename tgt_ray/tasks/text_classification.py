@@ -41,11 +41,13 @@ class TextClassification(Classification):
     max_bytes: int = Field(
         512,
         ge=8,
+        le=2**20,
         description="largest size of a row in bytes of UTF-8; longer texts are cut, and the log says how many",
     )
     vocabulary: int = Field(
         8000,
         ge=300,
+        le=2**20,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
         " from the texts of the whole train split as `max_bytes` cuts them, without labels",
     )

@@ -117,6 +117,7 @@ class EncodedImages(ImageSource):
     size: int | None = Field(
         None,
         ge=4,
+        le=2**14,
         description="height and width in pixels that images are brought to (the shorter side is resized, the centre"
         " kept); absent: all images must have one size already",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.config import Width
 from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class MLPAutoencoderGenerator(Autoencoder):
 
     type: Literal["mlp_autoencoder"] = "mlp_autoencoder"
     latent_dim: int = Field(
-        16, ge=1, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
+        16, ge=1, le=2**16, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
     )
-    hidden: tuple[int, ...] = Field(
+    hidden: tuple[Width, ...] = Field(
         (256, 128), min_length=1, description="widths of the encoder's hidden layers, from the image inwards"
     )
 
@@ -51,14 +52,14 @@ class ConvAutoencoderGenerator(Autoencoder):
 
     type: Literal["conv_autoencoder"] = "conv_autoencoder"
     latent_dim: int = Field(
-        32, ge=1, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
+        32, ge=1, le=2**16, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
     )
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (32, 64),
         min_length=1,
         description="channels of the convolutions, from the image inwards; each halves height and width",
     )
-    hidden: int = Field(128, ge=1, description="width of the layer between the feature maps and the latent")
+    hidden: int = Field(128, ge=1, le=2**16, description="width of the layer between the feature maps and the latent")
 
     def build(self, spec: InputSpec) -> nn.Module:
         from tgt_ray.models.image.autoencoders import ConvAutoencoder
@@ -70,14 +71,14 @@ class SpatialAutoencoderGenerator(Autoencoder):
     """An autoencoder of residual convolutions with a map as latent, for colour images of 32x32 pixels and more."""
 
     type: Literal["spatial_autoencoder"] = "spatial_autoencoder"
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (32, 64, 96),
         min_length=1,
         description="channels of the stages, from the image inwards; each halves height and width",
     )
-    blocks: int = Field(1, ge=0, description="residual blocks at each size")
+    blocks: int = Field(1, ge=0, le=1024, description="residual blocks at each size")
     latent_channels: int = Field(
-        8, ge=1, description="channels of the latent map; the latent's size is the map's pixels times these"
+        8, ge=1, le=2**16, description="channels of the latent map; the latent's size is the map's pixels times these"
     )
 
     def build(self, spec: InputSpec) -> nn.Module:

@@ -91,9 +91,11 @@ class ImageVariationGenerator(Generator):
         0, ge=0, description="noise that the pipeline itself adds to embeddings; higher gives more variation"
     )
     size: int | None = Field(
-        None, ge=8, description="height and width of the drawn images, in pixels; absent: the pipeline's own"
+        None, ge=8, le=2**14, description="height and width of the drawn images, in pixels; absent: the pipeline's own"
     )
-    rows_at_once: int = Field(8, ge=1, description="images that are drawn together; choose as many as memory holds")
+    rows_at_once: int = Field(
+        8, ge=1, le=2**20, description="images that are drawn together; choose as many as memory holds"
+    )
 
     @property
     def external(self) -> bool:

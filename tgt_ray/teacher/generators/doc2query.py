@@ -22,8 +22,10 @@ class Doc2QueryGenerator(Writing):
     type: Literal["doc2query"] = "doc2query"
     starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     prefix: str = Field("", description="text put before each document, as the model was trained to read it")
-    max_tokens: int = Field(256, ge=4, description="largest number of tokens of a document; longer documents are cut")
-    max_new_tokens: int = Field(32, ge=1, description="largest number of tokens of a query")
+    max_tokens: int = Field(
+        256, ge=4, le=2**16, description="largest number of tokens of a document; longer documents are cut"
+    )
+    max_new_tokens: int = Field(32, ge=1, le=2**16, description="largest number of tokens of a query")
     temperature: float = Field(
         1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely queries"
     )

@@ -30,10 +30,13 @@ class Masking(TextGenerator):
         " token",
     )
     layers: int = Field(
-        2, ge=1, description="layers of a model that is trained here; of encoder and decoder each, where it has both"
+        2,
+        ge=1,
+        le=1024,
+        description="layers of a model that is trained here; of encoder and decoder each, where it has both",
     )
-    width: int = Field(128, ge=8, description="width of a model that is trained here, a multiple of `heads`")
-    heads: int = Field(4, ge=1, description="attention heads of a model that is trained here")
+    width: int = Field(128, ge=8, le=2**16, description="width of a model that is trained here, a multiple of `heads`")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads of a model that is trained here")
 
     def without_effect(self) -> dict[str, str]:
         sizes = dict.fromkeys(("layers", "width", "heads"), "the model in path has its own size") if self.path else {}

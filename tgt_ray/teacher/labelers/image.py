@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.config import FolderOrName, Width
 from tgt_ray.models.backbones import TimmModel
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
@@ -21,7 +21,7 @@ class ConvLabeler(Labeler):
     """A plain convolutional network, for the smallest images."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, with pooling in between"
     )
 
@@ -35,7 +35,7 @@ class ResidualLabeler(Labeler):
     """A small residual network, for images of 28x28 pixels and more."""
 
     type: Literal["residual"] = "residual"
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field(
         (32, 64, 96, 128), min_length=2, description="channels of the stem and of each stage"
     )
 
@@ -76,7 +76,10 @@ class TransformersLabeler(PretrainedLabeler):
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: `path` has the weights")
     img_size: int | None = Field(
-        None, ge=8, description="height and width that images are resized to, in pixels; absent: the model's own"
+        None,
+        ge=8,
+        le=2**14,
+        description="height and width that images are resized to, in pixels; absent: the model's own",
     )
 
     @property

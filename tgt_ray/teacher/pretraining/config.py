@@ -19,7 +19,7 @@ class Pretrain(Config):
         " rows. Rows that `task.labelled` leaves without a label are for generators only",
     )
     steps: int = Field(ge=1, description="training steps, each on one batch")
-    batch_size: int = Field(ge=1, description="rows of one step")
+    batch_size: int = Field(ge=1, le=2**20, description="rows of one step")
     learning_rate: float = Field(gt=0, description="largest learning rate")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; higher regularises more")
     seed: Seed = Field(0, description="seed of the initial weights and of all draws in training")
@@ -29,7 +29,7 @@ class LabelerPretrain(Pretrain):
     """Trains an image labeler on the cross-entropy of labels, by SGD with Nesterov momentum."""
 
     steps: int = Field(500, ge=1, description="training steps, each on one batch")
-    batch_size: int = Field(64, ge=1, description="rows of one step")
+    batch_size: int = Field(64, ge=1, le=2**20, description="rows of one step")
     learning_rate: float = Field(
         0.05, gt=0, description="largest learning rate of Nesterov SGD, after a warm-up and before cosine decay"
     )
@@ -54,7 +54,7 @@ class TextPretrain(Pretrain):
     """Trains a text labeler on the cross-entropy of labels, by AdamW with warm-up and cosine decay."""
 
     steps: int = Field(1000, ge=1, description="training steps, each on one batch")
-    batch_size: int = Field(32, ge=1, description="rows of one step")
+    batch_size: int = Field(32, ge=1, le=2**20, description="rows of one step")
     learning_rate: float = Field(
         1e-3, gt=0, description="largest learning rate of AdamW, after a warm-up and before cosine decay"
     )
@@ -75,7 +75,7 @@ class TextGeneratorPretrain(Pretrain):
     """Trains a text generator to restore masked tokens (denoising)."""
 
     steps: int = Field(2000, ge=1, description="training steps, each on one batch")
-    batch_size: int = Field(64, ge=1, description="rows of one step")
+    batch_size: int = Field(64, ge=1, le=2**20, description="rows of one step")
     learning_rate: float = Field(
         1e-3, gt=0, description="largest learning rate of AdamW, after a warm-up and before cosine decay"
     )
@@ -94,7 +94,7 @@ class GeneratorPretrain(Pretrain):
     """Trains an autoencoder of images to reconstruct them, by AdamW."""
 
     steps: int = Field(1500, ge=1, description="training steps, each on one batch")
-    batch_size: int = Field(128, ge=1, description="rows of one step")
+    batch_size: int = Field(128, ge=1, le=2**20, description="rows of one step")
     learning_rate: float = Field(
         2e-3, gt=0, description="largest learning rate of AdamW, after a warm-up and before cosine decay"
     )
