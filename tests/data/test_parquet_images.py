@@ -95,7 +95,7 @@ def test_label_names_set_the_class_range(tmp_path):
         write(tmp_path, name, random_rows(30))
     (tmp_path / "labels.json").write_text(json.dumps(["a", "b", "c", "d"]))
     assert ParquetImages(path=tmp_path).load().num_classes == 4
-    with pytest.raises(ConfigError, match="class 3 has no row in the train split"):
+    with pytest.raises(ConfigError, match=r"class 3 \('d'\) has no row in the train split"):
         ImageClassification(data=ParquetImages(path=tmp_path)).load()
 
 

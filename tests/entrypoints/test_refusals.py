@@ -232,7 +232,7 @@ def test_damaged_pages_are_refused(run, tmp_path):
 def test_a_class_without_rows_is_refused(run, tmp_path):
     folder = parquet_folder(tmp_path / "data")
     (folder / "labels.json").write_text('["a", "b", "c", "d"]')
-    assert "class 3 has no row in the train split" in run("train", *parquet(folder))
+    assert "class 3 ('d') has no row in the train split" in run("train", *parquet(folder))
 
 
 # What a sweep says

@@ -40,7 +40,8 @@ class Classification(Task):
             train = train.take(self.long_tail.subsample(train.labels, splits.num_classes))
         empty = sorted(set(range(splits.num_classes)) - set(np.unique(train.labels).tolist()))
         if empty:
-            raise ConfigError(f"task.data: class {empty[0]} has no row in the train split")
+            named = f"{empty[0]} ('{splits.class_names[empty[0]]}')" if splits.class_names else empty[0]
+            raise ConfigError(f"task.data: class {named} has no row in the train split")
         return train
 
     def evaluate(self, reduced_N: np.ndarray, table: Table, class_counts_K: np.ndarray) -> dict[str, float]:
