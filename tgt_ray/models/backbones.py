@@ -130,7 +130,7 @@ class TransformerSize(ReadsTexts):
     )
     heads: int = Field(4, ge=1, le=1024, description="attention heads of each layer, which divide the width among them")
     max_tokens: int = Field(
-        64, ge=4, le=2**16, description="tokens of a text at the most; longer texts are cut; more cost time and memory"
+        64, ge=4, le=2**20, description="tokens of a text at the most; longer texts are cut; more cost time and memory"
     )
     dropout: float = Field(
         0.1,
@@ -172,7 +172,7 @@ class TextEncoder(ReadsTexts):
     max_tokens: int | None = Field(
         None,
         ge=4,
-        le=2**16,
+        le=2**20,
         description="tokens of a text at the most; longer texts are cut; more cost time and memory; absent: the model's"
         " own limit",
     )

@@ -123,7 +123,9 @@ class Task(Component):
 
     def said(self, data: TaskData) -> str:
         """Return one line on what was read and what was left out."""
-        rows = ", ".join(f"{name} {len(table):,}" for name, table in data.tables.items() if name != "full")
+        rows = ", ".join(
+            f"{name} {len(table):,}" for name, table in data.tables.items() if name not in ("full", "sources")
+        )
         classes = "" if self.has_documents else f" in {data.num_classes:,} classes"
         return f"data: {rows}{classes}{said(data.left_out)}"
 

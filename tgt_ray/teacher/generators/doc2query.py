@@ -23,9 +23,9 @@ class Doc2QueryGenerator(Writing):
     starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     prefix: str = Field("", description="text put before each document, as the model was trained to read it")
     max_tokens: int = Field(
-        256, ge=4, le=2**16, description="largest number of tokens of a document; longer documents are cut"
+        256, ge=4, le=2**20, description="largest number of tokens of a document; longer documents are cut"
     )
-    max_new_tokens: int = Field(32, ge=1, le=2**16, description="largest number of tokens of a query")
+    max_new_tokens: int = Field(32, ge=1, le=2**20, description="largest number of tokens of a query")
     temperature: float = Field(
         1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely queries"
     )

@@ -36,7 +36,7 @@ class TextGenerator(ReadsTexts, Generator):
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: `path` has the weights")
-    max_tokens: int = Field(64, ge=4, le=2**16, description="largest number of tokens of a text; longer texts are cut")
+    max_tokens: int = Field(64, ge=4, le=2**20, description="largest number of tokens of a text; longer texts are cut")
     pretrain: TextGeneratorPretrain = Field(  # type: ignore[assignment]
         default_factory=TextGeneratorPretrain, description="how a small model is trained where `path` is absent"
     )

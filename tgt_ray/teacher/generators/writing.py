@@ -39,10 +39,10 @@ class CausalLMGenerator(Writing):
         " absent: the folder's usual weights",
     )
     max_tokens: int = Field(
-        256, ge=4, le=2**16, description="largest number of tokens of a prompt; longer prompts lose their beginning"
+        256, ge=4, le=2**20, description="largest number of tokens of a prompt; longer prompts lose their beginning"
     )
     shots: int = Field(3, ge=1, le=1024, description="texts in a prompt: the anchor, and other anchors before it")
-    max_new_tokens: int = Field(48, ge=1, le=2**16, description="largest number of tokens of a new text")
+    max_new_tokens: int = Field(48, ge=1, le=2**20, description="largest number of tokens of a new text")
     temperature: float = Field(
         1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely texts"
     )

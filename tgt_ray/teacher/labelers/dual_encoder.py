@@ -43,7 +43,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     document_tokens: int | None = Field(
         None,
         ge=4,
-        le=2**16,
+        le=2**20,
         description="largest number of tokens of a document; longer documents are cut; absent: as `max_tokens`, or,"
         " with `document_path`, the limit of that model",
     )
