@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import CLASSES, COUNTS, picture, write_pictures
+from tests.helpers.pictures import CLASSES, COUNTS, picture
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import Storage
 from tgt_ray.data import (
     EncodedParquet,
     HuggingFaceImages,
@@ -30,16 +29,6 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_pictures(tmp_path / "pictures")
-
-
-@pytest.fixture
-def store(tmp_path) -> Storage:
-    return Storage(tmp_path / "storage")
 
 
 def lists(folder):

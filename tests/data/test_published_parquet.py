@@ -13,16 +13,11 @@ from tests.data.test_encoded_images import encoded, huggingface
 from tests.helpers.images import random_rows
 from tests.helpers.pictures import CLASSES, picture, write_pictures
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import Storage
 from tgt_ray.data import EncodedParquet, HuggingFaceImages, ParquetImages, in_this_process
+from tgt_ray.data.parts import no_split
 from tgt_ray.tasks import ImageClassification
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-@pytest.fixture
-def store(tmp_path) -> Storage:
-    return Storage(tmp_path / "storage")
 
 
 @pytest.fixture
@@ -64,7 +59,10 @@ def test_shards_are_read_in_order(folder, store, monkeypatch):
     np.testing.assert_array_equal(pixels(splits.validation), wanted(range(30, 36)))
     assert splits.train.labels.tolist() == [row % 3 for row in range(18)] and len(splits.test.labels) == 6
     assert [(each.what, each.first) for each in splits.left_out] == [
-        (".parquet files that are no split", "extra.parquet")
+        (
+            no_split((".parquet",)),
+            "extra.parquet",
+        )
     ]
 
 
@@ -84,14 +82,23 @@ def test_a_shard_of_raw_pixels(folder):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda at: (at / "train-00001-of-00003.parquet").unlink(), "has 2 of 3 shards of train: shard 1 is missing"),
-        (lambda at: pq.write_table(table([0]), at / "train.parquet"), "two sources for the split 'train'"),
-        (lambda at: pq.write_table(table([0]), at / "val.parquet"), "two sources for the split 'validation'"),
-        (lambda at: pq.write_table(table([0]), at / "train-00003-of-00003.parquet"), "shard 3 is too many"),
+        (
+            lambda at: (at / "train-00001-of-00003.parquet").unlink(),
+            "2 of 3 shards of train; the first that is missing is train-00001",
+        ),
+        (
+            lambda at: pq.write_table(table([0]), at / "train.parquet"),
+            r"has both train\.parquet and train-00000-of-00003",
+        ),
+        (lambda at: pq.write_table(table([0]), at / "val.parquet"), "has both val and dev; keep one"),
+        (
+            lambda at: pq.write_table(table([0]), at / "train-00003-of-00003.parquet"),
+            r"train-00003-of-00003\.parquet is too many",
+        ),
         (lambda at: pq.write_table(table([0]), at / "train-0-of-00003.parquet"), "two files for shard 0 of train"),
         (
             lambda at: (at / "test-00000-of-00001-0123456789abcdef.parquet").rename(at / "other.parquet"),
-            r"no file test\.parquet in .*data; it has other\.parquet",
+            r"no file test\.parquet in .*data; ",
         ),
     ],
 )

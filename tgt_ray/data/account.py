@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: Names that systems and archives leave behind, in small letters; names that begin with a dot are hidden as well.
+HIDDEN = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin")
+
+
+def is_hidden(name: str) -> bool:
+    """Tell by its name whether a file or folder is none that a user has put there."""
+    return name.startswith(".") or name.casefold() in HIDDEN
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -43,6 +43,11 @@ class Utf8:
         stream.seek(self.skip)
         return stream
 
+    def text(self) -> str:
+        """Read all of it; line ends stay as they are."""
+        with self.lines() as lines:
+            return lines.read()
+
     def lines(self) -> TextIO:
         """Open it as text; line ends stay as they are."""
         return io.TextIOWrapper(self.open(), encoding="utf-8", newline="")
@@ -70,8 +75,10 @@ def as_utf8(file: Path, whose: Callable[[int, bytes], str] = lambda number, line
                 except UnicodeDecodeError as err:
                     raise ConfigError(_wrong(file, number, line, err.start, whose(number, line))) from err
             return Utf8(file, skip)
-    except OSError as err:
-        raise ConfigError(f"{file}: cannot be read ({err.strerror or err})") from err
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as err:  # a ValueError is for names that no file can have
+        raise ConfigError(f"{file}: cannot be read ({getattr(err, 'strerror', None) or err})") from err
 
 
 def _decoded(file: Path, content: bytes, codec: str) -> bytes:

@@ -89,6 +89,27 @@ def test_shards_are_read_in_order_and_all_of_them(tmp_path, kind):
     assert f"has both train.{kind} and train-00000-of-00003.{kind}; keep one" in refused(source)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_a_shard_that_is_there_twice_or_too_many_is_refused(tmp_path, kind):
+    source = shards(tmp_path / "x", kind)
+    first = (tmp_path / "x" / f"train-00000-of-00003.{kind}").read_bytes()
+    (tmp_path / "x" / f"train-0-of-00003.{kind}").write_bytes(first)
+    assert "has two files for shard 0 of train" in refused(source)
+    (tmp_path / "x" / f"train-0-of-00003.{kind}").rename(tmp_path / "x" / f"train-00003-of-00003.{kind}")
+    assert f"has 4 shards of train, which has 3: train-00003-of-00003.{kind} is too many" in refused(source)
+
+
+def test_names_of_splits_and_hashes_of_hubs_are_known(tmp_path):
+    source = shards(tmp_path / "x", "csv")
+    for file in list((tmp_path / "x").iterdir()):
+        name = file.name.replace("train", "Training").replace(".csv", "-0123456789abcdef.csv")
+        file.rename(tmp_path / "x" / name)
+    (tmp_path / "x" / "Thumbs.db").write_bytes(b"any")
+    data = task(source).scan()
+    assert texts(data, "train") == [text for text, _ in ROWS["train"]]
+    assert [(each.what, each.count) for each in data.left_out] == [("hidden files", 1)]
+
+
 def test_a_folder_within_is_named(tmp_path):
     write(tmp_path / "data")
     said = refused({"type": "csv", "path": str(tmp_path), **NAMES})

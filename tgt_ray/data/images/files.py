@@ -13,18 +13,16 @@ import numpy as np
 from pydantic import Field
 
 from tgt_ray.core.config import FilePath
-from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.core.errors import ConfigError, concerning, cut
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.encoding import as_utf8
 from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import MISSING, EncodedImages, Scan
-from tgt_ray.data.images.folders import Found
-from tgt_ray.data.images.splits import split_folders
+from tgt_ray.data.images.folders import Found, split_folders
 from tgt_ray.data.images.stamps import stamps
 
 #: A line of a list: a path, perhaps in quotes, then spaces, a tab, a comma or a semicolon, and a class number.
 LINE = re.compile(r"(?P<name>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[0-9]+)")
-#: How a text file begins that says its encoding, and the encoding.
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 class ImageFiles(EncodedImages):
@@ -167,7 +165,9 @@ class ImageLists(ImageFiles):
     def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
         """Return number of the line, path and label of each image of a list."""
         rows = []
-        for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(split, file)), start=1):
+        with concerning(f"task.data.{split}"):
+            text = as_utf8(file).text()
+        for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
             if not line.strip():
                 continue
             if "\0" in line:
@@ -191,17 +191,3 @@ class ImageLists(ImageFiles):
         if Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in Path(name).parts:
             raise ConfigError(f"{file}: line {number}: the path {cut(name)!r} leaves {self.path}")
         return name
-
-
-def _text(split: str, file: Path) -> str:
-    try:
-        content = file.read_bytes()
-        encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
-        return content.decode(encoding)
-    except UnicodeDecodeError as err:
-        line = 1 + content[: err.start].count(b"\n")
-        raise ConfigError(
-            f"task.data.{split}: {file} is no {err.encoding.upper()} text (line {line}); save it as UTF-8"
-        ) from err
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"task.data.{split}: cannot read {file} ({err})") from err

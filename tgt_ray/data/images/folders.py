@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.data.account import LeftOut, left_out
+from tgt_ray.data.account import LeftOut, is_hidden, left_out
+from tgt_ray.data.parts import SPLITS
 
-#: Names that systems and archives leave behind, in small letters; names that begin with a dot are hidden as well.
-HIDDEN = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin")
+#: The split that a folder of this name, in small letters, has.
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 #: Formats that Pillow knows and reads no picture of, and PostScript, which is a program.
 NO_PICTURES = ("MPEG", "EPS")
 
@@ -53,7 +54,7 @@ class Found:
         try:
             with os.scandir(folder) as there:
                 for entry in there:
-                    if entry.name.startswith(".") or entry.name.casefold() in HIDDEN:
+                    if is_hidden(entry.name):
                         self.hidden.append(self.name(folder / entry.name))
                     else:
                         (folders if entry.is_dir() else files).append(folder / entry.name)
@@ -103,3 +104,35 @@ class Found:
                 for entry in left_out(f"files {f'with the suffix {suffix}' if suffix else 'without a suffix'}", names)
             ),
         )
+
+
+def split_folders(root: Path, there: list[Path]) -> tuple[dict[str, Path], tuple[LeftOut, ...]]:
+    """Return the folder of each split, and what no split is.
+
+    - there: the folders in `root`, without hidden ones
+    - raises ConfigError: where a split has two folders, or train or test has none
+    """
+    found: dict[str, Path] = {}
+    others = []
+    for folder in there:
+        split = SPLIT_OF.get(folder.name.casefold())
+        if split is None:
+            others.append(folder.name)
+        elif split in found:
+            raise ConfigError(
+                f"task.data.path: {root} has '{found[split].name}' and '{folder.name}', two folders for the split"
+                f" '{split}'; rename or remove one of them"
+            )
+        else:
+            found[split] = folder
+    for split in ("train", "test"):
+        if split not in found:
+            raise ConfigError(f"task.data.path: no folder '{split}' in {root}; it has {_listed(others)}")
+    # Each with its name: a split that goes by another name is to be seen.
+    return {split: found[split] for split in SPLITS if split in found}, tuple(
+        entry for name in others for entry in left_out("folder that is no split", [name])
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing else"

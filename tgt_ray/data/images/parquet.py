@@ -18,14 +18,15 @@ from pydantic import Field
 from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.account import LeftOut
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
-from tgt_ray.data.images.splits import split_files
 from tgt_ray.data.images.stamps import bytes_of, stamps
 from tgt_ray.data.labels import check_labels, label_names
+from tgt_ray.data.parts import no_split, not_read, split_parts
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -53,7 +54,7 @@ class ParquetImages(ImageSource):
     def scan(self) -> Splits | Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        files, others = split_files(self.path, ".parquet")
+        files, others = _files(self.path)
         if sum(_uncompressed(file) for each in files.values() for file in each) > MOST_IN_MEMORY:
             return self._in_parts.scan()
         tables = {split: [_read(file) for file in each] for split, each in files.items()}
@@ -100,6 +101,8 @@ class ParquetImages(ImageSource):
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
 
 
+#: Ends the names of files that are read.
+SUFFIXES = (".parquet",)
 #: Uncompressed bytes of a folder above which raw pixels are brought into the storage in parts, as encoded images are.
 MOST_IN_MEMORY = 2 * 2**30
 #: Images that are held in memory at once.
@@ -124,7 +127,7 @@ class EncodedParquet(EncodedImages):
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        files, others = split_files(self.path, ".parquet")
+        files, others = _files(self.path)
         read = {split: [_read(file, ["label"], self.column_kind) for file in each] for split, each in files.items()}
         names = label_names(self.path / "labels.json")
         train = _labels(read["train"])
@@ -193,7 +196,7 @@ class RawParquet(EncodedParquet):
 
     @functools.cached_property
     def _first_file(self) -> Path:
-        return split_files(self.path, ".parquet")[0]["train"][0]
+        return _files(self.path)[0]["train"][0]
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -258,6 +261,15 @@ def _loose(file: Path) -> list[Path]:
 
 def _labels(tables: Sequence[pa.Table]) -> np.ndarray:
     return np.concatenate([table["label"].to_numpy().astype(np.int64) for table in tables])
+
+
+def _files(folder: Path) -> tuple[dict[str, tuple[Path, ...]], tuple[LeftOut, ...]]:
+    """Return the files of each split, and what else is in the folder."""
+    files = {split: parts.files for split, parts in split_parts(folder, SUFFIXES).items()}
+    used = [folder / "labels.json", *(file for each in files.values() for file in each)]
+    # Folders are left to the rows, which may name files in them.
+    rest = [*used, *(each for each in folder.iterdir() if each.is_dir())]
+    return files, not_read(folder, rest, no_split(SUFFIXES))
 
 
 def _source(files: Sequence[Path]) -> Path | str:

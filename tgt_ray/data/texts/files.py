@@ -23,7 +23,7 @@ from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import label_names as names_in_file
-from tgt_ray.data.parts import SPLITS, find_parts, needed_parts, not_read
+from tgt_ray.data.parts import no_split, not_read, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
 from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
@@ -47,15 +47,12 @@ class TextFiles(TextSource):
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         names = tuple(names_in_file(self.path / "labels.json"))
         found, used = {}, [self.path / "labels.json"]
-        for split, called in SPLITS.items():
-            look = find_parts if split == "validation" else needed_parts
-            parts = look(self.path, called, self.suffixes)
-            if parts is not None:
-                used += parts.files
-                opened = tuple(RawTexts(str(file), *self.open_file(file), names) for file in parts.files)
-                found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
-        what = f"files that are no split's (train, test, {', '.join(SPLITS['validation'])}; {', '.join(self.suffixes)})"
-        return {**found, "train": replace(found["train"], left_out=not_read(self.path, used, what))}
+        for split, parts in split_parts(self.path, self.suffixes).items():
+            used += parts.files
+            opened = tuple(RawTexts(str(file), *self.open_file(file), names) for file in parts.files)
+            found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
+        left = not_read(self.path, used, no_split(self.suffixes))
+        return {**found, "train": replace(found["train"], left_out=left)}
 
     @abstractmethod
     def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
