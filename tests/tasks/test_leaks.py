@@ -38,9 +38,9 @@ def test_leaks_of_texts_are_counted_without_case_white_space_and_forms(texts, ca
     data = text_task(texts).load()
     assert data.leaks == {"test": 1, "validation": 1, "validation and test": 1}
     assert data.account()["leaks"] == data.leaks
-    (line,) = [each for each in caplog.messages if "drop_leaks" in each]
-    assert "1 of 3 test rows (33.3 %)" in line and "1 of 3 validation rows" in line
-    assert "1 test rows are also in validation" in line
+    of_test, of_validation, both = caplog.messages
+    assert "1 of 3 test rows (33.3 %)" in of_test and "1 of 3 validation rows" in of_validation
+    assert "drop_leaks" in of_test and "1 test rows are also in validation" in both
 
 
 def test_they_are_left_out_of_train_where_that_is_asked_for(texts, caplog):
@@ -51,6 +51,8 @@ def test_they_are_left_out_of_train_where_that_is_asked_for(texts, caplog):
     assert data.tables["full"].num_rows == 4 and data.tables["test"].num_rows == 3
     assert data.fingerprints["train"] != before.fingerprints["train"]
     assert task.said(data).endswith("left out: 2 rows of train that are held out as well (train, ...)")
+    (line,) = [each for each in caplog.messages if "are also in" in each and "train" not in each][-1:]
+    assert "1 test rows are also in validation" in line, "which leaving rows out of train doesn't mend"
 
 
 def test_unlabelled_rows_are_looked_at_too(texts):
@@ -63,8 +65,10 @@ def test_unlabelled_rows_are_looked_at_too(texts):
 
 
 def test_strict_refuses_them(texts):
-    with pytest.raises(ConfigError, match=r"task.data: 1 of 3 test rows .*; set task.data.drop_leaks: true to leave"):
+    with pytest.raises(ConfigError, match=r"task.data: 1 of 3 test rows .*; task.data.drop_leaks: true leaves"):
         text_task(texts, on_leaks="fail").load()
+    with pytest.raises(ConfigError, match="1 test rows are also in validation"):
+        text_task(texts, on_leaks="fail", drop_leaks=True).load()
 
 
 def test_a_class_that_would_lose_all_its_rows_is_named(texts):

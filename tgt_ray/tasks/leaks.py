@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Splits that measure, and those that students, vocabularies and explorers see.
+#: Splits that measure, and those that students, vocabularies and explorers see; the rows of all these are in `full`.
 HELD_OUT, SEEN = ("test", "validation"), ("train", "full", "unlabelled")
 #: Rows that are looked at at once, since images may be large.
 ROWS = 2048
@@ -34,29 +34,34 @@ def without_leaks(task: Task, data: TaskData, drop: bool) -> TaskData:
 
     - raises ConfigError: where there are leaks and the task's `on_leaks` is fail, or a class would lose all its rows
     """
-    keys = {name: keys_of(task, name, data.tables[name]) for name in (*HELD_OUT, *SEEN) if name in data.tables}
-    seen = np.unique(np.concatenate([keys[name] for name in SEEN if name in keys]))
-    found = {name: int(np.isin(keys[name], seen).sum()) for name in HELD_OUT}
+    keys = {name: keys_of(task, name, data.tables[name]) for name in (*HELD_OUT, "full")}
+    found = {name: int(np.isin(keys[name], keys["full"]).sum()) for name in HELD_OUT}
     found["validation and test"] = int(np.isin(keys["test"], keys["validation"]).sum())
     data = replace(data, leaks=found)
-    leaks = {name: count for name, count in found.items() if count}
-    if not leaks:
+    if not any(found.values()):
         return data
-    shares = [
-        f"{count} of {len(keys[name])} {name} rows ({100 * count / len(keys[name]):.1f} %) are also in train or among"
-        " rows without labels"
-        for name, count in leaks.items()
-        if name in keys
-    ]
-    if found["validation and test"]:
-        shares.append(f"{found['validation and test']} test rows are also in validation")
-    said = "; ".join(shares)
     if drop:
-        return _dropped(data, keys)
-    if task.on_leaks == "fail":
-        raise ConfigError(f"task.data: {said}; set task.data.drop_leaks: true to leave them out of train")
-    log.warning("task.data: %s; task.data.drop_leaks: true leaves them out of train", said)
+        data = _dropped(task, data, np.concatenate([keys[name] for name in HELD_OUT]))
+    else:
+        for name in HELD_OUT:
+            if found[name]:
+                share = 100 * found[name] / len(keys[name])
+                message = (
+                    f"task.data: {found[name]} of {len(keys[name])} {name} rows ({share:.1f} %) are also in train or"
+                    " among rows without labels; task.data.drop_leaks: true leaves them out of there"
+                )
+                _warn_or_refuse(task, message)
+    if found["validation and test"]:
+        both = found["validation and test"]
+        message = f"task.data: {both} test rows are also in validation; keep them in one of the two"
+        _warn_or_refuse(task, message)
     return data
+
+
+def _warn_or_refuse(task: Task, message: str) -> None:
+    if task.on_leaks == "fail":
+        raise ConfigError(message)
+    log.warning("%s", message)
 
 
 def keys_of(task: Task, name: str, table: Table) -> np.ndarray:
@@ -75,20 +80,22 @@ def _contents(task: Task, name: str, table: Table) -> Iterator[bytes]:
         yield from (value.as_buffer().to_pybytes() for chunk in part.chunks for value in chunk)
 
 
-def _dropped(data: TaskData, keys: dict[str, np.ndarray]) -> TaskData:
-    """Leave rows of train that are held out as well out of it."""
-    held_out = np.concatenate([keys[name] for name in HELD_OUT])
+def _dropped(task: Task, data: TaskData, held_out: np.ndarray) -> TaskData:
+    """Leave rows of train that are held out as well out of it.
+
+    - held_out: what `keys_of` gives of the splits that measure
+    """
     tables, fingerprints, gone = dict(data.tables), dict(data.fingerprints), 0
     for name in SEEN:
-        if name not in keys:
+        table = tables.get(name)
+        if table is None:
             continue
-        kept = np.flatnonzero(~np.isin(keys[name], held_out))
-        if len(kept) == len(keys[name]):
+        kept = np.flatnonzero(~np.isin(keys_of(task, name, table), held_out))
+        if len(kept) == len(table):
             continue
-        table = tables[name]
         tables[name] = table.take(pa.array(kept)) if isinstance(table, pa.Table) else table.take(kept)
         fingerprints[name] = digest(fingerprints[name], kept.tobytes())
-        gone += len(keys[name]) - len(kept) if name in ("train", "unlabelled") else 0
+        gone += len(table) - len(kept) if name in ("train", "unlabelled") else 0
     data = replace(data, tables=tables, fingerprints=fingerprints)
     empty = np.flatnonzero(np.bincount(data.labels("train"), minlength=data.num_classes) == 0)
     if len(empty) and data.class_names and "documents" not in tables:
