@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tgt_ray.core import progress
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import cli, terminal
@@ -151,3 +152,23 @@ def test_a_message_with_a_name_that_is_not_utf_8_is_shown(fresh, monkeypatch):
             log.info("caf\udce9 \u2026")
         stream.flush()
         assert stream.buffer.getvalue().decode(encoding).strip() == wanted
+
+
+def test_long_phases_are_bars_on_a_terminal_and_lines_elsewhere(monkeypatch, fresh, capsys):
+    fresh()
+    monkeypatch.setattr(progress, "FIRST_S", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def work() -> str:
+        with terminal.messages(), progress.progress("decoding images", 2, "images") as phase:
+            phase.advance()
+            log.info("beside it")
+            phase.advance()
+        return capsys.readouterr().out
+
+    lines = work().splitlines()
+    assert lines[0].startswith("decoding images: 1 of 2 images in 0 s") and "beside it" in lines
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    screen = work()
+    assert "\x1b[" in screen and "/2" in screen and "beside it" in screen
+    assert "of 2 images in" not in screen  # no line beside the bar

@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO
 
+from tgt_ray.core.progress import Phase, duration, shown_by
+
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from tgt_ray.core.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -49,10 +53,65 @@ def messages(level: int = logging.INFO) -> Iterator[None]:
     OURS.setLevel(level)
     OURS.addHandler(handler)
     try:
-        yield
+        with _bars_on_a_terminal():
+            yield
     finally:
         OURS.removeHandler(handler)
         OURS.setLevel(before)
+
+
+@contextmanager
+def _bars_on_a_terminal() -> Iterator[None]:
+    """Show long phases as bars where messages of level INFO go to a terminal; elsewhere they are lines."""
+    if not sys.stdout.isatty() or not OURS.isEnabledFor(logging.INFO):
+        yield
+        return
+    bars = Bars()
+    with shown_by(bars):
+        try:
+            yield
+        finally:
+            bars.close()
+
+
+class Bars:
+    """Shows the long phases that last right now as bars at the foot of the terminal, one below the other."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[int, TaskID] = {}
+
+    def update(self, phase: Phase) -> None:
+        if self._progress is None:
+            self._progress = _progress()
+            self._progress.start()
+        if id(phase) not in self._tasks:
+            self._tasks[id(phase)] = self._progress.add_task(phase.what, total=phase.total, left="", unit=phase.unit)
+        left = f"{duration(phase.left_s)} left" if phase.left_s is not None else ""
+        self._progress.update(self._tasks[id(phase)], completed=phase.done, left=left)
+
+    def end(self, phase: Phase) -> None:
+        task = self._tasks.pop(id(phase), None)
+        if self._progress is not None and task is not None:
+            self._progress.remove_task(task)
+        if not self._tasks:
+            self.close()  # so that a sweep's table, which is live as well, may be shown
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None
+
+
+def _progress() -> Progress:
+    # Here, since rich's import would make --help slow.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
+    last = (TextColumn("{task.fields[unit]}", markup=False), TextColumn("{task.fields[left]}", markup=False))
+    return Progress(*columns, *last, console=Console(), transient=True)
 
 
 @contextmanager
