@@ -24,6 +24,7 @@ FORMATS = {
     "data_cache": 1,
     "student": 1,
     "table": 1,
+    "bank": 1,
 }
 #: The key, in a record and in a checkpoint, and in the metadata of a file, where "format" has another meaning.
 KEY, METADATA_KEY = "format", "tgt_ray_format"

@@ -1,0 +1,129 @@
+"""Writes synthetic rows as Arrow files and reads them from there, mapped into memory, without copying them.
+
+A file has one line a row: its request, anchor, version and explorer, its inputs and its signals. So a file may hold
+one request or many.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tgt_ray.core import formats
+from tgt_ray.core.batch import Block
+from tgt_ray.core.signals.values import LENGTHS, Columns, Ragged, Values, concat_columns, take
+
+#: Names of a row's own columns; those of signals have a prefix, since a signal may have any name.
+REQUEST, VERSION, ANCHOR, INPUTS = "request", "version", "anchor", "inputs"
+SIGNAL = "signal/"
+#: Keys of the metadata: the explorer of a file; type and shape of a column's values.
+EXPLORER, DTYPE, SHAPE = "explorer", "dtype", "shape"
+
+
+def to_bytes(blocks: Sequence[Block]) -> bytes:
+    """Return the content of a file with the rows of some requests, which have the same columns."""
+    arrays: Columns = {
+        REQUEST: np.concatenate([np.full(len(each), each.request, np.int64) for each in blocks]),
+        VERSION: np.concatenate([np.full(len(each), each.version, np.int64) for each in blocks]),
+        ANCHOR: np.concatenate([each.anchor for each in blocks]),
+        INPUTS: np.concatenate([each.inputs for each in blocks]),
+    }
+    arrays |= {f"{SIGNAL}{name}": values for name, values in concat_columns([each.columns for each in blocks]).items()}
+    columns = {name: _column(values) for name, values in arrays.items()}
+    fields = [pa.field(name, column.type, metadata=_layout(arrays[name])) for name, column in columns.items()]
+    schema = pa.schema(fields, metadata={**formats.metadata("bank"), EXPLORER: blocks[0].explorer})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+class Chunk:
+    """The rows of one file.
+
+    - requests: the requests that it holds, each with the slice of its rows
+    """
+
+    def __init__(self, content: pa.Buffer | pa.MemoryMappedFile):
+        batch = pa.ipc.open_file(content).get_batch(0)
+        self.explorer = _metadata(batch.schema)[EXPLORER]
+        self.arrays = {field.name: _values(batch.column(field.name), field) for field in batch.schema}
+        numbers, firsts, counts = np.unique(_array(self.arrays, REQUEST), return_index=True, return_counts=True)
+        self.requests = {
+            number: slice(first, first + count)
+            for number, first, count in zip(numbers.tolist(), firsts.tolist(), counts.tolist(), strict=True)
+        }
+
+    def __len__(self) -> int:
+        return len(self.arrays[REQUEST])
+
+    def block(self, request: int) -> Block:
+        """Return the rows of a request, as they were made, without what is shown of it."""
+        found = take(self.arrays, self.requests[request])
+        return Block(
+            inputs=_array(found, INPUTS),
+            anchor=_array(found, ANCHOR),
+            columns=signals(found),
+            shown={},
+            request=request,
+            version=int(_array(found, VERSION)[0]),
+            explorer=self.explorer,
+        )
+
+
+def signals(columns: Columns) -> Columns:
+    """Return the signals' columns under their own names."""
+    return {name.removeprefix(SIGNAL): values for name, values in columns.items() if name.startswith(SIGNAL)}
+
+
+def _array(columns: Columns, name: str) -> np.ndarray:
+    values = columns[name]
+    assert isinstance(values, np.ndarray)
+    return values
+
+
+def _column(values: Values) -> pa.Array:
+    """Return values as fixed-size bytes, one item a row; ragged ones as lists of them."""
+    if isinstance(values, Ragged):
+        ends = np.concatenate([[0], np.cumsum(values.lengths)]).astype(np.int64)
+        return pa.LargeListArray.from_arrays(pa.array(ends), _items(values.values))
+    return _items(values)
+
+
+def _items(array: np.ndarray) -> pa.Array:
+    flat = np.ascontiguousarray(array)
+    width = flat.itemsize * math.prod(flat.shape[1:])
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(flat), [None, pa.py_buffer(flat)])
+
+
+def _layout(values: Values) -> dict[str, str]:
+    """Return what the metadata of a column says of its items."""
+    array = values.values if isinstance(values, Ragged) else values
+    lengths = {LENGTHS: values.lengths.dtype.str} if isinstance(values, Ragged) else {}
+    return {DTYPE: array.dtype.str, SHAPE: json.dumps(array.shape[1:]), **lengths}
+
+
+def _values(column: pa.Array, field: pa.Field) -> Values:
+    about = _metadata(field)
+    if pa.types.is_large_list(column.type):
+        lengths = column.value_lengths().to_numpy().astype(about[LENGTHS])
+        return Ragged(_mapped(column.flatten(), about), lengths)
+    return _mapped(column, about)
+
+
+def _mapped(items: pa.Array, about: dict[str, str]) -> np.ndarray:
+    """Return items as an array that shares their memory."""
+    dtype, shape = np.dtype(about[DTYPE]), tuple(json.loads(about[SHAPE]))
+    width = dtype.itemsize * math.prod(shape)
+    buffer = items.buffers()[1]
+    if not len(items) or not width:
+        return np.empty((len(items), *shape), dtype)
+    return np.frombuffer(buffer, np.uint8)[items.offset * width :][: len(items) * width].view(dtype).reshape(-1, *shape)
+
+
+def _metadata(of: pa.Schema | pa.Field) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (of.metadata or {}).items()}
