@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_labeler import LOGITS
 from tgt_ray.experiment.train import AugmentConfig
-from tgt_ray.models.image.augment import augment
+from tgt_ray.models.image.augment import augment, rand_augment
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,6 @@ class Augmentation:
         self, config: AugmentConfig, num_classes: int, seed: int, rank: int, signals: Sequence[Signal] = (LOGITS,)
     ):
         self.config, self.num_classes, self.seed, self.rank, self.signals = config, num_classes, seed, rank, signals
-        self.transform = None
-        if config.randaugment:
-            from timm.data.auto_augment import rand_augment_transform
-
-            self.transform = rand_augment_transform(config.randaugment, {"img_mean": (128, 128, 128)})
 
     def __call__(self, rows: RealRows, step: int) -> RealRows:
         if not len(rows.labels):
@@ -59,32 +53,10 @@ class Augmentation:
         number = int(digest("augmentation", self.seed, self.rank, step), 16)
         rng = torch.Generator().manual_seed(number % 2**63)
         inputs = augment(rows.inputs, self.config.shift, self.config.flip, rng)
-        if self.transform is not None:
-            inputs = self._rand_augment(inputs, number)
+        if self.config.randaugment:
+            inputs = rand_augment(inputs, self.config.randaugment, number)
         rows = RealRows(inputs, rows.labels, rows.teacher)
         return self._mix(rows, number, rng) if self.config.mixup else rows
-
-    def _rand_augment(self, inputs: Tensor, number: int) -> Tensor:
-        from PIL import Image
-
-        # timm draws from the global random generators, which other code uses as well.
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        try:
-            grey = inputs.shape[1] == 1
-            pixels = (inputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            out = []
-            for image in pixels:
-                changed = self.transform(  # type: ignore[misc]
-                    Image.fromarray(np.repeat(image, 3, 2) if grey else image),
-                )
-                array = np.asarray(changed)
-                out.append(array[..., :1] if grey else array)
-            return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(inputs.dtype).div_(255)
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
     def _mix(self, rows: RealRows, number: int, rng: torch.Generator) -> RealRows:
         """Mix each row with another row of the batch, by one share for all (Zhang et al. 2018, arXiv 1710.09412)."""

@@ -1,18 +1,23 @@
-"""Shifts and flips images at random."""
+"""Changes images at random: shifts, flips, crops, mixtures of two, and timm's RandAugment.
+
+Images are (B, C, H, W) in [0, 1]. Random numbers come from a generator on the CPU, so that every device draws the same.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them left to right.
-
-    - images: (B, C, H, W)
-    - rng: a generator on the CPU
-    """
+    """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them left to right."""
     size, _, height, width = images.shape
     if shift:
         padded = F.pad(images, (shift,) * 4)
@@ -29,3 +34,73 @@ def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Ten
         chosen = (torch.rand(size, generator=rng) < 0.5).to(images.device)
         images = torch.where(chosen[:, None, None, None], images.flip(3), images)
     return images
+
+
+def crop(images: Tensor, smallest: float, rng: torch.Generator) -> Tensor:
+    """Enlarge a random part of every image to its full size.
+
+    - smallest: the least share of the area that a part has; shares are uniform in [smallest, 1], as are places
+    """
+    size = len(images)
+    area_B, x_B, y_B = torch.rand(3, size, generator=rng)
+    side_B = (1 - (1 - smallest) * area_B).sqrt()
+    # The middle of the part lies where the part doesn't leave the image, in coordinates from -1 to 1.
+    middle_B2 = (2 * torch.stack([x_B, y_B], dim=1) - 1) * (1 - side_B)[:, None]
+    zoom_B22 = side_B[:, None, None] * torch.eye(2)
+    theta = torch.cat([zoom_B22, middle_B2[:, :, None]], dim=2).to(images)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def mixup(images: Tensor, others: Tensor, share_B: Tensor) -> Tensor:
+    """Mix every image with another one, which has the share `share_B` (Zhang et al. 2018, arXiv 1710.09412)."""
+    return torch.lerp(images, others, share_B.to(images)[:, None, None, None])
+
+
+def cutmix(images: Tensor, others: Tensor, share_B: Tensor, rng: torch.Generator) -> Tensor:
+    """Put a box of another image into every image, at its own place (Yun et al. 2019, arXiv 1905.04899).
+
+    - share_B: of the area that the box has; the box lies inside the image, so this is exact to rounding (our choice)
+    """
+    size, _, height, width = images.shape
+    inside = torch.ones(size, height, width, dtype=torch.bool)
+    for length, axis in ((height, 1), (width, 2)):
+        box_B = (share_B.sqrt() * length).round()
+        start_B = (torch.rand(size, generator=rng) * (length - box_B + 1)).floor()
+        place = torch.arange(length)
+        along = (place >= start_B[:, None]) & (place < (start_B + box_B)[:, None])
+        inside &= along.unsqueeze(3 - axis)
+    return torch.where(inside[:, None].to(images.device), others, images)
+
+
+def rand_augment(images: Tensor, config: str, number: int) -> Tensor:
+    """Change images by timm's RandAugment (Cubuk et al. 2020, arXiv 1909.13719), on 8-bit pixels.
+
+    - config: timm's config string, such as rand-m9-mstd0.5
+    - number: fixes the random choices
+    """
+    from PIL import Image
+
+    # timm draws from the global random generators, which other code uses as well.
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        grey = images.shape[1] == 1
+        pixels = (images.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        out = []
+        for image in pixels:
+            changed = _transform(config)(Image.fromarray(np.repeat(image, 3, 2) if grey else image))
+            array = np.asarray(changed)
+            out.append(array[..., :1] if grey else array)
+        return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(images).div_(255)
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@lru_cache(maxsize=4)
+def _transform(config: str) -> Callable[[Any], Any]:
+    from timm.data.auto_augment import rand_augment_transform
+
+    return rand_augment_transform(config, {"img_mean": (128, 128, 128)})

@@ -52,13 +52,27 @@ class Neighbourhood:
         return torch.randn(latents_BL.shape, generator=self.rng).to(latents_BL)
 
 
+@dataclass(frozen=True)
+class Around:
+    """Holds what an explorer of inputs may look at.
+
+    - others: draws another anchor for each row, as anchors are drawn, and gives their inputs (B, ...)
+    - rng: the request's own generator of random numbers, on the CPU
+    """
+
+    others: Callable[[], Tensor]
+    rng: torch.Generator
+
+
 class Explorer(Component):
     """An explorer decides where the next synthetic rows lie, as latents near those of anchors."""
 
     #: Whether it makes synthetic rows at all.
     synthesizes: ClassVar[bool] = True
-    #: Whether rows are decoded by the generator; otherwise they are the unchanged anchors.
+    #: Whether rows are decoded by the generator; otherwise they are anchors, changed by `change`.
     decodes: ClassVar[bool] = True
+    #: Whether rows are anchors as they are, of which the teacher cache knows what the teacher says.
+    unchanged: ClassVar[bool] = False
     #: Whether it needs the current student.
     on_policy: ClassVar[bool] = False
     #: Whether it needs the latents of other anchors.
@@ -94,3 +108,7 @@ class Explorer(Component):
     @abstractmethod
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         """Return new latents (B, L) for anchors with the latents `latents_BL`."""
+
+    def change(self, inputs: Tensor, around: Around) -> Tensor:
+        """Return new inputs (B, ...) for anchors; for explorers that don't decode."""
+        return inputs

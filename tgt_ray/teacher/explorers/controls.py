@@ -28,6 +28,7 @@ class Identity(Explorer):
 
     type: Literal["identity"] = "identity"
     decodes: ClassVar[bool] = False
+    unchanged: ClassVar[bool] = True
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         return latents_BL
