@@ -164,9 +164,9 @@ class SweepConfig(Config):
             except ConfigError as err:
                 raise ValueError(f"search.controls: '{name}': {err}") from err
         if self.search.algorithm == "grid":
-            ranges = [key for key, distribution in self.space.items() if distribution.choice is None]
+            ranges = [key for key, distribution in self.space.items() if distribution.all_values() is None]
             if ranges:
-                raise ValueError(f"space.{ranges[0]}: grid search needs a choice of values, not a range")
+                raise ValueError(f"space.{ranges[0]}: grid search needs a choice of values, or levels of the range")
         legal = self.experiment.task.metric_names
         if self.search.metric not in legal:
             raise ValueError(f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}")
@@ -213,7 +213,7 @@ class SweepConfig(Config):
     def num_trials(self) -> int:
         """The number of trials of the search and of controls together."""
         searched = (
-            math.prod(len(d.ends()) for d in self.space.values())
+            math.prod(len(d.all_values() or ()) for d in self.space.values())
             if self.search.algorithm == "grid"
             else self.search.trials
         )
@@ -222,14 +222,27 @@ class SweepConfig(Config):
     def first_points(self) -> list[dict[str, Any]]:
         """Return the points to try before the algorithm's own.
 
-        For grid these are all points; else the experiment's own values, where they lie in the space.
+        For grid these are all points; else the experiment's own values, or the levels nearest to them, where they lie
+        in the space.
         """
         if self.search.algorithm == "grid":
-            values = itertools.product(*(d.ends() for d in self.space.values()))
+            values = itertools.product(*(d.all_values() or () for d in self.space.values()))
             return [dict(zip(self.space, point, strict=True)) for point in values]
         base = self.experiment.model_dump(mode="json")
         point = {key: lookup(base, key) for key in self.space}
-        return [point] if all(self.space[key].contains(value) for key, value in point.items()) else []
+        if not all(self.space[key].contains(value) for key, value in point.items()):
+            return []
+        return [{key: self.space[key].as_tried(value) for key, value in point.items()}]
+
+    def moved_to_levels(self) -> list[str]:
+        """Say which of the experiment's own values are tried as the level that is nearest to them."""
+        base = self.experiment.model_dump(mode="json")
+        return [
+            f"{key}: {lookup(base, key):g} is tried as {tried:g}, the nearest of {self.space[key].levels} levels"
+            for point in self.first_points()[: self.search.algorithm != "grid"]
+            for key, tried in point.items()
+            if self.space[key].levels is not None and tried != lookup(base, key)
+        ]
 
     def trial_experiment(self, values: dict[str, Any]) -> Experiment:
         """Return the experiment of a trial.

@@ -93,6 +93,8 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             fit_check.keep(prepared.teacher, storage, folder)
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
             study_path(folder).unlink(missing_ok=True)
+            for line in sweep.moved_to_levels():
+                log.info("%s", line)
         log.info(
             "to continue it after an interruption: python -m tgt_ray sweep --resume --storage %s --name %s",
             shlex.quote(storage.shown),

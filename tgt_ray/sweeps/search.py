@@ -16,6 +16,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import study_of, study_trial
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.space import from_optuna, to_optuna
 
 STUDY_FILE = "optuna_journal.log"
 
@@ -27,8 +28,15 @@ class ControlledSearch(OptunaSearch):
     results as attributes. A trial that was stopped early is pruned there, with its reports and no value.
     """
 
-    def __init__(self, controls: list[str], **options: Any):
-        super().__init__(**options)
+    def __init__(self, sweep: SweepConfig, **options: Any):
+        controls, space = sweep.search.controls, sweep.space
+        super().__init__(
+            # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
+            space={key: distribution.to_optuna() for key, distribution in space.items()},
+            points_to_evaluate=[to_optuna(space, point) for point in sweep.first_points()],
+            **options,
+        )
+        self._searched = space
         self._controls_left = list(controls)
         self._control_ids: set[str] = set()
         with warnings.catch_warnings():
@@ -39,8 +47,14 @@ class ControlledSearch(OptunaSearch):
         if self._controls_left:
             self._control_ids.add(trial_id)
             return {"control": self._controls_left.pop(0)}
-        values = super().suggest(trial_id)
-        study_trial(self, trial_id).set_user_attr("trial", trial_id)
+        chosen = super().suggest(trial_id)
+        if chosen is None:
+            return None
+        trial = study_trial(self, trial_id)
+        trial.set_user_attr("trial", trial_id)
+        values = from_optuna(self._searched, chosen)
+        for key in (key for key in values if self._searched[key].levels is not None):
+            trial.set_user_attr(key, values[key])  # since the study has the number of the level
         return values
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -91,25 +105,22 @@ def first_values(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Return the values of the trials that follow from the seed alone: of tpe those before its model takes over."""
     study, search, points = optuna.create_study(sampler=make_sampler(sweep)), sweep.search, sweep.first_points()
     for point in points:
-        study.enqueue_trial(point)
+        study.enqueue_trial(to_optuna(sweep.space, point))
     if search.algorithm == "grid":
         return points
     space = {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
     count = search.trials if search.algorithm == "random" else min(search.trials, search.startup_trials)
-    return [study.ask(fixed_distributions=space).params for _ in range(count)]
+    return [from_optuna(sweep.space, study.ask(fixed_distributions=space).params) for _ in range(count)]
 
 
 def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
     """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
     search = sweep.search
     return ControlledSearch(
-        search.controls,
-        # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
-        space={key: distribution.to_optuna() for key, distribution in sweep.space.items()},
+        sweep,
         metric=search.metric,
         mode=search.mode,
         sampler=make_sampler(sweep),
-        points_to_evaluate=sweep.first_points(),
         study_name=Path(folder.shown).name,
         storage=_journal(folder),
     )
