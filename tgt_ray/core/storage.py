@@ -31,6 +31,7 @@ RESERVED = (
     "documents",
     "vocabularies",
     "fit_checks",
+    "bank",
     "logs",
     "benchmark_runs",
 )

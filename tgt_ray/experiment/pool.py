@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import Precision
 from tgt_ray.core.config import SINCE_0_2, Config
+
+
+class BankConfig(Config):
+    """The bank keeps synthetic rows in the storage, for all runs that would make the same ones."""
+
+    mode: Literal["exact", "reuse", "none"] = Field(
+        "exact",
+        description="exact: a run trains on the rows that it would make itself, and makes only those that no run has"
+        " made before; reuse: a run takes `rows` rows again and again, each once in an epoch; none: rows are not kept;"
+        " rows of explorers that look at the student are never kept",
+    )
+    rows: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.25,
+        description="with reuse, how many rows the bank has: a number, or below 1 a share of what a run takes; fewer:"
+        " less work for the teacher, and a student that sees the same rows more often",
+    )
 
 
 class PoolConfig(Config):
@@ -48,6 +64,12 @@ class PoolConfig(Config):
         ge=1,
         description="steps between snapshots of the student, for explorers that look at it; lower: fresher snapshots,"
         " more data sent",
+    )
+
+    bank: BankConfig = Field(
+        default_factory=BankConfig,
+        description="how synthetic rows are kept for other runs",
+        json_schema_extra=SINCE_0_2,
     )
 
     @model_validator(mode="after")

@@ -19,6 +19,15 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def on_pixels(images: Tensor) -> Tensor:
+    """Round images to the 256 values of a pixel, so that 8 bits hold what labeler and student see.
+
+    - images: float, in [0, 1]; what is not finite stays as it is, to be found
+    """
+    rounded = (images.clamp(0, 1) * 255).round().div_(255)
+    return torch.where(images.isfinite(), rounded, images)
+
+
 def kl_rows(teacher_BK: Tensor, student_BK: Tensor, temperature: float = 1.0) -> Tensor:
     """Compute KL(softmax(teacher/T) || softmax(student/T)) of each row, summed over classes.
 

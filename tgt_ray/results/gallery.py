@@ -62,7 +62,7 @@ class Gallery:
     def look_at(self, block: Block, step: int) -> None:
         """Keep rows of a block that the student uses from `step` on."""
         shown = {name: np.asarray(values) for name, values in block.shown.items()}
-        for row, reconstructed in enumerate(shown["reconstructed"]):
+        for row, reconstructed in enumerate(shown.get("reconstructed", ())):
             seen, p, anchor = int(shown["top_class"][row]), float(shown["top_share"][row]), int(block.anchor[row])
             most = min(IN_ALL, MOST_BYTES // (2 * reconstructed.nbytes))
             if seen not in self.by_class and len(self) >= most:

@@ -189,7 +189,7 @@ class SweepConfig(Config):
         """Tell whether some trial takes anchors unchanged, as the control `anchors` does."""
         own = {key: d for key, d in self.space.items() if key == "explorer.type"}
         points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
-        return not all(self.trial_experiment(point).explorer.decodes for point in points)
+        return any(self.trial_experiment(point).explorer.unchanged for point in points)
 
     def check_files(self) -> None:
         """Check the files that the experiment and each kind of trial name.

@@ -89,6 +89,8 @@ class Task(Component):
     metric_names: ClassVar[tuple[str, ...]] = ()
     #: The kind of the inputs: "image", "text" or "any".
     modality: ClassVar[str] = "image"
+    #: Whether inputs are images with values in [0, 1], of which 8 bits are kept of synthetic rows.
+    pixels: ClassVar[bool] = False
     #: Whether the classes are the documents of a table `documents`, which the labeler embeds.
     has_documents: ClassVar[bool] = False
     #: The name of the file with the result of `details`, in a run's folder.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ class ImageClassification(Classification):
 
     Model inputs are float32 (N, C, H, W) in [0, 1]; each model normalises them itself.
     """
+
+    pixels: ClassVar[bool] = True
 
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits, description="where the images and their labels come from")

@@ -13,8 +13,8 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Seen, Signal, say
 from tgt_ray.core.signals.of_labeler import LOGITS, TOP
 from tgt_ray.core.signals.values import Columns, concat_columns, not_finite, take, to_numpy
-from tgt_ray.models.numerics import autocast, kl_rows
-from tgt_ray.teacher.explorers import Explorer, Neighbourhood
+from tgt_ray.models.numerics import autocast, kl_rows, on_pixels
+from tgt_ray.teacher.explorers import Around, Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.transfer_set import Anchors
 
@@ -34,11 +34,13 @@ class Recipe:
     - rows: rows of one request
     - signals: the signals that the rows carry
     - precision: precision of the teacher's computations
+    - pixels: whether inputs are images, which are rounded to 8 bits before they are labelled
     """
 
     rows: int
     signals: tuple[Signal, ...] = (LOGITS,)
     precision: Precision = "float32"
+    pixels: bool = False
 
 
 class Synthesizer:
@@ -83,6 +85,8 @@ class Synthesizer:
         chosen = self._draw_anchors(explorer, rng)
         with torch.no_grad(), autocast(self.device, self.recipe.precision):
             inputs, again = self._made(explorer, chosen, student, rng, shown)
+            if self.recipe.pixels:
+                inputs = on_pixels(inputs.float())
             known = self._known(explorer)
             columns, seen = self._labelled(inputs, chosen.numpy(), shown, known)
         return Block(
@@ -102,7 +106,7 @@ class Synthesizer:
         if not explorer.decodes:
             assert self.inputs is not None, "an explorer that leaves anchors unchanged needs their inputs"
             inputs = self.inputs[chosen].to(self.device)
-            return inputs, inputs[:shown]
+            return explorer.change(inputs, Around(lambda: self._others(explorer, rng), rng)), inputs[:shown]
         start, context = self._start(chosen, rng)
         latents = torch.cat(
             [
@@ -148,6 +152,11 @@ class Synthesizer:
         )
         return explorer.explore(start, near)
 
+    def _others(self, explorer: Explorer, rng: torch.Generator) -> Tensor:
+        """Draw as many anchors again, and return their inputs."""
+        assert self.inputs is not None
+        return self.inputs[self._draw_anchors(explorer, rng)].to(self.device)
+
     def _known(self, explorer: Explorer) -> Columns:
         """Return the columns of all anchors that rows take over; empty where the labeler must be asked.
 
@@ -156,7 +165,8 @@ class Synthesizer:
         """
         asked = [each.name for signal in self.recipe.signals if signal.by == "labeler" for each in signal.columns]
         there = self.anchors.columns
-        return {} if explorer.decodes or any(name not in there for name in asked) else {n: there[n] for n in asked}
+        known = explorer.unchanged and all(name in there for name in asked)
+        return {name: there[name] for name in asked} if known else {}
 
     def _labelled(
         self, inputs: Tensor, chosen: np.ndarray, shown: int, known: Columns | None = None

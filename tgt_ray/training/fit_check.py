@@ -326,7 +326,8 @@ def measure(
     # Gradients keep the activations of every layer, so few rows are taken at once.
     size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
     size = min(size, generator.most_rows or size)
-    seen = measure_rows(teacher, experiment.explorer, student, HeldOut(inputs, labels), size, how.seconds, device)
+    held_out = HeldOut(inputs, labels, task.pixels)
+    seen = measure_rows(teacher, experiment.explorer, student, held_out, size, how.seconds, device)
     threads = f"{torch.get_num_threads()} thread(s)"
     result = {
         **seen.result(experiment.explorer, generator.longest_text),

@@ -17,6 +17,8 @@ from tgt_ray.training.student import Student
 
 #: About how many of a run's requests come with rows for the gallery.
 SHOWN_REQUESTS = 16
+#: Where runs share rows: the first requests have such rows, and one in so many of the others.
+FIRST_SHOWN, SHOWN_EVERY = 4, 16
 
 
 def synthesizer_of(experiment: Experiment, prepared: Prepared, teacher: Teacher, device: str = "cpu") -> Synthesizer:
@@ -32,14 +34,17 @@ def recipe_of(experiment: Experiment) -> Recipe:
     """Give the settings of an experiment's synthesizer."""
     pool = experiment.pool
     signals = tuple(signal for signal in experiment.objective.signals if signal.synthetic)
-    return Recipe(pool.rows_per_request, signals, pool.precision)
+    return Recipe(pool.rows_per_request, signals, pool.precision, experiment.task.pixels)
 
 
 def shown_rows(experiment: Experiment, request: int) -> int:
     """Tell how many of a request's first rows come with what the gallery shows.
 
-    Such requests are spread over the run, so that the last ones come from a trained student.
+    Where the explorer looks at the student, such requests are spread over the run, so that the last ones come from a
+    trained student. Otherwise they are the same ones in every run, since runs share their rows.
     """
+    if not experiment.explorer.on_policy:
+        return SHOWN_ROWS if request < FIRST_SHOWN or request % SHOWN_EVERY == 0 else 0
     train = experiment.train
     rows = train.steps * train.batch_size * experiment.synthetic_ratio
     every = max(1, int(rows / experiment.pool.rows_per_request) // SHOWN_REQUESTS)

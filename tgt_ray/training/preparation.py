@@ -74,5 +74,5 @@ def join(
     - objectives: all that the runs may have; none: the experiment's alone
     - unchanged: whether a run besides the experiment's may take anchors unchanged
     """
-    wanted, unchanged = list(objectives) or [experiment.objective], unchanged or not experiment.explorer.decodes
+    wanted, unchanged = list(objectives) or [experiment.objective], unchanged or experiment.explorer.unchanged
     return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)

@@ -23,9 +23,9 @@ import safetensors.numpy
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.batch import Block
-from tgt_ray.core.signals.values import concat, concat_columns, flat, take, unflat
+from tgt_ray.core.signals.values import concat_columns, flat, take, unflat
 from tgt_ray.core.storage import Storage
-from tgt_ray.teacher.bank.chunks import Chunk, to_bytes
+from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, signals, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,11 @@ class Bank:
 
     - key: digest of all that the rows follow from
     - damaged: how many files were left out since they are damaged
+    - full: whether nothing more can be added
     """
 
     def __init__(self, storage: Storage, key: str):
-        self.key, self.folder, self.damaged = key, storage.within(FOLDER, key), 0
+        self.key, self.folder, self.damaged, self.full = key, storage.within(FOLDER, key), 0, False
         self._requests: dict[int, str] = {}  # which file holds it
         self._open: dict[str, Chunk] = {}
         self._bytes = 0  # of requests that this process has added since it last joined files
@@ -105,22 +106,29 @@ class Bank:
         - rows: of each request
         """
         numbers, inside = np.divmod(places, rows)
-        order = np.argsort(numbers, kind="stable")
-        parts = []
-        for number in np.unique(numbers):
-            chunk = self._holding(int(number))
+        chunks: dict[int, Chunk] = {}
+        at = np.empty_like(places)  # place of each row in its file
+        for number in np.unique(numbers).tolist():
+            chunk = self._holding(number)
             if chunk is None:
                 return None
-            block = chunk.block(int(number))
-            chosen = inside[order][numbers[order] == number]
-            parts.append((block, block.inputs[chosen], block.anchor[chosen], take(block.columns, chosen)))
+            mine = numbers == number
+            at[mine] = chunk.requests[number].start + inside[mine]
+            chunks[number] = chunk
+        of_row = np.array([id(chunks[number]) for number in numbers.tolist()])
+        order = np.argsort(of_row, kind="stable")
+        files = {id(chunk): chunk for chunk in chunks.values()}
+        parts = [files[each].rows(at[order][of_row[order] == each]) for each in np.unique(of_row).tolist()]
         back = np.argsort(order, kind="stable")
-        blocks, inputs, anchors, columns = zip(*parts, strict=True)
-        return replace(
-            blocks[0],
-            inputs=concat(inputs)[back],
-            anchor=concat(anchors)[back],
-            columns=take(concat_columns(columns), back),
+        columns = take(concat_columns(parts), back)
+        return Block(
+            inputs=np.asarray(columns.pop(INPUTS)),
+            anchor=np.asarray(columns.pop(ANCHOR)),
+            columns=signals(columns),
+            shown={},
+            request=int(numbers[0]),
+            version=-1,
+            explorer=next(iter(files.values())).explorer,
         )
 
     def join(self) -> None:

@@ -22,19 +22,26 @@ REQUEST, VERSION, ANCHOR, INPUTS = "request", "version", "anchor", "inputs"
 SIGNAL = "signal/"
 #: Keys of the metadata: the explorer of a file; type and shape of a column's values.
 EXPLORER, DTYPE, SHAPE = "explorer", "dtype", "shape"
+#: The key that says by what the 8-bit numbers of a column are divided, and that number.
+DIVIDED, PIXELS = "divided by", 255
 
 
 def to_bytes(blocks: Sequence[Block]) -> bytes:
     """Return the content of a file with the rows of some requests, which have the same columns."""
+    inputs = np.concatenate([each.inputs for each in blocks])
+    pixels = _pixels(inputs)
     arrays: Columns = {
         REQUEST: np.concatenate([np.full(len(each), each.request, np.int64) for each in blocks]),
         VERSION: np.concatenate([np.full(len(each), each.version, np.int64) for each in blocks]),
         ANCHOR: np.concatenate([each.anchor for each in blocks]),
-        INPUTS: np.concatenate([each.inputs for each in blocks]),
+        INPUTS: inputs if pixels is None else pixels,
     }
     arrays |= {f"{SIGNAL}{name}": values for name, values in concat_columns([each.columns for each in blocks]).items()}
     columns = {name: _column(values) for name, values in arrays.items()}
-    fields = [pa.field(name, column.type, metadata=_layout(arrays[name])) for name, column in columns.items()]
+    layouts = {name: _layout(values) for name, values in arrays.items()}
+    if pixels is not None:
+        layouts[INPUTS][DIVIDED] = str(PIXELS)
+    fields = [pa.field(name, column.type, metadata=layouts[name]) for name, column in columns.items()]
     schema = pa.schema(fields, metadata={**formats.metadata("bank"), EXPLORER: blocks[0].explorer})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
@@ -51,6 +58,7 @@ class Chunk:
     def __init__(self, content: pa.Buffer | pa.MemoryMappedFile):
         batch = pa.ipc.open_file(content).get_batch(0)
         self.explorer = _metadata(batch.schema)[EXPLORER]
+        self.divided = DIVIDED in _metadata(batch.schema.field(INPUTS))
         self.arrays = {field.name: _values(batch.column(field.name), field) for field in batch.schema}
         numbers, firsts, counts = np.unique(_array(self.arrays, REQUEST), return_index=True, return_counts=True)
         self.requests = {
@@ -65,7 +73,7 @@ class Chunk:
         """Return the rows of a request, as they were made, without what is shown of it."""
         found = take(self.arrays, self.requests[request])
         return Block(
-            inputs=_array(found, INPUTS),
+            inputs=self.inputs(self.requests[request]),
             anchor=_array(found, ANCHOR),
             columns=signals(found),
             shown={},
@@ -73,6 +81,24 @@ class Chunk:
             version=int(_array(found, VERSION)[0]),
             explorer=self.explorer,
         )
+
+    def rows(self, places: np.ndarray) -> Columns:
+        """Return some rows: their inputs, anchors and signals, these under prefixed names."""
+        arrays = {name: values for name, values in self.arrays.items() if name not in (REQUEST, VERSION, INPUTS)}
+        return {**take(arrays, places), INPUTS: self.inputs(places)}
+
+    def inputs(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return the inputs of some rows; images become float again, with exactly the values that they had."""
+        found = _array(self.arrays, INPUTS)[rows]
+        return found.astype(np.float32) / np.float32(PIXELS) if self.divided else found
+
+
+def _pixels(inputs: np.ndarray) -> np.ndarray | None:
+    """Return images as 8-bit numbers where these hold them exactly; None for other inputs."""
+    if inputs.dtype != np.float32 or inputs.ndim < 3:
+        return None
+    pixels = np.clip(np.rint(inputs * np.float32(PIXELS)), 0, PIXELS).astype(np.uint8)
+    return pixels if np.array_equal(pixels.astype(np.float32) / np.float32(PIXELS), inputs) else None
 
 
 def signals(columns: Columns) -> Columns:

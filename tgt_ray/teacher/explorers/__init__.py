@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.teacher.explorers.base import Explorer, Neighbourhood
+from tgt_ray.teacher.explorers.augment import Augment
+from tgt_ray.teacher.explorers.base import Around, Explorer, Neighbourhood
 from tgt_ray.teacher.explorers.controls import Identity, NoExplorer
 from tgt_ray.teacher.explorers.gradient import Gradient, RandomMatched
 from tgt_ray.teacher.explorers.interpolation import Interpolation
 from tgt_ray.teacher.explorers.random import Random
 
-AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Identity)]
+AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Augment, Identity)]
 
 __all__ = [
     "AnyExplorer",
+    "Around",
+    "Augment",
     "Explorer",
     "Gradient",
     "Identity",

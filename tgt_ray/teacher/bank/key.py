@@ -1,0 +1,61 @@
+"""Names the bank of a recipe: whoever would make the same rows, to the last bit, finds them under its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tgt_ray.core.fingerprint import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tgt_ray.teacher.explorers import Explorer
+    from tgt_ray.teacher.generators import Generator
+    from tgt_ray.teacher.synthesizer import Recipe
+
+#: Raise it when the code makes other rows from the same settings, so that older ones are not used. A test holds the
+#: rows of a request of each explorer and generator against it.
+ROWS_VERSION = 1
+
+
+def machine(threads: int, device: str) -> dict[str, Any]:
+    """Return what rows depend on besides their recipe, on this machine, down to the last bit.
+
+    - threads: of the process that makes them
+    - device: torch's name of the device that makes them
+    """
+    import torch
+
+    kind = torch.cuda.get_device_name() if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    return {"threads": threads, "device": device.partition(":")[0], "kind": kind, "torch": torch.__version__}
+
+
+def bank_key(
+    recipe: Recipe,
+    explorer: Explorer,
+    generator: Generator,
+    made_from: Mapping[str, Any],
+    seed: int,
+    made_on: Mapping[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return the name of a bank, and what it follows from, for people.
+
+    The student, the share of synthetic rows and the temperature are no part of it.
+
+    - made_from: the fingerprints of anchors, labeler and generator
+    - seed: of anchors and noise
+    - made_on: see `machine`
+    """
+    about = {
+        "rows_version": ROWS_VERSION,
+        "explorer": {**explorer.model_dump(mode="json"), "revision": explorer.revision},
+        "generator": generator.model_dump(mode="json", exclude={"weights", "pretrain"}) if explorer.decodes else None,
+        "signals": [signal.key() for signal in recipe.signals],
+        "rows_per_request": recipe.rows,
+        "precision": recipe.precision,
+        "pixels": recipe.pixels,
+        "seed": seed,
+        "made_from": dict(made_from),
+        "made_on": dict(made_on),
+    }
+    return digest("bank", about), about
