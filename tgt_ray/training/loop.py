@@ -48,9 +48,7 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
             if run.experiment.explorer.on_policy and not last:
                 hooks.snapshot(run)
         if due:
-            elapsed = time.perf_counter() - lap
-            run.train_s += elapsed
-            run.session_s += elapsed
+            run.train_s += time.perf_counter() - lap
             report = _report(run, reader, hooks, last) if is_main else {}
             run.history.append(report)
             hooks.report(run, report)
@@ -61,9 +59,8 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
     report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluation.metrics("validation")}
     report["train_s"] = run.train_s
     if reader is not None:
-        busy = max(run.session_s - reader.start_wait_s, 1e-9)
         report |= {
-            "wait_share": reader.wait_s / busy,
+            "wait_share": reader.wait_share(run.train_s),
             "start_wait_s": reader.start_wait_s,
             **reader.lag(),
             **hooks.stream_metrics(),
