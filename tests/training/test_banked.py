@@ -13,8 +13,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.teacher.bank.ledger import Ledger
-from tgt_ray.training.banked import BankedRows, reused_rows, uses_bank
+from tgt_ray.training.banked import BankedRows, Maker, blocks, reused_rows, uses_bank
 
 ROWS = 5
 
@@ -31,24 +30,24 @@ class Teacher:
 
 
 def rows(storage: Storage, total: int | None = None) -> tuple[BankedRows, Teacher]:
-    teacher = Teacher()
-    return BankedRows(Bank(storage, "k"), teacher, Ledger(), ROWS, total, seed=3), teacher
+    teacher, bank = Teacher(), Bank(storage, "k")
+    return BankedRows(bank, Maker(bank, teacher), ROWS, total, seed=3), teacher
 
 
 def first(rows: BankedRows, count: int, start: int = 0) -> list:
-    blocks = rows.blocks(start)
-    return [next(blocks) for _ in range(count)]
+    each = blocks(rows, start)
+    return [next(each) for _ in range(count)]
 
 
 def test_the_second_run_makes_nothing_and_sees_the_same(tmp_path):
     own, teacher = rows(Storage(tmp_path))
     for number, block in enumerate(first(own, 4)):
         check(block, made_block(number, ROWS))
-    assert teacher.asked == [0, 1, 2, 3] and own.ledger.metrics()["rows_made"] == 20 and own.ledger.found == 0
+    assert teacher.asked == [0, 1, 2, 3] and own.make.made == 20 and own.make.seconds > 0 and own.found == 0
     later, again = rows(Storage(tmp_path))
     for number, block in enumerate(first(later, 6)):
         check(block, made_block(number, ROWS))
-    assert again.asked == [4, 5] and (later.ledger.made, later.ledger.found) == (10, 20)
+    assert again.asked == [4, 5] and (later.make.made, later.found) == (10, 20)
 
 
 def test_a_resumed_run_begins_where_it_was(tmp_path):
@@ -59,22 +58,22 @@ def test_a_resumed_run_begins_where_it_was(tmp_path):
 
 def test_a_small_bank_is_used_epoch_after_epoch(tmp_path):
     own, teacher = rows(Storage(tmp_path), total=3 * ROWS)
-    blocks = first(own, 12)
+    taken = first(own, 12)
     assert teacher.asked == [0, 1, 2]
-    inputs = np.concatenate([each.inputs for each in blocks]).reshape(4, 15, -1)
+    inputs = np.concatenate([each.inputs for each in taken]).reshape(4, 15, -1)
     rows_of = [sorted(map(bytes, epoch)) for epoch in inputs]
     assert rows_of[0] == rows_of[1] == rows_of[2] == rows_of[3]
     assert not same(inputs[1], inputs[0]) and not same(inputs[1], inputs[2])
-    assert own.ledger.made == 15 and own.ledger.found == 45
+    assert own.make.made == 15 and own.found == 45
     other, idle = rows(Storage(tmp_path), total=3 * ROWS)
-    assert all(same(a.inputs, b.inputs) for a, b in zip(first(other, 12), blocks, strict=True)) and idle.asked == []
+    assert all(same(a.inputs, b.inputs) for a, b in zip(first(other, 12), taken, strict=True)) and idle.asked == []
 
 
 def test_a_resumed_run_makes_again_what_its_epoch_needs(tmp_path):
     own, _ = rows(Storage(tmp_path / "one"), total=3 * ROWS)
-    blocks = first(own, 6)
+    taken = first(own, 6)
     lost, teacher = rows(Storage(tmp_path / "other"), total=3 * ROWS)
-    assert same(first(lost, 1, start=5)[0].inputs, blocks[5].inputs)
+    assert same(first(lost, 1, start=5)[0].inputs, taken[5].inputs)
     assert set(teacher.asked) <= {0, 1, 2}
 
 
@@ -87,8 +86,8 @@ def test_a_full_disk_costs_one_line_and_no_run(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(Storage, "write", full)
     caplog.set_level(logging.WARNING)
-    blocks = first(own, 5)
-    check(blocks[4], made_block(4, ROWS))
+    taken = first(own, 5)
+    check(taken[4], made_block(4, ROWS))
     assert teacher.asked == [0, 1, 2, 3, 4]
     assert caplog.messages == ["bank: cannot be written; the run goes on, and its further synthetic rows are not kept"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.claims import Claims
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.messages import Answer, Metrics, Run
 from tgt_ray.distributed.run_queue import RunQueue
@@ -26,6 +27,17 @@ class Board:
     def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
         self.runs = RunQueue(plan, lanes, max_rebuilds, warm)
         self.changed = asyncio.Condition()
+        self.claims = Claims()
+
+    # ---- coordinators
+
+    async def claim(self, key: str, request: int, owner: str) -> bool:
+        """Claim a request of a bank; return whether the owner is to make it."""
+        return self.claims.claim(key, request, owner)
+
+    async def release(self, owner: str) -> None:
+        """Give back all claims of an owner."""
+        self.claims.release(owner)
 
     # ---- trials
 

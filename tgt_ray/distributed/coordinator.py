@@ -14,6 +14,7 @@ resumes from its checkpoint.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
 import numpy as np
@@ -26,27 +27,38 @@ from tgt_ray.distributed.messages import Grant, Job, Spent
 class Coordinator:
     """Grants requests to generators; an async actor, so that a call that has to wait doesn't hold up the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Any = None) -> None:
+        self.board, self.name = board, uuid.uuid4().hex
+        # Indices of the job that are in the bank, and those that another lane makes for it.
+        self.there: set[int] = set()
+        self.elsewhere: set[int] = set()
+        self.demanded: list[int] = []  # that another lane was to make, and didn't
         self.job: Job | None = None
         # (slot, place) -> index of its request, for the present job, in order; never more of them than `pool.window`.
         self.granted: dict[tuple[int, int], int] = {}
         # slot -> (its places below this one are consumed, the job number of the last of them).
         self.used_up: dict[int, tuple[int, int]] = {}
-        self.next_index = self.consumed_below = 0
+        self.next_index = self.consumed_below = self.count = 0
         self.ended = False
         self.version, self.snapshot = -1, None
         self.busy_s = self.total_s = 0.0
         self.changed = asyncio.Condition()
 
-    async def begin(self, job: Job, snapshot: dict[str, np.ndarray] | None, version: int) -> None:
+    async def begin(
+        self, job: Job, snapshot: dict[str, np.ndarray] | None, version: int, there: frozenset[int] = frozenset()
+    ) -> None:
         """Begin a job; the one before is over.
 
         - snapshot: the student's state at the start, where the explorer uses the student; else None
         - version: the number of steps that this student was trained
+        - there: indices whose rows are in the bank, so that they needn't be made
         """
         async with self.changed:
             self._use_up(self.next_index)
-            self.job, self.next_index, self.consumed_below = job, job.first, job.first
+            if self.board is not None:
+                await self.board.release.remote(self.name)
+            self.there, self.elsewhere, self.demanded = set(there), set(), []
+            self.job, self.next_index, self.consumed_below, self.count = job, job.first, job.first, 0
             self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
             self.busy_s = self.total_s = 0.0
             self.changed.notify_all()
@@ -58,22 +70,20 @@ class Coordinator:
         - spent: the generator's time for its last request
         """
         async with self.changed:
-            await self.changed.wait_for(
-                lambda: (
-                    self.ended or (slot, place) in self.granted or self._is_used_up(slot, place) or self._may_go_on()
-                )
-            )
             if self.job is not None and spent.number == self.job.number:
                 self.busy_s += spent.busy_s
                 self.total_s += spent.total_s
+            while not (self.ended or (slot, place) in self.granted or self._is_used_up(slot, place)):
+                if not self._may_go_on():
+                    await self.changed.wait()
+                elif (index := await self._next()) is not None:
+                    self.granted[slot, place] = index
+                    self.count += 1
             if self.ended:
                 return Grant(number=-1)
             if self._is_used_up(slot, place):
                 return Grant(self.used_up[slot][1])
             assert self.job is not None
-            if (slot, place) not in self.granted:
-                self.granted[slot, place] = self.next_index
-                self.next_index += 1
             request = self.job.request(self.granted[slot, place])
             news = self.job if number != self.job.number else None
             if not self.job.experiment.explorer.on_policy:
@@ -97,7 +107,42 @@ class Coordinator:
     def _may_go_on(self) -> bool:
         if self.job is None:
             return False
-        return self.next_index < min(self.job.count, self.consumed_below + self.job.experiment.pool.window)
+        while self.next_index in self.there:
+            self.next_index += 1
+        return bool(self.demanded) or self.next_index < min(
+            self.job.count, self.consumed_below + self.job.experiment.pool.window
+        )
+
+    async def _next(self) -> int | None:
+        """Return the index to make next; None where another lane makes it."""
+        if self.demanded:
+            return self.demanded.pop(0)
+        index = self.next_index
+        self.next_index += 1
+        if await self._is_mine(index):
+            return index
+        self.elsewhere.add(index)
+        return None
+
+    async def _is_mine(self, index: int) -> bool:
+        if self.board is None or self.job is None or self.job.bank is None:
+            return True
+        claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.name)
+        return claimed
+
+    async def demand(self, number: int, index: int) -> None:
+        """Let a request of the job be made that the worker has looked for in the bank and not found.
+
+        Where another lane still makes it, nothing happens.
+        """
+        async with self.changed:
+            if self.job is None or number != self.job.number or index not in self.there | self.elsewhere:
+                return
+            if await self._is_mine(index):
+                self.there.discard(index)
+                self.elsewhere.discard(index)
+                self.demanded.append(index)
+                self.changed.notify_all()
 
     async def consumed(self, number: int, index: int) -> None:
         """Note that the worker has consumed all requests of the job below this index, which moves the window."""
@@ -121,14 +166,17 @@ class Coordinator:
             self.changed.notify_all()
 
     async def stream_metrics(self) -> dict[str, float]:
-        """Return the present job's number of granted requests, and the share of time that generators were busy."""
-        first = self.job.first if self.job else 0
+        """Return the present job's number of granted requests, and how long and how busy its generators were."""
         return {
-            "requests_granted": float(self.next_index - first),
+            "requests_granted": float(self.count),
             "generator_utilisation": self.busy_s / self.total_s if self.total_s else 0.0,
+            "teacher_seconds": self.busy_s,
         }
 
 
-def start_coordinator() -> Any:
-    """Start a coordinator that ends with its owner, the calling process. It asks for 0 CPUs, since it only waits."""
-    return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote()
+def start_coordinator(board: Any = None) -> Any:
+    """Start a coordinator that ends with its owner, the calling process. It asks for 0 CPUs, since it only waits.
+
+    - board: the actor that knows which lane makes which request of a bank; None: there are no other lanes
+    """
+    return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote(board)

@@ -20,8 +20,9 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
-from tgt_ray.distributed.messages import Run
+from tgt_ray.distributed.messages import BankPlace, Run
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import threads_of
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -77,7 +78,8 @@ class LaneWorker:
     def _open_stream(self) -> SyntheticStream:
         from tgt_ray.distributed.stream import SyntheticStream
 
-        return SyntheticStream(self.setup.plan.pool, self.setup.storage_root, self.rank, self.world_size)
+        pool, board = self.setup.plan.pool, self.setup.board
+        return SyntheticStream(pool, self.setup.storage_root, self.rank, self.world_size, board=board)
 
     def get_ready(self) -> None:
         """Import and set up what every run needs, before the first one comes."""
@@ -138,6 +140,8 @@ class LaneWorker:
                 ray.get(self.board.trouble.remote(item.id, reason))
                 raise
         if self.rank == 0:
+            if self.stream is not None:
+                self.stream.join_bank()
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.ended = time.perf_counter()
 
@@ -192,7 +196,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step
+        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment)
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -200,6 +204,20 @@ class LaneWorker:
         self.stream.close()
         self.stream = self._open_stream()
         return self.stream.begin(*what)
+
+    def _bank(self, experiment: Experiment) -> BankPlace | None:
+        """Say where a run's rows are kept; None: nowhere."""
+        from tgt_ray.teacher.bank.key import machine
+        from tgt_ray.training.banked import bank_of, uses_bank
+
+        if not uses_bank(experiment):
+            return None
+        pool = experiment.pool
+        device = "cuda" if pool.gpus_per_actor else "cpu"
+        made_on = machine(threads_of(pool), device)
+        assert self.prepared is not None
+        bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
+        return BankPlace(bank.key, made_on)
 
 
 class LaneHooks:

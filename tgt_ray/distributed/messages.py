@@ -39,6 +39,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class BankPlace:
+    """Says where a job's rows are kept.
+
+    - key: of the bank
+    - made_on: what the key takes for granted of the machine that makes the rows, see `tgt_ray.teacher.bank.key.machine`
+    """
+
+    key: str
+    made_on: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Job:
     """Tells the generators of one student worker what to make: its part of a run's requests.
 
@@ -47,6 +59,7 @@ class Job:
     - rank, world_size: of the worker; its requests are rank, rank + world_size, ...
     - first: index of the first request; above 0 after a resume
     - count: indices below this one are made
+    - bank: where their rows are kept; None: nowhere
     """
 
     number: int
@@ -56,6 +69,7 @@ class Job:
     world_size: int
     first: int
     count: int
+    bank: BankPlace | None = None
 
     def request(self, index: int) -> int:
         """Return the request's number in the whole run from its index among those of this worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,10 +17,13 @@ from ray.exceptions import RayError
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.distributed.messages import Grant, Job, Spent
 from tgt_ray.distributed.wire import pack, stub
-from tgt_ray.experiment.pool import PoolConfig
+from tgt_ray.experiment.pool import PoolConfig, threads_of
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
+
+
+log = logging.getLogger(__name__)
 
 
 class GenerationFailed(RuntimeError):
@@ -51,11 +55,12 @@ class TeacherGenerator:
 
         self.setup = setup
         keep_freed_memory()
-        torch.set_num_threads(max(1, int(setup.pool.cpus_per_actor)))
+        torch.set_num_threads(threads_of(setup.pool))
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}
         self.spent, self.last_done = Spent(), 0.0
         self.number = self.version = -1
+        self.bank: Any = None
         self.ended = False
         # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
         self.ahead = ThreadPoolExecutor(max_workers=1)
@@ -108,6 +113,7 @@ class TeacherGenerator:
         import torch
 
         from tgt_ray.teacher.synthesizer import check_block
+        from tgt_ray.training.banked import keep
         from tgt_ray.training.generation import shown_rows
 
         if grant.job is not None and grant.number != self.number:
@@ -120,6 +126,8 @@ class TeacherGenerator:
         shown = shown_rows(self.experiment, grant.request)
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
         check_block(block)
+        if self.bank is not None:
+            keep(self.bank, block)  # before it is sent, so that it is there for all who wait for it
         return block
 
     def _adopt(self, job: Job) -> None:
@@ -158,7 +166,22 @@ class TeacherGenerator:
             lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
         )
         self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
-        self.number, self.version = job.number, -1
+        self.number, self.version, self.bank = job.number, -1, self._bank(job)
+
+    def _bank(self, job: Job) -> Any:
+        """Return the bank that a job's rows are kept in; None where there is none."""
+        import torch
+
+        from tgt_ray.core.storage import Storage
+        from tgt_ray.teacher.bank.bank import Bank
+        from tgt_ray.teacher.bank.key import machine
+
+        if job.bank is None:
+            return None
+        if job.bank.made_on != (here := machine(torch.get_num_threads(), self.device)):
+            log.warning("pool.bank: rows of %s are not kept: workers look for those of %s", here, job.bank.made_on)
+            return None
+        return Bank(Storage(self.setup.storage_root), job.bank.key)
 
     def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
         if what not in self.loaded or self.loaded[what][0] != key:

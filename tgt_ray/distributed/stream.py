@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,15 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayActorError
 
+from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.coordinator import start_coordinator
-from tgt_ray.distributed.messages import Job
+from tgt_ray.distributed.messages import BankPlace, Job
 from tgt_ray.distributed.pool_actor import GenerationFailed, PoolSetup, TeacherGenerator
 from tgt_ray.distributed.wire import unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
+from tgt_ray.teacher.bank.bank import Bank
+from tgt_ray.training.banked import BankedRows, reused_rows
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -36,6 +40,8 @@ CLOSE_TIMEOUT_S = 15
 #: Slots of a pass. Each costs a millisecond when the pass is opened. After the last one, another pass is opened, with
 #: new actors.
 SLOTS = 256
+#: Seconds between two looks for rows that another lane makes, and after which the own generators make them.
+LOOK_S, DEMAND_S = 0.05, 5.0
 
 
 class StreamLost(RuntimeError):
@@ -49,6 +55,7 @@ class SyntheticStream:
     - rank, world_size: of the worker
     - generator: class of the pool's actors
     - slots: of one pass
+    - board: knows which lane makes which request of a bank; None: there are no other lanes
     """
 
     def __init__(
@@ -59,11 +66,16 @@ class SyntheticStream:
         world_size: int = 1,
         generator: type = TeacherGenerator,
         slots: int = SLOTS,
+        board: Any = None,
     ):
+        self.storage_root, self.pool = storage_root, pool
+        self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
+        self.bank: Bank | None = None  # of the present job
+        self.taken = 0  # rows that the worker has had of the present job
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
-        self.coordinator = start_coordinator()
+        self.coordinator = start_coordinator(board)
         setup = PoolSetup(pool, storage_root, self.coordinator)
         self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
@@ -78,6 +90,7 @@ class SyntheticStream:
         first: int,
         snapshot: dict[str, np.ndarray] | None = None,
         version: int = -1,
+        place: BankPlace | None = None,
     ) -> Iterator[Block]:
         """Let the generators work for an experiment; the job before is over.
 
@@ -85,6 +98,7 @@ class SyntheticStream:
         - first: index of the first request
         - snapshot: the student's state at the start, where the explorer uses the student; else None
         - version: the number of steps that this student was trained
+        - place: where rows are kept, and found; None: nowhere
         - returns: an iterator over the job's blocks, in the order of requests
         - raises StreamLost: at once where the stream ended while there was nothing to do, or by the iterator
         - raises GenerationFailed: by the iterator, where a generator could not make a request
@@ -93,43 +107,86 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = 0
-        count = num_requests(experiment, self.world_size)
-        job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count)
-        self._call("begin", job, snapshot, version)
-        return self._blocks(self.number, first)
+        self.dropped = self.taken = 0
+        self.waiting.clear()
+        self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
+        count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
+        if total is not None and self.bank is not None:
+            count = min(count, total // experiment.pool.rows_per_request)
+        job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
+        there: frozenset[int] = frozenset()
+        if self.bank is not None:
+            self.bank.look()
+            there = frozenset(index for index in range(count) if job.request(index) in self.bank)
+        self._call("begin", job, snapshot, version, there)
+        return self._blocks(job, total)
 
-    def _blocks(self, number: int, expected: int) -> Iterator[Block]:
-        waiting: dict[int, pa.Table] = {}
-        while True:
-            while expected not in waiting:
-                row = self.blocks.get()
-                if isinstance(row, BaseException):
-                    raise StreamLost(f"the stream has ended: {row}") from row
-                job, error, request = (row[name][0].as_py() for name in ("job", "error", "request"))
-                if job != number:
-                    self.dropped += request is not None
-                    continue
-                if error is not None:
-                    raise GenerationFailed(error)
-                if request is None:
-                    raise RuntimeError("the block of a consumed request came twice")
-                index = request // self.world_size
-                if index < expected or index in waiting:
-                    raise RuntimeError(f"the block of request index {index} came twice")
-                waiting[index] = row
-            yield unpack(waiting.pop(expected))
-            expected += 1
+    def _blocks(self, job: Job, total: int | None) -> Iterator[Block]:
+        rows = None
+        if self.bank is not None:
+            size, seed = job.experiment.pool.rows_per_request, job.experiment.train.seed
+            rows = BankedRows(self.bank, partial(self._next, job), size, total, seed, job.request)
+        for index in itertools.count(job.first):
+            block = self._next(job, index) if rows is None else rows.block(index)
+            self.taken += len(block)
+            yield block
             # Without waiting: the next block is most likely here already.
-            self.coordinator.consumed.remote(number, expected)
+            self.coordinator.consumed.remote(job.number, index + 1)
+
+    def _next(self, job: Job, index: int) -> Block:
+        """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
+        asked = time.monotonic()
+        while index not in self.waiting:
+            try:
+                self._sort_in(self.blocks.get(timeout=None if self.bank is None else LOOK_S), job, index)
+            except queue.Empty:
+                assert self.bank is not None
+                self.bank.look()
+                found = self.bank.read(job.request(index))
+                if found is not None:
+                    return found
+                if time.monotonic() - asked > DEMAND_S:
+                    self.coordinator.demand.remote(job.number, index)
+                    asked = time.monotonic()
+        return unpack(self.waiting.pop(index))
+
+    def _sort_in(self, row: pa.Table | BaseException, job: Job, expected: int) -> None:
+        """Put a row that has come to those that wait for their turn."""
+        if isinstance(row, BaseException):
+            raise StreamLost(f"the stream has ended: {row}") from row
+        number, error, request = (row[name][0].as_py() for name in ("job", "error", "request"))
+        if number != job.number:
+            self.dropped += request is not None
+            return
+        if error is not None:
+            raise GenerationFailed(error)
+        if self.bank is not None and (request is None or request // self.world_size < expected):
+            return  # it was in the bank before it came here
+        if request is None:
+            raise RuntimeError("the block of a consumed request came twice")
+        index = request // self.world_size
+        if index < expected or index in self.waiting:
+            raise RuntimeError(f"the block of request index {index} came twice")
+        self.waiting[index] = row
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Send generators the student as it is after `version` steps, without waiting."""
         self.coordinator.publish.remote(self.number, version, weights)
 
     def metrics(self) -> dict[str, float]:
-        """Return the coordinator's metrics and the number of blocks of earlier jobs that were dropped."""
-        return {**self._call("stream_metrics"), "dropped_blocks": float(self.dropped)}
+        """Return the coordinator's metrics, rows made and found, and how many blocks of earlier jobs were dropped.
+
+        Rows that were made ahead and not used count as made.
+        """
+        found = self._call("stream_metrics")
+        made = int(found["requests_granted"]) * self.pool.rows_per_request
+        rows = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        return {**found, "dropped_blocks": float(self.dropped), **rows}
+
+    def join_bank(self) -> None:
+        """Join what single files the bank of the present job has."""
+        if self.bank is not None:
+            self.bank.join()
 
     def _call(self, method: str, *args: Any) -> Any:
         try:

@@ -79,6 +79,11 @@ class PoolConfig(Config):
         return self
 
 
+def threads_of(pool: PoolConfig) -> int:
+    """Return the number of threads of a generator's process."""
+    return max(1, int(pool.cpus_per_actor))
+
+
 class FitCheckConfig(Config):
     """The fit check measures on held-out rows, before training, whether the teacher fits its task.
 

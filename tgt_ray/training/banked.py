@@ -1,49 +1,52 @@
-"""Gives a run its synthetic rows from the bank, and has those made that aren't there."""
+"""Gives a run its synthetic rows from the bank, and has those made that aren't there.
+
+Torch is imported only where it is needed: a worker imports this before its pool starts.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tgt_ray.core.batch import Block
 from tgt_ray.core.errors import NotWritten
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.epochs import places
-from tgt_ray.teacher.bank.ledger import Ledger
+from tgt_ray.teacher.bank.key import bank_key
+
+if TYPE_CHECKING:
+    from tgt_ray.teacher.transfer_set import Prepared
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class BankedRows:
-    """A run's blocks by their index, from the bank where they are there.
+    """A worker's blocks by their index, from the bank where they are there.
 
-    - make: makes the rows of a request
+    - make: makes the rows of a request, or waits for them; by the index among the worker's own requests
     - rows: of a request
-    - total: rows of a bank that is used again and again; None: a run takes every row once
+    - total: rows of a bank that is used again and again; None: the worker takes every row once
     - seed: of the order of rows in further epochs
+    - number: a request's number in the whole run, by its index
+    - found: how many rows were in the bank
     """
 
     bank: Bank
     make: Callable[[int], Block]
-    ledger: Ledger
     rows: int
     total: int | None = None
     seed: int = 0
-
-    def blocks(self, first: int) -> Iterator[Block]:
-        """Yield the blocks from an index on."""
-        self.bank.look()
-        index = first
-        while True:
-            yield self.block(index)
-            index += 1
+    number: Callable[[int], int] = lambda index: index
+    found: int = 0
 
     def block(self, index: int) -> Block:
         """Return the block of an index."""
@@ -52,26 +55,47 @@ class BankedRows:
         taken = places(index, self.rows, self.total, self.seed)
         if np.array_equal(taken, index * self.rows + np.arange(self.rows)):
             return self.request(index)  # the first epoch takes requests as they are
-        block = self.bank.gather(taken, self.rows)
-        if block is None:
-            for request in np.unique(taken // self.rows).tolist():
-                self.request(request)
-            block = self.bank.gather(taken, self.rows)
-            assert block is not None, "requests that were just made are in the bank"
-        else:
-            self.ledger.found += self.rows
-        return block
+        block = self._gather(taken)
+        if block is not None:
+            self.found += self.rows
+            return block
+        made = [self.request(each) for each in np.unique(taken // self.rows).tolist()]
+        # Where the bank takes no more rows, whole requests are used again.
+        return self._gather(taken) or made[0]
 
-    def request(self, request: int) -> Block:
+    def _gather(self, taken: np.ndarray) -> Block | None:
+        indices, inside = np.divmod(taken, self.rows)
+        requests = np.array([self.number(index) for index in indices.tolist()])
+        return self.bank.gather(requests * self.rows + inside, self.rows)
+
+    def request(self, index: int) -> Block:
         """Return the rows of a request, found or made."""
-        found = self.bank.read(request)
-        if found is not None:
-            self.ledger.found += len(found)
-            return found
+        found = self.bank.read(self.number(index))
+        if found is None:
+            return self.make(index)
+        self.found += len(found)
+        return found
+
+
+@dataclass
+class Maker:
+    """Makes the rows of requests in this process, and keeps them in the bank.
+
+    - make: makes the rows of a request
+    - made: how many rows
+    - seconds: that this took
+    """
+
+    bank: Bank
+    make: Callable[[int], Block]
+    made: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, request: int) -> Block:
         started = time.perf_counter()
         block = self.make(request)
-        self.ledger.made += len(block)
-        self.ledger.seconds += time.perf_counter() - started
+        self.made += len(block)
+        self.seconds += time.perf_counter() - started
         keep(self.bank, block)
         return block
 
@@ -87,17 +111,47 @@ def keep(bank: Bank, block: Block) -> None:
         log.warning("%s; the run goes on, and its further synthetic rows are not kept", err)
 
 
-def reused_rows(experiment: Experiment) -> int | None:
-    """Return how many rows the bank of a run has that it uses again and again, whole requests; None: it doesn't."""
+def reused_rows(experiment: Experiment, workers: int = 1) -> int | None:
+    """Return how many rows the bank has that a worker uses again and again, whole requests; None: it doesn't."""
     how, size = experiment.pool.bank, experiment.pool.rows_per_request
     if how.mode != "reuse":
         return None
     train = experiment.train
     taken = train.steps * train.batch_size * experiment.synthetic_ratio
     wanted = how.rows if isinstance(how.rows, int) else how.rows * taken
-    return max(1, math.ceil(wanted / size)) * size
+    return max(1, math.ceil(wanted / workers / size)) * size
 
 
 def uses_bank(experiment: Experiment) -> bool:
     """Tell whether a run's rows are kept: those of an explorer that looks at the student are its own."""
     return experiment.streams and experiment.pool.bank.mode != "none" and not experiment.explorer.on_policy
+
+
+def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_on: Mapping[str, Any]) -> Bank:
+    """Open the bank of an experiment's rows.
+
+    - made_on: see `tgt_ray.teacher.bank.key.machine`
+    """
+    from tgt_ray.training.generation import recipe_of
+
+    generator, explorer = experiment.teacher.generator, experiment.explorer
+    fingerprints, roles = prepared.fingerprints, ("labeler", *(("generator",) if explorer.decodes else ()))
+    anchors = {name: fingerprints["data"][name] for name in generator.starts_from if name in fingerprints["data"]}
+    made_from = {**anchors, **{role: fingerprints[role] for role in roles}}
+    key, about = bank_key(recipe_of(experiment), explorer, generator, made_from, experiment.train.seed, made_on)
+    bank = Bank(storage, key)
+    if not bank.full:
+        try:
+            bank.describe(about)
+        except NotWritten:
+            bank.full = True  # said when the first rows are to be kept
+    return bank
+
+
+def blocks(rows: BankedRows, first: int) -> Iterator[Block]:
+    """Yield the blocks from an index on."""
+    rows.bank.look()
+    index = first
+    while True:
+        yield rows.block(index)
+        index += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
+from tgt_ray.teacher.bank.bank import Bank
+from tgt_ray.teacher.bank.key import machine
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
+from tgt_ray.teacher.synthesizer import Synthesizer, check_block
 from tgt_ray.teacher.transfer_set import Prepared
 from tgt_ray.training import checkpoint, fit_check, states
-from tgt_ray.training.generation import inline_blocks, synthesizer_of
+from tgt_ray.training.banked import BankedRows, Maker, bank_of, blocks, reused_rows, uses_bank
+from tgt_ray.training.generation import inline_blocks, shown_rows, synthesizer_of
 from tgt_ray.training.loop import train_student
 from tgt_ray.training.preparation import ask_teacher, join, make_teacher
 from tgt_ray.training.reader import SyntheticReader
@@ -71,8 +76,14 @@ def devices(experiment: Experiment) -> tuple[str, str]:
 class LocalHooks:
     """Hooks that write checkpoints into a folder of the storage and pass reports on."""
 
-    def __init__(self, checkpoints: Storage | None, report: Report, reader: SyntheticReader | None):
-        self.checkpoints, self.on_report, self.reader = checkpoints, report, reader
+    def __init__(
+        self,
+        checkpoints: Storage | None,
+        report: Report,
+        reader: SyntheticReader | None,
+        source: LocalRows | None = None,
+    ):
+        self.checkpoints, self.on_report, self.reader, self.source = checkpoints, report, reader, source
 
     def snapshot(self, run: StudentRun) -> None:
         pass  # generators in this process read the student itself
@@ -83,7 +94,7 @@ class LocalHooks:
         self.on_report(metrics)
 
     def stream_metrics(self) -> dict[str, float]:
-        return {}
+        return self.source.metrics() if self.source is not None else {}
 
     def stopped(self) -> bool:
         return False
@@ -104,20 +115,65 @@ def train_local(
     - teacher: the loaded teacher; None: it is loaded from the storage
     - raises Diverged: where the loss is no longer finite
     """
-    device, teacher_device = devices(experiment)
+    device, _ = devices(experiment)
     run = StudentRun(experiment, prepared.student, device=device)
     state = states.last_whole(checkpoints) if checkpoints is not None else None
     if state is not None:
         checkpoint.load_state(run, state)
-    reader = None
+    reader, source = None, None
     if experiment.streams:
-        data = prepared.student
-        teacher = teacher or load_teacher(experiment.teacher, prepared.teacher, data.spec, data.num_classes, storage)
-        synthesizer = synthesizer_of(experiment, prepared, teacher.to(teacher_device), teacher_device)
-
-        def blocks(first: int) -> Iterator[Block]:
-            return inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
-
-        reader = SyntheticReader.going_on(blocks, run.position, run.reading)
-    train_student(run, reader, LocalHooks(checkpoints, report, reader))
+        source = LocalRows(experiment, prepared, storage, run, teacher)
+        reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
+    train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
+    if source is not None and source.bank is not None:
+        source.bank.join()
     return run
+
+
+class LocalRows:
+    """Makes a run's synthetic rows in this process, or finds them in the bank.
+
+    - teacher: the loaded teacher; None: it is loaded once rows must be made
+    """
+
+    def __init__(
+        self, experiment: Experiment, prepared: Prepared, storage: Storage, run: StudentRun, teacher: Teacher | None
+    ):
+        self.experiment, self.prepared, self.storage = experiment, prepared, storage
+        self.run, self.teacher, self.device = run, teacher, devices(experiment)[1]
+        self.rows: BankedRows | None = None
+        self.bank: Bank | None = None
+        if uses_bank(experiment):
+            self.bank = bank_of(experiment, prepared, storage, machine(torch.get_num_threads(), self.device))
+            self.maker = Maker(self.bank, self.make)
+            size, seed = experiment.pool.rows_per_request, experiment.train.seed
+            self.rows = BankedRows(self.bank, self.maker, size, reused_rows(experiment), seed)
+
+    def blocks(self, first: int) -> Iterator[Block]:
+        """Yield the blocks from a request on."""
+        if self.rows is not None:
+            return blocks(self.rows, first)
+        return inline_blocks(self.synthesizer, self.experiment, self.run.student, first, lambda: self.run.step)
+
+    def make(self, request: int) -> Block:
+        """Make a request's rows, without a look at the student."""
+        shown = shown_rows(self.experiment, request)
+        block = self.synthesizer(request, self.experiment.train.seed, self.experiment.explorer, shown=shown)
+        check_block(block)
+        return block
+
+    @cached_property
+    def synthesizer(self) -> Synthesizer:
+        """What makes rows, with the teacher."""
+        data, record = self.prepared.student, self.prepared.teacher
+        teacher = self.teacher or load_teacher(
+            self.experiment.teacher, record, data.spec, data.num_classes, self.storage
+        )
+        return synthesizer_of(self.experiment, self.prepared, teacher.to(self.device), self.device)
+
+    def metrics(self) -> dict[str, float]:
+        """Return how many rows were made and found, and what making them took."""
+        if self.rows is None:
+            return {}
+        made = {"rows_made": self.maker.made, "teacher_seconds": self.maker.seconds}
+        return {**made, "rows_found": self.rows.found}
