@@ -19,8 +19,12 @@ from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
 
+#: Ends of names of what depends on how long something took, and on what the bank had already.
+TIMES = ("_s", "wait_share", "rows_made", "rows_found", "teacher_seconds")
+
+
 def without_times(history):
-    return [{k: v for k, v in row.items() if not k.endswith(("_s", "wait_share"))} for row in history]
+    return [{k: v for k, v in row.items() if not k.endswith(TIMES)} for row in history]
 
 
 CASES = {

@@ -63,6 +63,14 @@ class Coordinator:
             self.busy_s = self.total_s = 0.0
             self.changed.notify_all()
 
+    async def finish(self) -> None:
+        """Grant no more requests of the job, which is over, and let others make what it has claimed."""
+        async with self.changed:
+            self._use_up(self.next_index)
+            self.job, self.demanded = None, []
+            if self.board is not None:
+                await self.board.release.remote(self.name)
+
     async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
         """Grant the `place`-th request of a slot as soon as there is one and the window allows it.
 

@@ -139,9 +139,9 @@ class LaneWorker:
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
                 ray.get(self.board.trouble.remote(item.id, reason))
                 raise
+        if self.stream is not None:
+            self.stream.finish()
         if self.rank == 0:
-            if self.stream is not None:
-                self.stream.join_bank()
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.ended = time.perf_counter()
 

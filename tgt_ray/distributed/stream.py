@@ -68,7 +68,7 @@ class SyntheticStream:
         slots: int = SLOTS,
         board: Any = None,
     ):
-        self.storage_root, self.pool = storage_root, pool
+        self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
         self.bank: Bank | None = None  # of the present job
         self.taken = 0  # rows that the worker has had of the present job
@@ -109,10 +109,11 @@ class SyntheticStream:
         self.number += 1
         self.dropped = self.taken = 0
         self.waiting.clear()
+        self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
         if total is not None and self.bank is not None:
-            count = min(count, total // experiment.pool.rows_per_request)
+            count = min(count, total // self.rows)
         job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
         there: frozenset[int] = frozenset()
         if self.bank is not None:
@@ -124,8 +125,8 @@ class SyntheticStream:
     def _blocks(self, job: Job, total: int | None) -> Iterator[Block]:
         rows = None
         if self.bank is not None:
-            size, seed = job.experiment.pool.rows_per_request, job.experiment.train.seed
-            rows = BankedRows(self.bank, partial(self._next, job), size, total, seed, job.request)
+            make, seed = partial(self._next, job), job.experiment.train.seed
+            rows = BankedRows(self.bank, make, self.rows, total, seed, job.request)
         for index in itertools.count(job.first):
             block = self._next(job, index) if rows is None else rows.block(index)
             self.taken += len(block)
@@ -179,12 +180,13 @@ class SyntheticStream:
         Rows that were made ahead and not used count as made.
         """
         found = self._call("stream_metrics")
-        made = int(found["requests_granted"]) * self.pool.rows_per_request
+        made = int(found["requests_granted"]) * self.rows
         rows = {"rows_made": made, "rows_found": max(0, self.taken - made)}
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 
-    def join_bank(self) -> None:
-        """Join what single files the bank of the present job has."""
+    def finish(self) -> None:
+        """End the present job: the generators make nothing more for it, and its bank joins what files it has."""
+        self.coordinator.finish.remote()
         if self.bank is not None:
             self.bank.join()
 
