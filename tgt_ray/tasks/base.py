@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 #: Rows in memory, or in files in the storage.
 Table: TypeAlias = pa.Table | StoredTable
 
+#: Which rows a vocabulary is learnt from: those that students and explorers may use, or all of train.
+VocabularySplit = Literal["train", "full"]
+VOCABULARY_SPLIT: Any = Field(
+    "train",
+    description="rows that the vocabulary is learnt from: `train` has those that the student and the explorer may use;"
+    " `full` is the train split before the long tail, and before `labelled` and `unlabelled` take rows away",
+)
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -60,6 +68,10 @@ class TaskData:
 
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
+
+    def learnt_from(self, split: VocabularySplit) -> tuple[str, ...]:
+        """Return the tables that a vocabulary is learnt from; none of them has a held-out row."""
+        return ("full",) if split == "full" else tuple(name for name in ("train", "unlabelled") if name in self.tables)
 
     def account(self) -> dict[str, Any]:
         """Return what was read and what was left out, for the record."""
