@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -24,9 +25,10 @@ from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.objectives import Objective
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
-from tgt_ray.tasks import Task, TaskData
+from tgt_ray.tasks import Task, TaskData, with_calibration
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check, states
 from tgt_ray.training.files import kept_files
@@ -143,7 +145,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     from tgt_ray.training.run import Diverged
 
     devices(config)
-    data = _read(config, scan, root, in_this_process)
+    data = _read(config, [config.objective], scan, root, in_this_process)
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
@@ -175,7 +177,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
-        data = _read(config, scan, root, run_on_ray)
+        data = _read(config, [config.objective], scan, root, run_on_ray)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
@@ -210,12 +212,16 @@ def read_data(
         config.check_files()
         scan = config.task.scan()
         root = Storage(storage if storage is not None else default_storage())
-        return config.task, _read(config, scan, root, in_this_process)
+        return config.task, _read(config, [config.objective], scan, root, in_this_process)
 
 
-def _read(config: Experiment, scan: Any, root: Storage, run: MapParts) -> TaskData:
-    """Read the data, and say what was read, left out and cut."""
-    data = config.task.read(scan, root, run)
+def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: Storage, run: MapParts) -> TaskData:
+    """Read the data, and say what was read, left out and cut.
+
+    - objectives: all that the runs on it may have
+    """
+    needed = max(each.calibration_rows for each in objectives)
+    data = with_calibration(config.task, config.task.read(scan, root, run), needed)
     log.info(config.task.said(data))
     warn_of_cut_texts(config, data)
     return data
@@ -287,7 +293,8 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     folder = root.within(name)
     with cluster.connect():
         cluster.check_shared(root)
-        data = _read(config.experiment, scan, root, run_on_ray)
+        # All trials are selected by the same rows, whether they need others to be calibrated on or not.
+        data = _read(config.experiment, config.objectives(), scan, root, run_on_ray)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
         table = driver.start(config, data, root, name, resume)

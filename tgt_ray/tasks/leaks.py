@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.account import LeftOut
+from tgt_ray.tasks.base import take
 
 if TYPE_CHECKING:
     from tgt_ray.tasks.base import Table, Task, TaskData
@@ -93,7 +93,7 @@ def _dropped(task: Task, data: TaskData, held_out: np.ndarray) -> TaskData:
         kept = np.flatnonzero(~np.isin(keys_of(task, name, table), held_out))
         if len(kept) == len(table):
             continue
-        tables[name] = table.take(pa.array(kept)) if isinstance(table, pa.Table) else table.take(kept)
+        tables[name] = take(table, kept)
         fingerprints[name] = digest(fingerprints[name], kept.tobytes())
         gone += len(table) - len(kept) if name in ("train", "unlabelled") else 0
     data = replace(data, tables=tables, fingerprints=fingerprints)

@@ -128,7 +128,7 @@ def prepare(
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
     student = StudentData(
-        {name: table for name, table in data.tables.items() if name != "full"},
+        {name: table for name, table in data.tables.items() if name not in ("full", "calibration")},
         data.spec,
         data.num_classes,
         cache.read_signals("train", own),
