@@ -22,8 +22,8 @@ from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
-from tgt_ray.data.labels import label_names as names_in_file
-from tgt_ray.data.parts import no_split, not_read, split_parts
+from tgt_ray.data.labels import names_beside
+from tgt_ray.data.parts import kind_of, no_split, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
 from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
@@ -39,24 +39,26 @@ class TextFiles(TextSource):
     suffixes: ClassVar[tuple[str, ...]]
     path: FilePath = Field(
         description="folder with a file for train, for test and perhaps for validation (or valid, val or dev);"
-        " labels.json may name classes"
+        " labels.json, or classes.txt, may name classes"
     )
 
     def open_splits(self) -> dict[str, RawTexts]:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        names = tuple(names_in_file(self.path / "labels.json"))
-        found, used = {}, [self.path / "labels.json"]
-        for split, parts in split_parts(self.path, self.suffixes).items():
-            used += parts.files
-            opened = tuple(RawTexts(str(file), *self.open_file(file), names) for file in parts.files)
+        layout, found = split_parts(self.path, self.suffixes), {}
+        names, beside = names_beside(layout.folders)
+        for split, parts in layout.parts.items():
+            opened = tuple(RawTexts(str(file), *self.open_file(file, names), tuple(names)) for file in parts.files)
             found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
-        left = not_read(self.path, used, no_split(self.suffixes))
+        left = layout.left_out(beside, no_split(self.suffixes))
         return {**found, "train": replace(found["train"], left_out=left)}
 
     @abstractmethod
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        """Return a file's columns, and a function that reads some of them. Raises ConfigError where it is damaged."""
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        """Return a file's columns, and a function that reads some of them. Raises ConfigError where it is damaged.
+
+        - names: of the classes, where a file beside the splits has them
+        """
 
     @property
     def _as_texts(self) -> dict[str, pa.DataType]:
@@ -71,7 +73,7 @@ class ParquetTexts(TextFiles):
     type: Literal["parquet"] = "parquet"
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         def read(columns: list[str]) -> pa.Table:
             with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
                 table = parquet.read(columns=columns)
@@ -84,10 +86,13 @@ class ParquetTexts(TextFiles):
 
 
 class CsvTexts(TextFiles):
-    """Texts in train.csv, test.csv and perhaps validation.csv (or .tsv), with the columns' names in the first line."""
+    """Texts in train.csv, test.csv and perhaps validation.csv, with the columns' names in the first line.
+
+    The files may also be .tsv, and either may be packed (.csv.gz).
+    """
 
     type: Literal["csv"] = "csv"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
     )
@@ -105,10 +110,10 @@ class CsvTexts(TextFiles):
         " has the names",
     )
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        delimiter = self.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
         source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
-        self._check_head(source, delimiter)
+        self._check_head(source, delimiter, names)
         with readable(file, "CSV"):
             if self.quoted is not False:
                 source = self._with_quotes(source, delimiter)
@@ -120,8 +125,11 @@ class CsvTexts(TextFiles):
             _report_lines(file, table)
         return table.schema, table.select
 
-    def _check_head(self, source: Utf8, delimiter: str) -> None:
-        """Raise ConfigError where the first line has no names of columns, or has them under another delimiter."""
+    def _check_head(self, source: Utf8, delimiter: str, classes: list[str]) -> None:
+        """Raise ConfigError where the first line has no names of columns, or has them under another delimiter.
+
+        - classes: names of the classes, where a file beside the splits has them
+        """
         file, wanted = source.file, list(self._as_texts)
         rows = first_rows(source, delimiter, self.quoted is not False)
         head = rows[0] if rows else []
@@ -138,8 +146,7 @@ class CsvTexts(TextFiles):
                     f"task.data.delimiter: the first line of {file} has the columns {', '.join(names)} where"
                     f" {json.dumps(other)} is between them; set task.data.delimiter to {json.dumps(other)}"
                 )
-        known = self.label_names or tuple(names_in_file(self.path / "labels.json"))
-        if looks_like_row(rows, known):
+        if looks_like_row(rows, self.label_names or classes):
             lacking = next(name for name in wanted if name not in head)
             raise ConfigError(
                 f"task.data.columns: {file} has no column {lacking!r}, and its first line looks like a row and not like"
@@ -223,12 +230,15 @@ def _report_lines(file: Path, table: pa.Table) -> None:
 
 
 class JsonTexts(TextFiles):
-    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl, with one JSON object on each line."""
+    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl, with one JSON object on each line.
+
+    The files may also be .json, with such lines or one list of objects, and either may be packed (.jsonl.gz).
+    """
 
     type: Literal["jsonl"] = "jsonl"
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl",)
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         source = open_json(file)
         texts = tuple(name for name in self._as_texts if name != self.label_column)
         table = json_columns(source, texts, self.label_column)
