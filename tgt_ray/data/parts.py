@@ -16,6 +16,8 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
+#: What the file or folder of further rows for train that have no labels may be called, in small letters.
+UNLABELLED = ("unlabelled", "unlabeled", "unsupervised")
 #: The stem of a file that is one of several, as hubs name them; a hash may come after it.
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]{8,})?")
 
@@ -42,11 +44,13 @@ class Layout:
     - root: what the user gave
     - home: the folder in which the splits lie: `root`, or the only folder in it that has some
     - parts: in the order of SPLITS; those of validation may be absent
+    - unlabelled: further rows for train, without labels; None where there are none
     """
 
     root: Path
     home: Path
     parts: dict[str, Parts]
+    unlabelled: Parts | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -59,7 +63,8 @@ class Layout:
         - beside: files that are read, besides those of the splits
         - what: the other files are
         """
-        used = [*beside, *(file for parts in self.parts.values() for file in parts.files)]
+        every = [*self.parts.values(), *([self.unlabelled] if self.unlabelled is not None else [])]
+        used = [*beside, *(file for parts in every for file in parts.files)]
         return not_read(self.root, used, what, folders, (self.home,))
 
 
@@ -70,13 +75,14 @@ def kind_of(file: Path) -> tuple[str, str]:
     return inner.stem, inner.suffix.lower() + (".gz" if packed else "")
 
 
-def split_parts(root: Path, suffixes: tuple[str, ...]) -> Layout:
+def split_parts(root: Path, suffixes: tuple[str, ...], unlabelled: tuple[str, ...] = ()) -> Layout:
     """Find the files of each split.
 
     Hubs have them in a folder `data`, or in one with the name of a configuration: where `root` itself has no split, the
     one folder in it that has some is entered.
 
     - suffixes: with the dot, in small letters
+    - unlabelled: suffixes of files of rows without labels
     - raises ConfigError: where train or test has no file, two could be meant, or a shard is missing
     """
     home = _home(root, suffixes)
@@ -84,7 +90,8 @@ def split_parts(root: Path, suffixes: tuple[str, ...]) -> Layout:
     for split in ("train", "test"):
         if found[split] is None:
             raise ConfigError(_absent(home, SPLITS[split], suffixes))
-    return Layout(root, home, {split: parts for split, parts in found.items() if parts is not None})
+    there = {split: parts for split, parts in found.items() if parts is not None}
+    return Layout(root, home, there, find_parts(home, UNLABELLED, unlabelled))
 
 
 def _home(root: Path, suffixes: tuple[str, ...]) -> Path:

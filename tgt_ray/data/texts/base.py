@@ -116,7 +116,10 @@ class TextSource(Source):
 
     @abstractmethod
     def open_splits(self) -> dict[str, RawTexts]:
-        """Open the splits train, test and perhaps validation. Raises ConfigError for what is missing or unreadable."""
+        """Open the splits train, test and perhaps validation, and perhaps `unlabelled`, whose labels nobody looks at.
+
+        - raises ConfigError: for what is missing or unreadable
+        """
 
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
         """Read all splits.
@@ -126,6 +129,7 @@ class TextSource(Source):
         - raises ConfigError: for data that is missing, damaged or outside the class range
         """
         raw = self.open_splits()
+        more = raw.pop("unlabelled", None)
         tables = {split: self._read(each) for split, each in raw.items()}
         names = self.label_names or raw["train"].class_names
         for each in raw.values():
@@ -153,27 +157,52 @@ class TextSource(Source):
             account += _lost(raw[split].where, found, labels[split])
         if "validation" not in rows:
             rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
+        if more is not None and unlabelled == "anchors":
+            rows["train"], lost = self._joined(rows["train"], more, len(tables["train"]))
+            account += lost
+        elif more is not None:
+            account += left_out("file of texts without labels, which task.unlabelled: anchors takes", [more.where])
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names, tuple(account))
 
-    def _read(self, raw: RawTexts) -> pa.Table:
+    def _joined(self, train: TextRows, more: RawTexts, first: int) -> tuple[TextRows, list[LeftOut]]:
+        """Return the rows of train and then those of a table without labels, and which of these are left out.
+
+        - first: id of the first of these
+        """
+        table = self._read(more, labelled=False)
+        nothing = np.full(len(table), -1)
+        rows = self._rows(more.where, table, nothing, keep_unlabelled=True)
+        ids, texts, labels = (
+            np.concatenate([train.ids, first + rows.ids]),
+            pa.concat_arrays([train.texts, rows.texts]),
+            np.concatenate([train.labels, rows.labels]),
+        )
+        empty = [f"{more.where} row {row}" for row in np.setdiff1d(np.arange(len(table)), rows.ids)]
+        return TextRows(ids, texts, labels), [*more.left_out, *left_out("rows with an empty text", empty)]
+
+    def _read(self, raw: RawTexts, labelled: bool = True) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
 
         Labels become Arrow strings in one Unicode form, null where there is none.
+
+        - labelled: whether rows have labels; otherwise there is no such column
         """
         if raw.shards:
-            return pa.concat_tables([self._read(each) for each in raw.shards])
-        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
+            return pa.concat_tables([self._read(each, labelled) for each in raw.shards])
+        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
             self._check_column(raw, key, name)
         table = raw.read(list(columns.values()))
         if table.num_rows == 0:
             raise ConfigError(f"{raw.where}: holds no rows")
+        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
+        if not labelled:
+            return pa.table(out)
         label = plain(table[self.label_column])
         if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
             label = pc.utf8_trim_whitespace(label)
             label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
-        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         label = valid(pc.cast(label, pa.large_string()), raw.where, self.label_column)
         return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 

@@ -23,11 +23,14 @@ from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import names_beside
-from tgt_ray.data.parts import kind_of, no_split, split_parts
+from tgt_ray.data.parts import SPLITS, find_parts, kind_of, no_split, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
 from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
 log = logging.getLogger(__name__)
+
+#: Ends the names of files that have a text on each line, and so no labels.
+LINES = (".txt", ".txt.gz")
 
 #: Cells of a first line that a message shows.
 SHOWN = 4
@@ -39,16 +42,30 @@ class TextFiles(TextSource):
     suffixes: ClassVar[tuple[str, ...]]
     path: FilePath = Field(
         description="folder with a file for train, for test and perhaps for validation (or valid, val or dev);"
-        " labels.json, or classes.txt, may name classes"
+        " labels.json, or classes.txt, may name classes; a file called unlabelled (or .txt, with a text on each line)"
+        " may have further texts for train, which task.unlabelled: anchors takes"
     )
 
     def open_splits(self) -> dict[str, RawTexts]:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        layout, found = split_parts(self.path, self.suffixes), {}
+        for split in ("train", "test"):
+            lines = find_parts(self.path, SPLITS[split], LINES)
+            if lines is not None and find_parts(self.path, SPLITS[split], self.suffixes) is None:
+                raise ConfigError(
+                    f"{lines.where}: has texts without labels, and {split} needs labels; give it as"
+                    f" {split}{self.suffixes[0]}, and further texts without labels as unlabelled{LINES[0]}"
+                )
+        layout, found = split_parts(self.path, self.suffixes, (*self.suffixes, *LINES)), {}
         names, beside = names_beside(layout.folders)
-        for split, parts in layout.parts.items():
-            opened = tuple(RawTexts(str(file), *self.open_file(file, names), tuple(names)) for file in parts.files)
+        more = {"unlabelled": layout.unlabelled} if layout.unlabelled is not None else {}
+        for split, parts in (layout.parts | more).items():
+            opened = tuple(
+                RawTexts(
+                    str(file), *(self._lines(file) if _is_lines(file) else self.open_file(file, names)), tuple(names)
+                )
+                for file in parts.files
+            )
             found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
         left = layout.left_out(beside, no_split(self.suffixes))
         return {**found, "train": replace(found["train"], left_out=left)}
@@ -60,11 +77,30 @@ class TextFiles(TextSource):
         - names: of the classes, where a file beside the splits has them
         """
 
+    def _lines(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        """Read a file with a text on each line, as `open_file` does."""
+        if self.pair_column is not None:
+            raise ConfigError(
+                f"{file}: has single texts, and task.data.pair_column says that rows are pairs; give a file with both"
+                " columns"
+            )
+        with as_utf8(file).lines() as lines:
+            texts = [line.strip() for line in lines]
+        blank = [number for number, text in enumerate(texts, start=1) if not text]
+        if blank:
+            log.info("%s: %d empty lines are left out, the first is line %d", file, len(blank), blank[0])
+        table = pa.table({self.text_column: pa.array([text for text in texts if text], pa.large_string())})
+        return table.schema, table.select
+
     @property
     def _as_texts(self) -> dict[str, pa.DataType]:
         """The types of the columns whose values must not be taken for numbers or dates."""
         columns = (self.text_column, self.pair_column, self.label_column)
         return {name: pa.string() for name in columns if name is not None}
+
+
+def _is_lines(file: Path) -> bool:
+    return kind_of(file)[1] in LINES
 
 
 class ParquetTexts(TextFiles):
