@@ -21,7 +21,7 @@ FORMATS = {
     "teacher_cache": 2,  # 2: a file for each split and signal
     "fit_check": 1,
     "documents": 1,
-    "data_cache": 1,
+    "data_cache": 2,  # 2: what of images is not used is counted
     "student": 1,
     "table": 1,
 }

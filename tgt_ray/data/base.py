@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -19,15 +20,30 @@ from tgt_ray.data.account import LeftOut
 if TYPE_CHECKING:
     from tgt_ray.data.stored import StoredTable
 
-#: Calls a function on each part, in this process or in many, and returns the results in the parts' order. JSON can hold
-#: the results.
-MapParts = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+#: Is told how many more units are done.
+Advance = Callable[[int], None]
 
 
-def in_this_process(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+class MapParts(Protocol):
+    """Calls a function on each part, in this process or in many, and returns the results in the parts' order.
+
+    - function: takes a part, and what it tells how many more of its units are done; JSON can hold its results
+    - advance: is told so
+    """
+
+    def __call__(self, function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance, /) -> list[Any]: ...
+
+
+def in_this_process(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:
     """Call a function on each part in threads of this process."""
+    one_at_a_time = Lock()
+
+    def safely(units: int) -> None:
+        with one_at_a_time:
+            advance(units)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(function, parts))
+        return list(threads.map(lambda part: function(part, safely), parts))
 
 
 class Rows(Protocol):

@@ -14,6 +14,7 @@ from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
+from tgt_ray.data.base import Advance
 from tgt_ray.distributed.cluster import largest_node_cpus, nodes
 from tgt_ray.distributed.documents import embed_documents
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_places, pool_resources
@@ -102,10 +103,11 @@ def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, thre
     return make_teacher(experiment, data, storage, device_of(experiment))[1]
 
 
-def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+def run_on_ray(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:
     """Call `function` on each part, in tasks of Ray Data.
 
     - function: returns what JSON can hold
+    - advance: is told of the units of each part that is done
     - returns: the results, in the order of the parts
     """
     import ray.data
@@ -114,10 +116,18 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         (part,) = references[row["number"]]
-        return {"number": row["number"], "result": json.dumps(function(ray.get(part)))}
+        units: list[int] = []
+        return {
+            "number": row["number"],
+            "result": json.dumps(function(ray.get(part), units.append)),
+            "units": sum(units),
+        }
 
     numbers = ray.data.from_items([{"number": number} for number in range(len(parts))], override_num_blocks=len(parts))
     done = numbers.map(work)
     done.context.enable_progress_bars = False
-    results = {row["number"]: row["result"] for row in done.iter_rows()}
+    results = {}
+    for row in done.iter_rows():
+        results[row["number"]] = row["result"]
+        advance(row["units"])
     return [json.loads(results[number]) for number in range(len(parts))]

@@ -23,7 +23,7 @@ from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.classes import check_train
-from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
+from tgt_ray.data.images.encoded import EncodedImages, Note, Scan, UnreadableImage, ignore
 from tgt_ray.data.images.stamps import bytes_of, stamps
 from tgt_ray.data.labels import check_labels, names_beside
 from tgt_ray.data.parts import no_split, split_parts
@@ -200,7 +200,7 @@ class RawParquet(EncodedParquet):
     def shape(self) -> tuple[int, int, int]:
         return self.image_shape or _square_shape(len(self._first), self._first_file)
 
-    def decode(self, content: bytes | None) -> np.ndarray:
+    def decode(self, content: bytes | None, note: Note = ignore) -> np.ndarray:
         if content is None or len(content) != math.prod(self.shape):
             raise UnreadableImage(
                 f"{len(content or b'')} bytes, an image of {'x'.join(map(str, self.shape))} has {math.prod(self.shape)}"
