@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from tgt_ray.core.formats import FORMATS
 from tgt_ray.core.storage import Storage
 from tgt_ray.teacher import documents
 
@@ -32,3 +33,10 @@ def test_damaged_ones_are_computed_again_with_a_line(tmp_path, caplog):
     assert torch.equal(fill(), embedding) and len(asked) == 2
     assert caplog.messages == [f"{file}: is damaged (its content doesn't fit its checksum); made again"]
     assert torch.equal(fill(), embedding) and len(asked) == 2
+
+
+def test_those_of_another_format_are_not_read(monkeypatch):
+    data, source = SimpleNamespace(fingerprints={"documents": "d"}), {"fitted_by": "f"}
+    now = documents.file_name(source, data)
+    monkeypatch.setitem(FORMATS, "documents", FORMATS["documents"] + 1)
+    assert documents.file_name(source, data) != now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -90,11 +90,14 @@ class Splits(Generic[R]):
     left_out: tuple[LeftOut, ...] = ()
 
 
-def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels_N: np.ndarray, fraction: float, seed: int, what: str, names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Hold out the same fraction of every class, with at least one row of each class on both sides.
 
     - labels_N: (N,) classes
     - what: names the rows in messages
+    - names: of the classes; empty where they have none
     - returns: sorted indices (kept, held out)
     - raises ConfigError: where a class has a single row
     """
@@ -103,7 +106,8 @@ def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: s
     for c in np.unique(labels_N):
         rows = rng.permutation(np.flatnonzero(labels_N == c))
         if len(rows) < 2:
-            raise ConfigError(f"{what}: class {c} has {len(rows)} row, too few to hold a part of it out")
+            named = f"'{names[c]}'" if len(names) else c
+            raise ConfigError(f"{what}: class {named} has {len(rows)} row, too few to hold a part of it out")
         cut = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         held.append(rows[:cut])
         kept.append(rows[cut:])

@@ -13,6 +13,7 @@ import numpy as np
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import progress
 from tgt_ray.data.account import LeftOut
 from tgt_ray.tasks.base import take
 
@@ -66,7 +67,13 @@ def _warn_or_refuse(task: Task, message: str) -> None:
 
 def keys_of(task: Task, name: str, table: Table) -> np.ndarray:
     """Return what stands for the content of each row, (N,): equal for rows that are the same."""
-    return np.array([hashlib.blake2b(each, digest_size=16).digest() for each in _contents(task, name, table)], "S16")
+    out = np.empty(len(table), "S16")
+    with progress(f"comparing rows of {name} with others", len(table), "rows") as phase:
+        for row, each in enumerate(_contents(task, name, table)):
+            out[row] = hashlib.blake2b(each, digest_size=16).digest()
+            if row % 256 == 255:
+                phase.to(row + 1)
+    return out
 
 
 def _contents(task: Task, name: str, table: Table) -> Iterator[bytes]:

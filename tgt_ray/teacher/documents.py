@@ -30,7 +30,10 @@ def file_name(source: dict[str, Any], data: TaskData) -> str:
 
     - source: the result of the labeler's `load_weights`
     """
-    return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
+    number = formats.FORMATS["documents"]
+    # The format number is in the name, so that no version reads a file of another; format 1 was there before that.
+    own = () if number == 1 else (number,)
+    return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'], *own)}.safetensors"
 
 
 def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:

@@ -177,13 +177,13 @@ class EncodedImages(ImageSource):
             return None  # only decoding tells which rows are left
         labels = dict(scan.labels)
         if "validation" not in labels:
-            kept, held = self._holdout(labels["train"])
+            kept, held = self._holdout(labels["train"], scan.class_names)
             labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
         return labels
 
-    def _holdout(self, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _holdout(self, labels_N: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the train split of the rows that stay in it, and of those that are for validation."""
-        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
+        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split", names)
 
     def read(self, scan: Scan, storage: Storage | None, run: MapParts) -> Splits:
         if storage is None:
@@ -201,7 +201,7 @@ class EncodedImages(ImageSource):
             for name, about in record["splits"].items()
         }
         if "validation" not in splits:
-            kept, held = self._holdout(splits["train"].labels)
+            kept, held = self._holdout(splits["train"].labels, scan.class_names)
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
         return Splits(
             splits["train"],

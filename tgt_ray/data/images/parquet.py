@@ -76,7 +76,7 @@ class ParquetImages(ImageSource):
                 )
         if "validation" not in rows:
             kept, held = stratified_holdout(
-                rows["train"].labels, self.validation_fraction, self.seed, what=str(_source(files["train"]))
+                rows["train"].labels, self.validation_fraction, self.seed, str(_source(files["train"])), names
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names), others)

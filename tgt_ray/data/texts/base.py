@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import Phase, progress
 from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import Source, Splits, stratified_holdout
@@ -130,7 +131,9 @@ class TextSource(Source):
         """
         raw = self.open_splits()
         more = raw.pop("unlabelled", None)
-        tables = {split: self._read(each) for split, each in raw.items()}
+        every = [file for each in raw.values() for file in each.shards or (each,)]
+        with progress("reading texts", len(every), "files") as phase:
+            tables = {split: self._read(each, phase) for split, each in raw.items()}
         names = self.label_names or raw["train"].class_names
         for each in raw.values():
             if each.class_names != raw["train"].class_names:
@@ -138,7 +141,6 @@ class TextSource(Source):
                     f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
                 )
         # Integers count as names only where the user gave `label_names`: names from the data belong to its numbers.
-        every = [file for each in raw.values() for file in each.shards or (each,)]
         kinds = [each.schema.field(self.label_column).type for each in every]
         numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
         may_be = () if numbered else names
@@ -156,7 +158,7 @@ class TextSource(Source):
         for split, found in rows.items():
             account += _lost(raw[split].where, found, labels[split])
         if "validation" not in rows:
-            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
+            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where, names)
         if more is not None and unlabelled == "anchors":
             rows["train"], lost = self._joined(rows["train"], more, len(tables["train"]))
             account += lost
@@ -169,7 +171,8 @@ class TextSource(Source):
 
         - first: id of the first of these
         """
-        table = self._read(more, labelled=False)
+        with progress("reading texts without labels", len(more.shards) or 1, "files") as phase:
+            table = self._read(more, phase, labelled=False)
         nothing = np.full(len(table), -1)
         rows = self._rows(more.where, table, nothing, keep_unlabelled=True)
         ids, texts, labels = (
@@ -180,20 +183,22 @@ class TextSource(Source):
         empty = [f"{more.where} row {row}" for row in np.setdiff1d(np.arange(len(table)), rows.ids)]
         return TextRows(ids, texts, labels), [*more.left_out, *left_out("rows with an empty text", empty)]
 
-    def _read(self, raw: RawTexts, labelled: bool = True) -> pa.Table:
+    def _read(self, raw: RawTexts, phase: Phase, labelled: bool = True) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
 
         Labels become Arrow strings in one Unicode form, null where there is none.
 
+        - phase: counts files
         - labelled: whether rows have labels; otherwise there is no such column
         """
         if raw.shards:
-            return pa.concat_tables([self._read(each, labelled) for each in raw.shards])
+            return pa.concat_tables([self._read(each, phase, labelled) for each in raw.shards])
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
             self._check_column(raw, key, name)
         table = raw.read(list(columns.values()))
+        phase.advance()
         if table.num_rows == 0:
             raise ConfigError(f"{raw.where}: holds no rows")
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
@@ -264,10 +269,10 @@ class TextSource(Source):
         log.warning("%s: has %s; left out", where, empty)
         return rows.take(np.flatnonzero(full))
 
-    def _hold_out(self, train: TextRows, where: str) -> tuple[TextRows, TextRows]:
+    def _hold_out(self, train: TextRows, where: str, names: Sequence[str]) -> tuple[TextRows, TextRows]:
         """Return (validation, train). Only rows with labels are held out, and the others don't change which ones."""
         known = np.flatnonzero(train.labels >= 0)
-        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
+        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
 
 

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.core.progress import progress
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import names_beside
@@ -59,14 +60,16 @@ class TextFiles(TextSource):
         layout, found = split_parts(self.path, self.suffixes, (*self.suffixes, *LINES)), {}
         names, beside = names_beside(layout.folders)
         more = {"unlabelled": layout.unlabelled} if layout.unlabelled is not None else {}
-        for split, parts in (layout.parts | more).items():
-            opened = tuple(
-                RawTexts(
-                    str(file), *(self._lines(file) if _is_lines(file) else self.open_file(file, names)), tuple(names)
-                )
-                for file in parts.files
-            )
-            found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
+        every = layout.parts | more
+        with progress("opening files of texts", sum(len(parts.files) for parts in every.values()), "files") as phase:
+            for split, parts in every.items():
+                opened = []
+                for file in parts.files:
+                    columns = self._lines(file) if _is_lines(file) else self.open_file(file, names)
+                    opened.append(RawTexts(str(file), *columns, tuple(names)))
+                    phase.advance()
+                whole = replace(opened[0], where=parts.where, shards=tuple(opened))
+                found[split] = opened[0] if len(opened) == 1 else whole
         left = layout.left_out(beside, no_split(self.suffixes))
         return {**found, "train": replace(found["train"], left_out=left)}
 
