@@ -17,7 +17,8 @@ from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import prepare_teacher
-from tgt_ray.training.local import prepare_local
+from tgt_ray.training.evaluation import Evaluation
+from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.run import StudentRun
 
 
@@ -35,6 +36,35 @@ def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path, longest
     # The weights are the student's alone: documents are embedded by them.
     weights = safetensors.numpy.load((tmp_path / "both/student.safetensors").read_bytes())
     assert not any("documents" in name for name in weights)
+
+
+def test_documents_are_embedded_once_for_each_student(beir, encoder, tmp_path, monkeypatch):
+    """At the last step validation and test are measured of the same student."""
+    embedded, steps, embed = [], [], Evaluation._embed
+    train_step = StudentRun.train_step
+
+    def stepped(self, reader):
+        train_step(self, reader)
+        steps.append(self.step)
+
+    def spied(self, table):
+        embedded.append((steps[-1], table))
+        embed(self, table)
+
+    monkeypatch.setattr(StudentRun, "train_step", stepped)
+    monkeypatch.setattr(Evaluation, "_embed", spied)
+    config = experiment(
+        beir,
+        encoder,
+        student={"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30},
+        objective={"type": "embed_distill", "document_encoder": "student"},
+        train={"steps": 8, "eval_every": 4},
+    )
+    run = train_local(config, prepare_local(config, config.task.load(), Storage(tmp_path)), Storage(tmp_path))
+    assert embedded == [(4, "documents"), (8, "documents")]
+    alone = run.evaluation.metrics("test")
+    assert len(embedded) == 3, "outside of a report the student may have changed"
+    assert {f"test_{name}": value for name, value in alone.items()}.items() <= run.history[-1].items()
 
 
 def test_a_batch_knows_all_answers_of_its_queries(encoder, tmp_path):

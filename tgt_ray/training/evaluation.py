@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,16 @@ class Evaluation:
         self.data, self.student, self.inputs, self.device = data, student, inputs, device
         self.reduce = self.task.reducer(data.tables)
         self.details: pa.Table | None = None
+        self._shares = self._embedded = False
+
+    @contextmanager
+    def of_one_student(self) -> Iterator[None]:
+        """Let all that is measured inside share the student's embeddings of a looked-up table; it must not train."""
+        self._shares, self._embedded = True, False
+        try:
+            yield
+        finally:
+            self._shares = False
 
     def metrics(self, split: str) -> dict[str, Any]:
         """Compute the task's metrics of the student on a split; for test, `details` is set as well."""
@@ -48,8 +59,9 @@ class Evaluation:
     def scores(self, split: str) -> np.ndarray:
         """Compute the student's scores of a split's rows, in the form that the task's `evaluate` takes."""
         self.student.eval()
-        if self.lookup is not None:
+        if self.lookup is not None and not (self._shares and self._embedded):
             self._embed(self.lookup.table)
+            self._embedded = True
         parts = self.inputs.of(split).split(rows_at_once(self.data.input_shape, self.student, most=1024))
         scores = torch.cat([self.reduce(part).cpu() for part in self._said(parts)])
         self.student.train()

@@ -56,7 +56,11 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
 
 
 def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluation.metrics("validation")}
+    report: dict[str, Any] = {"step": run.step, **run.train_metrics()}
+    with run.evaluation.of_one_student():
+        report |= run.evaluation.metrics("validation")
+        # The test split is measured only here, after the last decision about this student.
+        tested = run.evaluation.metrics("test") if last else {}
     report["train_s"] = run.train_s
     if reader is not None:
         report |= {
@@ -67,6 +71,4 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
         }
     if last:
         run.samples = reader.gallery.samples if reader is not None else []
-        # The test split is measured only here, after the last decision about this student.
-        report |= {f"test_{name}": value for name, value in run.evaluation.metrics("test").items()}
-    return report
+    return {**report, **{f"test_{name}": value for name, value in tested.items()}}
