@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.progress import progress
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.numerics import autocast
 from tgt_ray.teacher.transfer_set import StudentData
@@ -63,7 +64,7 @@ class Evaluation:
             self._embed(self.lookup.table)
             self._embedded = True
         parts = self.inputs.of(split).split(rows_at_once(self.data.input_shape, self.student, most=1024))
-        scores = torch.cat([self.reduce(part).cpu() for part in self._said(parts)])
+        scores = torch.cat([self.reduce(part).cpu() for part in self._said(parts, len(self.data.tables[split]))])
         self.student.train()
         return scores.numpy()
 
@@ -76,19 +77,26 @@ class Evaluation:
         """
         self.student.eval()
         parts = inputs.split(rows_at_once(self.data.input_shape, self.student, most=64))
-        scores = torch.cat([part.float().cpu() for part in self._said(parts)])
+        scores = torch.cat([part.float().cpu() for part in self._said(parts, len(inputs))])
         self.student.train()
         return scores.numpy()
 
-    def _said(self, parts: Iterable[Tensor]) -> Iterable[Tensor]:
-        for part in parts:
-            with autocast(self.device, self.precision):
-                scores = self.student.scores(part.to(self.device))
-            yield scores
+    def _said(self, parts: Iterable[Tensor], total: int) -> Iterable[Tensor]:
+        with progress("evaluation", total, "rows") as phase:
+            for part in parts:
+                with autocast(self.device, self.precision):
+                    scores = self.student.scores(part.to(self.device))
+                yield scores
+                phase.advance(len(part))
 
     def _embed(self, table: str) -> None:
         """Give the criterion the current student's embeddings of the table that it ranks."""
-        student, parts = self.student, self.inputs.of(table).split(EMBEDDED_AT_ONCE)
-        with autocast(self.device, self.precision):
-            embedded = [student.criterion.embed(student.backbone(part.to(self.device))) for part in parts]
+        student, inputs, embedded = self.student, self.inputs.of(table), []
+        with (
+            autocast(self.device, self.precision),
+            progress(f"evaluation: embedding {table}", len(inputs), table) as phase,
+        ):
+            for part in inputs.split(EMBEDDED_AT_ONCE):
+                embedded.append(student.criterion.embed(student.backbone(part.to(self.device))))
+                phase.advance(len(part))
         student.criterion.remember(torch.cat(embedded))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+from tgt_ray.core.progress import progress
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -39,20 +40,22 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
         # The run was killed between its last report and its end, so the report may not have arrived.
         hooks.report(run, run.history[-1])
     lap = time.perf_counter()
-    while run.step < train.steps:
-        run.train_step(reader)
-        last = run.step == train.steps
-        due = last or run.step % train.eval_every == 0
-        if due or run.step % pool.snapshot_every == 0:
-            run.check(hooks.stopped())
-            if run.experiment.explorer.on_policy and not last:
-                hooks.snapshot(run)
-        if due:
-            run.train_s += time.perf_counter() - lap
-            report = _report(run, reader, hooks, last) if is_main else {}
-            run.history.append(report)
-            hooks.report(run, report)
-            lap = time.perf_counter()
+    with progress("training", train.steps, "steps", done=run.step) as phase:
+        while run.step < train.steps:
+            run.train_step(reader)
+            phase.to(run.step)
+            last = run.step == train.steps
+            due = last or run.step % train.eval_every == 0
+            if due or run.step % pool.snapshot_every == 0:
+                run.check(hooks.stopped())
+                if run.experiment.explorer.on_policy and not last:
+                    hooks.snapshot(run)
+            if due:
+                run.train_s += time.perf_counter() - lap
+                report = _report(run, reader, hooks, last) if is_main else {}
+                run.history.append(report)
+                hooks.report(run, report)
+                lap = time.perf_counter()
 
 
 def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
