@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -20,14 +21,14 @@ SETTINGS = {"train.steps": 60, "train.eval_every": 20, "train.batch_size": 32, "
 
 
 @pytest.fixture
-def taken(monkeypatch) -> list[tuple[int, int, bytes]]:
-    """Request, version and content of each row that a student is given."""
-    found: list[tuple[int, int, bytes]] = []
+def taken(monkeypatch) -> list[tuple[int, int, int, bytes]]:
+    """Step, request, version and content of each row that a student is given; no step has rows of two requests."""
+    found: list[tuple[int, int, int, bytes]] = []
     take = SyntheticReader.take
 
     def spied(self, count, step):
         inputs, columns = take(self, count, step)
-        found.extend((self.rest.request, self.rest.version, row.numpy().tobytes()) for row in inputs)
+        found.extend((step, self.rest.request, self.rest.version, row.numpy().tobytes()) for row in inputs)
         return inputs, columns
 
     monkeypatch.setattr(SyntheticReader, "take", spied)
@@ -66,9 +67,11 @@ def test_rows_that_were_used_before_a_stop_never_come_again(ray_cluster, prepare
     assert len(taken) == 60 * 16
     assert [content for *_, content in taken[320:336]] == [row.numpy().tobytes() for row in rest["inputs"]]
     assert len({content for *_, content in taken}) == len(taken), "no row comes twice"
-    assert all(version >= 20 for _, version, _ in taken[336:]), "later requests look at the student of the checkpoint"
+    assert [request for _, request, _, _ in taken] == [row // 48 for row in range(60 * 16)]
+    assert all(version >= 20 for *_, version, _ in taken[336:]), "later requests look at the student of the checkpoint"
     answer = ray.get(board.next_report.remote(item.id, 3))
     assert [report["step"] for report in answer.history] == [20, 40, 60] and answer.reason is None
-    lags = torch.load(io.BytesIO(folder.read(STATE_FILE)), weights_only=True)["reading"]["lags"]
-    assert sum(lags.values()) == 60 * 16, "of the whole run"
+    lags = [step - version for step, _, version, _ in taken]
+    assert answer.history[-1]["lag_p50"] == np.percentile(lags, 50), "of the whole run"
+    assert answer.history[-1]["lag_max"] == max(lags)
     ray.kill(board)

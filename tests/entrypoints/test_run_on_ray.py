@@ -100,8 +100,7 @@ def test_each_of_two_workers_goes_on_with_its_own_rows(ray_cluster, prepared, st
         assert [(rest["request"], len(rest["inputs"])) for rest in state()["reading"]["rests"]] == [(38, 40), (39, 40)]
     resumed = api.run(config, storage=storage.root, name=name, resume=True)
     assert resumed.metrics.step.tolist() == [60, 120] and resumed.metrics.iloc[-1]["test_balanced_accuracy"] > 60
-    assert state()["reading"]["rests"] == [None, None]
-    assert sum(state()["reading"]["lags"].values()) == 120 * 16, "of the first worker, in the whole run"
+    assert state()["step"] == 120 and state()["reading"] is None
 
 
 @pytest.mark.slow

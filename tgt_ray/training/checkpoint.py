@@ -51,7 +51,12 @@ def files_of(
 
 def rest_of(run: StudentRun, reader: SyntheticReader | None) -> Rest:
     """Give the rows that this worker has and that can't be made again, where a step will use them."""
-    return None if reader is None or run.step == run.experiment.train.steps else reader.unused()
+    return None if reader is None or is_over(run) else reader.unused()
+
+
+def is_over(run: StudentRun) -> bool:
+    """Tell whether the last step is made."""
+    return run.step == run.experiment.train.steps
 
 
 def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequence[Rest] | None = None) -> bytes:
@@ -77,7 +82,8 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             "workers": run.plan.world_size,
             "history": run.history,
             "train_s": run.train_s,
-            "reading": None if reader is None else _stored({**reader.state(), "rests": rests}),
+            # After the last step nothing is read, and rows that are shown have files of their own.
+            "reading": None if reader is None or is_over(run) else _stored({**reader.state(), "rests": rests}),
             "experiment": run.experiment.fingerprint(),
         },
         buffer,
@@ -117,12 +123,7 @@ def load_state(run: StudentRun, content: bytes) -> None:
         reading = _found(there["reading"])
         rest = reading.pop("rests")[run.plan.rank]
         run.reading = {**reading, "rest": rest}
-    elif (
-        formats.number(there) == 1
-        and run.experiment.streams
-        and run.plan.rank == 0
-        and run.step < run.experiment.train.steps
-    ):
+    elif formats.number(there) == 1 and run.experiment.streams and run.plan.rank == 0 and not is_over(run):
         _warn_of_format_1(run)
 
 
