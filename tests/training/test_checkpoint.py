@@ -100,6 +100,21 @@ def test_a_state_of_format_1_goes_on_with_a_line(prepared, storage, tmp_path, ca
     assert ("request 0, of which 23 rows are used, is made again" in line) == said
 
 
+def test_another_number_of_threads_is_said(prepared, storage, tmp_path, caplog, monkeypatch):
+    config = short(prepared.experiment, explorer__type="none")
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    assert state_in(checkpoints)["threads"] == torch.get_num_threads() == 1
+    run = StudentRun(config, prepared.prepared.student)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    assert not caplog.messages
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    (line,) = caplog.messages
+    assert "made with 1 thread(s), and the run goes on with 3" in line and line.endswith(
+        "OMP_NUM_THREADS=1 for the same"
+    )
+
+
 def test_each_worker_gets_its_own_rest_and_the_first_the_gallery(prepared):
     """Of a state of two workers, as rank 0 writes it."""
     config = short(prepared.experiment)

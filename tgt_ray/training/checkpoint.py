@@ -77,6 +77,8 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             "rng": torch.get_rng_state(),
             # Dropout on a GPU draws from a generator of its own.
             "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
+            # The order of sums depends on it, and so do last digits.
+            "threads": torch.get_num_threads(),
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
@@ -119,11 +121,25 @@ def load_state(run: StudentRun, content: bytes) -> None:
         torch.cuda.set_rng_state(there["cuda_rng"].cpu())
     run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
     assert tuple(there["position"]) == run.position, "the request offset follows from the step"
-    if there.get("reading") is not None:
-        reading = _found(there["reading"])
+    if (reading := _found(there.get("reading"))) is not None:
         rest = reading.pop("rests")[run.plan.rank]
         run.reading = {**reading, "rest": rest}
-    elif formats.number(there) == 1 and run.experiment.streams and run.plan.rank == 0 and not is_over(run):
+    if run.plan.rank == 0 and not is_over(run):
+        _warn_where_inexact(run, there)
+
+
+def _warn_where_inexact(run: StudentRun, there: dict[str, Any]) -> None:
+    """Say what will not be as in a run without a stop."""
+    begun, here = there.get("threads"), torch.get_num_threads()
+    if begun not in (None, here) and run.device == "cpu":
+        log.warning(
+            "--resume: the checkpoint was made with %d thread(s), and the run goes on with %d, so last digits may"
+            " differ from those of a run without a stop; set OMP_NUM_THREADS=%d for the same",
+            begun,
+            here,
+            begun,
+        )
+    if formats.number(there) == 1 and run.experiment.streams:
         _warn_of_format_1(run)
 
 
