@@ -28,6 +28,19 @@ CASES = {
     "random, at a request's end": ({"explorer__type": "random", "train__synthetic_ratio": 0.75}, True),
     "gradient, within a request": ({"train__synthetic_ratio": 0.37}, False),
     "gradient, within a request, only synthetic": ({"train__synthetic_ratio": 1.0}, False),
+    "gradient, in a second phase, norms by source, rows mixed": (
+        {
+            "train__synthetic_ratio": 0.37,
+            "train__second_phase": {"type": "crt", "share": 0.75},
+            "train__batch_norm": "per_source",
+            "train__augment": {"mixup": 0.2},
+        },
+        False,
+    ),
+    "gradient, before a second phase": (
+        {"train__synthetic_ratio": 0.37, "train__second_phase": {"type": "lws", "share": 0.5}},
+        False,
+    ),
     "gradient, at a request's end": ({"train__synthetic_ratio": 0.75}, True),
     "interpolation, only synthetic": ({"explorer__type": "interpolation", "train__synthetic_ratio": 1.0}, False),
     "no synthetic rows, sgd": ({"explorer__type": "none", "train__optimizer": "sgd"}, True),
