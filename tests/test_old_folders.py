@@ -88,7 +88,7 @@ def test_a_teacher_of_an_unknown_format_is_made_again_with_a_line(old, experimen
 def test_a_checkpoint_of_an_unknown_format_is_refused(old):
     state = Path(old.path("old-run", "checkpoint", "state.pt"))
     torch.save({**torch.load(state, weights_only=True), "format": 99}, state)
-    with pytest.raises(ConfigError, match=r"checkpoint: has format 99, and this version goes on with 1; begin a new"):
+    with pytest.raises(ConfigError, match=r"checkpoint: has format 99, and this version goes on with 2; begin a new"):
         api.run(storage=old.root, name="old-run", local=True, resume=True)
 
 

@@ -44,6 +44,18 @@ def test_large_images_are_few(monkeypatch):
     assert [(s.anchor, s.step) for s in kept.samples] == [(6, 2), (2, 1), (5, 2)]
 
 
+def test_a_gallery_goes_on_from_its_state():
+    kept = Gallery()
+    kept.look_at(block([1, 2, 3, 4], [0, 0, 0, 2]), step=5)
+    again = Gallery.of(kept.state())
+    for one in (kept, again):
+        one.look_at(block([5, 2], [0, 0]), step=9)
+    assert [vars(s).keys() for s in again.samples] == [vars(s).keys() for s in kept.samples]
+    for name in vars(kept.samples[0]):
+        np.testing.assert_array_equal(*([getattr(s, name) for s in one.samples] for one in (again, kept)))
+    assert Gallery.of(Gallery().state()).samples == []
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 4)])
 def test_files_say_what_was_seen_in_each_row(shape):
     kept = Gallery()

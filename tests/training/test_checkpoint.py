@@ -3,6 +3,7 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +15,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.training import checkpoint
 from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
 from tgt_ray.training.local import train_local
+from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
 
@@ -24,6 +26,21 @@ def without_times(history):
 CASES = {
     "random, within a request": ({"explorer__type": "random", "train__synthetic_ratio": 0.37}, False),
     "random, at a request's end": ({"explorer__type": "random", "train__synthetic_ratio": 0.75}, True),
+    "gradient, within a request": ({"train__synthetic_ratio": 0.37}, False),
+    "gradient, within a request, only synthetic": ({"train__synthetic_ratio": 1.0}, False),
+    "gradient, in a second phase, norms by source, rows mixed": (
+        {
+            "train__synthetic_ratio": 0.37,
+            "train__second_phase": {"type": "crt", "share": 0.75},
+            "train__batch_norm": "per_source",
+            "train__augment": {"mixup": 0.2},
+        },
+        False,
+    ),
+    "gradient, before a second phase": (
+        {"train__synthetic_ratio": 0.37, "train__second_phase": {"type": "lws", "share": 0.5}},
+        False,
+    ),
     "gradient, at a request's end": ({"train__synthetic_ratio": 0.75}, True),
     "interpolation, only synthetic": ({"explorer__type": "interpolation", "train__synthetic_ratio": 1.0}, False),
     "no synthetic rows, sgd": ({"explorer__type": "none", "train__optimizer": "sgd"}, True),
@@ -46,8 +63,88 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prepared, storage, tmp_path, 
     assert steps == [8, 12]
     assert resumed.step == 12 and [row["step"] for row in resumed.history] == [4, 8, 12]
     assert weights_of(resumed) == weights_of(whole)
-    if not config.explorer.on_policy:
-        assert without_times(resumed.history) == without_times(whole.history)
+    assert without_times(resumed.history) == without_times(whole.history)
+    assert shown(resumed) == shown(whole)
+
+
+def shown(run):
+    """What the gallery has."""
+    arrays = ("reconstructed", "explored")
+    return [{k: v.tobytes() if k in arrays else v for k, v in vars(sample).items()} for sample in run.samples]
+
+
+def killed_at_4(config, prepared, storage, folder) -> Storage:
+    checkpoints = Storage(folder)
+    with pytest.raises(Killed):
+        train_local(config, prepared.prepared, storage, checkpoints, kill_at(4))
+    return checkpoints
+
+
+def state_in(checkpoints: Storage) -> dict:
+    return torch.load(io.BytesIO(checkpoints.read(STATE_FILE)), weights_only=True)
+
+
+def test_a_state_has_the_unused_rows_of_one_request_where_they_cannot_be_made_again(prepared, storage, tmp_path):
+    ratio = {"train__synthetic_ratio": 0.37}
+    for explorer, left in (("gradient", 1), ("random", 0)):
+        config = short(prepared.experiment, explorer__type=explorer, **ratio)
+        checkpoints = killed_at_4(config, prepared, storage, tmp_path / explorer)
+        (rest,) = state_in(checkpoints)["reading"]["rests"]
+        assert (rest is not None) == left
+        if left:
+            assert rest["request"] == 0 and rest["version"] == 0
+            assert len(rest["inputs"]) == len(rest["anchor"]) == len(rest["columns"]["logits"]) == 1 == 24 - 23
+            assert rest["inputs"].untyped_storage().nbytes() == 8 * 8 * 4, "not the memory of the rows before"
+        train_local(config, prepared.prepared, storage, checkpoints)
+        assert state_in(checkpoints)["reading"] is None, "nothing is left to be done"
+
+
+@pytest.mark.parametrize("explorer, said", [("gradient", True), ("random", False)])
+def test_a_state_of_format_1_goes_on_with_a_line(prepared, storage, tmp_path, caplog, explorer, said):
+    config = short(prepared.experiment, explorer__type=explorer, train__synthetic_ratio=0.37)
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    content = io.BytesIO()
+    torch.save({k: v for k, v in state_in(checkpoints).items() if k not in ("format", "reading")}, content)
+    checkpoints.write(content.getvalue(), STATE_FILE)
+    resumed = train_local(config, prepared.prepared, storage, checkpoints)
+    assert resumed.step == 12
+    (line,) = [each for each in caplog.messages if each.startswith("--resume")]
+    assert line.startswith("--resume: the checkpoint has format 1, so the gallery and lag_* begin at step 4")
+    assert ("request 0, of which 23 rows are used, is made again" in line) == said
+
+
+def test_another_number_of_threads_is_said(prepared, storage, tmp_path, caplog, monkeypatch):
+    config = short(prepared.experiment, explorer__type="none")
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    assert state_in(checkpoints)["threads"] == torch.get_num_threads() == 1
+    run = StudentRun(config, prepared.prepared.student)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    assert not caplog.messages
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    (line,) = caplog.messages
+    assert "made with 1 thread(s), and the run goes on with 3" in line and line.endswith(
+        "OMP_NUM_THREADS=1 for the same"
+    )
+
+
+def test_each_worker_gets_its_own_rest_and_the_first_the_gallery(prepared):
+    """Of a state of two workers, as rank 0 writes it."""
+    config = short(prepared.experiment)
+    run, reader = StudentRun(config, prepared.prepared.student, 0, 2), SyntheticReader(iter([]))
+    run.step = 1  # after which each has used 4 of the 24 rows of its first request
+    reader.lags.update({3: 20})
+    rests = [
+        {"request": rank, "version": 0, "explorer": "gradient", "inputs": np.full((20, 1), rank), "columns": {}}
+        for rank in (0, 1)
+    ]
+    content = checkpoint.state(run, reader, [{**rest, "anchor": np.arange(20)} for rest in rests])
+    for rank in (0, 1):
+        again, asked = StudentRun(config, prepared.prepared.student, rank, 2), []
+        checkpoint.load_state(again, content)
+        found = SyntheticReader.going_on(lambda first, asked=asked: asked.append(first), again.position, again.reading)
+        inputs, _ = found.take(20, 1)
+        assert asked == [1] and inputs.tolist() == [[rank]] * 20
 
 
 def test_a_finished_run_is_not_trained_again(prepared, storage, tmp_path):

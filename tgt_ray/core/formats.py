@@ -16,7 +16,7 @@ from tgt_ray.core.errors import ConfigError
 FORMATS = {
     "run": 2,  # 2: with student.json
     "sweep": 2,  # 2: Tune's state names modules of the new folders
-    "checkpoint": 1,
+    "checkpoint": 2,  # 2: with the rows that are shown, and those that are left of a request
     "teacher": 1,
     "teacher_cache": 2,  # 2: a file for each split and signal
     "fit_check": 1,
@@ -62,10 +62,15 @@ def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
         )
 
 
-def check_not_newer(kind: str, stored: Mapping[str, Any], what: str) -> None:
-    """Raise a ConfigError where a later version has written something whose older formats this one goes on with."""
+def check_not_newer(
+    kind: str, stored: Mapping[str, Any], what: str, remedy: str = "use the version that has written it"
+) -> None:
+    """Raise a ConfigError where a later version has written something whose older formats this one goes on with.
+
+    - what, remedy: as for `check`
+    """
     if number(stored) > FORMATS[kind]:
-        check(kind, stored, what, "use the version that has written it")
+        check(kind, stored, what, remedy)
 
 
 def _written_by(stored: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray.train
@@ -172,7 +173,7 @@ class LaneWorker:
 
         experiment, reader = item.experiment, None
         if experiment.streams:
-            reader = SyntheticReader(self._begin(item, run), skip_rows=run.position[1])
+            reader = SyntheticReader.going_on(partial(self._begin, item, run), run.position, run.reading)
         times = {"lane": self.setup.name, "idle_s": self.idle_s, "setup_s": time.perf_counter() - self.taken}
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
@@ -181,8 +182,8 @@ class LaneWorker:
             hooks.send(run.history[-1])  # resumed: this report may have been lost with its process
         train_student(run, reader, hooks, is_main=self.rank == 0)
 
-    def _begin(self, item: Run, run: StudentRun) -> Iterator[Block]:
-        """Begin the run's job and return its blocks.
+    def _begin(self, item: Run, run: StudentRun, first: int) -> Iterator[Block]:
+        """Begin the run's job at the request with index `first`, and return its blocks.
 
         A stream that ended while the lane was idle is no failure of the run: another stream is opened.
         """
@@ -191,7 +192,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, run.position[0], weights, run.step
+        what = item.experiment, item.prepared, first, weights, run.step
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -246,10 +247,11 @@ class LaneHooks:
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         from tgt_ray.training import checkpoint, states
 
+        rests = gathered(checkpoint.rest_of(run, self.reader), self.rank, run.plan.world_size)
         if self.rank != 0:
             return
         # The checkpoint comes first, so that nothing that was reported can be lost.
-        states.write_files(checkpoint.files_of(run), self.folder)
+        states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder)
         self.send(metrics)
 
     def send(self, metrics: dict[str, Any]) -> None:
@@ -257,3 +259,14 @@ class LaneHooks:
         gap = {"gap_s": self.times["gap_s"] + first_rows_s} if "gap_s" in self.times else {}
         # This waits, since calls may overtake each other and the run's end must not come before its last report.
         ray.get(self.board.report.remote(self.item.id, {**metrics, **self.times, **gap}))
+
+
+def gathered(mine: Any, rank: int, world_size: int) -> list[Any]:
+    """Give rank 0 what each worker has, in the order of ranks; all workers must call this at the same step."""
+    if world_size == 1:
+        return [mine]
+    import torch
+
+    box: list[Any] = [None] * world_size
+    torch.distributed.gather_object(mine, box if rank == 0 else None)
+    return box

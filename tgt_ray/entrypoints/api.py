@@ -19,6 +19,7 @@ from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
 from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
@@ -184,11 +185,7 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
             run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
             try:
                 ray.get(board.submit.remote(run))
-                for seen in itertools.count():
-                    answer = ray.get(board.next_report.remote(run.id, seen))
-                    if answer.metrics is None:
-                        break
-                    _log_report(config.task.metric_names[0], answer.metrics)
+                answer = _followed(config, board, run.id)
             except RayActorError as err:
                 raise RunFailed(
                     "the actor between this process and the run's workers was lost; continue with --resume"
@@ -197,6 +194,23 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(config, folder)
     return answer.history, prepared
+
+
+def _followed(config: Experiment, board: Any, run_id: str) -> Any:
+    """Log the reports of a run on Ray until it is over, say how far it is, and return how it ended."""
+    import ray
+
+    answer = ray.get(board.next_report.remote(run_id, 0))
+    # From the first report on: before it lies the start of the lane, or what was done before a resume.
+    done = answer.metrics["step"] if answer.metrics is not None else 0
+    with progress("training", config.train.steps, "steps", done=done) as phase:
+        for seen in itertools.count(1):
+            if answer.metrics is None:
+                break
+            _log_report(config.task.metric_names[0], answer.metrics)
+            phase.to(answer.metrics["step"])
+            answer = ray.get(board.next_report.remote(run_id, seen))
+    return answer
 
 
 def read_data(

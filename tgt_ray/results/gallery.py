@@ -82,6 +82,24 @@ class Gallery:
             if len(kept) > PER_CLASS or (len(kept) > 1 and len(self) > most):
                 kept.popitem(last=False)
 
+    def state(self) -> dict[str, Any]:
+        """Give the rows as plain values and numpy arrays, for a checkpoint; `of` makes the gallery again."""
+        samples = [sample for kept in self.by_class.values() for sample in kept.values()]
+        if not samples:
+            return {}
+        plain = ("anchor", "teacher_class", "teacher_p", "step", "version")
+        stacked = {name: np.stack([getattr(each, name) for each in samples]) for name in ("reconstructed", "explored")}
+        return {**{name: [getattr(each, name) for each in samples] for name in plain}, **stacked}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Gallery:
+        """Make the gallery that `state` was taken of."""
+        out = cls()
+        for row in zip(*state.values(), strict=True):
+            sample = Sample(**dict(zip(state, row, strict=True)))
+            out.by_class.setdefault(sample.teacher_class, OrderedDict())[sample.anchor] = sample
+        return out
+
     def __len__(self) -> int:
         return sum(len(kept) for kept in self.by_class.values())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,25 +22,51 @@ from tgt_ray.results import gallery
 from tgt_ray.tasks import inputs_of
 from tgt_ray.training.export import describe
 from tgt_ray.training.files import STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 from tgt_ray.training.student import Student
 
+log = logging.getLogger(__name__)
 
-def files_of(run: StudentRun) -> dict[str, bytes]:
+#: Rows that a worker has got and not used yet; None: it has none.
+Rest = dict[str, Any] | None
+
+
+def files_of(
+    run: StudentRun, reader: SyntheticReader | None = None, rests: Sequence[Rest] | None = None
+) -> dict[str, bytes]:
     """Give the checkpoint's files by name, in the order to write them.
 
     The state comes last: a checkpoint that has it is complete, and the state alone is enough to resume.
+
+    - reader, rests: as for `state`
     """
     student, tokenizer = {WEIGHTS_FILE: weights(run.student)}, b""
     if isinstance(run.student.backbone, TextBackbone):
         tokenizer = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
         student[TOKENIZER_FILE] = tokenizer
     student[STUDENT_FILE] = describe(run.experiment, run.data, tokenizer)
-    return {**last_files(run), **student, STATE_FILE: state(run)}
+    return {**last_files(run), **student, STATE_FILE: state(run, reader, rests)}
 
 
-def state(run: StudentRun) -> bytes:
-    """Serialize everything that training needs to resume. torch loads it with weights_only=True."""
+def rest_of(run: StudentRun, reader: SyntheticReader | None) -> Rest:
+    """Give the rows that this worker has and that can't be made again, where a step will use them."""
+    return None if reader is None or is_over(run) else reader.unused()
+
+
+def is_over(run: StudentRun) -> bool:
+    """Tell whether the last step is made."""
+    return run.step == run.experiment.train.steps
+
+
+def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequence[Rest] | None = None) -> bytes:
+    """Serialize everything that training needs to resume. torch loads it with weights_only=True.
+
+    - reader: serves the synthetic rows; None: the run has none
+    - rests: of `rest_of`, for each worker; None: the run has this worker alone
+    """
+    rests = [rest_of(run, reader)] if rests is None else list(rests)
+    assert reader is None or len(rests) == run.plan.world_size
     buffer = io.BytesIO()
     torch.save(
         {
@@ -49,11 +77,15 @@ def state(run: StudentRun) -> bytes:
             "rng": torch.get_rng_state(),
             # Dropout on a GPU draws from a generator of its own.
             "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
+            # The order of sums depends on it, and so do last digits.
+            "threads": torch.get_num_threads(),
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
             "history": run.history,
             "train_s": run.train_s,
+            # After the last step nothing is read, and rows that are shown have files of their own.
+            "reading": None if reader is None or is_over(run) else _stored({**reader.state(), "rests": rests}),
             "experiment": run.experiment.fingerprint(),
         },
         buffer,
@@ -68,7 +100,7 @@ def load_state(run: StudentRun, content: bytes) -> None:
       number of workers differs, since the rows that a worker sees depend on it
     """
     there = _loaded(content, run.device)
-    formats.check("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
+    formats.check_not_newer("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
     if there["experiment"] != run.experiment.fingerprint():
         raise ConfigError(
             f"--resume: the checkpoint belongs to experiment {there['experiment']}, this is"
@@ -89,6 +121,53 @@ def load_state(run: StudentRun, content: bytes) -> None:
         torch.cuda.set_rng_state(there["cuda_rng"].cpu())
     run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
     assert tuple(there["position"]) == run.position, "the request offset follows from the step"
+    if (reading := _found(there.get("reading"))) is not None:
+        rest = reading.pop("rests")[run.plan.rank]
+        run.reading = {**reading, "rest": rest}
+    if run.plan.rank == 0 and not is_over(run):
+        _warn_where_inexact(run, there)
+
+
+def _warn_where_inexact(run: StudentRun, there: dict[str, Any]) -> None:
+    """Say what will not be as in a run without a stop."""
+    begun, here = there.get("threads"), torch.get_num_threads()
+    if begun not in (None, here) and run.device == "cpu":
+        log.warning(
+            "--resume: the checkpoint was made with %d thread(s), and the run goes on with %d, so last digits may"
+            " differ from those of a run without a stop; set OMP_NUM_THREADS=%d for the same",
+            begun,
+            here,
+            begun,
+        )
+    if formats.number(there) == 1 and run.experiment.streams:
+        _warn_of_format_1(run)
+
+
+def _warn_of_format_1(run: StudentRun) -> None:
+    """Say what isn't as in a run without a stop: the state is from before it had the rows that are shown and left."""
+    request, used = run.position
+    inexact = ""
+    if used and run.experiment.explorer.on_policy:
+        inexact = f"; request {request}, of which {used} rows are used, is made again with the student as it is now"
+    log.warning("--resume: the checkpoint has format 1, so the gallery and lag_* begin at step %d%s", run.step, inexact)
+
+
+def _stored(tree: Any) -> Any:
+    """Replace arrays by tensors, which torch reads with weights_only=True."""
+    if isinstance(tree, dict):
+        return {name: _stored(each) for name, each in tree.items()}
+    if isinstance(tree, list):
+        return [_stored(each) for each in tree]
+    return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree
+
+
+def _found(tree: Any) -> Any:
+    """Give what `_stored` was given."""
+    if isinstance(tree, dict):
+        return {name: _found(each) for name, each in tree.items()}
+    if isinstance(tree, list):
+        return [_found(each) for each in tree]
+    return tree.numpy(force=True) if isinstance(tree, torch.Tensor) else tree
 
 
 def _loaded(content: bytes, device: str) -> dict[str, Any]:

@@ -68,9 +68,20 @@ def inline_blocks(
     - first: index of the first request
     - step: gives the student's current step
     """
+    # Copied now and not with the first block: what a student remembers beside its weights would depend on when that is.
     frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
+    return _blocks(synthesizer, experiment, student, frozen, first, step)
+
+
+def _blocks(
+    synthesizer: Synthesizer,
+    experiment: Experiment,
+    student: Student,
+    frozen: Student,
+    request: int,
+    step: Callable[[], int],
+) -> Iterator[Block]:
     explorer, seed = experiment.explorer, experiment.train.seed
-    request = first
     while True:
         version = -1
         if explorer.on_policy:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from tgt_ray.core.batch import Block
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
@@ -70,15 +71,15 @@ def devices(experiment: Experiment) -> tuple[str, str]:
 class LocalHooks:
     """Hooks that write checkpoints into a folder of the storage and pass reports on."""
 
-    def __init__(self, checkpoints: Storage | None, report: Report):
-        self.checkpoints, self.on_report = checkpoints, report
+    def __init__(self, checkpoints: Storage | None, report: Report, reader: SyntheticReader | None):
+        self.checkpoints, self.on_report, self.reader = checkpoints, report, reader
 
     def snapshot(self, run: StudentRun) -> None:
         pass  # generators in this process read the student itself
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         if self.checkpoints is not None:
-            states.write_files(checkpoint.files_of(run), self.checkpoints)
+            states.write_files(checkpoint.files_of(run, self.reader), self.checkpoints)
         self.on_report(metrics)
 
     def stream_metrics(self) -> dict[str, float]:
@@ -113,8 +114,10 @@ def train_local(
         data = prepared.student
         teacher = teacher or load_teacher(experiment.teacher, prepared.teacher, data.spec, data.num_classes, storage)
         synthesizer = synthesizer_of(experiment, prepared, teacher.to(teacher_device), teacher_device)
-        first, used = run.position
-        blocks = inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
-        reader = SyntheticReader(blocks, skip_rows=used)
-    train_student(run, reader, LocalHooks(checkpoints, report))
+
+        def blocks(first: int) -> Iterator[Block]:
+            return inline_blocks(synthesizer, experiment, run.student, first, lambda: run.step)
+
+        reader = SyntheticReader.going_on(blocks, run.position, run.reading)
+    train_student(run, reader, LocalHooks(checkpoints, report, reader))
     return run

@@ -37,7 +37,7 @@ class StudentRun:
     - samples: synthetic rows for the gallery, after the last step
     - history: the reports so far
     - train_s: seconds of training in all sessions of the run
-    - session_s: seconds of training in this process
+    - reading: what its checkpoint says of the reader of synthetic rows; None: it has begun here
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class StudentRun:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.train_s = 0.0
-        self.session_s = 0.0
+        self.reading: dict[str, Any] | None = None
         self._parts: dict[str, Tensor] = {}
         self._steps_since_report = 0
 
