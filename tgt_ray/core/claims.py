@@ -60,7 +60,7 @@ def _locked(root: Storage, name: str, resume: bool) -> int:
     """Make the folder, and lock the file in it, which stays open."""
     folder = Path(root.path(name))
     while True:
-        new = _make(folder)
+        locks, new = True, _make(folder)
         try:
             file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
@@ -71,11 +71,13 @@ def _locked(root: Storage, name: str, resume: bool) -> int:
             os.close(file)
             raise ConfigError(_in_use(root, name, resume)) from None
         except OSError as err:
+            locks = False
             log.warning("storage: %s has no locks (%s), so two commands with one name may meet", root.shown, err)
         if not _is(file, folder / LOCK):
             os.close(file)  # the one who had it has removed it meanwhile
             continue
-        if not (new or resume) and taken(root, name):
+        # Who has made the folder may have been overtaken before it had the lock.
+        if not resume and (taken(root, name) or not (locks or new)):
             with suppress(OSError):
                 (folder / LOCK).unlink()
             os.close(file)
