@@ -289,8 +289,11 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
+    from tgt_ray.sweeps.resume import mend
 
     folder = root.within(name)
+    # A sweep that was killed before its first trial has nothing to go on from, and starts afresh.
+    resume = resume and mend(config, folder)
     with cluster.connect():
         cluster.check_shared(root)
         data = _read(config.experiment, scan, root, run_on_ray)

@@ -59,14 +59,12 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     """Run a sweep on the connected cluster.
 
     - storage, name: the sweep's files lie in `storage`/`name`, as docs/run-results.md lists them
-    - resume: continue the sweep that is there
+    - resume: continue the sweep that is there, whose files are mended (see tgt_ray.sweeps.resume)
     - returns: the table of its trials
     - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
     """
     folder = storage.within(name)
     concurrent = check_concurrency(sweep)
-    # A sweep that was killed before its first trial has nothing to restore and starts afresh.
-    resume = resume and any("/experiment_state-" in file for file in folder.files("tune"))
     if resume and concurrent < (before := records.read_json(folder, "record.json")["concurrent"]):
         raise ConfigError(
             f"--resume: the sweep runs {before} trials at once, but this cluster holds {concurrent}; use a larger one"
@@ -113,17 +111,14 @@ def make_tuner(
         ),
         {"CPU": TRIAL_CPUS},
     )
-    if resume:
-        return tune.Tuner.restore(
-            folder.within("tune").root, trainable=trainable, resume_unfinished=True, restart_errored=False
-        )
     search = sweep.search
-    return tune.Tuner(
+    # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=search.metric,
             mode=search.mode,
-            search_alg=make_search(sweep, folder),
+            search_alg=make_search(sweep, folder, resume),
             scheduler=make_scheduler(sweep),
             num_samples=sweep.num_trials,
             max_concurrent_trials=concurrent,
@@ -140,6 +135,11 @@ def make_tuner(
             # The runs write checkpoints themselves.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
+    )
+    if not resume:
+        return tuner
+    return tune.Tuner.restore(
+        folder.within("tune").root, trainable=trainable, resume_unfinished=True, restart_errored=False
     )
 
 

@@ -61,14 +61,13 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     result = {
         k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in TUNES_OWN
     }
-    status = _status(sweep, tune_status, trial.last_result or {})
+    status = status_of(sweep, tune_status, trial.last_result or {})
     reason = None
     if status == "failed":
         # The local file first: the storage has it only after Tune has reported the failure.
         here = Path(trial.error_file) if trial.error_file else None
         error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        # The cause is at the bottom of Ray's nested tracebacks.
-        reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
+        reason = reason_of(str(error or ""))
     return {
         "trial": trial.trial_id,
         "number": number_of(trial),
@@ -81,6 +80,11 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     }
 
 
+def reason_of(error: str) -> str:
+    """Return why a trial failed: the cause is at the bottom of Ray's nested tracebacks."""
+    return error.strip().splitlines()[-1] if error.strip() else "the trial's process was lost"
+
+
 #: What Tune adds to a report.
 TUNES_OWN = {
     "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
@@ -88,7 +92,8 @@ TUNES_OWN = {
 }  # fmt: skip
 
 
-def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
+def status_of(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
+    """Return a trial's status in the table, from Tune's and from its last report."""
     if tune_status == "ERROR":
         return "failed"
     if tune_status not in ("TERMINATED", "COMPLETE"):
