@@ -135,8 +135,18 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def steps_of(sweep: SweepConfig, row: Any) -> int:
+    """Return how many steps a trial makes if it isn't stopped early."""
+    own = row.get("train.steps")
+    return sweep.experiment.train.steps if own is None or own != own else int(own)
+
+
 def render(
-    sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None, width: int = 10_000
+    sweep: SweepConfig,
+    table: pd.DataFrame,
+    seconds: float | None = None,
+    width: int = 10_000,
+    shown: int = SHOWN,
 ) -> RenderableType:
     """Render the table for people, with the validation metric for all trials and the test metric for finished ones.
 
@@ -144,10 +154,11 @@ def render(
     - width: columns of the terminal. Where the table is wider, the reasons of failures go below it. Where that isn't
       enough, headers are broken between words, and then the last keys of the space are left out, with a line that says
       so and names trials.csv.
+    - shown: most rows
     """
     ended = int(table.status.isin(ENDED).sum())
     title = f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else "")
-    rows: list[dict[Any, Any]] = table.head(SHOWN).to_dict("records")
+    rows: list[dict[Any, Any]] = table.head(shown).to_dict("records")
     keys = list(sweep.space)
     below: list[str] = []
     drawn = _draw(sweep, rows, keys, title)
@@ -185,8 +196,10 @@ def _draw(
     for row in rows:
         status = f"{row['status']}: {row['reason']}" if row["reason"] and reasons else row["status"]
         status = status.replace(" ", "\n") if narrow else status
-        numbers = [row.get(key) for key in (*keys, "step", metric, f"test_{metric}")]
-        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(number, numbers))]
+        numbers = [number(row.get(key)) for key in (*keys, "step", metric, f"test_{metric}")]
+        if row["status"] == "running" and numbers[len(keys)] != "-":
+            numbers[len(keys)] += f"/{steps_of(sweep, row)}"
+        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *numbers)]
         out.add_row(*cells, style="dim" if row["control"] else None)
     return out
 
