@@ -103,15 +103,18 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
-    """Make Tune's experiment, or with `resume` restore it from the sweep's folder."""
+    """Make Tune's experiment, or with `resume` restore it from the sweep's folder.
+
+    Tune stores its own arguments, so it is given a file system and callbacks without secrets.
+    """
     filter_tune_messages()
+    quiet, search = folder.without_secrets(), sweep.search
     trainable = tune.with_resources(
         tune.with_parameters(
             LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
         ),
         {"CPU": TRIAL_CPUS},
     )
-    search = sweep.search
     # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.
     tuner = tune.Tuner(
         trainable,
@@ -125,21 +128,35 @@ def make_tuner(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=folder.root,
-            verbose=0,
-            callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
-            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
-            failure_config=tune.FailureConfig(max_failures=0),
-            # The runs write checkpoints themselves.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
+        run_config=_run_config(sweep, quiet, None if quiet is folder else quiet.fs),
     )
     if not resume:
         return tuner
     return tune.Tuner.restore(
-        folder.within("tune").root, trainable=trainable, resume_unfinished=True, restart_errored=False
+        folder.within("tune").root if quiet is folder else quiet.path("tune"),
+        trainable=trainable,
+        resume_unfinished=True,
+        restart_errored=False,
+        storage_filesystem=None if quiet is folder else quiet.fs,
+    )
+
+
+def _run_config(sweep: SweepConfig, folder: Storage, file_system: Any) -> tune.RunConfig:
+    """Make Tune's settings of the experiment.
+
+    - folder: whose pickle has no secrets
+    - file_system: on which the folder lies; None: Tune finds it by itself
+    """
+    return tune.RunConfig(
+        name="tune",
+        storage_path=folder.root if file_system is None else folder.base,
+        storage_filesystem=file_system,
+        verbose=0,
+        callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
+        # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
+        failure_config=tune.FailureConfig(max_failures=0),
+        # The runs write checkpoints themselves.
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
     )
 
 

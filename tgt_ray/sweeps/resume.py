@@ -35,7 +35,7 @@ def mend(sweep: SweepConfig, folder: Storage) -> bool:
     - returns: whether there is a state to go on from; a sweep that was killed before its first trial begins afresh
     - raises Damaged: for a file that is damaged or missing, and that nothing else can stand in for
     """
-    state = folder.within("tune")
+    state = folder.without_secrets().within("tune")  # so that what Tune has stored of it is found again
     newest = {kind: _newest(state, kind) for kind in STATES}
     if newest[STATES[0]] is None:
         if folder.exists("trials.parquet"):

@@ -28,7 +28,7 @@ STATES = {"finished": TrialState.COMPLETE, "stopped early": TrialState.PRUNED, "
 
 def name_of(folder: Storage) -> str:
     """Return the name of a sweep's study: that of its folder."""
-    return Path(folder.shown).name
+    return Path(folder.base).name
 
 
 def open_journal(path: Path) -> JournalStorage:
