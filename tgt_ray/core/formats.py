@@ -40,9 +40,12 @@ def metadata(kind: str) -> dict[str, str]:
 
 
 def number(stored: Mapping[str, Any] | None) -> int:
-    """The format number that a record, or a file's metadata, says."""
+    """The format number that a record, or a file's metadata, says; 0 where it says something that is no number."""
     said = stored or {}
-    return int(said.get(METADATA_KEY, said.get(KEY, 1)))
+    try:
+        return int(said.get(METADATA_KEY, said.get(KEY, 1)))
+    except (ValueError, TypeError):
+        return 0
 
 
 def readable(kind: str, stored: Mapping[str, Any] | None) -> bool:

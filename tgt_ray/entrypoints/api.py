@@ -7,14 +7,15 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import formats, records
+from tgt_ray.core import claims, formats, records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
@@ -90,7 +91,7 @@ def run(
     - raises RunFailed: where the run was started and failed
     """
     if resume and experiment is None:
-        root, name = _open(storage, name, "train", resume)
+        root, name = _find(storage, name, "train", resume)
         where = root.where(name, "experiment.yaml")
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
@@ -99,12 +100,16 @@ def run(
 
 
 def _run(config: Experiment, storage: str | None, name: str | None, local: bool, resume: bool) -> RunResult:
-    import pandas as pd
-
     config.check_files()
     warn_of_odd_settings(config)
     scan = config.task.scan()
-    root, name = _open(storage, name, "train", resume)
+    with _opened(storage, name, "train", resume) as (root, name):
+        return _run_in(config, scan, root, name, local, resume)
+
+
+def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool) -> RunResult:
+    import pandas as pd
+
     folder = root.within(name)
     begun = folder.where("experiment.yaml")
     if resume:
@@ -278,9 +283,9 @@ def run_sweep(
     """
     if resume and config is not None:
         raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
-    with messages():
+    with messages(), ExitStack() as opened:
         if resume:
-            root, name = _open(storage, name, "sweep", resume)
+            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
             _check_format(root.within(name), name)
             where = root.where(name, "sweep.yaml")
             loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
@@ -292,7 +297,7 @@ def run_sweep(
             scan = loaded.experiment.task.scan()
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
-            root, name = _open(storage, name, "sweep", resume)
+            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
         with libraries_to_file(root, name):
             result = _run_sweep(loaded, scan, root, name, resume)
         say_result(result)
@@ -303,8 +308,11 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
+    from tgt_ray.sweeps.resume import mend
 
     folder = root.within(name)
+    # A sweep that was killed before its first trial has nothing to go on from, and starts afresh.
+    resume = resume and mend(config, folder)
     with cluster.connect():
         cluster.check_shared(root)
         # All trials are selected by the same rows, whether they need others to be calibrated on or not.
@@ -345,7 +353,7 @@ def _build(cls: type[Config], what: Any) -> Any:
     return validate(cls, load_yaml(what), str(what))
 
 
-def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
+def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
     """Return the storage root and the run's name: a new one, or with `resume` one that is there."""
     if name is not None:
         check_name(name)
@@ -355,17 +363,25 @@ def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
-        begun, taken = root.exists(name, marker), root.exists(name)
+        begun, there = root.exists(name, marker), claims.taken(root, name)
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:
         raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.shown}")
-    if taken and not resume:
+    if there and not resume:
         raise ConfigError(
             f"--name {name}: exists already in {root.shown}; choose another name, or continue it with --resume"
         )
-    root.check_writable()
-    removed = root.remove_drafts()
-    if removed:
-        log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
     return root, name
+
+
+@contextmanager
+def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str]]:
+    """Yield the storage root and the run's name, whose folder no other command has meanwhile."""
+    root, name = _find(storage, name, kind, resume)
+    root.check_writable()
+    with claims.claimed(root, name, resume):
+        removed = root.remove_drafts()
+        if removed:
+            log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
+        yield root, name

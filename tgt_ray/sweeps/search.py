@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from ray.tune.search.optuna import OptunaSearch
 
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.ray_train import study_of, study_trial
+from tgt_ray.distributed.ray_train import reopen_study, study_of, study_trial
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.study import about_control, name_of, open_journal
 
 STUDY_FILE = "optuna_journal.log"
 
@@ -31,9 +30,16 @@ class ControlledSearch(OptunaSearch):
         super().__init__(**options)
         self._controls_left = list(controls)
         self._control_ids: set[str] = set()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study_of(self).set_metric_names([self.metric])
+        if study_of(self).metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study_of(self).set_metric_names([self.metric])
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on from Tune's file of this search, with the study as the journal has it now."""
+        study = study_of(self)
+        super().restore(checkpoint_path)
+        reopen_study(self, study, {each.user_attrs["trial"]: each for each in study.trials if each.user_attrs})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._controls_left:
@@ -68,14 +74,14 @@ class ControlledSearch(OptunaSearch):
         return not study_of(self).get_trials(deepcopy=False)[number].state.is_finished()
 
     def _note_control(self, trial_id: str, result: dict[str, Any]) -> None:
-        about = {name: result[name] for name in (self.metric, f"test_{self.metric}", "step") if name in result}
-        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", {"trial": trial_id, **about})
+        about = about_control(self.metric, trial_id, result)
+        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", about)
 
 
 def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
     """Write into the sweep's study why a trial failed: as an attribute of the study, since a failed trial is closed."""
-    (name,) = optuna.get_all_study_names(_journal(folder))
-    optuna.load_study(study_name=name, storage=_journal(folder)).set_user_attr(f"error {trial_id}", reason)
+    study = optuna.load_study(study_name=name_of(folder), storage=open_journal(study_path(folder)))
+    study.set_user_attr(f"error {trial_id}", reason)
 
 
 def make_sampler(sweep: SweepConfig) -> optuna.samplers.BaseSampler:
@@ -99,8 +105,11 @@ def first_values(sweep: SweepConfig) -> list[dict[str, Any]]:
     return [study.ask(fixed_distributions=space).params for _ in range(count)]
 
 
-def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
-    """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
+def make_search(sweep: SweepConfig, folder: Storage, resume: bool = False) -> ControlledSearch:
+    """Make the sweep's search algorithm, whose study is stored in the sweep's folder.
+
+    - resume: the study is there already, and Tune restores the rest
+    """
     search = sweep.search
     return ControlledSearch(
         search.controls,
@@ -109,14 +118,10 @@ def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
         metric=search.metric,
         mode=search.mode,
         sampler=make_sampler(sweep),
-        points_to_evaluate=sweep.first_points(),
-        study_name=Path(folder.shown).name,
-        storage=_journal(folder),
+        points_to_evaluate=[] if resume else sweep.first_points(),
+        study_name=name_of(folder),
+        storage=open_journal(study_path(folder)),
     )
-
-
-def _journal(folder: Storage) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(study_path(folder))))
 
 
 def study_path(folder: Storage) -> Path:
