@@ -49,6 +49,7 @@ def state(run: StudentRun) -> bytes:
             "rng": torch.get_rng_state(),
             # Dropout on a GPU draws from a generator of its own.
             "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
+            "teacher": run.data.taught_by,
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
@@ -79,6 +80,12 @@ def load_state(run: StudentRun, content: bytes) -> None:
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
             " resume it with the number that it was begun with"
         )
+    # Older versions have not noted it.
+    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
+        raise ConfigError(
+            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/, or begin a new run"
+        )
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
     run.student.load_state_dict(there["model"])
@@ -89,6 +96,10 @@ def load_state(run: StudentRun, content: bytes) -> None:
         torch.cuda.set_rng_state(there["cuda_rng"].cpu())
     run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
     assert tuple(there["position"]) == run.position, "the request offset follows from the step"
+
+
+def _said(teacher: dict[str, str | None]) -> str:
+    return ", ".join(f"{role} {identity}" for role, identity in teacher.items())
 
 
 def _loaded(content: bytes, device: str) -> dict[str, Any]:
