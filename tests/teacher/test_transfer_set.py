@@ -23,7 +23,7 @@ def test_anchors_without_labels_have_those_that_the_labeler_gives_them(tmp_path)
     splits = {split: rows_of(split, count) for split, count in COUNTS.items()}
     few = task(write(tmp_path / "data", "parquet", splits), labelled={"rows": 9})
     data, storage = with_calibration(few, few.load(), 1), Storage(tmp_path / "storage")
-    teacher = {"labeler": {"fingerprint": "a"}, "generator": {"fingerprint": "b"}}
+    teacher = {"labeler": {"identity": "a"}, "generator": {"identity": "b"}}
     passed = []
 
     def teacher_pass(asked):
@@ -102,7 +102,7 @@ def test_the_teacher_cache_is_reused(digits, own):
     np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
     np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(train))
     np.testing.assert_array_equal(second.student.columns["logits"][:, 3], np.arange(train))
-    other = prepared({**record, "labeler": {"fingerprint": "another"}}, Distillation())
+    other = prepared({**record, "labeler": {"identity": "another"}}, Distillation())
     assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and calibration rows aren't needed"
     assert other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
 

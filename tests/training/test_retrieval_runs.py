@@ -158,7 +158,7 @@ def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder
     assert len(there) == 1
     # Queries that are cut elsewhere are others for the teacher's quality, and documents stay as they are.
     cut = prepared(task={"max_bytes": 8, "vocabulary": 350})
-    assert cut["fingerprint"] == first["fingerprint"]
+    assert cut["identity"] == first["identity"]
     assert cut["quality"]["test"] != first["quality"]["test"]
     assert files() == there
     labeler = {"type": "dual_encoder", "path": str(encoder), "max_tokens": 24}

@@ -17,7 +17,8 @@ FORMATS = {
     "run": 2,  # 2: with student.json
     "sweep": 2,  # 2: Tune's state names modules of the new folders
     "checkpoint": 2,  # 2: with the rows that are shown, and those that are left of a request
-    "teacher": 1,
+    "pretraining": 1,
+    "teacher": 2,  # 2: with an identity
     "teacher_cache": 2,  # 2: a file for each split and signal
     "fit_check": 1,
     "documents": 1,
@@ -25,6 +26,8 @@ FORMATS = {
     "student": 1,
     "table": 1,
 }
+#: Older numbers that this version reads as well.
+ALSO_READ = {"teacher": (1,)}
 #: The key, in a record and in a checkpoint, and in the metadata of a file, where "format" has another meaning.
 KEY, METADATA_KEY = "format", "tgt_ray_format"
 
@@ -49,7 +52,7 @@ def number(stored: Mapping[str, Any] | None) -> int:
 
 
 def readable(kind: str, stored: Mapping[str, Any] | None) -> bool:
-    return number(stored) == FORMATS[kind]
+    return number(stored) in (FORMATS[kind], *ALSO_READ.get(kind, ()))
 
 
 def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
@@ -60,7 +63,7 @@ def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
     """
     if not readable(kind, stored):
         raise ConfigError(
-            f"{what}: has format {number(stored)}{_written_by(stored)}, and this version goes on with"
+            f"{what}: has format {number(stored)}{written_by(stored)}, and this version goes on with"
             f" {FORMATS[kind]}; {remedy}"
         )
 
@@ -76,8 +79,8 @@ def check_not_newer(
         check(kind, stored, what, remedy)
 
 
-def _written_by(stored: Mapping[str, Any]) -> str:
-    """The version that has written a record, where it says so."""
+def written_by(stored: Mapping[str, Any]) -> str:
+    """The version that has written a record, where it says so, as the continuation of a message."""
     environment = stored.get("environment", {})
     version = environment.get("packages", {}).get("tgt-ray")
     commit = (environment.get("commit") or "")[:12]

@@ -18,6 +18,7 @@ from tgt_ray.data.base import Advance
 from tgt_ray.distributed.cluster import largest_node_cpus, nodes
 from tgt_ray.distributed.documents import embed_documents
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_places, pool_resources
+from tgt_ray.distributed.task_lines import run_and_say
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
@@ -71,7 +72,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
         check_teacher_fits(experiment, nodes())
     options = pool_resources(experiment) if special else {"num_cpus": 1}
     threads = max(1, int(largest_node_cpus()))
-    log.info("teacher: prepared and checked now, once; pretraining, where it is needed, may take minutes")
+    log.info("teacher: prepared and checked now, in a task")
     reference = ray.put(data)
     try:
         if experiment.teacher.labeler.embeds_documents:
@@ -79,8 +80,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
             file = ray.get(look.remote(experiment, reference, storage))
             if file is not None:
                 embed_documents(experiment, data, file, storage)
-        make = ray.remote(max_calls=1)(_make_teacher).options(**options)
-        record: dict[str, Any] = ray.get(make.remote(experiment, reference, storage, threads))
+        record: dict[str, Any] = run_and_say(_make_teacher, options, experiment, reference, storage, threads)
         return record
     except ray.exceptions.RayTaskError as err:
         if isinstance(err.cause, OneLine):
@@ -97,7 +97,6 @@ def _missing_documents(experiment: Experiment, data: TaskData, storage: Storage)
 def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
     import torch
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
     return make_teacher(experiment, data, storage, device_of(experiment))[1]

@@ -31,6 +31,7 @@ from tgt_ray.objectives import Objective
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import Task, TaskData, with_calibration
+from tgt_ray.teacher.fingerprints import check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check, states
 from tgt_ray.training.files import kept_files
@@ -118,6 +119,9 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
         history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
+    content = folder.find("record.json") if resume else None
+    if content is not None:
+        check_same(json.loads(content), prepared.fingerprints, prepared.teacher, "run")
     record = {
         formats.KEY: formats.FORMATS["run"],
         "kind": "run",

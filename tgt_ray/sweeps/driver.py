@@ -30,6 +30,7 @@ from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
 from tgt_ray.sweeps.table import best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.fingerprints import check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -83,9 +84,8 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         sweep.unchanged_anchors(),
     ) as (board, prepared):
         log_teacher(prepared)
-        if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:
-            changed = next(key for key in prepared.fingerprints if before.get(key) != prepared.fingerprints[key])
-            raise ConfigError(f"--resume: {changed} has changed since the sweep was started; start a new sweep")
+        if resume:
+            check_same(records.read_json(folder, "record.json"), prepared.fingerprints, prepared.teacher)
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             fit_check.keep(prepared.teacher, storage, folder)

@@ -57,9 +57,11 @@ def fill_head(
     name = file_name(source, data)
     content = storage.find(FOLDER, name)
     if content is not None:
+        log.info("labeler: the embeddings of %d documents are those in %s", len(inputs), storage.where(FOLDER, name))
         there = read_safetensors(content, storage.where(FOLDER, name))
         embedding, cut = there["embedding"], there["cut"]
     else:
+        log.info("labeler: embedding %d documents, once", len(inputs))
         embedding, cut = config.document_embedder(model)(inputs)
         keep(storage, name, embedding, cut)
     with torch.no_grad():

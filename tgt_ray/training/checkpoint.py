@@ -79,6 +79,7 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
             # The order of sums depends on it, and so do last digits.
             "threads": torch.get_num_threads(),
+            "teacher": run.data.taught_by,
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
@@ -110,6 +111,12 @@ def load_state(run: StudentRun, content: bytes) -> None:
         raise ConfigError(
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
             " resume it with the number that it was begun with"
+        )
+    # Older versions have not noted it.
+    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
+        raise ConfigError(
+            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/, or begin a new run"
         )
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
@@ -168,6 +175,10 @@ def _found(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_found(each) for each in tree]
     return tree.numpy(force=True) if isinstance(tree, torch.Tensor) else tree
+
+
+def _said(teacher: dict[str, str | None]) -> str:
+    return ", ".join(f"{role} {identity}" for role, identity in teacher.items())
 
 
 def _loaded(content: bytes, device: str) -> dict[str, Any]:
