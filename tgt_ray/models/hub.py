@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,9 +181,14 @@ def has_head(info: Mapping[str, Any], head: str, where: str, hint: str = "") -> 
     """
     absent = set(info["missing_keys"])
     of_head = {name for name in absent if name.startswith(f"{head}.")} if f"{head}.weight" in absent else set()
-    if absent - of_head:
-        raise ConfigError(f"{where} has no weights for '{min(absent - of_head)}'{hint}")
+    refuse_missing(absent - of_head, where, hint)
     return not of_head
+
+
+def refuse_missing(names: Iterable[str], where: str, hint: str = "") -> None:
+    """Raise ConfigError, which starts with `where` and ends with `hint`, for the first of weights that are missing."""
+    for name in sorted(names):
+        raise ConfigError(f"{where} has no weights for '{name}'{hint}")
 
 
 def _weight_names(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
-from tgt_ray.models.hub import check_files, made_from, place
+from tgt_ray.models.hub import check_files, made_from, place, refuse_missing
 from tgt_ray.models.weights import read_safetensors, unprefixed
 
 #: diffusers' own names of files of weights.
@@ -92,9 +92,7 @@ def weights(path: str, subfolder: str | None, revision: str | None) -> dict[str,
         there = unprefixed(read_safetensors((folder / WEIGHTS).read_bytes(), where), own, where)
     elif (folder / PICKLE).is_file():
         there = unprefixed(torch.load(folder / PICKLE, map_location="cpu", weights_only=True), own, where)
-    missing = set(own) - set(there) if there.keys() & own.keys() else set(info["missing_keys"])
-    if missing:
-        raise ConfigError(f"{where} has no weights for '{min(missing)}'")
+    refuse_missing(set(own) - set(there) if there.keys() & own.keys() else info["missing_keys"], where)
     return there
 
 

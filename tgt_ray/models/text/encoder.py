@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
-from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub
+from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub, refuse_missing
 from tgt_ray.models.text.sentence_settings import own_pooling
 from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
 
@@ -232,8 +232,7 @@ def transformers_weights(
     model, info = model_from_hub(auto, path, revision, where)
     if not classifies:
         # The pooler isn't used.
-        needed = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
-        has_head({"missing_keys": needed}, "", where)
+        refuse_missing((key for key in info["missing_keys"] if not key.startswith("pooler.")), where)
         return without_pooler(model).state_dict(), None, None
     name, head = linear_head(model, path)
     rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
