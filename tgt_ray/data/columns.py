@@ -39,7 +39,7 @@ def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> 
     """
     try:
         yield
-    except (pa.ArrowException, OSError) as err:
+    except (pa.ArrowException, OSError, UnicodeError) as err:  # a column's name is no UTF-8
         own = " ".join(str(err).split())[:300]
         if "straddling object" in own:
             own = f"a row has more than {BLOCK_BYTES // 2**20} MB, or a quote is never closed"

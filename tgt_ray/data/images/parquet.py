@@ -284,7 +284,7 @@ def _uncompressed(file: Path) -> int:
     """Return a Parquet file's bytes in memory; 0 where it can't be read, which reading it reports."""
     try:
         metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeError):
         return 0
     return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
 
