@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from tgt_ray.core.formats import FORMATS
 from tests.helpers import retrieval
+from tgt_ray.core.formats import FORMATS
 from tgt_ray.core.storage import Storage
 from tgt_ray.teacher import documents, store
 
@@ -42,6 +42,8 @@ def test_those_of_another_format_are_not_read(monkeypatch):
     now = documents.file_name(source, data)
     monkeypatch.setitem(FORMATS, "documents", FORMATS["documents"] + 1)
     assert documents.file_name(source, data) != now
+
+
 def test_the_log_says_that_documents_are_embedded_and_later_that_they_are_there(beir, encoder, tmp_path, caplog):
     caplog.set_level("INFO", "tgt_ray")
     config, storage = retrieval.experiment(beir, encoder), Storage(tmp_path)
