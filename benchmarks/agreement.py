@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             {
                 "steps": steps,
                 "fit_check": prepared.teacher["fit_check"],
-                "generator": prepared.teacher["generator"]["fingerprint"],
+                "generator": prepared.teacher["generator"]["identity"],
                 "results": results,
                 "test": _score(results, args.method),
             }

@@ -332,7 +332,7 @@ def render(record: dict[str, Any]) -> str:
         f"{train['steps']} steps of {train['batch_size']} rows each, synthetic ratio {train['synthetic_ratio']:g}"
         f" where rows are made; seeds {', '.join(map(str, record['seeds']))}; test measured once, after the last step",
         record["teacher_has_seen"],
-        f"labeler {teacher['labeler']['fingerprint']}, generator {teacher['generator']['fingerprint']}"
+        f"labeler {record['fingerprints']['labeler']}, generator {record['fingerprints']['generator']}"
         f" (labeler agrees with itself on {number(fidelity.get('labeler_agreement'), 1)} % of reconstructions)",
         f"balanced accuracy in percent, mean ± standard deviation over seeds; {record['command']}",
         hardware(record["environment"]),

@@ -81,7 +81,8 @@ def test_a_teacher_of_an_unknown_format_is_made_again_with_a_line(old, experimen
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
     result = api.run(experiment, storage=old.root, name="new", local=True)
     assert not result.record["teacher"][role]["reused"]
-    assert formats.number(json.loads(file.read_text())) == formats.FORMATS["teacher"]
+    made = [json.loads(each.read_text()) for each in Path(old.path("teachers")).glob(f"{role}-*.json") if each != file]
+    assert [formats.number(each) for each in made] == [formats.FORMATS["teacher"]]
     assert sum("is stored with format 99" in line for line in caplog.messages) == 1
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from tgt_ray.core.errors import ConfigError, NotWritten, RunFailed
 from tgt_ray.core.storage import Storage, shown
@@ -68,6 +70,28 @@ def test_secrets_are_never_shown():
         Storage(secret.replace("s3:", "nosuch:"))
     assert not any(word in str(refused.value) for word in ("p4ss", "abc", "t0k"))
     assert refused.value.__suppress_context__, "pyarrow's words would be in a traceback"
+
+
+def test_what_is_stored_of_a_storage_can_be_without_secrets():
+    storage = Storage("s3://me:p4ss@bucket/a?region=eu-west-1")
+    quiet = storage.without_secrets()
+    for each in (quiet, quiet.within("run"), quiet.fs, quiet.within("run").fs):
+        stored = pickle.dumps(each)
+        assert b"p4ss" not in stored and b"p4ss" in pickle.dumps(storage)
+    again = pickle.loads(pickle.dumps(quiet.within("run")))  # noqa: S301
+    assert again.root == "s3://me:p4ss@bucket/a/run?region=eu-west-1" and again.base == "bucket/a/run"
+    assert isinstance(quiet.fs, fs.S3FileSystem) and isinstance(pickle.loads(pickle.dumps(quiet.fs)), fs.S3FileSystem)  # noqa: S301
+    assert quiet.fs.region == "eu-west-1"
+    plain = Storage("s3://bucket/a?region=eu-west-1")
+    assert plain.without_secrets() is plain
+
+
+def test_a_process_that_does_not_know_the_secrets_can_read_what_was_stored_without_them():
+    stored = pickle.dumps(Storage("s3://me:p4ss@bucket/b?region=eu-west-1").without_secrets().fs)
+    code = f"import pickle; print(type(pickle.loads({stored!r})).__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "SubTreeFileSystem", done.stderr
 
 
 def test_what_is_damaged_is_named_or_made_again(tmp_path, caplog):

@@ -169,3 +169,26 @@ def test_a_corpus_of_nothing_is_refused(tmp_path):
         BeirFolder(
             path=str(write(tmp_path / "x", corpus=[{**each, "title": "", "text": " "} for each in corpus()]))
         ).scan()
+
+
+def test_tables_may_be_packed_or_lie_in_folders_of_their_own(tmp_path):
+    """As hubs have them: corpus.jsonl.gz, or corpus/corpus-00000-of-00002.parquet."""
+    plain, packed, shards = (write(tmp_path / name) for name in ("plain", "packed", "shards"))
+    for name in ("corpus", "queries"):
+        table = pd.read_parquet(packed / f"{name}.parquet")
+        table.to_json(packed / f"{name}.jsonl.gz", orient="records", lines=True)
+        (packed / f"{name}.parquet").unlink()
+        (shards / name).mkdir()
+        for number, rows in enumerate((table[:20], table[20:])):
+            rows.to_parquet(shards / name / f"{name}-0000{number}-of-00002.parquet")
+        (shards / f"{name}.parquet").unlink()
+    for split in ("train", "test", "validation"):
+        table = pd.read_parquet(packed / "qrels" / f"{split}.parquet")
+        table.to_csv(packed / "qrels" / f"{split}.tsv.gz", sep="\t", index=False)
+        (packed / "qrels" / f"{split}.parquet").unlink()
+    whole, *others = (BeirFolder(path=each).scan() for each in (plain, packed, shards))
+    for each in others:
+        assert each.documents.equals(whole.documents) and each.document_keys.equals(whole.document_keys)
+        for split in ("train", "validation", "test"):
+            assert getattr(each, split).fingerprint() == getattr(whole, split).fingerprint()
+        assert each.left_out == whole.left_out == ()

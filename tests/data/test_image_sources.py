@@ -57,7 +57,11 @@ def test_what_pillow_reads_is_read_and_other_files_are_counted_by_suffix(folder,
         "files with the suffix .heic": (2, "train/blue/a.heic"),
         "files with the suffix .md": (1, "README.md"),
     }
-    assert ImageFolder(path=folder).read(scan, store, lambda f, parts: [f(part) for part in parts]).left_out
+    assert (
+        ImageFolder(path=folder)
+        .read(scan, store, lambda f, parts, advance: [f(part, advance) for part in parts])
+        .left_out
+    )
     assert not suffixes() & {".h5", ".mpg", ".wmf", ".eps", ".pdf"}, "Pillow reads no picture of them"
     assert suffixes() >= {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".mpo"}
 

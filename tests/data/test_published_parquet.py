@@ -234,3 +234,19 @@ def test_names_of_classes_in_messages(tmp_path):
     with pytest.raises(ConfigError, match=r"split 'train' of .*: class 1, 'green' has no row"):
         ImageClassification(data=source).scan()
     assert CLASSES[1] == "green"
+
+
+@pytest.mark.parametrize("home", [".", "data", "default"])
+def test_images_in_folders_of_splits(folder, store, home):
+    for split, rows in (("train", range(18)), ("test", range(20, 26)), ("validation", range(30, 36))):
+        at = folder / home / split
+        at.mkdir(parents=True)
+        for number, part in enumerate(np.array_split(np.array(rows), 2)):
+            pq.write_table(table(part.tolist()), at / f"{number:04}.parquet")
+    (folder / "classes.txt").write_text("blue\ngreen\nred\n")
+    (folder / home / "README.md").write_text("any")
+    splits = EncodedParquet(path=folder).load(store)
+    np.testing.assert_array_equal(pixels(splits.train), wanted(range(18)))
+    assert splits.class_names == ("blue", "green", "red")
+    where = "README.md" if home == "." else f"{home}/README.md"
+    assert [(each.count, each.first) for each in splits.left_out] == [(1, where)]

@@ -1,10 +1,13 @@
 """Long tails, and rows held out for validation."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.text_files import task
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.data import LongTail
 from tgt_ray.data.base import stratified_holdout
@@ -71,3 +74,25 @@ def test_a_holdout_takes_its_share_of_each_class(counts, fraction, seed):
 def test_a_class_of_one_row_cannot_be_held_out():
     with pytest.raises(ConfigError, match="class 1 has 1 row"):
         stratified_holdout(np.array([0, 0, 1]), 0.5, 0, "test")
+
+
+def test_a_class_with_too_few_rows_to_hold_some_out_goes_by_its_name():
+    labels = np.array([0, 0, 1])
+    with pytest.raises(ConfigError, match=r"^rows: class 'dog' has 1 row, too few to hold a part of it out$"):
+        stratified_holdout(labels, 0.5, 0, "rows", ("cat", "dog"))
+    with pytest.raises(ConfigError, match=r"^rows: class 1 has 1 row"):
+        stratified_holdout(labels, 0.5, 0, "rows")
+
+
+@pytest.mark.parametrize("names", [("bad", "good"), None])
+def test_sources_of_texts_name_it_as_well(tmp_path, names):
+    for split in ("train", "test"):
+        table = pa.table({"text": ["a", "b", "c"], "label": [0, 0, 1]})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    source = {"type": "parquet", "path": str(tmp_path), **({"label_names": names} if names else {})}
+    if names:
+        for split in ("train", "test"):
+            table = pa.table({"text": ["a", "b", "c"], "label": ["bad", "bad", "good"]})
+            pq.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(ConfigError, match=r"class 'good' has 1 row" if names else r"class 1 has 1 row"):
+        task(source).scan()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.experiments import changed
 from tgt_ray.distributed.messages import Answer, Run
-from tgt_ray.distributed.run_queue import RunQueue
+from tgt_ray.distributed.run_queue import LaneState, Overview, RunQueue
 from tgt_ray.experiment.experiment import Experiment
 
 
@@ -131,3 +131,15 @@ def test_closing_ends_lanes_and_runs(queue):
     begin(queue, "a")
     queue.close()
     assert queue.is_over("one") and queue.open_lane("b") is None and begin(queue, "b") is None
+
+
+def test_the_overview_says_what_lanes_do():
+    queue = RunQueue(changed(Experiment(), train__workers=2, pool__actors=3), ["a", "b", "c"])
+    for name in ("one", "two"):
+        queue.submit(run(name, train__workers=2, pool__actors=3))
+    begin(queue, "a")
+    queue.placed("a", "group")
+    queue.lane_lost("c", "it broke")
+    assert queue.overview() == Overview(
+        (LaneState("a", "one", True, 6, "group"), LaneState("b", None, False, 6, None)), queued=1
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from tests.helpers.blocks import equal
 from tests.helpers.experiments import changed
 from tgt_ray.distributed.pool_actor import GenerationFailed, TeacherGenerator
 from tgt_ray.distributed.stream import SyntheticStream, num_requests
@@ -118,6 +119,33 @@ def test_kill_9_of_a_generator_loses_and_repeats_nothing(actors, opened, referen
     assert requests == list(range(200))
     assert granted == 200, "a retried task must get its old ids again, not new ones"
     assert len(pids.read_text().split()) == actors + 2
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("explorer", ["random", "interpolation"])
+def test_rows_of_a_generator_that_is_killed_within_a_request_are_the_same(
+    explorer, opened, reference, prepared, storage
+):
+    died = Path(storage.root) / f"died-{explorer}"
+
+    class DiesOnce(TeacherGenerator):
+        def _synthesize(self, grant):
+            block = TeacherGenerator._synthesize(self, grant)
+            if grant.request == 13 and not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return block
+
+    config = changed(
+        prepared.experiment, explorer__type=explorer, train__steps=40, pool__rows_per_request=64, pool__slot_length=8
+    )
+    stream, found = opened(config, DiesOnce), []
+    for _ in ("killed", "calm"):
+        blocks = stream.begin(config, reference, 0)
+        found.append([next(blocks) for _ in range(num_requests(config, 1))])
+    assert died.exists() and len(found[0]) == 20
+    for killed, calm in zip(*found, strict=True):
+        assert equal(killed, calm)
 
 
 def test_one_stream_serves_one_job_after_another(opened, reference, prepared):

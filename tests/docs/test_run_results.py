@@ -171,7 +171,8 @@ def test_every_file_is_in_the_tree(left, storage, tree, tmp_path_factory):
 
 def place(file: Path) -> set[str]:
     """The name of a file and of the folder at its top, as the tree has them."""
-    name = re.sub(r"[0-9a-f]{16}", "<fingerprint>", file.name)
+    named = re.sub(r"^(\w+)-[0-9a-f]{16}-[0-9a-f]{16}\b", r"\1-<recipe>-<identity>", file.name)
+    name = re.sub(r"[0-9a-f]{16}", "<fingerprint>", named)
     name = re.sub(r"^(train|validation|test)-\d+\.arrow$", "<split>-<number>.arrow", name)
     if file.parts[0] == "logs":
         name = "<name>.log"

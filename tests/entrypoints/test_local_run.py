@@ -58,7 +58,7 @@ def test_the_record_says_what_the_numbers_depend_on(short, storage, digits):
     assert record["fingerprints"]["data"] == digits.fingerprints
     assert record["fingerprints"]["data"].keys() == {"train", "full", "validation", "test"}
     for role in ("labeler", "generator"):
-        assert record["fingerprints"][role] == record["teacher"][role]["fingerprint"]
+        assert record["fingerprints"][role] == record["teacher"][role]["identity"]
         assert record["teacher"][role]["pretrained_on"] == "full"
         assert record["teacher"][role]["reused"] is True, "the session's storage holds it already"
     environment = record["environment"]

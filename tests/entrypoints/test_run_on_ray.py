@@ -1,11 +1,13 @@
 """One experiment on Ray Train: the same as in one process, with one worker and with two."""
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.helpers.experiments import changed
@@ -78,6 +80,27 @@ def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     run = api.run(config, storage=storage.root, name="two-workers")
     assert len(run.metrics) == 2 and run.metrics.iloc[-1]["step"] == 120
     assert run.metrics.iloc[-1]["test_balanced_accuracy"] > 60
+
+
+@pytest.mark.slow
+def test_each_of_two_workers_goes_on_with_its_own_rows(ray_cluster, prepared, storage, monkeypatch):
+    """After 60 steps of 16 rows each worker has used 10 of the 50 rows of its 20th request."""
+    how = {"train__workers": 2, "pool__cpus_per_actor": 0.3, "pool__rows_per_request": 50}
+    config, name = small(prepared, **how), "two-workers-stopped"
+    assert config.explorer.on_policy
+
+    def state() -> dict:
+        return torch.load(io.BytesIO(storage.read(name, "checkpoint", "state.pt")), weights_only=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tgt_ray.entrypoints.api._log_report", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.run(config, storage=storage.root, name=name)
+    if state()["step"] == 60:  # else both were quicker than the interruption
+        assert [(rest["request"], len(rest["inputs"])) for rest in state()["reading"]["rests"]] == [(38, 40), (39, 40)]
+    resumed = api.run(config, storage=storage.root, name=name, resume=True)
+    assert resumed.metrics.step.tolist() == [60, 120] and resumed.metrics.iloc[-1]["test_balanced_accuracy"] > 60
+    assert state()["step"] == 120 and state()["reading"] is None
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def image(number: int, kind: str, mode: str) -> bytes:
     return sink.getvalue()
 
 
-@fuzzed(few=40, many=2000)
+@fuzzed(few=40)
 @given(st.data())
 def test_every_file_is_read_or_counted(data):
     classes = data.draw(st.lists(NAMES, min_size=2, max_size=4, unique_by=str.casefold))
@@ -57,7 +57,7 @@ def test_every_file_is_read_or_counted(data):
         assert sum(each.count for each in found.left_out) == junk, found.left_out
 
 
-@fuzzed(few=40, many=2000)
+@fuzzed(few=40)
 @given(st.data())
 def test_a_damaged_image_is_named_or_skipped_and_counted(data):
     with tempfile.TemporaryDirectory() as name:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -60,6 +61,16 @@ def test_what_is_written_is_read(kind, rows):
         table = read(folder, kind, **({"quoted": True} if kind == "csv" else {})).tables["train"]
         assert table["text"].to_pylist()[2:] == [clean(text) for text, _ in rows]
         assert [NAMES[label] for label in table["label"].to_pylist()[2:]] == [label for _, label in rows]
+
+
+def test_a_parquet_file_whose_column_has_a_name_that_is_no_utf8(tmp_path):
+    """Where pyarrow opens one it raises an error of Python's own."""
+    write(tmp_path, "parquet", [("a", "no")])
+    file = tmp_path / "train.parquet"
+    file.write_bytes(file.read_bytes().replace(b"text", b"\xccext"))
+    with pytest.raises(ConfigError, match=r"train\.parquet: not a readable Parquet file") as refused:
+        read(tmp_path, "parquet")
+    one_line(refused.value)
 
 
 @fuzzed()

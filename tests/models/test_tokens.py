@@ -8,8 +8,8 @@ import torch
 
 from tests.helpers.text_models import TEXTS, WIDTH, generator, rows, teacher_with
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.texts import SEPARATOR
-from tgt_ray.models.text.tokens import corpus_tokens, tokens_of
+from tgt_ray.core.texts import SEPARATOR, to_bytes
+from tgt_ray.models.text.tokens import corpus_tokens, own_tokens, tokens_of
 from tgt_ray.models.text.vocabulary import train_tokenizer
 from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
 from tgt_ray.teacher.generators import CausalLMGenerator, Doc2QueryGenerator, MaskedLMGenerator, Seq2SeqGenerator
@@ -185,3 +185,38 @@ def test_a_special_token_that_no_text_gets_needs_no_embedding(text_models, text_
 def test_rows_are_bytes():
     assert rows("ä").dtype == torch.uint8
     assert np.asarray(rows("ä")[0, :2]).tolist() == [0xC3, 0xA4]
+
+
+def long_texts(kind: str) -> list[str]:
+    rng = np.random.default_rng(0)
+    words = [*TEXTS[0].split(), "nobody", "Ünïcode", "a", "....", "x" * 150]
+    text = {"words": " ", "one word": "", "spaces": "      ", "lines": " \n"}[kind].join(rng.choice(words, 4000))
+    return [text, f"short{SEPARATOR}{text}", f"{text}{SEPARATOR}short", f"{text}{SEPARATOR}{text[::-1]}"]
+
+
+@pytest.mark.parametrize("kind", ["words", "one word", "spaces", "lines"])
+@pytest.mark.parametrize("which", ["corpus", "t5"])
+@pytest.mark.parametrize("most", [16, 64])
+def test_of_a_long_text_no_more_is_tokenized_than_decides(which, kind, most, text_spec, t5, monkeypatch):
+    tokens = corpus_tokens(text_spec.tokenizer, most, "x") if which == "corpus" else own_tokens(t5, None, most, "x")
+    texts, sizes = long_texts(kind), []
+    inputs = torch.from_numpy(to_bytes(texts, 100_000))
+    # All of a text, as it was before.
+    whole = tokens.tokenizer([texts[0]], truncation=True, max_length=most)["input_ids"]
+    backend = type(tokens.tokenizer)._encode_plus
+
+    def encode(self, text, text_pair=None, *more, **settings):
+        for each in (text, text_pair):
+            sizes.extend(map(len, [each] if isinstance(each, str) else each or []))
+        return backend(self, text, text_pair, *more, **settings)
+
+    monkeypatch.setattr(type(tokens.tokenizer), "_encode_plus", encode)
+    ids = tokens(inputs)
+    assert ids[0].tolist() == whole[0] and ids.shape == (4, most)
+    assert tokens.count_cut(texts)[0] == 4 and tokens.count_cut(["a film"])[0] == 0
+    tokens.unknown_words(inputs)
+    assert max(sizes) <= 32 * most
+    ending = tokens.end_of(texts[0])
+    assert len(ending) <= 32 * most and texts[0].endswith(ending)
+    last = [tokens.tokenizer(each, add_special_tokens=False)["input_ids"][-most:] for each in (ending, texts[0])]
+    assert last[0] == last[1]

@@ -8,6 +8,7 @@ from tests.helpers.numerics import softmax
 from tgt_ray.objectives import Distillation, Facts
 from tgt_ray.objectives.distillation import ConformalWeights
 from tgt_ray.objectives.facts import CALIBRATION
+from tgt_ray.tasks import with_calibration
 from tgt_ray.training.local import prepare_local
 
 K = 4
@@ -46,6 +47,15 @@ def test_sets_cover_what_they_promise():
     assert np.mean(scores[2000:] <= quantile) == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize(("coverage", "least"), [(0.9, 9), (0.8, 4), (0.5, 1), (0.1, 1), (0.95, 19), (0.7, 3)])
+def test_the_fewest_rows_that_have_such_a_quantile(coverage, least):
+    weights = ConformalWeights(coverage=coverage)
+    assert weights.rows == least == Distillation(conformal=weights).calibration_rows
+    for rows in range(1, 40):
+        scores = np.linspace(0.1, 0.9, rows)
+        assert (weights.build(calibrated(scores)).quantile < 1) == (rows >= least)
+
+
 def test_weights_multiply_the_teacher_s_term_alone():
     torch.manual_seed(0)
     plain = Distillation(alpha=0.5).build(6, Facts(K, COUNTS))
@@ -63,6 +73,11 @@ def test_weights_multiply_the_teacher_s_term_alone():
 
 def test_the_calibration_is_the_labeler_s_on_held_out_rows(quick_experiment, storage, digits):
     config = quick_experiment.model_copy(update={"objective": Distillation(conformal={})})
-    scores = prepare_local(config, digits, storage).student.fits[CALIBRATION.name]
-    assert scores.shape == (len(digits.labels("validation")),) and scores.min() >= 0 and scores.max() <= 1
+    data = with_calibration(config.task, digits, config.objective.calibration_rows)
+    student = prepare_local(config, data, storage).student
+    scores = student.fits[CALIBRATION.name]
+    held = round(len(digits.labels("validation")) / 4)
+    assert scores.shape == (held,) and scores.min() >= 0 and scores.max() <= 1
+    assert len(student.tables["validation"]) == len(digits.labels("validation")) - held
+    assert "calibration" not in student.tables, "the student doesn't need them"
     assert np.mean(scores < 0.5) > 0.8, "the labeler is right on most rows"

@@ -44,7 +44,7 @@ def test_a_place_that_only_the_teacher_needs_and_no_node_has_is_refused(asked, s
     assert check_concurrency(sweep) == 3, "the trials fit"
     with pytest.raises(ConfigError, match=rf"{says}the cluster's 1 node\(s\) have: 2 CPU"):
         teacher_on_ray(sweep.experiment, digits, Storage(tmp_path))
-    record = {role: {"fingerprint": role} for role in ("labeler", "generator")}
+    record = {role: {"identity": role} for role in ("labeler", "generator")}
     with pytest.raises(ConfigError, match=says):
         prepare_on_ray(sweep.experiment, record, digits, Storage(tmp_path), beside_lanes=False)
 

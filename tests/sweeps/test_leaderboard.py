@@ -1,11 +1,14 @@
 """The table is kept while trials run."""
 
+import copy
+
 import pandas as pd
 
 from tests.helpers.trials import sweep, trial
 from tgt_ray.core import records
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import study_of
+from tgt_ray.sweeps import leaderboard
 from tgt_ray.sweeps.leaderboard import Leaderboard
 from tgt_ray.sweeps.search import make_search
 
@@ -28,3 +31,19 @@ def test_the_table_is_written_whenever_a_trial_ends(tmp_path, caplog):
         lines[0].startswith("[1/6] a finished, balanced_accuracy 90 at step 500") and "synthetic_ratio 0.5" in lines[0]
     )
     assert "b failed" in lines[1] and lines[1].endswith(": out of luck")
+
+
+def test_in_a_log_lines_at_growing_distances_say_how_far_it_is(tmp_path, caplog, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(leaderboard.time, "monotonic", lambda: now[0])
+    caplog.set_level("INFO", "tgt_ray")
+    trials, board = [trial("a", None, "RUNNING")], Leaderboard(sweep(), Storage(tmp_path))
+    board.on_step_end(0, trials)  # nothing runs yet
+    board.on_trial_start(0, trials, trials[0])
+    for _ in range(240):
+        now[0] += 0.5
+        board.on_step_end(1, trials)
+    said = [line.partition(" in ")[2] for line in caplog.messages]
+    assert said == ["3 s", "6 s", "12 s", "24 s", "48 s", "1 min 36 s"]
+    assert all(line.startswith("sweep: 0 of 6 trials ended, 1 running, in ") for line in caplog.messages)
+    assert copy.deepcopy(board).pace.began == 100.0, "Tune stores it"

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.pictures import CLASSES, picture
+from tgt_ray.core import progress
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
@@ -115,3 +116,28 @@ def test_new_settings_at_their_defaults_change_no_fingerprint():
     dropping = validate(Experiment, {"task": task})
     assert dropping.fingerprint() != same.fingerprint()
     assert same.fingerprint() == "3926a9404f69d950", "that of the version before this setting"
+
+
+def test_comparing_shows_how_far_it_is(tmp_path, monkeypatch):
+    shown = []
+
+    class Display:
+        def update(self, phase):
+            shown.append(str(phase).split(" in ")[0])
+
+        def end(self, phase):
+            pass
+
+    for split, count in (("train", 600), ("test", 300), ("validation", 8)):
+        rows = {"text": [f"{split} {n}" for n in range(count)], "label": [n % 2 for n in range(count)]}
+        pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
+    monkeypatch.setattr(progress, "FIRST_S", 0)
+    with progress.shown_by(Display()):
+        text_task(tmp_path).load()
+    lines = [line for line in shown if line.startswith("comparing")]
+    assert lines == [
+        "comparing rows of test with others: 256 of 300 rows",
+        "comparing rows of full with others: 256 of 600 rows",
+        "comparing rows of full with others: 512 of 600 rows",
+    ]
+    assert "opening files of texts: 3 of 3 files" in shown

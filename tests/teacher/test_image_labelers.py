@@ -38,7 +38,7 @@ def test_weights_with_the_task_s_classes_keep_their_head(tmp_path, digits):
     assert record["head"] == "own" and record["weights"].endswith(file.name)
     assert set(record["quality"]) == {"validation", "test"}
     again = prepare_local(experiment, digits, storage).teacher["labeler"]
-    assert again["reused"] and again["fingerprint"] == record["fingerprint"]
+    assert again["reused"] and again["identity"] == record["identity"]
 
 
 @pytest.mark.parametrize("head", ["own", "fit"])

@@ -190,15 +190,15 @@ def test_the_same_pipeline_in_another_folder_is_the_same_teacher_until_its_setti
 
     before = generator(folder)
     same = generator(moved)
-    assert same["fingerprint"] == before["fingerprint"] and same["reused"] and same["weights"] == str(moved)
-    assert generator(moved, steps=3)["fingerprint"] != before["fingerprint"]
+    assert same["identity"] == before["identity"] and same["reused"] and same["weights"] == str(moved)
+    assert generator(moved, steps=3)["identity"] != before["identity"]
     for file, change in (
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}),
         ("feature_extractor/preprocessor_config.json", {"image_mean": [0.1, 0.5, 0.6]}),
     ):
         kept = (moved / file).read_text()
         (moved / file).write_text(json.dumps({**json.loads(kept), **change}))
-        assert generator(moved)["fingerprint"] != before["fingerprint"], file
+        assert generator(moved)["identity"] != before["identity"], file
         (moved / file).write_text(kept)
 
 
@@ -214,5 +214,5 @@ def test_other_weights_in_the_folder_are_another_teacher(folder, tmp_path):
     weights.unlink()
     unet.save_pretrained(moved / "unet")
     after = run(experiment_of(moved), storage=str(tmp_path / "runs"), name="b", local=True)
-    fingerprints = [result.record["teacher"]["generator"]["fingerprint"] for result in (before, after)]
+    fingerprints = [result.record["teacher"]["generator"]["identity"] for result in (before, after)]
     assert fingerprints[0] != fingerprints[1]

@@ -11,6 +11,7 @@ from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.teacher.fingerprints import stem
 from tgt_ray.teacher.generators.autoencoders import Autoencoder
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
@@ -79,7 +80,7 @@ def test_a_changed_setting_makes_anew_what_depends_on_it(digits, own, fits, chan
     _, after = make(tiny(change), digits, own)
     assert fits == remade
     for role in ("labeler", "generator"):
-        assert (before[role]["fingerprint"] != after[role]["fingerprint"]) == (role in remade)
+        assert (before[role]["recipe"] != after[role]["recipe"]) == (role in remade)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
@@ -96,7 +97,7 @@ def test_other_data_make_another_teacher(digits, own, fits):
     other = type(digits)(less, 10, (1, 8, 8), {**digits.fingerprints, "full": "another"})
     _, after = make(tiny(), other, own)
     assert fits == ["labeler", "generator"]
-    assert before["labeler"]["fingerprint"] != after["labeler"]["fingerprint"]
+    assert before["labeler"]["identity"] != after["labeler"]["identity"]
     fits.clear()
     make(tiny(), type(digits)(digits.tables, 10, (1, 8, 8), {**digits.fingerprints, "train": "x"}), own)
     assert fits == [], "the students' split is not what a teacher on `full` depends on"
@@ -113,8 +114,8 @@ def test_a_teacher_is_measured_again_on_other_rows_and_not_trained(digits, own, 
         assert after["labeler"]["quality"]["validation"] == before["labeler"]["quality"]["validation"]
         assert after["generator"] == {**before["generator"], "reused": True}
     assert fits == []
-    assert after["labeler"]["fingerprint"] == before["labeler"]["fingerprint"]
-    kept = json.loads(own.read("teachers", f"labeler-{after['labeler']['fingerprint']}.json"))
+    assert after["labeler"]["identity"] == before["labeler"]["identity"]
+    kept = json.loads(own.read("teachers", f"{stem('labeler', after['labeler'])}.json"))
     assert kept["quality"] == after["labeler"]["quality"]
     _, again = make(tiny(), digits, own)
     assert again["labeler"]["quality"] == before["labeler"]["quality"]
@@ -169,7 +170,7 @@ def test_other_weights_have_another_fingerprint(digits, own, tmp_path):
     _, one = make(config, digits, own)
     weights_file(tmp_path, change=lambda state: {k: v + 1 for k, v in state.items()})
     _, two = make(config, digits, own)
-    assert one["labeler"]["fingerprint"] != two["labeler"]["fingerprint"]
+    assert one["labeler"]["identity"] != two["labeler"]["identity"]
 
 
 def without_last(state):
@@ -212,7 +213,7 @@ def test_absent_weights_are_refused(digits, own):
 
 def test_a_truncated_file_in_the_store_is_named_and_made_again(digits, own, caplog):
     teacher, record = make(tiny(), digits, own)
-    name = f"labeler-{record['labeler']['fingerprint']}.safetensors"
+    name = f"{stem('labeler', record['labeler'])}.safetensors"
     own.write(own.read("teachers", name)[:-30], "teachers", name)
     again, made = make(tiny(), digits, own)
     assert f"{own.where('teachers', name)}: is damaged (" in caplog.text and "made again" in caplog.text

@@ -11,6 +11,7 @@ from tgt_ray.core.signals.of_generator import LATENT
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS, TOP
 from tgt_ray.core.storage import Storage
 from tgt_ray.objectives import Distillation
+from tgt_ray.tasks import with_calibration
 from tgt_ray.teacher.generators import MLPAutoencoderGenerator
 from tgt_ray.teacher.outputs import teacher_outputs
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
@@ -21,8 +22,8 @@ from tgt_ray.training.local import prepare_local
 def test_anchors_without_labels_have_those_that_the_labeler_gives_them(tmp_path):
     splits = {split: rows_of(split, count) for split, count in COUNTS.items()}
     few = task(write(tmp_path / "data", "parquet", splits), labelled={"rows": 9})
-    data, storage = few.load(), Storage(tmp_path / "storage")
-    teacher = {"labeler": {"fingerprint": "a"}, "generator": {"fingerprint": "b"}}
+    data, storage = with_calibration(few, few.load(), 1), Storage(tmp_path / "storage")
+    teacher = {"labeler": {"identity": "a"}, "generator": {"identity": "b"}}
     passed = []
 
     def teacher_pass(asked):
@@ -36,12 +37,12 @@ def test_anchors_without_labels_have_those_that_the_labeler_gives_them(tmp_path)
         return said
 
     def ready(teacher_pass):
-        # An objective that looks at validation rows too, and a generator with latents that can be kept.
+        # An objective that looks at calibration rows too, and a generator with latents that can be kept.
         objectives, generator = [Distillation(conformal={})], MLPAutoencoderGenerator()
         return prepare(data, teacher, generator, objectives, teacher_pass, storage)
 
     prepared = ready(teacher_pass)
-    assert passed == [9, 6, 15]
+    assert passed == [9, 2, 15]
     ids = np.concatenate([data.tables[split]["id"].to_numpy() for split in ("train", "unlabelled")])
     np.testing.assert_array_equal(prepared.anchors.ids, ids)
     np.testing.assert_array_equal(prepared.anchors.latents[:, 0], ids)
@@ -82,6 +83,7 @@ def test_outputs_do_not_depend_on_the_batch_size(prepared, digits, storage):
 
 def test_the_teacher_cache_is_reused(digits, own):
     config, calls = tiny(), []
+    held = with_calibration(config.task, digits, 9)
     _, record = prepare_teacher(config.teacher, config.task, digits, own)
 
     def teacher_pass(asked):
@@ -90,18 +92,18 @@ def test_the_teacher_cache_is_reused(digits, own):
         return [{"logits": rows.repeat(10, 1), "latent": rows.repeat(2, 1)} for rows in counted]
 
     def prepared(record, *objectives):
-        return prepare(digits, record, config.teacher.generator, objectives, teacher_pass, own)
+        return prepare(held, record, config.teacher.generator, objectives, teacher_pass, own)
 
     weighted = Distillation(conformal={})
     first, second = (prepared(record, weighted) for _ in range(2))
-    train, validation = (digits.tables[split].num_rows for split in ("train", "validation"))
-    assert calls == [[(train, ["logits", "latent"]), (validation, ["logits"])]]
+    train, calibration = (held.tables[split].num_rows for split in ("train", "calibration"))
+    assert calls == [[(train, ["logits", "latent"]), (calibration, ["logits"])]]
     assert first.fingerprints == second.fingerprints
     np.testing.assert_array_equal(first.anchors.latents, second.anchors.latents)
     np.testing.assert_array_equal(second.anchors.latents[:, 0], np.arange(train))
     np.testing.assert_array_equal(second.student.columns["logits"][:, 3], np.arange(train))
-    other = prepared({**record, "labeler": {"fingerprint": "another"}}, Distillation())
-    assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and validation rows aren't needed"
+    other = prepared({**record, "labeler": {"identity": "another"}}, Distillation())
+    assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and calibration rows aren't needed"
     assert other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
 
 

@@ -18,7 +18,6 @@ from tgt_ray.training.local import train_local
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
-
 #: Ends of names of what depends on how long something took, and on what the bank had already.
 TIMES = ("_s", "wait_share", "rows_made", "rows_found", "teacher_seconds")
 
@@ -32,6 +31,19 @@ CASES = {
     "random, at a request's end": ({"explorer__type": "random", "train__synthetic_ratio": 0.75}, True),
     "gradient, within a request": ({"train__synthetic_ratio": 0.37}, False),
     "gradient, within a request, only synthetic": ({"train__synthetic_ratio": 1.0}, False),
+    "gradient, in a second phase, norms by source, rows mixed": (
+        {
+            "train__synthetic_ratio": 0.37,
+            "train__second_phase": {"type": "crt", "share": 0.75},
+            "train__batch_norm": "per_source",
+            "train__augment": {"mixup": 0.2},
+        },
+        False,
+    ),
+    "gradient, before a second phase": (
+        {"train__synthetic_ratio": 0.37, "train__second_phase": {"type": "lws", "share": 0.5}},
+        False,
+    ),
     "gradient, at a request's end": ({"train__synthetic_ratio": 0.75}, True),
     "interpolation, only synthetic": ({"explorer__type": "interpolation", "train__synthetic_ratio": 1.0}, False),
     "no synthetic rows, sgd": ({"explorer__type": "none", "train__optimizer": "sgd"}, True),
@@ -87,7 +99,7 @@ def test_a_state_has_the_unused_rows_of_one_request_where_they_cannot_be_made_ag
             assert len(rest["inputs"]) == len(rest["anchor"]) == len(rest["columns"]["logits"]) == 1 == 24 - 23
             assert rest["inputs"].untyped_storage().nbytes() == 8 * 8 * 4, "not the memory of the rows before"
         train_local(config, prepared.prepared, storage, checkpoints)
-        assert state_in(checkpoints)["reading"]["rests"] == [None], "nothing is left to be done"
+        assert state_in(checkpoints)["reading"] is None, "nothing is left to be done"
 
 
 @pytest.mark.parametrize("explorer, said", [("gradient", True), ("random", False)])
@@ -102,6 +114,21 @@ def test_a_state_of_format_1_goes_on_with_a_line(prepared, storage, tmp_path, ca
     (line,) = [each for each in caplog.messages if each.startswith("--resume")]
     assert line.startswith("--resume: the checkpoint has format 1, so the gallery and lag_* begin at step 4")
     assert ("request 0, of which 23 rows are used, is made again" in line) == said
+
+
+def test_another_number_of_threads_is_said(prepared, storage, tmp_path, caplog, monkeypatch):
+    config = short(prepared.experiment, explorer__type="none")
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    assert state_in(checkpoints)["threads"] == torch.get_num_threads() == 1
+    run = StudentRun(config, prepared.prepared.student)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    assert not caplog.messages
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    checkpoint.load_state(run, checkpoints.read(STATE_FILE))
+    (line,) = caplog.messages
+    assert "made with 1 thread(s), and the run goes on with 3" in line and line.endswith(
+        "OMP_NUM_THREADS=1 for the same"
+    )
 
 
 def test_each_worker_gets_its_own_rest_and_the_first_the_gallery(prepared):

@@ -8,7 +8,9 @@ import safetensors.torch
 import torch
 
 from tests.helpers.experiments import short
-from tests.helpers.stops import weights_of
+from tests.helpers.stops import Killed, kill_at, weights_of
+from tgt_ray.core import progress
+from tgt_ray.core.storage import Storage
 from tgt_ray.training.evaluation import Evaluation
 from tgt_ray.training.local import train_local
 from tgt_ray.training.run import Diverged, StudentRun
@@ -122,3 +124,38 @@ def test_a_compiled_student_trains_alike(prepared, storage):
     ]
     assert runs[0].history[-1]["train_loss"] == pytest.approx(runs[1].history[-1]["train_loss"], rel=1e-3)
     assert set(safetensors.torch.load(weights_of(runs[0]))) == set(safetensors.torch.load(weights_of(runs[1])))
+
+
+class Recorded:
+    """Takes the phases of a process."""
+
+    def __init__(self):
+        self.updates: list[tuple[str, int, int]] = []
+        self.ends: list[tuple[str, int, int | None]] = []
+
+    def update(self, phase):
+        self.updates.append((phase.what, phase.before, phase.done))
+
+    def end(self, phase):
+        self.ends.append((phase.what, phase.done, phase.total))
+
+
+def test_training_and_evaluation_say_how_far_they_are(prepared, storage, tmp_path, monkeypatch, digits):
+    monkeypatch.setattr(progress, "FIRST_S", 0.0)
+    config, checkpoints, seen = short(prepared.experiment), Storage(tmp_path), Recorded()
+    with progress.shown_by(seen), pytest.raises(Killed):
+        train_local(config, prepared.prepared, storage, checkpoints, kill_at(4))
+    assert [each for each in seen.updates if each[0] == "training"] == [("training", 0, step) for step in (1, 2, 3, 4)]
+    rows = len(digits.tables["validation"])
+    assert seen.ends == [("evaluation", rows, rows), ("training", 4, 12)]
+    seen = Recorded()
+    with progress.shown_by(seen):
+        train_local(config, prepared.prepared, storage, checkpoints)
+    steps = [each for each in seen.updates if each[0] == "training"]
+    assert steps == [("training", 4, step) for step in range(5, 13)], "steps before the stop count for no speed"
+
+
+def test_a_short_run_says_nothing_of_its_progress(prepared, storage, caplog):
+    caplog.set_level("INFO", "tgt_ray.core.progress")
+    train_local(short(prepared.experiment, explorer__type="none", train__steps=4), prepared.prepared, storage)
+    assert [each for each in caplog.records if each.name == "tgt_ray.core.progress"] == []

@@ -1,12 +1,15 @@
 """Runs of retrieval in one process."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.helpers.retrieval import corpus, doc2query, experiment, judged, queries, write
+from tests.helpers.stops import Killed, kill_at, weights_of
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.values import Ragged
@@ -17,7 +20,9 @@ from tgt_ray.tasks import Retrieval
 from tgt_ray.tasks.metrics import ranking
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import prepare_teacher
-from tgt_ray.training.local import prepare_local
+from tgt_ray.training.evaluation import Evaluation
+from tgt_ray.training.files import STATE_FILE
+from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.run import StudentRun
 
 
@@ -35,6 +40,35 @@ def test_a_dual_encoder_ranks_its_own_documents(beir, encoder, tmp_path, longest
     # The weights are the student's alone: documents are embedded by them.
     weights = safetensors.numpy.load((tmp_path / "both/student.safetensors").read_bytes())
     assert not any("documents" in name for name in weights)
+
+
+def test_documents_are_embedded_once_for_each_student(beir, encoder, tmp_path, monkeypatch):
+    """At the last step validation and test are measured of the same student."""
+    embedded, steps, embed = [], [], Evaluation._embed
+    train_step = StudentRun.train_step
+
+    def stepped(self, reader):
+        train_step(self, reader)
+        steps.append(self.step)
+
+    def spied(self, table):
+        embedded.append((steps[-1], table))
+        embed(self, table)
+
+    monkeypatch.setattr(StudentRun, "train_step", stepped)
+    monkeypatch.setattr(Evaluation, "_embed", spied)
+    config = experiment(
+        beir,
+        encoder,
+        student={"type": "text_transformer", "layers": 0, "width": 24, "max_tokens": 30},
+        objective={"type": "embed_distill", "document_encoder": "student"},
+        train={"steps": 8, "eval_every": 4},
+    )
+    run = train_local(config, prepare_local(config, config.task.load(), Storage(tmp_path)), Storage(tmp_path))
+    assert embedded == [(4, "documents"), (8, "documents")]
+    alone = run.evaluation.metrics("test")
+    assert len(embedded) == 3, "outside of a report the student may have changed"
+    assert {f"test_{name}": value for name, value in alone.items()}.items() <= run.history[-1].items()
 
 
 def test_a_batch_knows_all_answers_of_its_queries(encoder, tmp_path):
@@ -124,7 +158,7 @@ def test_documents_are_embedded_again_only_where_they_would_differ(beir, encoder
     assert len(there) == 1
     # Queries that are cut elsewhere are others for the teacher's quality, and documents stay as they are.
     cut = prepared(task={"max_bytes": 8, "vocabulary": 350})
-    assert cut["fingerprint"] == first["fingerprint"]
+    assert cut["identity"] == first["identity"]
     assert cut["quality"]["test"] != first["quality"]["test"]
     assert files() == there
     labeler = {"type": "dual_encoder", "path": str(encoder), "max_tokens": 24}
@@ -189,13 +223,26 @@ def test_rows_without_answers_are_anchors_of_what_the_teacher_finds(beir, encode
     assert np.mean(right) > 0.5
 
 
-def test_gradients_move_queries_a_few_at_a_time(beir, encoder, tmp_path, monkeypatch):
+def moved_by_gradients(beir, encoder, folder, **train):
+    """An experiment with 100 rows in a request, and a masked language model that is written to a folder."""
     import transformers as t
 
     tokenizer = t.AutoTokenizer.from_pretrained(encoder)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    t.BertForMaskedLM(t.BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "masked")
-    tokenizer.save_pretrained(tmp_path / "masked")
+    t.BertForMaskedLM(t.BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "masked")
+    tokenizer.save_pretrained(folder / "masked")
+    return experiment(
+        beir,
+        encoder,
+        explorer={"type": "gradient"},
+        teacher={"generator": {"type": "masked_lm", "path": str(folder / "masked"), "max_tokens": 20}},
+        student={"type": "text_encoder", "path": str(encoder), "max_tokens": 20},
+        train={"learning_rate": 1e-3, **train},
+        pool={"rows_per_request": 100},
+    )
+
+
+def test_gradients_move_queries_a_few_at_a_time(beir, encoder, tmp_path, monkeypatch):
     sizes, relax = [], Teacher.relax
 
     def noted(self, latents, *more):
@@ -203,15 +250,20 @@ def test_gradients_move_queries_a_few_at_a_time(beir, encoder, tmp_path, monkeyp
         return relax(self, latents, *more)
 
     monkeypatch.setattr(Teacher, "relax", noted)
-    config = experiment(
-        beir,
-        encoder,
-        explorer={"type": "gradient"},
-        teacher={"generator": {"type": "masked_lm", "path": str(tmp_path / "masked"), "max_tokens": 20}},
-        student={"type": "text_encoder", "path": str(encoder), "max_tokens": 20},
-        train={"steps": 20, "eval_every": 20, "learning_rate": 1e-3},
-        pool={"rows_per_request": 100},
-    )
+    config = moved_by_gradients(beir, encoder, tmp_path, steps=20, eval_every=20)
     found = api.run(config, storage=str(tmp_path), name="gradient", local=True)
     assert found.metrics.iloc[-1].test_recall_at_20 > 0
     assert {64, 36} <= set(sizes) and max(sizes) == 64, "of a request of 100 rows"
+
+
+def test_queries_that_gradients_moved_go_on_exactly(beir, encoder, tmp_path):
+    """Their lists of answers differ in length, and are in the checkpoint as well."""
+    config, storage = moved_by_gradients(beir, encoder, tmp_path, steps=12, eval_every=6), Storage(str(tmp_path))
+    prepared, checkpoints = prepare_local(config, config.task.load(), storage), storage.within("cut")
+    whole = train_local(config, prepared, storage)
+    with pytest.raises(Killed):
+        train_local(config, prepared, storage, checkpoints, kill_at(6))
+    state = torch.load(io.BytesIO(checkpoints.read(STATE_FILE)), weights_only=True)
+    (rest,) = state["reading"]["rests"]
+    assert "answers.lengths" in rest["columns"] and 0 < len(rest["inputs"]) < 100
+    assert weights_of(train_local(config, prepared, storage, checkpoints)) == weights_of(whole)

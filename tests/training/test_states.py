@@ -179,7 +179,7 @@ def test_a_full_disk_ends_a_run_in_one_line(experiment, tmp_path, monkeypatch):
         whole(self, data, *parts, keep=keep)
 
     monkeypatch.setattr(Storage, "write", full)
-    with pytest.raises(RunFailed, match=r"teachers/labeler-\w+\.safetensors: cannot be written \("):
+    with pytest.raises(RunFailed, match=r"teachers/labeler-[\w-]+\.safetensors: cannot be written \("):
         api.run(experiment, storage=str(tmp_path), name="a", local=True)
     assert not list(tmp_path.rglob("*.tmp"))
 

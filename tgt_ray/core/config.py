@@ -76,15 +76,16 @@ class Config(BaseModel):
 
         A setting that was added later (SINCE_0_2) is left out at its default, so that what was made before is found.
         """
-        return digest(self._identity())
+        return digest(self.to_fingerprint())
 
-    def _identity(self) -> dict[str, Any]:
+    def to_fingerprint(self) -> dict[str, Any]:
+        """Return what a fingerprint is made from: plain data, without later settings at their defaults."""
         plain, out = self.model_dump(mode="json"), {}
         for name, info in type(self).model_fields.items():
             value, extra = getattr(self, name), info.json_schema_extra
             later = isinstance(extra, dict) and "since" in extra
             if not (later and value == info.get_default(call_default_factory=True)):
-                out[name] = value._identity() if isinstance(value, Config) else plain[name]
+                out[name] = value.to_fingerprint() if isinstance(value, Config) else plain[name]
         return out
 
 

@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := version(name))},
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
@@ -62,7 +62,8 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Return the version of an installed package, without importing it; None where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -17,15 +17,18 @@ FORMATS = {
     "run": 2,  # 2: with student.json
     "sweep": 2,  # 2: Tune's state names modules of the new folders
     "checkpoint": 2,  # 2: with the rows that are shown, and those that are left of a request
-    "teacher": 1,
+    "pretraining": 1,
+    "teacher": 2,  # 2: with an identity
     "teacher_cache": 2,  # 2: a file for each split and signal
     "fit_check": 1,
     "documents": 1,
-    "data_cache": 1,
+    "data_cache": 2,  # 2: what of images is not used is counted
     "student": 1,
     "table": 1,
     "bank": 1,
 }
+#: Older numbers that this version reads as well.
+ALSO_READ = {"teacher": (1,)}
 #: The key, in a record and in a checkpoint, and in the metadata of a file, where "format" has another meaning.
 KEY, METADATA_KEY = "format", "tgt_ray_format"
 
@@ -41,13 +44,16 @@ def metadata(kind: str) -> dict[str, str]:
 
 
 def number(stored: Mapping[str, Any] | None) -> int:
-    """The format number that a record, or a file's metadata, says."""
+    """The format number that a record, or a file's metadata, says; 0 where it says something that is no number."""
     said = stored or {}
-    return int(said.get(METADATA_KEY, said.get(KEY, 1)))
+    try:
+        return int(said.get(METADATA_KEY, said.get(KEY, 1)))
+    except (ValueError, TypeError):
+        return 0
 
 
 def readable(kind: str, stored: Mapping[str, Any] | None) -> bool:
-    return number(stored) == FORMATS[kind]
+    return number(stored) in (FORMATS[kind], *ALSO_READ.get(kind, ()))
 
 
 def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
@@ -58,7 +64,7 @@ def check(kind: str, stored: Mapping[str, Any], what: str, remedy: str) -> None:
     """
     if not readable(kind, stored):
         raise ConfigError(
-            f"{what}: has format {number(stored)}{_written_by(stored)}, and this version goes on with"
+            f"{what}: has format {number(stored)}{written_by(stored)}, and this version goes on with"
             f" {FORMATS[kind]}; {remedy}"
         )
 
@@ -74,8 +80,8 @@ def check_not_newer(
         check(kind, stored, what, remedy)
 
 
-def _written_by(stored: Mapping[str, Any]) -> str:
-    """The version that has written a record, where it says so."""
+def written_by(stored: Mapping[str, Any]) -> str:
+    """The version that has written a record, where it says so, as the continuation of a message."""
     environment = stored.get("environment", {})
     version = environment.get("packages", {}).get("tgt-ray")
     commit = (environment.get("commit") or "")[:12]

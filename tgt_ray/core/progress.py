@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Sized)
 
 #: Seconds after which a phase begins to say how far it is.
 FIRST_S = 3.0
@@ -119,6 +121,14 @@ def progress(what: str, total: int | None, unit: str, done: int = 0) -> Iterator
         yield phase
     finally:
         _shown[-1].end(phase)
+
+
+def counted(parts: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
+    """Yield parts, and show how many of the units in them are done; each part's length is their number."""
+    with progress(what, total, unit) as phase:
+        for part in parts:
+            yield part
+            phase.advance(len(part))
 
 
 def duration(seconds: float) -> str:

@@ -102,7 +102,7 @@ def read_table(storage: Storage, stem: str) -> pd.DataFrame:
     where = storage.where(f"{stem}.parquet")
     try:
         table = pq.read_table(pa.BufferReader(storage.read(f"{stem}.parquet")))
-    except (pa.ArrowException, OSError) as err:  # of a file without a checksum
+    except (pa.ArrowException, OSError, UnicodeError) as err:  # of a file without a checksum
         if isinstance(err, FileNotFoundError):
             raise
         raise Damaged.of(where, " ".join(str(err).split())) from err

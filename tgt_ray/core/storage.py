@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pickle
 import re
 import socket
 import time
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -96,8 +98,24 @@ class Storage:
         self.shown = self._hide(self._plain) + self._hide(self._options)
         self.is_local = isinstance(self.fs, fs.LocalFileSystem)
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Storage, (self.root,)
+
+    def without_secrets(self) -> Storage:
+        """Return this storage in a form for what is stored itself: its pickle, and that of its `fs`, have no secrets.
+
+        They are found again in a process that has called this for the same storage, as each command does that goes on.
+        """
+        return Storage.of_secrets(self.root) if self._secrets else self
+
+    @classmethod
+    def of_secrets(cls, root: str) -> Storage:
+        """Return a storage whose pickle has no secrets."""
+        out = _Quiet(root)
+        _found[out.shown] = root
+        if any(secret.encode() in pickle.dumps(out.fs) for secret in out._secrets):
+            out.fs = _quiet(out.fs, out.shown)
+        return out
 
     def within(self, *parts: str) -> Storage:
         """Return the storage rooted in a folder of this one."""
@@ -235,6 +253,40 @@ class Storage:
 
     def _hide(self, text: str) -> str:
         return _hidden(text, self._secrets)
+
+
+class _Quiet(Storage):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return _again, (self.shown,)
+
+    def within(self, *parts: str) -> Storage:
+        return super().within(*parts).without_secrets()
+
+
+#: Storages of this process by what is shown of them, for those whose pickles have no secrets.
+_found: dict[str, str] = {}
+
+
+def _again(shown: str) -> Storage:
+    return Storage.of_secrets(_found[shown])
+
+
+def _file_system_again(shown: str) -> fs.FileSystem:
+    if shown in _found:
+        return _again(shown).fs
+    # In a process of the cluster that has it among its arguments and doesn't use it: a folder that isn't there.
+    return fs.SubTreeFileSystem("/nonexistent/tgt_ray", fs.LocalFileSystem())
+
+
+def _quiet(file_system: fs.FileSystem, shown: str) -> fs.FileSystem:
+    """Return a file system of the same class, as libraries look for that, whose pickle has no secrets."""
+    _, (options,) = file_system.__reduce__()  # pyarrow's own way to make one like it
+
+    class Quiet(type(file_system)):  # type: ignore[misc]
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return _file_system_again, (shown,)
+
+    return Quiet(**options)
 
 
 def shown(root: str) -> str:

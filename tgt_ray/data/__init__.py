@@ -14,7 +14,7 @@ from tgt_ray.data.images.huggingface import HuggingFaceImages
 from tgt_ray.data.images.parquet import EncodedParquet, ParquetImages
 from tgt_ray.data.retrieval.beir import BeirFolder
 from tgt_ray.data.stored import StoredTable
-from tgt_ray.data.subsets import Labelled, LabelledQueries, LongTail, Unlabelled
+from tgt_ray.data.subsets import HeldForCalibration, Labelled, LabelledQueries, LongTail, Unlabelled
 from tgt_ray.data.texts.base import TextRows, TextSource
 from tgt_ray.data.texts.files import CsvTexts, JsonTexts, ParquetTexts
 from tgt_ray.data.texts.huggingface import HuggingFaceTexts
@@ -34,6 +34,7 @@ __all__ = [
     "Digits",
     "EncodedImages",
     "EncodedParquet",
+    "HeldForCalibration",
     "HuggingFaceImages",
     "HuggingFaceTexts",
     "ImageFolder",

@@ -32,6 +32,15 @@ def left_out(what: str, names: Sequence[str]) -> tuple[LeftOut, ...]:
     return (LeftOut(what, len(names), names[0]),) if names else ()
 
 
+def merged(entries: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """Return the account with one entry for each reason."""
+    out: dict[str, LeftOut] = {}
+    for each in entries:
+        before = out.get(each.what)
+        out[each.what] = each if before is None else LeftOut(each.what, before.count + each.count, before.first)
+    return tuple(out.values())
+
+
 def said(entries: Iterable[LeftOut]) -> str:
     """Return what is left out as the end of a line; empty where nothing is."""
     parts = [f"{each.count} {each.what} ({each.first}{', ...' if each.count > 1 else ''})" for each in entries]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -19,15 +20,30 @@ from tgt_ray.data.account import LeftOut
 if TYPE_CHECKING:
     from tgt_ray.data.stored import StoredTable
 
-#: Calls a function on each part, in this process or in many, and returns the results in the parts' order. JSON can hold
-#: the results.
-MapParts = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+#: Is told how many more units are done.
+Advance = Callable[[int], None]
 
 
-def in_this_process(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+class MapParts(Protocol):
+    """Calls a function on each part, in this process or in many, and returns the results in the parts' order.
+
+    - function: takes a part, and what it tells how many more of its units are done; JSON can hold its results
+    - advance: is told so
+    """
+
+    def __call__(self, function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance, /) -> list[Any]: ...
+
+
+def in_this_process(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:
     """Call a function on each part in threads of this process."""
+    one_at_a_time = Lock()
+
+    def safely(units: int) -> None:
+        with one_at_a_time:
+            advance(units)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(function, parts))
+        return list(threads.map(lambda part: function(part, safely), parts))
 
 
 class Rows(Protocol):
@@ -74,11 +90,14 @@ class Splits(Generic[R]):
     left_out: tuple[LeftOut, ...] = ()
 
 
-def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels_N: np.ndarray, fraction: float, seed: int, what: str, names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Hold out the same fraction of every class, with at least one row of each class on both sides.
 
     - labels_N: (N,) classes
     - what: names the rows in messages
+    - names: of the classes; empty where they have none
     - returns: sorted indices (kept, held out)
     - raises ConfigError: where a class has a single row
     """
@@ -87,7 +106,8 @@ def stratified_holdout(labels_N: np.ndarray, fraction: float, seed: int, what: s
     for c in np.unique(labels_N):
         rows = rng.permutation(np.flatnonzero(labels_N == c))
         if len(rows) < 2:
-            raise ConfigError(f"{what}: class {c} has {len(rows)} row, too few to hold a part of it out")
+            named = f"'{names[c]}'" if len(names) else c
+            raise ConfigError(f"{what}: class {named} has {len(rows)} row, too few to hold a part of it out")
         cut = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         held.append(rows[:cut])
         kept.append(rows[cut:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> 
     """
     try:
         yield
-    except (pa.ArrowException, OSError) as err:
+    except (pa.ArrowException, OSError, UnicodeError) as err:  # a column's name is no UTF-8
         own = " ".join(str(err).split())[:300]
         if "straddling object" in own:
             own = f"a row has more than {BLOCK_BYTES // 2**20} MB, or a quote is never closed"
@@ -46,8 +47,27 @@ def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> 
 
 
 def open_json(file: Path) -> Utf8:
-    """Look at a file of JSON lines; ConfigError where its bytes are not UTF-8."""
-    return as_utf8(file, _bad_key)
+    """Look at a file of JSON lines, or in a .json file perhaps of one list; ConfigError where it is not UTF-8."""
+    source = as_utf8(file, _bad_key)
+    if not file.name.lower().removesuffix(".gz").endswith(".json"):
+        return source
+    with source.lines() as lines:
+        head = next((line.strip() for line in lines if line.strip()), "")
+    if head.startswith("{") and (head == "{" or not _is_object(head)):
+        raise ConfigError(f"{file}: is one JSON object over several lines; write a list of objects, or one a line")
+    if not head.startswith("["):
+        return source
+    try:
+        whole = json.loads(source.text())
+    except (ValueError, RecursionError) as err:
+        raise ConfigError(f"{file}: not a readable JSON file ({err})") from err
+    if not whole:
+        raise ConfigError(f"{file}: holds no rows")
+    for number, row in enumerate(whole, start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(f"{file}: entry {number} is not a JSON object: {cut(json.dumps(row), 80)!r}")
+    content = "".join(f"{json.dumps(row)}\n" for row in whole)
+    return replace(source, skip=0, content=content.encode(), unit="entry")
 
 
 def json_columns(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool = False) -> pa.Table:
@@ -106,13 +126,14 @@ def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa
                 what, fits = KINDS[type(value)]
                 got = f"{what} ({cut(repr(value), 40)})"
                 if name in texts:
-                    raise ConfigError(f"{source.file}: line {number}: {name!r} is {got}, expected a text")
+                    raise ConfigError(f"{source.file}: {source.unit} {number}: {name!r} is {got}, expected a text")
                 if fits is None:
                     raise ConfigError(
-                        f"{source.file}: line {number}: {name!r} is {got}, expected a text or a whole number"
+                        f"{source.file}: {source.unit} {number}: {name!r} is {got}, expected a text or a whole number"
                     )
                 raise ConfigError(
-                    f"{source.file}: line {number}: {name!r} is {got}, in line {first} it is {KINDS[kind][0]}"
+                    f"{source.file}: {source.unit} {number}: {name!r} is {got}, in {source.unit} {first} it is"
+                    f" {KINDS[kind][0]}"
                 )
             there[name] = (first, kind)
     out = {}
@@ -147,6 +168,13 @@ def _objects(source: Utf8) -> Iterator[tuple[int, dict[str, Any]]]:
                     f" {cut(line.strip(), 80)!r}{whole if number == 1 else ''})"
                 )
             yield number, row
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _bad_key(number: int, line: bytes) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from tgt_ray.core.errors import ConfigError
 
@@ -29,11 +31,13 @@ class Utf8:
     """A file whose content is UTF-8, or its content where that had to be changed.
 
     - skip: bytes of a mark at the beginning
+    - unit: what messages count in it
     """
 
     file: Path
     skip: int = 0
     content: bytes | None = None
+    unit: str = "line"
 
     def open(self) -> BinaryIO:
         """Open it behind its mark."""
@@ -60,7 +64,7 @@ def as_utf8(file: Path, whose: Callable[[int, bytes], str] = lambda number, line
     - raises ConfigError: where it can't be read, or is neither UTF-8 nor UTF-16 with its mark
     """
     try:
-        with open(file, "rb") as stream:
+        with _opened(file) as stream:
             head = stream.read(BEGINNING)
             for mark, codec in MARKS:
                 if head.startswith(mark):
@@ -74,11 +78,24 @@ def as_utf8(file: Path, whose: Callable[[int, bytes], str] = lambda number, line
                     line.decode()
                 except UnicodeDecodeError as err:
                     raise ConfigError(_wrong(file, number, line, err.start, whose(number, line))) from err
-            return Utf8(file, skip)
+            if not _is_packed(file):
+                return Utf8(file, skip)
+            stream.seek(skip)
+            return Utf8(file, content=stream.read())
     except ConfigError:
         raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+        raise ConfigError(f"{file}: cannot be unpacked ({err}); write it again, or unpack it yourself") from err
     except (OSError, ValueError) as err:  # a ValueError is for names that no file can have
         raise ConfigError(f"{file}: cannot be read ({getattr(err, 'strerror', None) or err})") from err
+
+
+def _is_packed(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
+
+
+def _opened(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "rb")) if _is_packed(file) else open(file, "rb")
 
 
 def _decoded(file: Path, content: bytes, codec: str) -> bytes:

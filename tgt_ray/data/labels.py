@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.data.encoding import as_utf8
+
+#: Names of files beside the splits that list the classes, in the order of their numbers.
+NAMES = ("labels.json", "classes.txt")
 
 
 def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
@@ -23,16 +28,30 @@ def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.n
     return labels
 
 
+def names_beside(folders: Sequence[Path]) -> tuple[list[str], tuple[Path, ...]]:
+    """Read the names of the classes from the file beside the splits that has them: labels.json, or classes.txt.
+
+    - folders: in which it may lie
+    - returns: the names, and the file; nothing where there is none
+    - raises ConfigError: where two files have names
+    """
+    found = [folder / name for folder in folders for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ConfigError(f"{found[0]}: {found[1]} names the classes as well; keep one of the two")
+    return (label_names(found[0]), (found[0],)) if found else ([], ())
+
+
 def label_names(file: Path) -> list[str]:
-    """Read the names of the classes from a JSON list; empty where there is no such file."""
-    if not file.exists():
-        return []
+    """Read the names of the classes, in the order of their numbers: a JSON list, or in a .txt file one a line."""
     with as_utf8(file).lines() as lines:
         content = lines.read()
-    try:
-        names = json.loads(content)
-    except (ValueError, RecursionError) as err:
-        raise ConfigError(f"{file}: not valid JSON ({err})") from err
+    if file.suffix.lower() == ".txt":
+        names: Any = [line.strip() for line in content.splitlines() if line.strip()]
+    else:
+        try:
+            names = json.loads(content)
+        except (ValueError, RecursionError) as err:
+            raise ConfigError(f"{file}: not valid JSON ({err})") from err
     if not isinstance(names, list) or not names:
         raise ConfigError(f"{file}: expected a list of class names")
     for place, name in enumerate(names):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tgt_ray.core.errors import ConfigError, nearest
-from tgt_ray.data.account import LeftOut, is_hidden, left_out
+from tgt_ray.data.account import LeftOut, is_hidden, left_out, merged
 
 #: What the folders or files of each split may be called, in small letters.
 SPLITS = {
@@ -16,8 +16,14 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
+#: What the file or folder of further rows for train that have no labels may be called, in small letters.
+UNLABELLED = ("unlabelled", "unlabeled", "unsupervised")
 #: The stem of a file that is one of several, as hubs name them; a hash may come after it.
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]{8,})?")
+
+
+#: The stem of a file whose whole name is its number, as in the branch of Parquet files that Hugging Face makes.
+NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -31,52 +37,183 @@ class Parts:
     files: tuple[Path, ...]
 
 
-def split_parts(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Parts]:
-    """Return the files of each split, in the order of SPLITS; those of validation may be absent.
+@dataclass(frozen=True)
+class Layout:
+    """The files of each split that a folder has.
+
+    - root: what the user gave
+    - home: the folder in which the splits lie: `root`, or the only folder in it that has some
+    - parts: in the order of SPLITS; those of validation may be absent
+    - unlabelled: further rows for train, without labels; None where there are none
+    """
+
+    root: Path
+    home: Path
+    parts: dict[str, Parts]
+    unlabelled: Parts | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders in which files beside the splits may lie, the nearest first."""
+        return tuple(dict.fromkeys((self.home, self.root)))
+
+    def left_out(self, beside: Iterable[Path], what: str, folders: bool = True) -> tuple[LeftOut, ...]:
+        """Account for the files, and unless `folders` is false for the folders, that are not read.
+
+        - beside: files that are read, besides those of the splits
+        - what: the other files are
+        """
+        every = [*self.parts.values(), *([self.unlabelled] if self.unlabelled is not None else [])]
+        used = [*beside, *(file for parts in every for file in parts.files)]
+        return not_read(self.root, used, what, folders, (self.home,))
+
+
+def kind_of(file: Path) -> tuple[str, str]:
+    """Return a file's name without its suffix, and its suffix in small letters; with .gz behind it, both are one."""
+    packed = file.suffix.lower() == ".gz"
+    inner = file.with_suffix("") if packed else file
+    return inner.stem, inner.suffix.lower() + (".gz" if packed else "")
+
+
+def split_parts(root: Path, suffixes: tuple[str, ...], unlabelled: tuple[str, ...] = ()) -> Layout:
+    """Find the files of each split.
+
+    Hubs have them in a folder `data`, or in one with the name of a configuration: where `root` itself has no split, the
+    one folder in it that has some is entered.
 
     - suffixes: with the dot, in small letters
+    - unlabelled: suffixes of files of rows without labels
     - raises ConfigError: where train or test has no file, two could be meant, or a shard is missing
     """
-    found = {split: find_parts(folder, names, suffixes) for split, names in SPLITS.items()}
+    home = _home(root, suffixes)
+    found = {split: find_parts(home, names, suffixes) for split, names in SPLITS.items()}
     for split in ("train", "test"):
         if found[split] is None:
-            raise ConfigError(_absent(folder, SPLITS[split], suffixes))
-    return {split: parts for split, parts in found.items() if parts is not None}
+            raise ConfigError(_absent(home, SPLITS[split], suffixes))
+    there = {split: parts for split, parts in found.items() if parts is not None}
+    return Layout(root, home, there, find_parts(home, UNLABELLED, unlabelled))
+
+
+def _home(root: Path, suffixes: tuple[str, ...]) -> Path:
+    if any(_candidates(root, SPLITS[split], suffixes) for split in ("train", "test")):
+        return root
+    inner = [
+        folder
+        for folder in _visible(root)
+        if folder.is_dir() and any(_candidates(folder, SPLITS[split], suffixes) for split in ("train", "test"))
+    ]
+    if len(inner) > 1:
+        raise ConfigError(
+            f"task.data.path: {root} has no file {SPLITS['train'][0]}{suffixes[0]}, and its folders"
+            f" {' and '.join(each.name for each in inner[:2])} both have splits; give one of them"
+        )
+    return inner[0] if inner else root
 
 
 def find_parts(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> Parts | None:
-    """Return the files of one of these names; None where there are none.
+    """Return the files of one of these names, or those in a folder of such a name; None where there are none.
 
     - suffixes: with the dot, in small letters
     - raises ConfigError: where two of them could be meant, or a shard is missing or there twice
     """
-    groups: dict[tuple[str, str, str], dict[int, Path]] = {}
-    for file in _visible(folder):
-        shard = SHARD.fullmatch(file.stem)
-        name, number, count = file.stem, 0, ""
-        if shard is not None:
-            name, number, count = shard["name"], int(shard["number"]), shard["count"]
-        if name.casefold() not in names or file.suffix.lower() not in suffixes or file.is_dir():
-            continue
-        own = groups.setdefault((name, count, file.suffix), {})
-        if number in own:
-            raise ConfigError(
-                f"task.data.path: {folder} has two files for shard {number} of {name}: {own[number].name} and"
-                f" {file.name}; keep one"
-            )
-        own[number] = file
-    if not groups:
+    found = _candidates(folder, names, suffixes)
+    if not found:
         return None
-    if len(groups) > 1:
-        order = sorted(groups, key=lambda group: (names.index(group[0].casefold()), group))
-        stems = list(dict.fromkeys(name for name, _, _ in order))
-        both = stems if len(stems) > 1 else [groups[each][min(groups[each])].name for each in order]
+    if len(found) > 1:
+        own = sorted(found.items(), key=lambda each: (names.index(each[1].meant.casefold()), each[1].count, each[0]))
+        stems = list(dict.fromkeys(group.meant for _, group in own))
+        both = stems if len(stems) > 1 else [name for name, _ in own]
         raise ConfigError(f"task.data.path: {folder} has both {' and '.join(both)}; keep one")
-    (((name, count, suffix), files),) = groups.items()
-    if not count:
-        return Parts(str(files[0]), (files[0],))
-    _check_shards(folder, name, int(count), files)
-    return Parts(str(folder / f"{name}-*-of-{count}{suffix}"), tuple(files[number] for number in sorted(files)))
+    (group,) = found.values()
+    return group.parts()
+
+
+@dataclass
+class _Group:
+    """Files that are one split together: one file, its shards, or all in a folder.
+
+    - meant: the name of the split or table
+    - name: what the names of shards begin with
+    - count: of the shards, as their names say; empty for one file
+    - files: by their number
+    """
+
+    folder: Path
+    meant: str
+    name: str
+    suffix: str
+    count: str = ""
+    files: dict[int, Path] = field(default_factory=dict)
+
+    def add(self, number: int, file: Path) -> None:
+        if number in self.files:
+            raise ConfigError(
+                f"task.data.path: {self.folder} has two files for shard {number} of {self.name}:"
+                f" {self.files[number].name} and {file.name}; keep one"
+            )
+        self.files[number] = file
+
+    def parts(self) -> Parts:
+        files = tuple(self.files[number] for number in sorted(self.files))
+        if self.count:
+            _check_shards(self.folder, self.name, int(self.count), self.files)
+            return Parts(str(self.folder / f"{self.name}-*-of-{self.count}{self.suffix}"), files)
+        return Parts(str(files[0]) if len(files) == 1 else str(self.folder / f"*{self.suffix}"), files)
+
+
+def _candidates(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, _Group]:
+    """Return what could be meant by one of these names, by the name of the first file or of the folder."""
+    groups: dict[tuple[str, str, str], _Group] = {}
+    inner: dict[str, _Group] = {}
+    for file in _visible(folder):
+        if file.is_dir():
+            group = _inside(file, suffixes) if file.name.casefold() in names else None
+            if group is not None:
+                inner[file.name] = group
+            continue
+        stem, suffix = kind_of(file)
+        shard = SHARD.fullmatch(stem)
+        name, number, count = (stem, 0, "") if shard is None else (shard["name"], int(shard["number"]), shard["count"])
+        if name.casefold() in names and suffix in suffixes:
+            groups.setdefault((name, count, suffix), _Group(folder, name, name, suffix, count)).add(number, file)
+    return {**{group.files[min(group.files)].name: group for group in groups.values()}, **inner}
+
+
+def _inside(folder: Path, suffixes: tuple[str, ...]) -> _Group | None:
+    """Return the files in the folder of a split: shards, files with numbers for names, or others by their names."""
+    files = [each for each in _visible(folder) if not each.is_dir() and kind_of(each)[1] in suffixes]
+    if not files:
+        return None
+    kinds = {kind_of(file)[1]: file.name for file in reversed(files)}
+    if len(kinds) > 1:
+        raise ConfigError(f"task.data.path: {folder} has both {' and '.join(sorted(kinds.values()))}; keep one")
+    ((suffix, _),) = kinds.items()
+    shards = [SHARD.fullmatch(kind_of(file)[0]) for file in files]
+    sets = {
+        (shard["name"], shard["count"]) if shard else ("", ""): file.name
+        for shard, file in reversed(list(zip(shards, files, strict=True)))
+    }
+    if len(sets) > 1:
+        raise ConfigError(f"task.data.path: {folder} has both {' and '.join(sorted(sets.values()))}; keep one")
+    (((name, count), _),) = sets.items()
+    group = _Group(folder, folder.name, name or folder.name, suffix, count)
+    if not count and all(NUMBER.fullmatch(kind_of(file)[0]) for file in files):
+        _check_numbers(folder, files)
+    for place, (shard, file) in enumerate(zip(shards, files, strict=True)):
+        group.add(int(shard["number"]) if shard else place, file)
+    return group
+
+
+def _check_numbers(folder: Path, files: Sequence[Path]) -> None:
+    """Raise ConfigError where a number between the first and the last is missing."""
+    numbers = [int(kind_of(file)[0]) for file in files]
+    lacking = sorted({*range(min(1, *numbers), max(numbers) + 1)} - {*numbers})
+    if lacking:
+        name, suffix = kind_of(files[0])
+        raise ConfigError(
+            f"task.data.path: {folder} has {len(files)} of {max(numbers) + 1} shards of {folder.name}; the first that"
+            f" is missing is {lacking[0]:0{len(name)}d}{suffix}"
+        )
 
 
 def _check_shards(folder: Path, name: str, count: int, files: dict[int, Path]) -> None:
@@ -84,10 +221,10 @@ def _check_shards(folder: Path, name: str, count: int, files: dict[int, Path]) -
     wanted = range(first, first + count)
     lacking = [number for number in wanted if number not in files]
     if lacking:
-        there = next(iter(files.values()))
-        shard = SHARD.fullmatch(there.stem)
+        stem, suffix = kind_of(next(iter(files.values())))
+        shard = SHARD.fullmatch(stem)
         assert shard is not None, "shards have such names"
-        missing = f"{name}-{lacking[0]:0{len(shard['number'])}d}-of-{shard['count']}{there.suffix}"
+        missing = f"{name}-{lacking[0]:0{len(shard['number'])}d}-of-{shard['count']}{suffix}"
         raise ConfigError(
             f"task.data.path: {folder} has {len(files)} of {count} shards of {name}; the first that is missing is"
             f" {missing}"
@@ -100,10 +237,8 @@ def _check_shards(folder: Path, name: str, count: int, files: dict[int, Path]) -
 
 
 def _absent(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> str:
-    within = [each.name for each in _visible(folder) if each.is_dir() and find_parts(each, names, suffixes)]
     there = [each.name for each in folder.iterdir()]
     hint = nearest(names[0] + suffixes[0], there) if there else "the folder is empty"
-    hint = f"its folder {within[0]} has one: give that folder" if within else hint
     return f"task.data.path: no file {names[0]}{suffixes[0]} in {folder}; {hint}"
 
 
@@ -113,20 +248,31 @@ def no_split(suffixes: tuple[str, ...]) -> str:
     return f"files that are no split's ({names}; {', '.join(suffixes)})"
 
 
-def not_read(folder: Path, used: Iterable[Path], what: str) -> tuple[LeftOut, ...]:
-    """Account for the files and folders that are not read.
+def not_read(
+    root: Path, used: Iterable[Path], what: str, folders: bool = True, entered: Iterable[Path] = ()
+) -> tuple[LeftOut, ...]:
+    """Account for the files, and unless `folders` is false for the folders, that are not read.
 
-    - used: those that are
-    - what: the others are
+    - root: the folder that names in the account start from
+    - used: the files and folders that are read; those beside a file in a folder below `root` are looked at as well
+    - what: the other files are
+    - entered: further folders whose files are looked at
     """
-    rest = sorted(set(folder.iterdir()) - set(used))
-    hidden = [each.name for each in rest if is_hidden(each.name)]
-    shown = [each for each in rest if not is_hidden(each.name)]
-    return (
-        *left_out("hidden files", hidden),
-        *left_out("folders that are not entered", [each.name for each in shown if each.is_dir()]),
-        *left_out(what, [each.name for each in shown if not each.is_dir()]),
-    )
+    used = set(used)
+    inner = {root, *entered, *(file.parent for file in used if root in file.parents)}
+    entries: list[LeftOut] = []
+    for folder in sorted(each for each in inner if each.is_dir()):
+        rest = sorted(set(folder.iterdir()) - used - inner)
+        hidden = [each for each in rest if is_hidden(each.name)]
+        shown = [each for each in rest if not is_hidden(each.name)]
+        kinds = {
+            "hidden files": hidden,
+            "folders that are not entered": [each for each in shown if each.is_dir() and folders],
+            what: [each for each in shown if not each.is_dir()],
+        }
+        for kind, found in kinds.items():
+            entries += left_out(kind, [each.relative_to(root).as_posix() for each in found])
+    return merged(entries)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -127,7 +127,7 @@ def whole(folder: Storage, files: Sequence[str], rows: int) -> bool:
             return False
     try:
         return sum(len(batch) for batch in _open(folder.root, tuple(files))) == rows
-    except (pa.ArrowException, OSError) as err:  # of a file without a checksum
+    except (pa.ArrowException, OSError, UnicodeError) as err:  # of a file without a checksum
         log.warning("%s: is damaged (%s); made again", folder.shown, " ".join(str(err).split()))
         return False
 

@@ -105,6 +105,22 @@ class LongTail(Config):
         return np.sort(np.concatenate(kept))
 
 
+class HeldForCalibration(Config):
+    """The validation rows that conformal weights are calibrated on, in proportion to classes.
+
+    No model is selected by them. A row that train has as well, or that validation has twice, is not among them, and of
+    each class one row stays for selection.
+    """
+
+    fraction: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of the validation rows; higher: the quantile is more exact, the selection less",
+    )
+    seed: Seed = Field(0, description="random seed of the choice of these rows")
+
+
 class LabelledQueries(Config):
     """The training queries that keep their answers."""
 

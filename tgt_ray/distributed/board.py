@@ -14,7 +14,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.claims import Claims
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.messages import Answer, Metrics, Run
-from tgt_ray.distributed.run_queue import RunQueue
+from tgt_ray.distributed.run_queue import Overview, RunQueue
 from tgt_ray.experiment.experiment import Experiment
 
 
@@ -126,6 +126,10 @@ class Board:
             placement = self.runs.lane_lost(name, reason)
             self.changed.notify_all()
             return placement
+
+    async def overview(self) -> Overview:
+        """Say what lanes do right now."""
+        return self.runs.overview()
 
     async def close(self) -> None:
         """End all lanes and stop their runs."""

@@ -9,6 +9,7 @@ import numpy as np
 import ray
 
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.cluster import largest_node_cpus, nodes
 from tgt_ray.distributed.resources import device_of, needs_places, pool_resources
@@ -67,7 +68,11 @@ def embed_documents(experiment: Experiment, data: TaskData, file: str, storage: 
         **pool_resources(experiment) if special else {"num_cpus": min(threads, largest_node_cpus())},
     )
     embedded.context.enable_progress_bars = False
-    parts = list(embedded.iter_batches(batch_size=None))
+    parts = []
+    with progress("embedding documents", len(table), "documents") as phase:
+        for part in embedded.iter_batches(batch_size=None):
+            parts.append(part)
+            phase.advance(len(part["row"]))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(columns.pop("row"))
     keep(storage, file, columns["embedding"][order], columns["cut"][order])

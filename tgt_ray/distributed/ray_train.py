@@ -12,10 +12,12 @@ import time
 from functools import wraps
 from typing import Any
 
+import ray
 from ray._common.network_utils import parse_address
 from ray._private import services, worker
 from ray._private.authentication import authentication_token_setup
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.state import actors
 from ray._raylet import InnerGcsClient, PlacementGroupID  # type: ignore[attr-defined]
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -125,6 +127,18 @@ def study_trial(search: Any, trial_id: str) -> Any:
     return search._ot_trials[trial_id]
 
 
+def reopen_study(search: Any, study: Any, trials: dict[str, Any]) -> None:
+    """Give a search algorithm of Tune's another view of its Optuna study, which may have changed since it was stored.
+
+    - trials: those of the study by Tune's ids
+    """
+    import optuna
+
+    study.sampler = search._sampler
+    search._ot_study, search._storage = study, study._storage
+    search._ot_trials = {name: optuna.trial.Trial(study, each._trial_id) for name, each in trials.items()}
+
+
 def _is_no_failed_trial(message: logging.LogRecord) -> bool:
     return not str(message.msg).startswith("Trial task failed")
 
@@ -154,6 +168,20 @@ def remove_placement(group: str | None) -> None:
     """Remove a placement group by its id; do nothing where it is None or was removed already."""
     if group is not None and placement_group_table().get(group, {}).get("state") not in (None, "REMOVED"):
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+
+def nodes_of_placement(group: str) -> list[str]:
+    """Return the addresses of the nodes that hold a placement group's bundles; none where it isn't placed yet."""
+    placed = placement_group_table().get(group, {}).get("bundles_to_node_id", {})
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    return sorted({addresses[node] for node in placed.values() if node in addresses})
+
+
+def count_actors(name: str) -> int:
+    """Return how many actors of this job are alive that run a class of this name."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    there = actors(job_id=job, actor_state_name="ALIVE").values()
+    return sum(name in each["ActorClassName"] for each in there)
 
 
 class WithoutHelpers:

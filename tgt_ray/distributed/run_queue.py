@@ -57,6 +57,34 @@ class Lane:
         return LaneShape.of(self.plan).serves(run.experiment)
 
 
+@dataclass(frozen=True)
+class LaneState:
+    """Says what a lane does right now.
+
+    - run: the id of the run that it has; None: it waits for one
+    - ready: whether its workers have asked for work, so that they have started
+    - generators: that its pool is to have
+    - placement: the id of its workers' placement group
+    """
+
+    name: str
+    run: str | None
+    ready: bool
+    generators: int
+    placement: str | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Says what all lanes do right now; those that are given up are left out.
+
+    - queued: runs that wait for a lane
+    """
+
+    lanes: tuple[LaneState, ...]
+    queued: int
+
+
 class RunQueue:
     """Assigns runs, in the order in which they were submitted, to lanes.
 
@@ -73,6 +101,16 @@ class RunQueue:
         self.queue: list[Entry] = []
         self.closed = False
         self.why_no_lane = ""
+
+    def overview(self) -> Overview:
+        """Say what lanes do right now."""
+        lanes = []
+        for name, lane in self.lanes.items():
+            held, pool = self._held(name), LaneShape.of(lane.plan)
+            if lane.alive:
+                generators, run = pool.workers * pool.actors, held.run.id if held is not None else None
+                lanes.append(LaneState(name, run, lane.taken, generators, lane.placement))
+        return Overview(tuple(lanes), len(self.queue))
 
     # ---- runs
 

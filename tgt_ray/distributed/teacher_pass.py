@@ -10,6 +10,7 @@ import ray
 import safetensors.numpy
 
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.progress import progress
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, concat_columns, flat, unflat
 from tgt_ray.core.storage import Storage
@@ -94,7 +95,11 @@ def label_rows(
         **resources,
     )
     labelled.context.enable_progress_bars = False
-    found = {(row["table"], row["first"]): row["payload"] for row in labelled.iter_rows()}
+    found = {}
+    with progress("asking the teacher about real rows", sum(len(table) for table, _ in asked), "rows") as phase:
+        for row in labelled.iter_rows():
+            found[row["table"], row["first"]] = row["payload"]
+            phase.advance(min(ROWS_PER_BLOCK, len(asked[row["table"]][0]) - row["first"]))
     parts: list[list[Columns]] = [[] for _ in asked]
     for (number, _), payload in sorted(found.items()):
         parts[number].append(unflat(safetensors.numpy.load(payload)))

@@ -14,9 +14,11 @@ from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
+from tgt_ray.data.base import Advance
 from tgt_ray.distributed.cluster import largest_node_cpus, nodes
 from tgt_ray.distributed.documents import embed_documents
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_places, pool_resources
+from tgt_ray.distributed.task_lines import run_and_say
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
@@ -70,7 +72,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
         check_teacher_fits(experiment, nodes())
     options = pool_resources(experiment) if special else {"num_cpus": 1}
     threads = max(1, int(largest_node_cpus()))
-    log.info("teacher: prepared and checked now, once; pretraining, where it is needed, may take minutes")
+    log.info("teacher: prepared and checked now, in a task")
     reference = ray.put(data)
     try:
         if experiment.teacher.labeler.embeds_documents:
@@ -78,8 +80,7 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
             file = ray.get(look.remote(experiment, reference, storage))
             if file is not None:
                 embed_documents(experiment, data, file, storage)
-        make = ray.remote(max_calls=1)(_make_teacher).options(**options)
-        record: dict[str, Any] = ray.get(make.remote(experiment, reference, storage, threads))
+        record: dict[str, Any] = run_and_say(_make_teacher, options, experiment, reference, storage, threads)
         return record
     except ray.exceptions.RayTaskError as err:
         if isinstance(err.cause, OneLine):
@@ -96,16 +97,16 @@ def _missing_documents(experiment: Experiment, data: TaskData, storage: Storage)
 def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
     import torch
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     torch.set_num_threads(threads)
     return make_teacher(experiment, data, storage, device_of(experiment))[1]
 
 
-def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+def run_on_ray(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:
     """Call `function` on each part, in tasks of Ray Data.
 
     - function: returns what JSON can hold
+    - advance: is told of the units of each part that is done
     - returns: the results, in the order of the parts
     """
     import ray.data
@@ -114,10 +115,18 @@ def run_on_ray(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         (part,) = references[row["number"]]
-        return {"number": row["number"], "result": json.dumps(function(ray.get(part)))}
+        units: list[int] = []
+        return {
+            "number": row["number"],
+            "result": json.dumps(function(ray.get(part), units.append)),
+            "units": sum(units),
+        }
 
     numbers = ray.data.from_items([{"number": number} for number in range(len(parts))], override_num_blocks=len(parts))
     done = numbers.map(work)
     done.context.enable_progress_bars = False
-    results = {row["number"]: row["result"] for row in done.iter_rows()}
+    results = {}
+    for row in done.iter_rows():
+        results[row["number"]] = row["result"]
+        advance(row["units"])
     return [json.loads(results[number]) for number in range(len(parts))]

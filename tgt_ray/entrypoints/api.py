@@ -7,26 +7,31 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import formats, records
+from tgt_ray.core import claims, formats, records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
 from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.objectives import Objective
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
-from tgt_ray.tasks import Task, TaskData
+from tgt_ray.tasks import Task, TaskData, with_calibration
+from tgt_ray.teacher.fingerprints import check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check, states
 from tgt_ray.training.files import kept_files
@@ -87,7 +92,7 @@ def run(
     - raises RunFailed: where the run was started and failed
     """
     if resume and experiment is None:
-        root, name = _open(storage, name, "train", resume)
+        root, name = _find(storage, name, "train", resume)
         where = root.where(name, "experiment.yaml")
         experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
@@ -96,12 +101,16 @@ def run(
 
 
 def _run(config: Experiment, storage: str | None, name: str | None, local: bool, resume: bool) -> RunResult:
-    import pandas as pd
-
     config.check_files()
     warn_of_odd_settings(config)
     scan = config.task.scan()
-    root, name = _open(storage, name, "train", resume)
+    with _opened(storage, name, "train", resume) as (root, name):
+        return _run_in(config, scan, root, name, local, resume)
+
+
+def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool) -> RunResult:
+    import pandas as pd
+
     folder = root.within(name)
     begun = folder.where("experiment.yaml")
     if resume:
@@ -110,6 +119,9 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
         history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
+    content = folder.find("record.json") if resume else None
+    if content is not None:
+        check_same(json.loads(content), prepared.fingerprints, prepared.teacher, "run")
     record = {
         formats.KEY: formats.FORMATS["run"],
         "kind": "run",
@@ -143,7 +155,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     from tgt_ray.training.run import Diverged
 
     devices(config)
-    data = _read(config, scan, root, in_this_process)
+    data = _read(config, [config.objective], scan, root, in_this_process)
     prepared = prepare_local(config, data, root)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
@@ -175,18 +187,14 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
-        data = _read(config, scan, root, run_on_ray)
+        data = _read(config, [config.objective], scan, root, run_on_ray)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
             try:
                 ray.get(board.submit.remote(run))
-                for seen in itertools.count():
-                    answer = ray.get(board.next_report.remote(run.id, seen))
-                    if answer.metrics is None:
-                        break
-                    _log_report(config.task.metric_names[0], answer.metrics)
+                answer = _followed(config, board, run.id)
             except RayActorError as err:
                 raise RunFailed(
                     "the actor between this process and the run's workers was lost; continue with --resume"
@@ -195,6 +203,23 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
         raise RunFailed(answer.reason)
     _keep_files(config, folder)
     return answer.history, prepared
+
+
+def _followed(config: Experiment, board: Any, run_id: str) -> Any:
+    """Log the reports of a run on Ray until it is over, say how far it is, and return how it ended."""
+    import ray
+
+    answer = ray.get(board.next_report.remote(run_id, 0))
+    # From the first report on: before it lies the start of the lane, or what was done before a resume.
+    done = answer.metrics["step"] if answer.metrics is not None else 0
+    with progress("training", config.train.steps, "steps", done=done) as phase:
+        for seen in itertools.count(1):
+            if answer.metrics is None:
+                break
+            _log_report(config.task.metric_names[0], answer.metrics)
+            phase.to(answer.metrics["step"])
+            answer = ray.get(board.next_report.remote(run_id, seen))
+    return answer
 
 
 def read_data(
@@ -210,12 +235,16 @@ def read_data(
         config.check_files()
         scan = config.task.scan()
         root = Storage(storage if storage is not None else default_storage())
-        return config.task, _read(config, scan, root, in_this_process)
+        return config.task, _read(config, [config.objective], scan, root, in_this_process)
 
 
-def _read(config: Experiment, scan: Any, root: Storage, run: MapParts) -> TaskData:
-    """Read the data, and say what was read, left out and cut."""
-    data = config.task.read(scan, root, run)
+def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: Storage, run: MapParts) -> TaskData:
+    """Read the data, and say what was read, left out and cut.
+
+    - objectives: all that the runs on it may have
+    """
+    needed = max(each.calibration_rows for each in objectives)
+    data = with_calibration(config.task, config.task.read(scan, root, run), needed)
     log.info(config.task.said(data))
     warn_of_cut_texts(config, data)
     return data
@@ -258,9 +287,9 @@ def run_sweep(
     """
     if resume and config is not None:
         raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
-    with messages():
+    with messages(), ExitStack() as opened:
         if resume:
-            root, name = _open(storage, name, "sweep", resume)
+            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
             _check_format(root.within(name), name)
             where = root.where(name, "sweep.yaml")
             loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
@@ -272,7 +301,7 @@ def run_sweep(
             scan = loaded.experiment.task.scan()
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
-            root, name = _open(storage, name, "sweep", resume)
+            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
         with libraries_to_file(root, name):
             result = _run_sweep(loaded, scan, root, name, resume)
         say_result(result)
@@ -283,11 +312,15 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
+    from tgt_ray.sweeps.resume import mend
 
     folder = root.within(name)
+    # A sweep that was killed before its first trial has nothing to go on from, and starts afresh.
+    resume = resume and mend(config, folder)
     with cluster.connect():
         cluster.check_shared(root)
-        data = _read(config.experiment, scan, root, run_on_ray)
+        # All trials are selected by the same rows, whether they need others to be calibrated on or not.
+        data = _read(config.experiment, config.objectives(), scan, root, run_on_ray)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
         table = driver.start(config, data, root, name, resume)
@@ -324,7 +357,7 @@ def _build(cls: type[Config], what: Any) -> Any:
     return validate(cls, load_yaml(what), str(what))
 
 
-def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
+def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tuple[Storage, str]:
     """Return the storage root and the run's name: a new one, or with `resume` one that is there."""
     if name is not None:
         check_name(name)
@@ -334,17 +367,25 @@ def _open(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
-        begun, taken = root.exists(name, marker), root.exists(name)
+        begun, there = root.exists(name, marker), claims.taken(root, name)
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:
         raise ConfigError(f"--resume: there is no {kind} '{name}' in {root.shown}")
-    if taken and not resume:
+    if there and not resume:
         raise ConfigError(
             f"--name {name}: exists already in {root.shown}; choose another name, or continue it with --resume"
         )
-    root.check_writable()
-    removed = root.remove_drafts()
-    if removed:
-        log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
     return root, name
+
+
+@contextmanager
+def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str]]:
+    """Yield the storage root and the run's name, whose folder no other command has meanwhile."""
+    root, name = _find(storage, name, kind, resume)
+    root.check_writable()
+    with claims.claimed(root, name, resume):
+        removed = root.remove_drafts()
+        if removed:
+            log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
+        yield root, name

@@ -46,6 +46,11 @@ class Blocks(Config):
         return self.explorer.synthesizes and self.train.synthetic_ratio > 0
 
     @property
+    def uses_generator(self) -> bool:
+        """Tell whether the run needs the teacher's generator, which unchanged anchors don't."""
+        return self.streams and self.explorer.decodes
+
+    @property
     def synthetic_ratio(self) -> float:
         """Give the ratio in effect, which is 0 with an explorer that makes no rows."""
         return self.train.synthetic_ratio if self.explorer.synthesizes else 0.0

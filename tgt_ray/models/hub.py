@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,18 @@ def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
         logging.set_verbosity(said)
 
 
+@contextmanager
+def made_from(path: str) -> Iterator[None]:
+    """Make one line of what a library raises that makes a model from the sizes in a folder's config.json."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as err:  # sizes of another type, negative ones, names that the library lacks
+        own = " ".join(str(err).split())[:200]
+        raise ConfigError(f"{path}: no model can be made from its config.json ({type(err).__name__}: {own})") from err
+
+
 def tokenizer_from_hub(path: str, revision: str | None, **options: Any) -> Any:
     """Load the tokenizer of a model; ConfigError where there is none, for which the library would invent one."""
     from transformers import AutoTokenizer
@@ -157,21 +171,46 @@ def model_from_hub(auto: Any, path: str, revision: str | None, where: str, **opt
     return model, info
 
 
+def has_head(info: Mapping[str, Any], head: str, where: str, hint: str = "") -> bool:
+    """Tell whether a model's files have weights of its head; all others must be there.
+
+    - info: what `model_from_hub` gives
+    - head: name of the head, whose own weights may be missing all together
+    - where, hint: begin and end of the message
+    - raises ConfigError: where other weights are missing, since the library would draw them at random
+    """
+    absent = set(info["missing_keys"])
+    of_head = {name for name in absent if name.startswith(f"{head}.")} if f"{head}.weight" in absent else set()
+    refuse_missing(absent - of_head, where, hint)
+    return not of_head
+
+
+def refuse_missing(names: Iterable[str], where: str, hint: str = "") -> None:
+    """Raise ConfigError, which starts with `where` and ends with `hint`, for the first of weights that are missing."""
+    for name in sorted(names):
+        raise ConfigError(f"{where} has no weights for '{name}'{hint}")
+
+
 def _weight_names(folder: Path) -> list[str]:
     """Return the names of the weights in a model's folder; none for a name on the hub, or a file without a list."""
+    import pickle
+
+    import torch
     from safetensors import SafetensorError, safe_open
 
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / index).is_file():
             return list(_mapping((folder / index).read_bytes()).get("weight_map") or ())
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        return []
     try:
-        with safe_open(file, "pt") as weights:
-            return list(weights.keys())
-    except SafetensorError:
+        if (folder / "model.safetensors").is_file():
+            with safe_open(folder / "model.safetensors", "pt") as weights:
+                return list(weights.keys())
+        if (folder / "pytorch_model.bin").is_file():
+            # Of a pickle nothing but weights is read, and of these only names and shapes.
+            return list(torch.load(folder / "pytorch_model.bin", map_location="meta", weights_only=True))
+    except (SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
         return []
+    return []
 
 
 def check_files(path: str, revision: str | None, subfolder: str | None = None) -> None:

@@ -44,6 +44,11 @@ class Objective(Component):
         return ()
 
     @property
+    def calibration_rows(self) -> int:
+        """The fewest rows that its fits on the split `calibration` need; 0: there are no such fits."""
+        return int(any(fit.split == "calibration" for fit in self.fits))
+
+    @property
     def lookup(self) -> Lookup | None:
         """The table rows that the student embeds in addition to the batch; None where there are none."""
         return None

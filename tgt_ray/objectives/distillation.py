@@ -27,7 +27,8 @@ class ConformalWeights(Config):
 
     The weight of a row is exp(-gamma u) with u = (|C| - 1) / (K - 1). C is the set of classes that split-conformal
     prediction leaves open: a class is in C where 1 - p is at most a quantile of the calibration scores, and C always
-    contains the predicted class. It is calibrated on the validation split.
+    contains the predicted class. It is calibrated on a part of the validation split, `task.calibration`, which neither
+    labeler nor student has seen, and by which no model is selected.
     """
 
     gamma: float = Field(
@@ -41,11 +42,20 @@ class ConformalWeights(Config):
         " weights of uncertain rows smaller",
     )
 
+    @property
+    def rows(self) -> int:
+        """The fewest rows of which some quantile has the coverage: the k-th of n has k / (n + 1)."""
+        rows = max(1, math.floor(self.coverage / (1 - self.coverage)))
+        return rows if self._rank(rows) <= rows else rows + 1
+
+    def _rank(self, rows: int) -> int:
+        return math.ceil(round((rows + 1) * self.coverage, 9))  # 0.7 * 10 is a little above 7
+
     def build(self, facts: Facts) -> nn.Module:
         from tgt_ray.objectives.criteria.distillation import SetSizeWeights
 
         scores = np.sort(facts.fits.get(CALIBRATION.name, np.empty(0, np.float32)))
-        rank = math.ceil((len(scores) + 1) * self.coverage)
+        rank = self._rank(len(scores))
         quantile = float(scores[rank - 1]) if 0 < rank <= len(scores) else 1.0
         return SetSizeWeights(quantile, self.gamma)
 
@@ -86,6 +96,10 @@ class Distillation(Objective):
     @property
     def fits(self) -> tuple[Fit, ...]:
         return (CALIBRATION,) if self.conformal is not None else ()
+
+    @property
+    def calibration_rows(self) -> int:
+        return self.conformal.rows if self.conformal is not None else 0
 
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

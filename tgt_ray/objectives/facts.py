@@ -47,7 +47,7 @@ class Fit(ABC):
     """
 
     name: ClassVar[str]
-    split: ClassVar[Literal["train", "validation"]] = "train"
+    split: ClassVar[Literal["train", "validation", "calibration"]] = "train"
     signals: ClassVar[tuple[Signal, ...]] = ()
     stored: ClassVar[bool] = True
     revision: ClassVar[int] = 1
@@ -81,10 +81,10 @@ class Head(Fit):
 
 @dataclass(frozen=True)
 class Calibration(Fit):
-    """Computes the labeler's 1 - p(true class) of each validation row, (M,)."""
+    """Computes the labeler's 1 - p(true class) of each calibration row, (M,)."""
 
     name: ClassVar[str] = "calibration"
-    split: ClassVar[Literal["train", "validation"]] = "validation"
+    split: ClassVar[Literal["train", "validation", "calibration"]] = "calibration"
     signals: ClassVar[tuple[Signal, ...]] = (LOGITS,)
 
     def of(self, rows: Rows) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ SPLITS = {
     "train": "train",
     "unlabelled": "rows without labels",
     "validation": "validation",
+    "calibration": "calibration",
     "test": "test",
     "documents": "documents",
 }

@@ -218,6 +218,8 @@ def _about(folder: Storage, record: dict[str, Any]) -> list[str]:
 
 def _teacher(teacher: dict[str, Any]) -> Iterable[Table]:
     for role in ("labeler", "generator"):
+        if teacher[role] is None:  # no rows were made
+            continue
         quality = teacher[role].get("quality", {})
         rows = [{"split": split, **values} for split, values in quality.items() if isinstance(values, dict) and values]
         if rows:

@@ -37,9 +37,12 @@ def typical(sweep: SweepConfig) -> Experiment:
 def checked(sweep: SweepConfig) -> Experiment:
     """Return the experiment used to prepare and check the teacher.
 
-    It is the sweep's own or, where that makes no synthetic rows, the one for whose resources lanes are opened.
+    It needs a generator if some trial does. It is the sweep's own or the one for whose resources lanes are opened, if
+    that is so of one of them.
     """
-    return sweep.experiment if sweep.experiment.streams else typical(sweep)
+    generating = sweep.generating()
+    candidates = (sweep.experiment, typical(sweep), generating or sweep.experiment)
+    return next(each for each in candidates if each.uses_generator == (generating is not None))
 
 
 def check_concurrency(sweep: SweepConfig) -> int:

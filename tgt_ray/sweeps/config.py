@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Literal
 
@@ -190,6 +191,20 @@ class SweepConfig(Config):
         own = {key: d for key, d in self.space.items() if key == "explorer.type"}
         points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
         return any(self.trial_experiment(point).explorer.unchanged for point in points)
+
+    def generating(self) -> Experiment | None:
+        """Return the experiment of a trial that needs the teacher's generator; None where none does."""
+        deciding = [key for key in ("explorer", "explorer.type", "train.synthetic_ratio") if key in self.space]
+        for values in itertools.product(*(self.space[key].ends() for key in deciding)):
+            decided = dict(zip(deciding, values, strict=True))
+            # Some values are legal only together with those of other keys.
+            for others in ({}, *self._probes(self.space)):
+                with suppress(ConfigError):
+                    trial = self.trial_experiment({**others, **decided})
+                    if trial.uses_generator:
+                        return trial
+                    break
+        return None
 
     def check_files(self) -> None:
         """Check the files that the experiment and each kind of trial name.

@@ -54,7 +54,7 @@ class Curves(TBXLoggerCallback):
             return
         values = {key: trial.config[key] for key in self.sweep.space if key in trial.config}
         known = {k: v if isinstance(v, str | bool | int | float) else str(v) for k, v in values.items()}
-        about = {"sweep": Path(self.folder.root).name, "control": trial.config.get("control", ""), **known}
+        about = {"sweep": Path(self.folder.base).name, "control": trial.config.get("control", ""), **known}
         _, begin, end = hparams(about, scores)
         writer = self._open(trial, SCORES)
         for summary in (begin, end):

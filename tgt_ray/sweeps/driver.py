@@ -30,6 +30,7 @@ from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
 from tgt_ray.sweeps.table import best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.fingerprints import check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -59,14 +60,12 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     """Run a sweep on the connected cluster.
 
     - storage, name: the sweep's files lie in `storage`/`name`, as docs/run-results.md lists them
-    - resume: continue the sweep that is there
+    - resume: continue the sweep that is there, whose files are mended (see tgt_ray.sweeps.resume)
     - returns: the table of its trials
     - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
     """
     folder = storage.within(name)
     concurrent = check_concurrency(sweep)
-    # A sweep that was killed before its first trial has nothing to restore and starts afresh.
-    resume = resume and any("/experiment_state-" in file for file in folder.files("tune"))
     if resume and concurrent < (before := records.read_json(folder, "record.json")["concurrent"]):
         raise ConfigError(
             f"--resume: the sweep runs {before} trials at once, but this cluster holds {concurrent}; use a larger one"
@@ -85,9 +84,8 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         sweep.unchanged_anchors(),
     ) as (board, prepared):
         log_teacher(prepared)
-        if resume and (before := records.read_json(folder, "record.json")["fingerprints"]) != prepared.fingerprints:
-            changed = next(key for key in prepared.fingerprints if before.get(key) != prepared.fingerprints[key])
-            raise ConfigError(f"--resume: {changed} has changed since the sweep was started; start a new sweep")
+        if resume:
+            check_same(records.read_json(folder, "record.json"), prepared.fingerprints, prepared.teacher)
         if not resume:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             fit_check.keep(prepared.teacher, storage, folder)
@@ -107,41 +105,60 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
 def make_tuner(
     sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
-    """Make Tune's experiment, or with `resume` restore it from the sweep's folder."""
+    """Make Tune's experiment, or with `resume` restore it from the sweep's folder.
+
+    Tune stores its own arguments, so it is given a file system and callbacks without secrets.
+    """
     filter_tune_messages()
+    quiet, search = folder.without_secrets(), sweep.search
     trainable = tune.with_resources(
         tune.with_parameters(
             LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
         ),
         {"CPU": TRIAL_CPUS},
     )
-    if resume:
-        return tune.Tuner.restore(
-            folder.within("tune").root, trainable=trainable, resume_unfinished=True, restart_errored=False
-        )
-    search = sweep.search
-    return tune.Tuner(
+    # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric=search.metric,
             mode=search.mode,
-            search_alg=make_search(sweep, folder),
+            search_alg=make_search(sweep, folder, resume),
             scheduler=make_scheduler(sweep),
             num_samples=sweep.num_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=folder.root,
-            verbose=0,
-            callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
-            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
-            failure_config=tune.FailureConfig(max_failures=0),
-            # The runs write checkpoints themselves.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
+        run_config=_run_config(sweep, quiet, None if quiet is folder else quiet.fs),
+    )
+    if not resume:
+        return tuner
+    return tune.Tuner.restore(
+        folder.within("tune").root if quiet is folder else quiet.path("tune"),
+        trainable=trainable,
+        resume_unfinished=True,
+        restart_errored=False,
+        storage_filesystem=None if quiet is folder else quiet.fs,
+    )
+
+
+def _run_config(sweep: SweepConfig, folder: Storage, file_system: Any) -> tune.RunConfig:
+    """Make Tune's settings of the experiment.
+
+    - folder: whose pickle has no secrets
+    - file_system: on which the folder lies; None: Tune finds it by itself
+    """
+    return tune.RunConfig(
+        name="tune",
+        storage_path=folder.root if file_system is None else folder.base,
+        storage_filesystem=file_system,
+        verbose=0,
+        callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
+        # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
+        failure_config=tune.FailureConfig(max_failures=0),
+        # The runs write checkpoints themselves.
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
     )
 
 

@@ -13,12 +13,19 @@ from rich.console import Console
 from rich.live import Live
 
 from tgt_ray.core import records
+from tgt_ray.core.progress import FIRST_S, GROWTH, LONGEST_S
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.board import board_name
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.screen import Pace, line_of, screen
 from tgt_ray.sweeps.search import note_failure
-from tgt_ray.sweeps.table import ENDED, line, render, trial_table
+from tgt_ray.sweeps.table import ENDED, line, trial_table
+from tgt_ray.sweeps.watch import Watch
 
 log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the trials.
+DRAWN_EVERY_S = 0.5
 
 
 def _draws() -> bool:
@@ -27,31 +34,44 @@ def _draws() -> bool:
 
 
 class Leaderboard(Callback):
-    """Shows a live table in a terminal, and elsewhere prints one line for each trial that ends.
+    """Shows a sweep on one screen in a terminal; elsewhere prints a line for each trial that ends, and how far it is.
 
     It keeps trials.csv and trials.parquet in the sweep's folder up to date.
     """
 
     def __init__(self, sweep: SweepConfig, folder: Storage):
         self.sweep, self.folder = sweep, folder
-        self.started = time.time()
+        self.pace, self._watch = Pace(), Watch(board_name(folder))
         self._live: Live | None = None
-        self._drawn = 0.0
+        self._drawn, self._due = 0.0, FIRST_S
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune stores its callbacks, and a terminal can't be stored.
-        return {**self.__dict__, "_live": None}
+        return {**self.__dict__, "_live": None, "_watch": Watch(self._watch.board)}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.pace.begin(time.monotonic(), trial_table(self.sweep, trials))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not _draws() or time.time() - self._drawn < 0.5:
+        if self.pace.began is None or time.monotonic() - self._drawn < DRAWN_EVERY_S:
             return
+        self._drawn = time.monotonic()
+        seconds = self._drawn - self.pace.began
+        if _draws():
+            self._draw(trial_table(self.sweep, trials), seconds)
+        elif seconds >= self._due:
+            table = trial_table(self.sweep, trials)
+            log.info(line_of(self.sweep, table, seconds, self.pace.left_s(self.sweep, table, self._drawn)))
+            self._due = seconds + min(LONGEST_S, max(FIRST_S, GROWTH * seconds))
+
+    def _draw(self, table: pd.DataFrame, seconds: float) -> None:
         if self._live is None:
             # Transient, since the sweep's last lines show the final table.
             self._live = Live(console=Console(), auto_refresh=False, transient=True)
             self._live.start()
-        self._drawn = time.time()
-        seconds, width = time.time() - self.started, self._live.console.width
-        self._live.update(render(self.sweep, trial_table(self.sweep, trials), seconds, width), refresh=True)
+        left, size = self.pace.left_s(self.sweep, table, self._drawn), self._live.console.size
+        drawn = screen(self.sweep, table, self._watch.look(), seconds, left, size.width, size.height)
+        self._live.update(drawn, refresh=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune calls this before it changes the trial's own status.

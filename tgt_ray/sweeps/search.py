@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from ray.tune.search.optuna import OptunaSearch
 
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.ray_train import study_of, study_trial
+from tgt_ray.distributed.ray_train import reopen_study, study_of, study_trial
 from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.sweeps.space import from_optuna, to_optuna
+from tgt_ray.sweeps.space import from_optuna, to_optuna, values_of_levels
+from tgt_ray.sweeps.study import about_control, name_of, open_journal
 
 STUDY_FILE = "optuna_journal.log"
 
@@ -28,20 +27,27 @@ class ControlledSearch(OptunaSearch):
     results as attributes. A trial that was stopped early is pruned there, with its reports and no value.
     """
 
-    def __init__(self, sweep: SweepConfig, **options: Any):
+    def __init__(self, sweep: SweepConfig, points: list[dict[str, Any]], **options: Any):
         controls, space = sweep.search.controls, sweep.space
         super().__init__(
             # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
             space={key: distribution.to_optuna() for key, distribution in space.items()},
-            points_to_evaluate=[to_optuna(space, point) for point in sweep.first_points()],
+            points_to_evaluate=[to_optuna(space, point) for point in points],
             **options,
         )
         self._searched = space
         self._controls_left = list(controls)
         self._control_ids: set[str] = set()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study_of(self).set_metric_names([self.metric])
+        if study_of(self).metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study_of(self).set_metric_names([self.metric])
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on from Tune's file of this search, with the study as the journal has it now."""
+        study = study_of(self)
+        super().restore(checkpoint_path)
+        reopen_study(self, study, {each.user_attrs["trial"]: each for each in study.trials if each.user_attrs})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._controls_left:
@@ -53,8 +59,8 @@ class ControlledSearch(OptunaSearch):
         trial = study_trial(self, trial_id)
         trial.set_user_attr("trial", trial_id)
         values = from_optuna(self._searched, chosen)
-        for key in (key for key in values if self._searched[key].levels is not None):
-            trial.set_user_attr(key, values[key])  # since the study has the number of the level
+        for key, value in values_of_levels(self._searched, values).items():
+            trial.set_user_attr(key, value)
         return values
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -82,14 +88,14 @@ class ControlledSearch(OptunaSearch):
         return not study_of(self).get_trials(deepcopy=False)[number].state.is_finished()
 
     def _note_control(self, trial_id: str, result: dict[str, Any]) -> None:
-        about = {name: result[name] for name in (self.metric, f"test_{self.metric}", "step") if name in result}
-        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", {"trial": trial_id, **about})
+        about = about_control(self.metric, trial_id, result)
+        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", about)
 
 
 def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
     """Write into the sweep's study why a trial failed: as an attribute of the study, since a failed trial is closed."""
-    (name,) = optuna.get_all_study_names(_journal(folder))
-    optuna.load_study(study_name=name, storage=_journal(folder)).set_user_attr(f"error {trial_id}", reason)
+    study = optuna.load_study(study_name=name_of(folder), storage=open_journal(study_path(folder)))
+    study.set_user_attr(f"error {trial_id}", reason)
 
 
 def make_sampler(sweep: SweepConfig) -> optuna.samplers.BaseSampler:
@@ -113,21 +119,21 @@ def first_values(sweep: SweepConfig) -> list[dict[str, Any]]:
     return [from_optuna(sweep.space, study.ask(fixed_distributions=space).params) for _ in range(count)]
 
 
-def make_search(sweep: SweepConfig, folder: Storage) -> ControlledSearch:
-    """Make the sweep's search algorithm, whose study is stored in the sweep's folder."""
+def make_search(sweep: SweepConfig, folder: Storage, resume: bool = False) -> ControlledSearch:
+    """Make the sweep's search algorithm, whose study is stored in the sweep's folder.
+
+    - resume: the study is there already, and Tune restores the rest
+    """
     search = sweep.search
     return ControlledSearch(
         sweep,
         metric=search.metric,
         mode=search.mode,
         sampler=make_sampler(sweep),
-        study_name=Path(folder.shown).name,
-        storage=_journal(folder),
+        points=[] if resume else sweep.first_points(),
+        study_name=name_of(folder),
+        storage=open_journal(study_path(folder)),
     )
-
-
-def _journal(folder: Storage) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(study_path(folder))))
 
 
 def study_path(folder: Storage) -> Path:

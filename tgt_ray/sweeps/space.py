@@ -132,6 +132,11 @@ def from_optuna(space: dict[str, Distribution], values: dict[str, Any]) -> dict[
     return {key: value if space[key].levels is None else space[key].value(value) for key, value in values.items()}
 
 
+def values_of_levels(space: dict[str, Distribution], values: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a trial's values of which Optuna has the number of a level."""
+    return {key: value for key, value in values.items() if space[key].levels is not None}
+
+
 def lookup(data: dict[str, Any], key: str) -> Any:
     """Return the value at a dotted key of nested mappings; None where there is none."""
     value: Any = data

@@ -61,14 +61,13 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     result = {
         k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in TUNES_OWN
     }
-    status = _status(sweep, tune_status, trial.last_result or {})
+    status = status_of(sweep, tune_status, trial.last_result or {})
     reason = None
     if status == "failed":
         # The local file first: the storage has it only after Tune has reported the failure.
         here = Path(trial.error_file) if trial.error_file else None
         error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        # The cause is at the bottom of Ray's nested tracebacks.
-        reason = str(error).strip().splitlines()[-1] if error else "the trial's process was lost"
+        reason = reason_of(str(error or ""))
     return {
         "trial": trial.trial_id,
         "number": number_of(trial),
@@ -81,6 +80,11 @@ def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
     }
 
 
+def reason_of(error: str) -> str:
+    """Return why a trial failed: the cause is at the bottom of Ray's nested tracebacks."""
+    return error.strip().splitlines()[-1] if error.strip() else "the trial's process was lost"
+
+
 #: What Tune adds to a report.
 TUNES_OWN = {
     "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
@@ -88,7 +92,8 @@ TUNES_OWN = {
 }  # fmt: skip
 
 
-def _status(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
+def status_of(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
+    """Return a trial's status in the table, from Tune's and from its last report."""
     if tune_status == "ERROR":
         return "failed"
     if tune_status not in ("TERMINATED", "COMPLETE"):
@@ -130,8 +135,18 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def steps_of(sweep: SweepConfig, row: Any) -> int:
+    """Return how many steps a trial makes if it isn't stopped early."""
+    own = row.get("train.steps")
+    return sweep.experiment.train.steps if own is None or own != own else int(own)
+
+
 def render(
-    sweep: SweepConfig, table: pd.DataFrame, seconds: float | None = None, width: int = 10_000
+    sweep: SweepConfig,
+    table: pd.DataFrame,
+    seconds: float | None = None,
+    width: int = 10_000,
+    shown: int = SHOWN,
 ) -> RenderableType:
     """Render the table for people, with the validation metric for all trials and the test metric for finished ones.
 
@@ -139,10 +154,11 @@ def render(
     - width: columns of the terminal. Where the table is wider, the reasons of failures go below it. Where that isn't
       enough, headers are broken between words, and then the last keys of the space are left out, with a line that says
       so and names trials.csv.
+    - shown: most rows
     """
     ended = int(table.status.isin(ENDED).sum())
     title = f"{ended} of {sweep.num_trials} trials ended" + (f", {seconds:.0f} s" if seconds else "")
-    rows: list[dict[Any, Any]] = table.head(SHOWN).to_dict("records")
+    rows: list[dict[Any, Any]] = table.head(shown).to_dict("records")
     keys = list(sweep.space)
     below: list[str] = []
     drawn = _draw(sweep, rows, keys, title)
@@ -180,8 +196,10 @@ def _draw(
     for row in rows:
         status = f"{row['status']}: {row['reason']}" if row["reason"] and reasons else row["status"]
         status = status.replace(" ", "\n") if narrow else status
-        numbers = [row.get(key) for key in (*keys, "step", metric, f"test_{metric}")]
-        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *map(number, numbers))]
+        numbers = [number(row.get(key)) for key in (*keys, "step", metric, f"test_{metric}")]
+        if row["status"] == "running" and numbers[len(keys)] != "-":
+            numbers[len(keys)] += f"/{steps_of(sweep, row)}"
+        cells = [Text(str(cell)) for cell in (row["control"] or row["trial"], status, *numbers)]
         out.add_row(*cells, style="dim" if row["control"] else None)
     return out
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tgt_ray.core.config import OneOf
 from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.calibration import with_calibration
 from tgt_ray.tasks.image_classification import ImageClassification
 from tgt_ray.tasks.inputs import LazyInputs, inputs_of
 from tgt_ray.tasks.retrieval import Retrieval
@@ -26,4 +27,5 @@ __all__ = [
     "TaskData",
     "TextClassification",
     "inputs_of",
+    "with_calibration",
 ]

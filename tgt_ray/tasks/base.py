@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import SINCE_0_2, Component
-from tgt_ray.data import MapParts, StoredTable, in_this_process
+from tgt_ray.data import HeldForCalibration, MapParts, StoredTable, in_this_process
 from tgt_ray.data.account import LeftOut, said
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 #: Rows in memory, or in files in the storage.
 Table: TypeAlias = pa.Table | StoredTable
 
+#: Which rows a vocabulary is learnt from: those that students and explorers may use, or all of train.
+VocabularySplit = Literal["train", "full"]
+VOCABULARY_SPLIT: Any = Field(
+    "train",
+    description="rows that the vocabulary is learnt from: `train` has those that the student and the explorer may use;"
+    " `full` is the train split before the long tail, and before `labelled` and `unlabelled` take rows away",
+)
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -32,9 +40,9 @@ class TaskData:
 
     - tables: the splits `train` (what the student may use), `full` (train before any subsampling: what a teacher is
       pretrained on), `validation` (selects models) and `test` (measured once); optionally `unlabelled` (further rows
-      that explorers may start from). Each table has the columns `id` and `label`; the columns of the inputs depend on
-      the task. Ids are unique across `train` and `unlabelled`. In `full` and `unlabelled`, a row whose label must not
-      be used has the label -1
+      that explorers may start from) and `calibration` (rows of validation that nothing else has seen). Each table has
+      the columns `id` and `label`; the columns of the inputs depend on the task. Ids are unique across `train` and
+      `unlabelled`. In `full` and `unlabelled`, a row whose label must not be used has the label -1
     - num_classes: K
     - input_shape: shape of one row's inputs
     - fingerprints: fingerprint of each table's content
@@ -61,6 +69,10 @@ class TaskData:
     def labels(self, split: str) -> np.ndarray:
         return self.tables[split]["label"].to_numpy()
 
+    def learnt_from(self, split: VocabularySplit) -> tuple[str, ...]:
+        """Return the tables that a vocabulary is learnt from; none of them has a held-out row."""
+        return ("full",) if split == "full" else tuple(name for name in ("train", "unlabelled") if name in self.tables)
+
     def account(self) -> dict[str, Any]:
         """Return what was read and what was left out, for the record."""
         return {
@@ -76,9 +88,20 @@ class TaskData:
         return np.bincount(self.labels("train"), minlength=self.num_classes)
 
 
+def take(table: Table, rows: np.ndarray) -> Table:
+    """Return the rows of a table at these places."""
+    return table.take(pa.array(rows)) if isinstance(table, pa.Table) else table.take(rows)
+
+
 class Task(Component):
     """A task is a learning problem on some data."""
 
+    calibration: HeldForCalibration = Field(
+        default_factory=HeldForCalibration,
+        description="validation rows that are kept for `objective.conformal`, where the run or a trial of the sweep has"
+        " it; models are selected by the others",
+        json_schema_extra=SINCE_0_2,
+    )
     on_leaks: Literal["warn", "fail"] = Field(
         "warn",
         description="what happens where validation or test rows are in train as well, and data.drop_leaks is false; the"

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import progress
 from tgt_ray.data.account import LeftOut
+from tgt_ray.tasks.base import take
 
 if TYPE_CHECKING:
     from tgt_ray.tasks.base import Table, Task, TaskData
@@ -66,7 +67,13 @@ def _warn_or_refuse(task: Task, message: str) -> None:
 
 def keys_of(task: Task, name: str, table: Table) -> np.ndarray:
     """Return what stands for the content of each row, (N,): equal for rows that are the same."""
-    return np.array([hashlib.blake2b(each, digest_size=16).digest() for each in _contents(task, name, table)], "S16")
+    out = np.empty(len(table), "S16")
+    with progress(f"comparing rows of {name} with others", len(table), "rows") as phase:
+        for row, each in enumerate(_contents(task, name, table)):
+            out[row] = hashlib.blake2b(each, digest_size=16).digest()
+            if row % 256 == 255:
+                phase.to(row + 1)
+    return out
 
 
 def _contents(task: Task, name: str, table: Table) -> Iterator[bytes]:
@@ -93,7 +100,7 @@ def _dropped(task: Task, data: TaskData, held_out: np.ndarray) -> TaskData:
         kept = np.flatnonzero(~np.isin(keys_of(task, name, table), held_out))
         if len(kept) == len(table):
             continue
-        tables[name] = table.take(pa.array(kept)) if isinstance(table, pa.Table) else table.take(kept)
+        tables[name] = take(table, kept)
         fingerprints[name] = digest(fingerprints[name], kept.tobytes())
         gone += len(table) - len(kept) if name in ("train", "unlabelled") else 0
     data = replace(data, tables=tables, fingerprints=fingerprints)

@@ -19,7 +19,7 @@ from tgt_ray.core.texts import as_read, to_bytes
 from tgt_ray.data import AnyRetrievalSource, LabelledQueries, MapParts, Unlabelled
 from tgt_ray.data.retrieval.queries import Queries
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
-from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.base import VOCABULARY_SPLIT, Table, Task, TaskData, VocabularySplit
 from tgt_ray.tasks.leaks import without_leaks
 from tgt_ray.tasks.metrics import ranking
 
@@ -63,8 +63,9 @@ class Retrieval(Task):
         ge=300,
         le=2**20,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
-        " from the documents and the queries of the train split, as far as models read them",
+        " from the documents and from queries, as far as models read them",
     )
+    vocabulary_split: VocabularySplit = VOCABULARY_SPLIT
     labelled: LabelledQueries | None = Field(
         None, description="keep the answers of only some queries of the train split; absent: of all"
     )
@@ -138,8 +139,9 @@ class Retrieval(Task):
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         scan = without_leaks(self, scan, self.data.drop_leaks)
-        texts = [text for name in ("documents", "full") for text in self.texts(name, scan.tables[name])[1]]
-        made_from = [scan.fingerprints["documents"], scan.fingerprints["full"]]
+        learnt_from = ("documents", *scan.learnt_from(self.vocabulary_split))
+        texts = [text for name in learnt_from for text in self.texts(name, scan.tables[name])[1]]
+        made_from = [scan.fingerprints[name] for name in learnt_from]
         tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
         # The vocabulary changes what models see of a query. Documents go only to models with a vocabulary of their own.
         fingerprints = {

@@ -17,7 +17,7 @@ from tgt_ray.core.texts import as_read, shown, to_bytes
 from tgt_ray.data import AnyTextSource, Labelled, MapParts, Splits, TextRows, Unlabelled
 from tgt_ray.data.texts.base import BEGINNING
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
-from tgt_ray.tasks.base import Table, TaskData
+from tgt_ray.tasks.base import VOCABULARY_SPLIT, Table, TaskData, VocabularySplit
 from tgt_ray.tasks.classification import Classification
 from tgt_ray.tasks.leaks import without_leaks
 
@@ -49,8 +49,9 @@ class TextClassification(Classification):
         ge=300,
         le=2**20,
         description="largest number of tokens in the vocabulary of models that are trained from scratch; it is learnt"
-        " from the texts of the whole train split as `max_bytes` cuts them, without labels",
+        " from texts as `max_bytes` cuts them, without labels",
     )
+    vocabulary_split: VocabularySplit = VOCABULARY_SPLIT
     labelled: Labelled | None = Field(
         None, description="keep the labels of only some rows of the train split; absent: of all that have one"
     )
@@ -111,9 +112,11 @@ class TextClassification(Classification):
 
     def read(self, scan: TaskData, storage: Storage | None, run: MapParts) -> TaskData:
         scan = without_leaks(self, scan, self.data.drop_leaks)
-        texts = as_read(scan.tables["full"]["text"].to_pylist(), self.max_bytes)
-        tokenizer = corpus_vocabulary(texts, self.vocabulary, [scan.fingerprints["full"]], storage)
-        # The vocabulary, which follows from all of train, changes what models see of the texts of any split.
+        learnt_from = scan.learnt_from(self.vocabulary_split)
+        texts = [text for name in learnt_from for text in self.texts(name, scan.tables[name])[1]]
+        made_from = [scan.fingerprints[name] for name in learnt_from]
+        tokenizer = corpus_vocabulary(texts, self.vocabulary, made_from, storage)
+        # The vocabulary changes what models see of the texts of any split.
         fingerprints = {name: digest(each, tokenizer) for name, each in scan.fingerprints.items()}
         return replace(scan, tokenizer=tokenizer, fingerprints=fingerprints)
 

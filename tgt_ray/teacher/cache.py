@@ -26,12 +26,12 @@ class TeacherCache:
     """Reads and writes the cached outputs of one teacher on one task's splits.
 
     - splits: fingerprint of each split
-    - makers: fingerprints of labeler and generator
+    - makers: identities of labeler and generator; None where there is no generator
     """
 
     storage: Storage
     splits: dict[str, str]
-    makers: dict[str, str]
+    makers: dict[str, str | None]
 
     def signal_key(self, split: str, signal: Signal) -> str:
         return digest("signal", VERSION, self.splits[split], self.makers[signal.by], signal.key())

@@ -30,7 +30,10 @@ def file_name(source: dict[str, Any], data: TaskData) -> str:
 
     - source: the result of the labeler's `load_weights`
     """
-    return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'])}.safetensors"
+    number = formats.FORMATS["documents"]
+    # The format number is in the name, so that no version reads a file of another; format 1 was there before that.
+    own = () if number == 1 else (number,)
+    return f"{digest('embedding, cut', source['fitted_by'], data.fingerprints['documents'], *own)}.safetensors"
 
 
 def missing(config: Labeler, data: TaskData, storage: Storage) -> str | None:
@@ -54,9 +57,11 @@ def fill_head(
     name = file_name(source, data)
     content = storage.find(FOLDER, name)
     if content is not None:
+        log.info("labeler: the embeddings of %d documents are those in %s", len(inputs), storage.where(FOLDER, name))
         there = read_safetensors(content, storage.where(FOLDER, name))
         embedding, cut = there["embedding"], there["cut"]
     else:
+        log.info("labeler: embedding %d documents, once", len(inputs))
         embedding, cut = config.document_embedder(model)(inputs)
         keep(storage, name, embedding, cut)
     with torch.no_grad():

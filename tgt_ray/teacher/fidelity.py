@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tgt_ray.core.batch import Scorer
+from tgt_ray.core.progress import counted
 from tgt_ray.core.texts import are_texts, to_texts
 from tgt_ray.models.numerics import on_pixels
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
@@ -117,8 +118,8 @@ def measure(
     else:
         latents_NL = torch.cat([teacher.encode(part, rng)[0] for part in held_out.inputs.split(size)])
         scale_L = latents_NL.std(dim=0)
-    parts = zip(held_out.inputs.split(size), held_out.labels.split(size), strict=True)
-    for number, (part, classes) in enumerate(parts):
+    labels = counted(held_out.labels.split(size), "measuring the teacher's fit", len(held_out.labels), "rows")
+    for number, (classes, part) in enumerate(zip(labels, held_out.inputs.split(size), strict=True)):
         # A contextual generator draws its masks here, as it does when rows are made for training.
         latents, context = (
             (latents_NL[number * size :][:size], None) if latents_NL is not None else teacher.encode(part, rng)

@@ -1,39 +1,267 @@
-"""Finds a stored teacher by its fingerprint, without torch."""
+"""Names the parts of a teacher, and finds stored ones, without torch.
+
+A part has two names. Its *recipe* says how it is made: settings, data, versions of libraries and, of a generator, the
+labeler that it is trained with. Its *identity* says what has come out: its weights, and the settings that change what
+it says. On another processor one recipe may give another identity. Both then lie side by side in the storage, and the
+first one is used for as long as it is whole.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from tgt_ray.core import records
+import safetensors
+
+from tgt_ray.core import formats, records
+from tgt_ray.core.environment import version
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.stored import Damaged
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.config import TeacherConfig
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 
+log = logging.getLogger(__name__)
 
-def teacher_fingerprint(role: str, config: Labeler | Generator, made_from: list[str]) -> str:
-    """Compute the fingerprint of a model that is pretrained here.
+#: The folder of the storage that has them.
+FOLDER = "teachers"
+ROLES = ("labeler", "generator")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Names how a part of a teacher is made.
 
     - role: "labeler" or "generator"
-    - made_from: fingerprints of its data and, for a generator, of the labeler
+    - key: 16 hex digits
+    - before: the name that versions before 0.2 gave to what was made so; None where they can't have made it
     """
-    return digest(role, config.model_dump(mode="json", exclude={"weights"}), made_from)
+
+    role: str
+    key: str
+    before: str | None = None
+
+    @property
+    def state_file(self) -> str:
+        """The file of a training that isn't over."""
+        return f"{self.role}-{self.key}.pt"
 
 
-def stored_teacher(config: TeacherConfig, data: TaskData, storage: Storage) -> dict[str, Any] | None:
-    """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared."""
-    store, out = storage.within("teachers"), {}
+def settings_of(part: Labeler | Generator) -> dict[str, Any]:
+    """Return the settings that change what a part says, besides its weights."""
+    plain = part.to_fingerprint()
+    return {name: plain[name] for name in plain if name not in {"pretrain", "weights", *part.places}}
+
+
+def pretrained_recipe(
+    role: str, part: Labeler | Generator, made_from: list[str], before_from: list[str] | None
+) -> Recipe:
+    """Name the recipe of a part that is pretrained here.
+
+    - made_from: fingerprint of its data and, for a generator, the labeler's identity
+    - before_from: the same with the name that versions before 0.2 gave to the labeler; None where it has none
+    """
+    plain = part.to_fingerprint()
+    plain.pop("weights", None)
+    before = None if before_from is None else digest(role, plain, before_from)
+    return Recipe(role, digest("recipe", role, plain, made_from, versions_of(part)), before)
+
+
+def external_recipe(
+    role: str,
+    part: Labeler | Generator,
+    state: list[str],
+    source: Mapping[str, Any],
+    made_from: list[str],
+    before_from: list[str] | None,
+) -> Recipe:
+    """Name the recipe of a part from elsewhere.
+
+    - state: digests of what was loaded
+    - source: entries for its record, with `facts`
+    - made_from, before_from: as for `pretrained_recipe`
+    """
+    what = role, settings_of(part), state, source["facts"]
+    more = [source["fitted_by"]] if "fitted_by" in source else []
+    before = None if before_from is None else digest(*what, before_from, *more)
+    fitted_with = versions_of(part) if source.get("head") == "fit" else None
+    return Recipe(role, digest("recipe", *what, made_from, *more, fitted_with), before)
+
+
+def versions_of(part: Labeler | Generator) -> dict[str, str | None]:
+    """Return the versions of the libraries that what a part learns depends on, without those of builds."""
+    return {name: (version(name) or "").partition("+")[0] for name in ("torch", *part.libraries)}
+
+
+def weights_digest(weights: Iterable[tuple[str, bytes]]) -> str:
+    """Digest weights by name: the bytes of each in the order of its dimensions."""
+    return digest(*(each for pair in sorted(weights) for each in pair))
+
+
+def identity_of(part: Labeler | Generator, role: str, weights: str, facts: str | None = None) -> str:
+    """Name a part by what it is.
+
+    - weights: their digest, see `weights_digest`
+    - facts: of a part from elsewhere, the digest of its `facts`
+    """
+    return digest("identity", role, settings_of(part), facts, weights)
+
+
+def stem(role: str, record: Mapping[str, Any]) -> str:
+    """Return the name that a part's files have in the storage, without its ending.
+
+    - record: the part's
+    """
+    if "recipe" not in record:  # made by a version before 0.2
+        return f"{role}-{record['fingerprint']}"
+    return f"{role}-{record['recipe']}-{record['identity']}"
+
+
+class Shelf:
+    """Finds the parts in the storage that a recipe has given.
+
+    - store: the folder that has them
+    - records: their records, the first one first
+    """
+
+    def __init__(self, store: Storage, recipe: Recipe, part: Labeler | Generator):
+        self.store, self.recipe, self.part = store, recipe, part
+        self.records: list[dict[str, Any]] = []
+        self._seen: set[str] = set()
+
+    def find(self, say: bool = True) -> tuple[dict[str, Any], bytes] | None:
+        """Return the first part whose weights are whole: its record, and the file of its weights.
+
+        The file is empty where none is kept. Each call looks for parts that have come since the last one.
+
+        - say: whether the log says what is wrong with others
+        """
+        self._look()
+        wrong: list[str] = []
+        found = None
+        for record in self.records:
+            content = self._weights(record, wrong) if self.part.stored else b""
+            if content is not None:
+                found = self._with_identity(record, content), content
+                break
+        for reason in wrong if say else ():
+            used = f"{self.recipe.role} {found[0].get('identity')} is used" if found else "made again"
+            log.warning("%s; %s", reason, used)
+        return found
+
+    def _look(self) -> None:
+        role, key, before = self.recipe.role, self.recipe.key, self.recipe.before
+        names = {path.rpartition("/")[2] for path in self.store.files()} - self._seen
+        mine = {name for name in names if name.startswith(f"{role}-{key}-") and name.endswith(".json")}
+        mine |= {f"{role}-{before}.json"} & names
+        self._seen |= mine
+        self.records += [found for name in mine if (found := records.find(self.store, "teacher", name)) is not None]
+        self.records.sort(key=lambda record: ("beside" in record, record["environment"]["created"]))
+
+    def _weights(self, record: dict[str, Any], wrong: list[str]) -> bytes | None:
+        """Read a part's weights; None where they aren't whole, the reason for which is added to `wrong`."""
+        file = f"{stem(self.recipe.role, record)}.safetensors"
+        where = self.store.where(file)
+        try:
+            return checked(self.store.read(file), self.recipe.role, self.part, record, where)
+        except FileNotFoundError:
+            wrong.append(f"{where}: is missing")
+        except Damaged as err:
+            wrong.append(err.fact)
+        return None
+
+    def _with_identity(self, record: dict[str, Any], content: bytes) -> dict[str, Any]:
+        if "identity" in record or not self.part.stored:
+            return record
+        role = self.recipe.role
+        where = self.store.where(f"{stem(role, record)}.safetensors")
+        return with_identity(self.store, role, record, _identity_of_file(content, role, self.part, record, where))
+
+
+def checked(content: bytes, role: str, part: Labeler | Generator, record: Mapping[str, Any], where: str) -> bytes:
+    """Return a file of weights if they are those of the record.
+
+    - raises Damaged: where they aren't
+    """
+    identity = _identity_of_file(content, role, part, record, where)
+    if identity != record.get("identity", identity):
+        raise Damaged.of(where, f"it has the weights of {identity}, not of {record['identity']}")
+    return content
+
+
+def _identity_of_file(
+    content: bytes, role: str, part: Labeler | Generator, record: Mapping[str, Any], where: str
+) -> str:
+    try:
+        weights = [(name, bytes(about["data"])) for name, about in safetensors.deserialize(content)]
+    except Exception as err:  # safetensors raises its own type and, for short files, others
+        raise Damaged.of(where, " ".join(str(err).split())) from err
+    return identity_of(part, role, weights_digest(weights), record.get("facts"))
+
+
+def with_identity(store: Storage, role: str, record: dict[str, Any], identity: str) -> dict[str, Any]:
+    """Add its identity to a record of a version before 0.2, once."""
+    record = {**record, formats.KEY: formats.FORMATS["teacher"], "identity": identity}
+    records.write_json(store, record, f"{stem(role, record)}.json")
+    return record
+
+
+def stored_teacher(
+    config: TeacherConfig, data: TaskData, storage: Storage, with_generator: bool = True
+) -> dict[str, Any] | None:
+    """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared.
+
+    - with_generator: whether one is needed; otherwise its record is None
+    """
+    store, out = storage.within(FOLDER), dict[str, Any](labeler=None, generator=None)
     made_from: list[str] = []
-    for role, part in (("labeler", config.labeler), ("generator", config.generator)):
+    before_from: list[str] | None = []
+    for role, part in (("labeler", config.labeler), ("generator", config.generator))[: 1 + with_generator]:
         if part.external:
             return None
-        fingerprint = teacher_fingerprint(role, part, [data.fingerprints[part.pretrain.split], *made_from])
-        name = f"{role}-{fingerprint}"
-        record = records.find(store, "teacher", f"{name}.json")
-        if record is None or (part.stored and not store.holds(f"{name}.safetensors")):
+        rows = data.fingerprints[part.pretrain.split]
+        before = None if before_from is None else [rows, *before_from]
+        # What is wrong is said where it is made again.
+        found = Shelf(store, pretrained_recipe(role, part, [rows, *made_from], before), part).find(say=False)
+        if found is None or "identity" not in found[0]:
             return None
-        out[role] = {**record, "reused": True}
-        made_from = [fingerprint]
+        out[role] = {**found[0], "reused": True}
+        made_from, before_from = [found[0]["identity"]], old_names(found[0])
     return out
+
+
+def old_names(record: Mapping[str, Any]) -> list[str] | None:
+    """Return the name that a version before 0.2 gave to a part, in a list; None where it was made later."""
+    return [record["fingerprint"]] if "fingerprint" in record else None
+
+
+def check_same(
+    record: Mapping[str, Any], now: Mapping[str, Any], teacher: Mapping[str, Any], what: str = "sweep"
+) -> None:
+    """Raise ConfigError where data or teacher are others than when a run or sweep was started.
+
+    - record: of the run or sweep, perhaps of a version before 0.2
+    - now: the present fingerprints
+    - teacher: the present teacher's record
+    """
+    which = _changed(record["fingerprints"], now, teacher)
+    if which is not None:
+        raise ConfigError(
+            f"--resume: {which} has changed since the {what} was started; its record has format"
+            f" {formats.number(record)}{formats.written_by(record)}; start a new {what}"
+        )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], teacher: Mapping[str, Any]) -> str | None:
+    """Return which of the fingerprints is another; None where all are the same."""
+    if before["data"] != now["data"]:
+        return "data"
+    for role in ROLES:
+        if now[role] is not None and before[role] not in (now[role], teacher[role].get("fingerprint")):
+            return role
+    return None

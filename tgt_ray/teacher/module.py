@@ -17,7 +17,7 @@ class Teacher:
     """Joins a labeler and a generator, and calls the generator as its kind needs.
 
     - labeler: inputs (B, ...) -> Outputs
-    - generator: encode(inputs) -> latents (B, L), decode(latents) -> inputs
+    - generator: encode(inputs) -> latents (B, L), decode(latents) -> inputs; None where no rows are made
     - contextual, samples: how the generator is called, see `tgt_ray.teacher.generators.base.Generator`
     """
 
@@ -66,7 +66,8 @@ class Teacher:
         return inputs
 
     def to(self, device: str) -> Teacher:
-        return replace(self, labeler=self.labeler.to(device), generator=self.generator.to(device))
+        generator = None if self.generator is None else self.generator.to(device)
+        return replace(self, labeler=self.labeler.to(device), generator=generator)
 
 
 def check_decoded(again: torch.Tensor, inputs: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.core.progress import counted
 from tgt_ray.core.signals.base import Seen, Signal, say
 from tgt_ray.core.signals.values import Columns, concat_columns
 from tgt_ray.teacher.module import Teacher
@@ -33,17 +34,20 @@ def teacher_outputs(
     """
     asked = any(signal.by == "labeler" for signal in signals)
     parts, first = [], 0
-    for there in inputs.split(rows_at_once(input_shape, teacher.labeler, teacher.generator, most=most)):
+    generator = teacher.generator
+    models = [teacher.labeler] if generator is None else [teacher.labeler, generator]
+    there = inputs.split(rows_at_once(input_shape, *models, most=most))
+    for some in counted(there, "asking the teacher about real rows", len(inputs), "rows"):
         seen = Seen(
-            labels[first : first + len(there)],
-            partial(_same, there),
-            partial(_same, there),
-            teacher.labeler(there) if asked else None,
+            labels[first : first + len(some)],
+            partial(_same, some),
+            partial(_same, some),
+            teacher.labeler(some) if asked else None,
             teacher.labeler,
-            teacher.generator.encode,
+            None if generator is None else generator.encode,
         )
-        parts.append(say(signals, seen, len(there)))
-        first += len(there)
+        parts.append(say(signals, seen, len(some)))
+        first += len(some)
     return concat_columns(parts)
 
 

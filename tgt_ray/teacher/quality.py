@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tgt_ray.core.batch import rows_at_once
+from tgt_ray.core.progress import counted
 from tgt_ray.core.texts import to_texts
 from tgt_ray.tasks import Task, TaskData, inputs_of
 from tgt_ray.tasks.metrics.generated_texts import exact_copy_rate
@@ -19,8 +20,8 @@ def scores(model: nn.Module, task: Task, data: TaskData, split: str, device: str
     """Compute the task's metrics of a labeler on a split."""
     model.eval()
     inputs = inputs_of(task, data.tables[split], data.input_shape, device)
-    parts = inputs.split(rows_at_once(data.input_shape, model))
-    reduce = task.reducer(data.tables)
+    parts, reduce = inputs.split(rows_at_once(data.input_shape, model)), task.reducer(data.tables)
+    parts = counted(parts, f"measuring the labeler on {split} rows", len(inputs), "rows")
     said = torch.cat([reduce(model(part).logits).cpu() for part in parts])
     return task.evaluate(said.numpy(), data.tables[split], data.class_counts)
 
@@ -36,7 +37,8 @@ def fidelity(teacher: Teacher, task: Task, data: TaskData, device: str, longest:
     labeler, rng = teacher.labeler, torch.Generator().manual_seed(0)
     inputs = inputs_of(task, data.tables["validation"], data.input_shape, device)
     agree, total, measured = 0, 0.0, "reconstruction_mse"
-    for part in inputs.split(rows_at_once(data.input_shape, teacher.generator, labeler)):
+    parts = inputs.split(rows_at_once(data.input_shape, teacher.generator, labeler))
+    for part in counted(parts, "measuring the generator on validation rows", len(inputs), "rows"):
         latents, context = teacher.encode(part, rng)
         again = teacher.decode(latents, rng, context)
         check_decoded(again, part)

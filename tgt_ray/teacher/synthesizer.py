@@ -59,7 +59,8 @@ class Synthesizer:
         self.latents_NL = torch.from_numpy(anchors.latents.copy()).to(device)
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         if not teacher.contextual:
-            self.scale_L = self.latents_NL.std(dim=0)
+            # Without a generator there are no latents.
+            self.scale_L = self.latents_NL.std(dim=0) if teacher.generator is not None else self.latents_NL[0]
             return
         assert inputs is not None, "a contextual generator needs the anchors' inputs"
         with torch.no_grad():

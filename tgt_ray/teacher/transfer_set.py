@@ -23,6 +23,7 @@ from tgt_ray.objectives import Objective
 from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.cache import TeacherCache
+from tgt_ray.teacher.fingerprints import FOLDER, ROLES, stem
 from tgt_ray.teacher.generators import Generator
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class StudentData:
     - columns: columns of the objectives' signals, of the train rows in the table's order
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
+    - taught_by: identities of labeler and generator; None where there is no generator
     """
 
     tables: dict[str, Table]
@@ -51,6 +53,7 @@ class StudentData:
     fits: Fitted
     class_names: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("train", "unlabelled")
+    taught_by: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -121,25 +124,27 @@ def prepare(
     - raises ConfigError: where all objectives of one type do not fit the task and its teacher
     """
     log_classes(teacher)
-    made_by = {role: teacher[role]["fingerprint"] for role in ("labeler", "generator")}
+    made_by = {role: part and part["identity"] for role in ROLES for part in [teacher[role]]}
+    latents = teacher["generator"] is not None and not generator.contextual
     cache = TeacherCache(storage, data.fingerprints, made_by)
     own, fits = needs(objectives)
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
-    fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept), teacher_pass)
+    fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
     student = StudentData(
-        {name: table for name, table in data.tables.items() if name != "full"},
+        {name: table for name, table in data.tables.items() if name not in ("full", "calibration")},
         data.spec,
         data.num_classes,
         cache.read_signals("train", own),
         {name: find(fit, cache, data, head) for name, fit in fits.items()},
         data.class_names,
         generator.starts_from,
+        made_by,
     )
     check_objectives(objectives, student.facts)
     fingerprints = {"data": data.fingerprints, **made_by}
     whole = digest(data.fingerprints["train"], *made_by.values())
-    anchors = anchors_of(cache, data, generator, kept)
+    anchors = anchors_of(cache, data, generator, kept, latents)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 
 
@@ -164,18 +169,20 @@ def wanted_signals(
     own: Sequence[Signal],
     fits: Sequence[Fit],
     of_anchors: Sequence[Signal] = (),
+    latents: bool = True,
 ) -> dict[str, tuple[Signal, ...]]:
     """Return the signals that the teacher is asked for, by split: for objectives, for fits and for anchors.
 
     - own: the signals that objectives need of train rows
     - of_anchors: further signals of all anchors
+    - latents: whether the generator starts from latents that are kept
     """
     wanted: dict[str, list[Signal]] = {"train": list(own)}
     for fit in fits:
         wanted.setdefault(fit.split, []).extend(fit.signals)
     for name in generator.starts_from:
         if name in data.tables:
-            wanted.setdefault(name, []).extend([*_of_anchors(data, name, generator), *of_anchors])
+            wanted.setdefault(name, []).extend([*_of_anchors(data, name, latents), *of_anchors])
     return {name: unique(signals) for name, signals in wanted.items()}
 
 
@@ -191,10 +198,9 @@ def signals_of_unchanged(data: TaskData, generator: Generator, own: Sequence[Sig
     )
 
 
-def _of_anchors(data: TaskData, name: str, generator: Generator) -> tuple[Signal, ...]:
+def _of_anchors(data: TaskData, name: str, latents: bool) -> tuple[Signal, ...]:
     """Return the signals that anchors need of the rows of a table."""
-    latents = () if generator.contextual else (LATENT,)
-    return (*latents, TOP) if (data.labels(name) < 0).any() else latents
+    return (*([LATENT] if latents else []), *([TOP] if (data.labels(name) < 0).any() else []))
 
 
 def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ...]], teacher_pass: TeacherPass) -> None:
@@ -227,14 +233,16 @@ def find(fit: Fit, cache: TeacherCache, data: TaskData, head: Callable[[int | No
     return fit.load(arrays)
 
 
-def anchors_of(cache: TeacherCache, data: TaskData, generator: Generator, signals: Sequence[Signal] = ()) -> Anchors:
+def anchors_of(
+    cache: TeacherCache, data: TaskData, generator: Generator, signals: Sequence[Signal], has_latents: bool
+) -> Anchors:
     """Read the rows that explorers start from, with labels, latents and the columns of some signals from the cache."""
     parts, said = [], []
     for name in generator.starts_from:
         if name not in data.tables:
             continue
         labels = data.labels(name)
-        columns = cache.read_signals(name, _of_anchors(data, name, generator))
+        columns = cache.read_signals(name, _of_anchors(data, name, has_latents))
         if "top_class" in columns:
             labels = np.where(labels < 0, np.asarray(columns["top_class"]), labels)
         latents = columns.get("latent", np.empty((len(labels), 0), np.float32))
@@ -286,7 +294,7 @@ def labeler_head(teacher: dict[str, Any], storage: Storage, num_classes: int, di
     """
     record = teacher["labeler"]
     kind = record["config"]["type"]
-    weights = safetensors.numpy.load(storage.read("teachers", f"labeler-{record['fingerprint']}.safetensors"))
+    weights = safetensors.numpy.load(storage.read(FOLDER, f"{stem('labeler', record)}.safetensors"))
     if "head.weight" not in weights:
         raise ConfigError(no_head(kind))
     head: np.ndarray = weights["head.weight"]
@@ -326,8 +334,10 @@ def check_objectives(objectives: Sequence[Objective], facts: Facts) -> None:
 
 def log_teacher(prepared: Prepared) -> None:
     """Log where the weights of labeler and generator come from."""
-    for role in ("labeler", "generator"):
-        about = prepared.teacher[role]
+    for role, about in ((role, prepared.teacher[role]) for role in ROLES):
+        if about is None:
+            log.info("generator: none, since no rows are made with it")
+            continue
         source = about.get("weights") or f"pretrained on the '{about.get('pretrained_on')}' split"
         how = "reused" if about["reused"] else f"made in {about['seconds']:.1f} s" if "seconds" in about else "loaded"
-        log.info("%s %s: %s, %s", role, about["fingerprint"], source, how)
+        log.info("%s %s: %s, %s", role, about["identity"], source, how)

@@ -51,7 +51,12 @@ def files_of(
 
 def rest_of(run: StudentRun, reader: SyntheticReader | None) -> Rest:
     """Give the rows that this worker has and that can't be made again, where a step will use them."""
-    return None if reader is None or run.step == run.experiment.train.steps else reader.unused()
+    return None if reader is None or is_over(run) else reader.unused()
+
+
+def is_over(run: StudentRun) -> bool:
+    """Tell whether the last step is made."""
+    return run.step == run.experiment.train.steps
 
 
 def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequence[Rest] | None = None) -> bytes:
@@ -72,12 +77,16 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             "rng": torch.get_rng_state(),
             # Dropout on a GPU draws from a generator of its own.
             "cuda_rng": torch.cuda.get_rng_state() if run.device.startswith("cuda") else None,
+            # The order of sums depends on it, and so do last digits.
+            "threads": torch.get_num_threads(),
+            "teacher": run.data.taught_by,
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
             "history": run.history,
             "train_s": run.train_s,
-            "reading": None if reader is None else _stored({**reader.state(), "rests": rests}),
+            # After the last step nothing is read, and rows that are shown have files of their own.
+            "reading": None if reader is None or is_over(run) else _stored({**reader.state(), "rests": rests}),
             "experiment": run.experiment.fingerprint(),
         },
         buffer,
@@ -103,6 +112,12 @@ def load_state(run: StudentRun, content: bytes) -> None:
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
             " resume it with the number that it was begun with"
         )
+    # Older versions have not noted it.
+    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
+        raise ConfigError(
+            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/, or begin a new run"
+        )
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
     run.student.load_state_dict(there["model"])
@@ -113,16 +128,25 @@ def load_state(run: StudentRun, content: bytes) -> None:
         torch.cuda.set_rng_state(there["cuda_rng"].cpu())
     run.step, run.history, run.train_s = there["step"], there["history"], there["train_s"]
     assert tuple(there["position"]) == run.position, "the request offset follows from the step"
-    if there.get("reading") is not None:
-        reading = _found(there["reading"])
+    if (reading := _found(there.get("reading"))) is not None:
         rest = reading.pop("rests")[run.plan.rank]
         run.reading = {**reading, "rest": rest}
-    elif (
-        formats.number(there) == 1
-        and run.experiment.streams
-        and run.plan.rank == 0
-        and run.step < run.experiment.train.steps
-    ):
+    if run.plan.rank == 0 and not is_over(run):
+        _warn_where_inexact(run, there)
+
+
+def _warn_where_inexact(run: StudentRun, there: dict[str, Any]) -> None:
+    """Say what will not be as in a run without a stop."""
+    begun, here = there.get("threads"), torch.get_num_threads()
+    if begun not in (None, here) and run.device == "cpu":
+        log.warning(
+            "--resume: the checkpoint was made with %d thread(s), and the run goes on with %d, so last digits may"
+            " differ from those of a run without a stop; set OMP_NUM_THREADS=%d for the same",
+            begun,
+            here,
+            begun,
+        )
+    if formats.number(there) == 1 and run.experiment.streams:
         _warn_of_format_1(run)
 
 
@@ -151,6 +175,10 @@ def _found(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_found(each) for each in tree]
     return tree.numpy(force=True) if isinstance(tree, torch.Tensor) else tree
+
+
+def _said(teacher: dict[str, str | None]) -> str:
+    return ", ".join(f"{role} {identity}" for role, identity in teacher.items())
 
 
 def _loaded(content: bytes, device: str) -> dict[str, Any]:

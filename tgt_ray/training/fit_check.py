@@ -45,7 +45,7 @@ CLEARLY_ABOVE = 10.0
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
     """Digest everything that the measurement depends on."""
     return digest(
-        [teacher[role]["fingerprint"] for role in ("labeler", "generator")],
+        [teacher[role]["identity"] for role in TEACHER],
         data.fingerprints["validation"],
         experiment.explorer.model_dump(mode="json"),
         *([experiment.explorer.revision] if experiment.explorer.revision > 1 else []),
@@ -66,7 +66,7 @@ def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, stor
     - teacher: the teacher's record
     - returns: the result; empty where there is nothing to check; None where it has not been measured yet
     """
-    if not experiment.streams or experiment.fit_check.on_low == "skip":
+    if not experiment.uses_generator or experiment.fit_check.on_low == "skip":
         return {}
     found = records.find(storage, "fit_check", FOLDER, f"{key(experiment, teacher, data)}.json")
     return None if found is None else completed(experiment, found, teacher, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+from tgt_ray.core.progress import progress
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -39,24 +40,30 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
         # The run was killed between its last report and its end, so the report may not have arrived.
         hooks.report(run, run.history[-1])
     lap = time.perf_counter()
-    while run.step < train.steps:
-        run.train_step(reader)
-        last = run.step == train.steps
-        due = last or run.step % train.eval_every == 0
-        if due or run.step % pool.snapshot_every == 0:
-            run.check(hooks.stopped())
-            if run.experiment.explorer.on_policy and not last:
-                hooks.snapshot(run)
-        if due:
-            run.train_s += time.perf_counter() - lap
-            report = _report(run, reader, hooks, last) if is_main else {}
-            run.history.append(report)
-            hooks.report(run, report)
-            lap = time.perf_counter()
+    with progress("training", train.steps, "steps", done=run.step) as phase:
+        while run.step < train.steps:
+            run.train_step(reader)
+            phase.to(run.step)
+            last = run.step == train.steps
+            due = last or run.step % train.eval_every == 0
+            if due or run.step % pool.snapshot_every == 0:
+                run.check(hooks.stopped())
+                if run.experiment.explorer.on_policy and not last:
+                    hooks.snapshot(run)
+            if due:
+                run.train_s += time.perf_counter() - lap
+                report = _report(run, reader, hooks, last) if is_main else {}
+                run.history.append(report)
+                hooks.report(run, report)
+                lap = time.perf_counter()
 
 
 def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"step": run.step, **run.train_metrics(), **run.evaluation.metrics("validation")}
+    report: dict[str, Any] = {"step": run.step, **run.train_metrics()}
+    with run.evaluation.of_one_student():
+        report |= run.evaluation.metrics("validation")
+        # The test split is measured only here, after the last decision about this student.
+        tested = run.evaluation.metrics("test") if last else {}
     report["train_s"] = run.train_s
     if reader is not None:
         report |= {
@@ -67,6 +74,4 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
         }
     if last:
         run.samples = reader.gallery.samples if reader is not None else []
-        # The test split is measured only here, after the last decision about this student.
-        report |= {f"test_{name}": value for name, value in run.evaluation.metrics("test").items()}
-    return report
+    return {**report, **{f"test_{name}": value for name, value in tested.items()}}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def found_teacher(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any] | None:
     """Read the teacher's record with its `fit_check`; None where the storage lacks one of them."""
-    record = stored_teacher(experiment.teacher, data, storage)
+    record = stored_teacher(experiment.teacher, data, storage, experiment.uses_generator)
     check = fit_check.stored(experiment, record, data, storage) if record is not None else None
     return None if record is None or check is None else {**record, "fit_check": check}
 
@@ -35,7 +35,8 @@ def make_teacher(
     """
     from tgt_ray.teacher.store import prepare_teacher
 
-    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device)
+    generates = experiment.uses_generator
+    teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, generates)
     return teacher, {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
 
 

@@ -1,5 +1,6 @@
 """Files of texts as people have them: names of splits, shards, encodings, delimiters, quotes, labels."""
 
+import gzip
 import json
 import logging
 
@@ -110,10 +111,127 @@ def test_names_of_splits_and_hashes_of_hubs_are_known(tmp_path):
     assert [(each.what, each.count) for each in data.left_out] == [("hidden files", 1)]
 
 
-def test_a_folder_within_is_named(tmp_path):
-    write(tmp_path / "data")
+@pytest.mark.parametrize("inner", ["data", "plain_text"])
+def test_the_one_folder_that_has_splits_is_entered(tmp_path, inner):
+    """Hubs have the files in `data`, or in a folder with the name of a configuration."""
+    write(tmp_path / inner)
+    (tmp_path / "README.md").write_text("any")
+    (tmp_path / inner / "more.csv").write_text("any")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "labels.json").write_text('["bad", "good"]')
+    data = task({"type": "csv", "path": str(tmp_path)}).scan()
+    assert texts(data) == [text for text, _ in ROWS["train"]] and data.class_names == ("bad", "good")
+    found = {each.what.split(" (")[0]: (each.count, each.first) for each in data.left_out}
+    assert found == {"folders that are not entered": (1, "pictures"), "files that are no split's": (2, "README.md")}
+
+
+def test_two_folders_that_have_splits_are_refused(tmp_path):
+    write(tmp_path / "french")
+    write(tmp_path / "english")
     said = refused({"type": "csv", "path": str(tmp_path), **NAMES})
-    assert "no file train.csv" in said and "its folder data has one: give that folder" in said
+    assert "its folders english and french both have splits; give one of them" in said
+    write(tmp_path / "german")
+    (tmp_path / "german" / "test.csv").unlink()
+    assert "no file test.csv in " in refused({"type": "csv", "path": str(tmp_path / "german"), **NAMES})
+
+
+def in_folders(folder, kind, name, count=3):
+    """A folder for each split, in the folder `default`, as in the branch of Parquet files that a hub makes."""
+    for split, rows in ROWS.items():
+        (folder / "default" / split).mkdir(parents=True)
+        for number in range(count):
+            part = [{"text": text, "label": label} for text, label in rows[2 * number : 2 * number + 2]]
+            file = folder / "default" / split / f"{name.format(number, count)}.{kind}"
+            if kind == "parquet":
+                pq.write_table(pa.Table.from_pylist(part), file)
+            else:
+                file.write_text("".join(json.dumps(row) + "\n" for row in part))
+    return {"type": kind, "path": str(folder), **NAMES}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("name", ["{:04}", "part-{:05}-of-{:05}", "part-{:05}-8d2f3c"])
+def test_the_files_in_the_folder_of_a_split_are_read_in_order(tmp_path, kind, name):
+    data = task(in_folders(tmp_path / "x", kind, name)).scan()
+    for split, rows in ROWS.items():
+        assert texts(data, split) == [text for text, _ in rows]
+    assert data.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda at: (at / "0001.jsonl").unlink(), "2 of 3 shards of train; the first that is missing is 0001.jsonl"),
+        (lambda at: (at / "0000.jsonl").rename(at / "0004.jsonl"), "the first that is missing is 0003.jsonl"),
+        (lambda at: (at / "0001.jsonl").rename(at / "0001.jsonl.gz"), "train has both 0000.jsonl and 0001.jsonl.gz"),
+        (lambda at: (at / "x-0-of-2.jsonl").write_text("{}"), "train has both 0000.jsonl and x-0-of-2.jsonl"),
+        (lambda at: (at.parent / "train.jsonl").write_text("{}"), "has both train and train.jsonl; keep one"),
+        (lambda at: (at.parent / "Training").mkdir() or (at / "0000.jsonl").rename(at.parent / "Training/0.jsonl"), ""),
+    ],
+)
+def test_folders_of_splits_that_are_not_whole_are_refused(tmp_path, change, says):
+    source = in_folders(tmp_path / "x", "jsonl", "{:04}")
+    change(tmp_path / "x" / "default" / "train")
+    assert (says or "has both train and Training; keep one") in refused(source)
+
+
+def as_json(rows, indent=None) -> str:
+    return json.dumps([{"text": text, "label": label} for text, label in rows], indent=indent)
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "tsv.gz", "jsonl.gz", "json.gz", "json", "json of lines"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_packed_files_and_lists_are_read(tmp_path, kind, encoding):
+    for split, rows in ROWS.items():
+        content = as_json(rows, indent=2)
+        if kind.startswith("jsonl") or kind.endswith("lines"):
+            content = "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
+        elif "sv" in kind:
+            between = "\t" if kind[0] == "t" else ","
+            content = "\n".join(between.join(row) for row in [("text", "label"), *rows])
+        packed = gzip.compress(content.encode(encoding)) if kind.endswith("gz") else content.encode(encoding)
+        (tmp_path / f"{split}.{kind.split()[0]}").write_bytes(packed)
+    source = {"type": "csv" if "sv" in kind else "jsonl", "path": str(tmp_path), **NAMES}
+    data = task(source).scan()
+    for split, rows in ROWS.items():
+        assert texts(data, split) == [text for text, _ in rows]
+        assert data.labels(split).tolist() == [["bad", "good"].index(label) for _, label in rows]
+    assert data.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('[{"text": "a", "label": "bad"}, 3]', "entry 2 is not a JSON object: '3'"),
+        ('[{"text": "a", "label": "bad"},\n {"text": 7, "label": "bad"}]', "entry 2: 'text' is a number"),
+        ('[{"text": "a"', "not a readable JSON file ("),
+        ('{\n"rows": []}', "is one JSON object over several lines; write a list of objects, or one a line"),
+        ("[]", "holds no rows"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said(tmp_path, content, says):
+    for split in ("train", "test", "dev"):
+        (tmp_path / f"{split}.json").write_text(as_json(ROWS["train"]))
+    (tmp_path / "train.json").write_text(content)
+    assert says in refused({"type": "jsonl", "path": str(tmp_path), **NAMES})
+
+
+def test_a_packed_file_that_is_cut_or_none_is_named(tmp_path):
+    source = write(tmp_path / "x")
+    whole = gzip.compress((tmp_path / "x" / "train.csv").read_bytes())
+    (tmp_path / "x" / "train.csv").unlink()
+    for content in (whole[:-10], b"text,label\n", whole[:20] + b"0" + whole[21:]):
+        (tmp_path / "x" / "train.csv.gz").write_bytes(content)
+        assert "train.csv.gz: cannot be unpacked (" in refused(source)
+
+
+def test_names_of_classes_may_be_one_a_line(tmp_path):
+    source = write(tmp_path / "x")
+    del source["label_names"]
+    (tmp_path / "x" / "classes.txt").write_text("bad\n\ngood\n")
+    assert task(source).scan().class_names == ("bad", "good")
+    (tmp_path / "x" / "labels.json").write_text('["bad", "good"]')
+    assert "names the classes as well; keep one of the two" in refused(source)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

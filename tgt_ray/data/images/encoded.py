@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,9 +23,10 @@ from tgt_ray.core import formats, records
 from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
-from tgt_ray.data.account import LeftOut
-from tgt_ray.data.base import MapParts, Splits, stratified_holdout
+from tgt_ray.data.account import LeftOut, merged
+from tgt_ray.data.base import Advance, MapParts, Splits, stratified_holdout
 from tgt_ray.data.images.base import ImageSource, binary_column
 from tgt_ray.data.stored import StoredTable, forget, whole, write_file
 
@@ -38,10 +39,19 @@ log = logging.getLogger(__name__)
 IMAGES_PER_PART = 2048
 #: How many bad images a message or record lists.
 SHOWN = 20
+#: What of images may not be used.
+FRAMES = "images' further frames: of each the first is read"
+LOWER_BITS = "images' lower bits: of 16 bits a channel the upper 8 are read"
+#: Is told what of an image is not used.
+Note = Callable[[str], None]
 #: Why an image without bytes is unreadable.
 MISSING = "no such file, or it cannot be read"
 #: How a file begins that stands for one that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs"
+
+
+def ignore(what: str) -> None:
+    """Take a note of nothing."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +155,13 @@ class EncodedImages(ImageSource):
     def part_of(self, places: Any, first: int, last: int) -> Any:
         """Return the places of the images first..last-1, which travel to the process that decodes them."""
 
-    def decode(self, content: bytes | None) -> np.ndarray:
-        """Return an image as (C, H, W) uint8. Raises UnreadableImage."""
-        return decode(content, self.size, self.channels)
+    def decode(self, content: bytes | None, note: Note = ignore) -> np.ndarray:
+        """Return an image as (C, H, W) uint8.
+
+        - note: is told what of the image is not used
+        - raises UnreadableImage: where there is none
+        """
+        return decode(content, self.size, self.channels, note)
 
     def refuse(self, bad: list[tuple[str, str]]) -> None:
         """Raise a ConfigError for unreadable images.
@@ -163,13 +177,13 @@ class EncodedImages(ImageSource):
             return None  # only decoding tells which rows are left
         labels = dict(scan.labels)
         if "validation" not in labels:
-            kept, held = self._holdout(labels["train"])
+            kept, held = self._holdout(labels["train"], scan.class_names)
             labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
         return labels
 
-    def _holdout(self, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _holdout(self, labels_N: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the train split of the rows that stay in it, and of those that are for validation."""
-        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split")
+        return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split", names)
 
     def read(self, scan: Scan, storage: Storage | None, run: MapParts) -> Splits:
         if storage is None:
@@ -187,7 +201,7 @@ class EncodedImages(ImageSource):
             for name, about in record["splits"].items()
         }
         if "validation" not in splits:
-            kept, held = self._holdout(splits["train"].labels)
+            kept, held = self._holdout(splits["train"].labels, scan.class_names)
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
         return Splits(
             splits["train"],
@@ -195,7 +209,7 @@ class EncodedImages(ImageSource):
             splits["test"],
             len(scan.class_names),
             tuple(scan.class_names),
-            (*scan.left_out, *_unreadable(record["splits"])),
+            merged([*scan.left_out, *_unreadable(record["splits"]), *_not_used(record["splits"])]),
         )
 
     def _decode(self, scan: Scan, folder: Storage, run: MapParts) -> None:
@@ -210,8 +224,10 @@ class EncodedImages(ImageSource):
             for split, labels in scan.labels.items()
             for number, first in enumerate(range(0, len(labels), IMAGES_PER_PART))
         ]
-        log.info("images: %d to decode, once", sum(len(labels) for labels in scan.labels.values()))
-        done = run(functools.partial(decode_part, self, folder), parts)
+        images = sum(len(labels) for labels in scan.labels.values())
+        log.info("images: %d to decode, once", images)
+        with progress("decoding images", images, "images") as phase:
+            done = run(functools.partial(decode_part, self, folder), parts, phase.advance)
         try:
             for part in done:
                 if "error" in part:
@@ -254,6 +270,7 @@ class EncodedImages(ImageSource):
                 "content": digest(*(each["content"] for _, each in own)),
                 "bad": len(bad),
                 "bad_names": bad[:SHOWN],
+                "notes": _notes([each for _, each in own]),
             }
         return splits
 
@@ -282,15 +299,29 @@ def _unreadable(splits: dict[str, Any]) -> tuple[LeftOut, ...]:
     )
 
 
-def decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
+def _notes(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Add up what of images is not used: for each kind how many images, and the name of the first."""
+    out: dict[str, list[Any]] = {}
+    for part in parts:
+        for what, (count, first) in part["notes"].items():
+            before = out.setdefault(what, [0, first])
+            before[0] += count
+    return out
+
+
+def _not_used(splits: dict[str, Any]) -> list[LeftOut]:
+    return [LeftOut(what, *found) for about in splits.values() for what, found in about["notes"].items()]
+
+
+def decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Advance) -> dict[str, Any]:
     """Decode a part; an error that concerns all its images comes back as `error`, since a cluster would wrap it up."""
     try:
-        return _decode_part(source, folder, part)
+        return _decode_part(source, folder, part, advance)
     except (ConfigError, NotWritten, OSError) as err:
         return {"error": " ".join(str(err).split()), "full": isinstance(err, NotWritten)}
 
 
-def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str, Any]:
+def _decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Advance) -> dict[str, Any]:
     """Decode a part's images, and write its file where all have one size.
 
     Returns plain data, which travels as JSON:
@@ -298,16 +329,22 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str
     - rows: how many images were read
     - shapes: each (C, H, W), with the name of an image that has it
     - bad: name of each unreadable image, with the reason
+    - notes: what of images is not used, with how many these are and the name of the first
     - content: fingerprint
     """
     images, kept, bad = [], [], []
     shapes: dict[tuple[int, ...], str] = {}
+    notes: dict[str, list[str]] = {}
     for index, (name, content) in enumerate(source.contents(part.places)):
+        of_image: list[str] = []
+        advance(1)
         try:
-            image = source.decode(content)
+            image = source.decode(content, of_image.append)
         except UnreadableImage as err:
             bad.append((name, str(err)))
             continue
+        for what in of_image:
+            notes.setdefault(what, []).append(name)
         shapes.setdefault(image.shape, name)
         kept.append(index)
         if len(shapes) == 1:  # with a second size nothing is written, and large images would fill the memory
@@ -321,19 +358,26 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part) -> dict[str
         content_digest.update(stacked.tobytes())
         content_digest.update(labels.tobytes())
         write_file(table, folder, part.file)
-    return {"rows": len(kept), "shapes": list(shapes.items()), "bad": bad, "content": content_digest.hexdigest()}
+    return {
+        "rows": len(kept),
+        "shapes": list(shapes.items()),
+        "bad": bad,
+        "notes": {what: (len(names), names[0]) for what, names in notes.items()},
+        "content": content_digest.hexdigest(),
+    }
 
 
 class UnreadableImage(ValueError):
     """Raised for an image that can't be decoded; the message says why."""
 
 
-def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray:
+def decode(content: bytes | None, size: int | None, channels: int, note: Note = ignore) -> np.ndarray:
     """Decode an image to (C, H, W) uint8.
 
     - size: height and width to bring it to; None: as it is
     - channels: 1: grey, 3: RGB
-    - raises UnreadableImage: where the bytes are missing, damaged, or have more than 8 bits a channel
+    - note: is told what of the image is not used
+    - raises UnreadableImage: where the bytes are missing, damaged, or grey with more than 8 bits
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -345,7 +389,11 @@ def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray
         with Image.open(io.BytesIO(content)) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
+            if any(";16" in str(tile.args) for tile in getattr(opened, "tile", ())):
+                note(LOWER_BITS)
             image = on_white(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+            if has_more_frames(opened):
+                note(FRAMES)
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError as err:
@@ -356,6 +404,14 @@ def decode(content: bytes | None, size: int | None, channels: int) -> np.ndarray
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def has_more_frames(opened: Picture) -> bool:
+    """Tell whether a file has further pictures behind its first one, which has been read."""
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except Exception:  # Pillow's readers raise errors of any kind where a second frame begins and is damaged
+        return True
 
 
 def on_white(image: Picture) -> Picture:

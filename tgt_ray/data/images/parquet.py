@@ -23,10 +23,10 @@ from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.classes import check_train
-from tgt_ray.data.images.encoded import EncodedImages, Scan, UnreadableImage
+from tgt_ray.data.images.encoded import EncodedImages, Note, Scan, UnreadableImage, ignore
 from tgt_ray.data.images.stamps import bytes_of, stamps
-from tgt_ray.data.labels import check_labels, label_names
-from tgt_ray.data.parts import no_split, not_read, split_parts
+from tgt_ray.data.labels import check_labels, names_beside
+from tgt_ray.data.parts import no_split, split_parts
 
 if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
@@ -54,11 +54,10 @@ class ParquetImages(ImageSource):
     def scan(self) -> Splits | Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        files, others = _files(self.path)
+        files, names, others = _files(self.path)
         if sum(_uncompressed(file) for each in files.values() for file in each) > MOST_IN_MEMORY:
             return self._in_parts.scan()
         tables = {split: [_read(file) for file in each] for split, each in files.items()}
-        names = label_names(self.path / "labels.json")
         train = _labels(tables["train"])
         if not names:
             check_train(train, names, _source(files["train"]))
@@ -77,7 +76,7 @@ class ParquetImages(ImageSource):
                 )
         if "validation" not in rows:
             kept, held = stratified_holdout(
-                rows["train"].labels, self.validation_fraction, self.seed, what=str(_source(files["train"]))
+                rows["train"].labels, self.validation_fraction, self.seed, str(_source(files["train"])), names
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names), others)
@@ -127,9 +126,8 @@ class EncodedParquet(EncodedImages):
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        files, others = _files(self.path)
+        files, names, others = _files(self.path)
         read = {split: [_read(file, ["label"], self.column_kind) for file in each] for split, each in files.items()}
-        names = label_names(self.path / "labels.json")
         train = _labels(read["train"])
         check_train(train, names, _source(files["train"]))
         names = names or [str(c) for c in range(1 + int(train.max()))]
@@ -202,7 +200,7 @@ class RawParquet(EncodedParquet):
     def shape(self) -> tuple[int, int, int]:
         return self.image_shape or _square_shape(len(self._first), self._first_file)
 
-    def decode(self, content: bytes | None) -> np.ndarray:
+    def decode(self, content: bytes | None, note: Note = ignore) -> np.ndarray:
         if content is None or len(content) != math.prod(self.shape):
             raise UnreadableImage(
                 f"{len(content or b'')} bytes, an image of {'x'.join(map(str, self.shape))} has {math.prod(self.shape)}"
@@ -263,13 +261,13 @@ def _labels(tables: Sequence[pa.Table]) -> np.ndarray:
     return np.concatenate([table["label"].to_numpy().astype(np.int64) for table in tables])
 
 
-def _files(folder: Path) -> tuple[dict[str, tuple[Path, ...]], tuple[LeftOut, ...]]:
-    """Return the files of each split, and what else is in the folder."""
-    files = {split: parts.files for split, parts in split_parts(folder, SUFFIXES).items()}
-    used = [folder / "labels.json", *(file for each in files.values() for file in each)]
+def _files(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str], tuple[LeftOut, ...]]:
+    """Return the files of each split, the names of the classes, and what else is in the folder."""
+    found = split_parts(folder, SUFFIXES)
+    names, beside = names_beside(found.folders)
     # Folders are left to the rows, which may name files in them.
-    rest = [*used, *(each for each in folder.iterdir() if each.is_dir())]
-    return files, not_read(folder, rest, no_split(SUFFIXES))
+    left = found.left_out(beside, no_split(SUFFIXES), folders=False)
+    return {split: parts.files for split, parts in found.parts.items()}, names, left
 
 
 def _source(files: Sequence[Path]) -> Path | str:
@@ -286,7 +284,7 @@ def _uncompressed(file: Path) -> int:
     """Return a Parquet file's bytes in memory; 0 where it can't be read, which reading it reports."""
     try:
         metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeError):
         return 0
     return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
 

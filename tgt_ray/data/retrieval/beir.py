@@ -18,7 +18,7 @@ from tgt_ray.core.texts import clean
 from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import Source
 from tgt_ray.data.columns import is_text, json_columns, json_schema, open_json, plain, readable, valid
-from tgt_ray.data.parts import SPLITS, Parts, find_parts, not_read
+from tgt_ray.data.parts import SPLITS, Parts, find_parts, kind_of, not_read
 from tgt_ray.data.retrieval.judgements import COLUMNS, known, read_qrels
 from tgt_ray.data.retrieval.queries import Queries, RetrievalSplits
 
@@ -185,9 +185,9 @@ class BeirFolder(Source):
     def _parts(self, name: str, names: tuple[str, ...] = ()) -> Parts | None:
         """Return the files of the corpus or the queries, or those of a split in qrels, by its `names`."""
         if name != "qrels":
-            return find_parts(self.path, (name,), (".parquet", ".jsonl"))
+            return find_parts(self.path, (name,), (".parquet", ".jsonl", ".jsonl.gz"))
         folder = self.path / "qrels"
-        return find_parts(folder, names, (".parquet", ".tsv")) if folder.is_dir() else None
+        return find_parts(folder, names, (".parquet", ".tsv", ".tsv.gz")) if folder.is_dir() else None
 
     def _read(
         self, name: str, parts: Parts | None, columns: tuple[str, ...], more: tuple[str, ...] = ()
@@ -215,7 +215,7 @@ def _strings(file: Path, columns: tuple[str, ...], more: tuple[str, ...]) -> pa.
     table = _table(file)
     for column in columns:
         if column not in table.column_names:
-            there = json_schema(open_json(file)).names if file.suffix.lower() == ".jsonl" else table.column_names
+            there = json_schema(open_json(file)).names if ".jsonl" in kind_of(file)[1] else table.column_names
             raise ConfigError(f"{file}: has no column '{column}'; {nearest(column, there)}")
     for column in (*columns, *more):
         if table.column_names.count(column) > 1:
@@ -241,7 +241,7 @@ def _table(file: Path) -> pa.Table:
     if file.suffix.lower() == ".parquet":
         with readable(file, "Parquet"):
             return pq.read_table(file)
-    if file.suffix.lower() == ".jsonl":
+    if kind_of(file)[1].startswith(".jsonl"):
         # Ids may be numbers, and the `metadata` that many files have may be anything.
         return json_columns(open_json(file), ("title", "text"), "_id", mixed=True)
     return read_qrels(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import Phase, progress
 from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import Source, Splits, stratified_holdout
@@ -116,7 +117,10 @@ class TextSource(Source):
 
     @abstractmethod
     def open_splits(self) -> dict[str, RawTexts]:
-        """Open the splits train, test and perhaps validation. Raises ConfigError for what is missing or unreadable."""
+        """Open the splits train, test and perhaps validation, and perhaps `unlabelled`, whose labels nobody looks at.
+
+        - raises ConfigError: for what is missing or unreadable
+        """
 
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
         """Read all splits.
@@ -126,7 +130,10 @@ class TextSource(Source):
         - raises ConfigError: for data that is missing, damaged or outside the class range
         """
         raw = self.open_splits()
-        tables = {split: self._read(each) for split, each in raw.items()}
+        more = raw.pop("unlabelled", None)
+        every = [file for each in raw.values() for file in each.shards or (each,)]
+        with progress("reading texts", len(every), "files") as phase:
+            tables = {split: self._read(each, phase) for split, each in raw.items()}
         names = self.label_names or raw["train"].class_names
         for each in raw.values():
             if each.class_names != raw["train"].class_names:
@@ -134,7 +141,6 @@ class TextSource(Source):
                     f"{each.where} lists its classes otherwise than {raw['train'].where}; they must be the same"
                 )
         # Integers count as names only where the user gave `label_names`: names from the data belong to its numbers.
-        every = [file for each in raw.values() for file in each.shards or (each,)]
         kinds = [each.schema.field(self.label_column).type for each in every]
         numbered = self.label_names is None and any(pa.types.is_integer(kind) for kind in kinds)
         may_be = () if numbered else names
@@ -152,28 +158,56 @@ class TextSource(Source):
         for split, found in rows.items():
             account += _lost(raw[split].where, found, labels[split])
         if "validation" not in rows:
-            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where)
+            rows["validation"], rows["train"] = self._hold_out(rows["train"], raw["train"].where, names)
+        if more is not None and unlabelled == "anchors":
+            rows["train"], lost = self._joined(rows["train"], more, len(tables["train"]))
+            account += lost
+        elif more is not None:
+            account += left_out("file of texts without labels, which task.unlabelled: anchors takes", [more.where])
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names, tuple(account))
 
-    def _read(self, raw: RawTexts) -> pa.Table:
+    def _joined(self, train: TextRows, more: RawTexts, first: int) -> tuple[TextRows, list[LeftOut]]:
+        """Return the rows of train and then those of a table without labels, and which of these are left out.
+
+        - first: id of the first of these
+        """
+        with progress("reading texts without labels", len(more.shards) or 1, "files") as phase:
+            table = self._read(more, phase, labelled=False)
+        nothing = np.full(len(table), -1)
+        rows = self._rows(more.where, table, nothing, keep_unlabelled=True)
+        ids, texts, labels = (
+            np.concatenate([train.ids, first + rows.ids]),
+            pa.concat_arrays([train.texts, rows.texts]),
+            np.concatenate([train.labels, rows.labels]),
+        )
+        empty = [f"{more.where} row {row}" for row in np.setdiff1d(np.arange(len(table)), rows.ids)]
+        return TextRows(ids, texts, labels), [*more.left_out, *left_out("rows with an empty text", empty)]
+
+    def _read(self, raw: RawTexts, phase: Phase, labelled: bool = True) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
 
         Labels become Arrow strings in one Unicode form, null where there is none.
+
+        - phase: counts files
+        - labelled: whether rows have labels; otherwise there is no such column
         """
         if raw.shards:
-            return pa.concat_tables([self._read(each) for each in raw.shards])
-        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column}
+            return pa.concat_tables([self._read(each, phase, labelled) for each in raw.shards])
+        wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
             self._check_column(raw, key, name)
         table = raw.read(list(columns.values()))
+        phase.advance()
         if table.num_rows == 0:
             raise ConfigError(f"{raw.where}: holds no rows")
+        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
+        if not labelled:
+            return pa.table(out)
         label = plain(table[self.label_column])
         if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
             label = pc.utf8_trim_whitespace(label)
             label = pc.if_else(pc.equal(label, ""), pa.scalar(None, label.type), label)
-        out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         label = valid(pc.cast(label, pa.large_string()), raw.where, self.label_column)
         return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 
@@ -235,10 +269,10 @@ class TextSource(Source):
         log.warning("%s: has %s; left out", where, empty)
         return rows.take(np.flatnonzero(full))
 
-    def _hold_out(self, train: TextRows, where: str) -> tuple[TextRows, TextRows]:
+    def _hold_out(self, train: TextRows, where: str, names: Sequence[str]) -> tuple[TextRows, TextRows]:
         """Return (validation, train). Only rows with labels are held out, and the others don't change which ones."""
         known = np.flatnonzero(train.labels >= 0)
-        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where)
+        _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
 
 

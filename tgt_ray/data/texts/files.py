@@ -20,14 +20,18 @@ from pydantic import Field
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.core.progress import progress
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
-from tgt_ray.data.labels import label_names as names_in_file
-from tgt_ray.data.parts import no_split, not_read, split_parts
+from tgt_ray.data.labels import names_beside
+from tgt_ray.data.parts import SPLITS, find_parts, kind_of, no_split, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
 from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
 log = logging.getLogger(__name__)
+
+#: Ends the names of files that have a text on each line, and so no labels.
+LINES = (".txt", ".txt.gz")
 
 #: Cells of a first line that a message shows.
 SHOWN = 4
@@ -39,24 +43,57 @@ class TextFiles(TextSource):
     suffixes: ClassVar[tuple[str, ...]]
     path: FilePath = Field(
         description="folder with a file for train, for test and perhaps for validation (or valid, val or dev);"
-        " labels.json may name classes"
+        " labels.json, or classes.txt, may name classes; a file called unlabelled (or .txt, with a text on each line)"
+        " may have further texts for train, which task.unlabelled: anchors takes"
     )
 
     def open_splits(self) -> dict[str, RawTexts]:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        names = tuple(names_in_file(self.path / "labels.json"))
-        found, used = {}, [self.path / "labels.json"]
-        for split, parts in split_parts(self.path, self.suffixes).items():
-            used += parts.files
-            opened = tuple(RawTexts(str(file), *self.open_file(file), names) for file in parts.files)
-            found[split] = opened[0] if len(opened) == 1 else replace(opened[0], where=parts.where, shards=opened)
-        left = not_read(self.path, used, no_split(self.suffixes))
+        for split in ("train", "test"):
+            lines = find_parts(self.path, SPLITS[split], LINES)
+            if lines is not None and find_parts(self.path, SPLITS[split], self.suffixes) is None:
+                raise ConfigError(
+                    f"{lines.where}: has texts without labels, and {split} needs labels; give it as"
+                    f" {split}{self.suffixes[0]}, and further texts without labels as unlabelled{LINES[0]}"
+                )
+        layout, found = split_parts(self.path, self.suffixes, (*self.suffixes, *LINES)), {}
+        names, beside = names_beside(layout.folders)
+        more = {"unlabelled": layout.unlabelled} if layout.unlabelled is not None else {}
+        every = layout.parts | more
+        with progress("opening files of texts", sum(len(parts.files) for parts in every.values()), "files") as phase:
+            for split, parts in every.items():
+                opened = []
+                for file in parts.files:
+                    columns = self._lines(file) if _is_lines(file) else self.open_file(file, names)
+                    opened.append(RawTexts(str(file), *columns, tuple(names)))
+                    phase.advance()
+                whole = replace(opened[0], where=parts.where, shards=tuple(opened))
+                found[split] = opened[0] if len(opened) == 1 else whole
+        left = layout.left_out(beside, no_split(self.suffixes))
         return {**found, "train": replace(found["train"], left_out=left)}
 
     @abstractmethod
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        """Return a file's columns, and a function that reads some of them. Raises ConfigError where it is damaged."""
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        """Return a file's columns, and a function that reads some of them. Raises ConfigError where it is damaged.
+
+        - names: of the classes, where a file beside the splits has them
+        """
+
+    def _lines(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        """Read a file with a text on each line, as `open_file` does."""
+        if self.pair_column is not None:
+            raise ConfigError(
+                f"{file}: has single texts, and task.data.pair_column says that rows are pairs; give a file with both"
+                " columns"
+            )
+        with as_utf8(file).lines() as lines:
+            texts = [line.strip() for line in lines]
+        blank = [number for number, text in enumerate(texts, start=1) if not text]
+        if blank:
+            log.info("%s: %d empty lines are left out, the first is line %d", file, len(blank), blank[0])
+        table = pa.table({self.text_column: pa.array([text for text in texts if text], pa.large_string())})
+        return table.schema, table.select
 
     @property
     def _as_texts(self) -> dict[str, pa.DataType]:
@@ -65,13 +102,17 @@ class TextFiles(TextSource):
         return {name: pa.string() for name in columns if name is not None}
 
 
+def _is_lines(file: Path) -> bool:
+    return kind_of(file)[1] in LINES
+
+
 class ParquetTexts(TextFiles):
     """Texts in train.parquet, test.parquet and perhaps validation.parquet."""
 
     type: Literal["parquet"] = "parquet"
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         def read(columns: list[str]) -> pa.Table:
             with readable(file, "Parquet"), pq.ParquetFile(file) as parquet:
                 table = parquet.read(columns=columns)
@@ -84,10 +125,13 @@ class ParquetTexts(TextFiles):
 
 
 class CsvTexts(TextFiles):
-    """Texts in train.csv, test.csv and perhaps validation.csv (or .tsv), with the columns' names in the first line."""
+    """Texts in train.csv, test.csv and perhaps validation.csv, with the columns' names in the first line.
+
+    The files may also be .tsv, and either may be packed (.csv.gz).
+    """
 
     type: Literal["csv"] = "csv"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
     )
@@ -105,10 +149,10 @@ class CsvTexts(TextFiles):
         " has the names",
     )
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        delimiter = self.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+        delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
         source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
-        self._check_head(source, delimiter)
+        self._check_head(source, delimiter, names)
         with readable(file, "CSV"):
             if self.quoted is not False:
                 source = self._with_quotes(source, delimiter)
@@ -120,8 +164,11 @@ class CsvTexts(TextFiles):
             _report_lines(file, table)
         return table.schema, table.select
 
-    def _check_head(self, source: Utf8, delimiter: str) -> None:
-        """Raise ConfigError where the first line has no names of columns, or has them under another delimiter."""
+    def _check_head(self, source: Utf8, delimiter: str, classes: list[str]) -> None:
+        """Raise ConfigError where the first line has no names of columns, or has them under another delimiter.
+
+        - classes: names of the classes, where a file beside the splits has them
+        """
         file, wanted = source.file, list(self._as_texts)
         rows = first_rows(source, delimiter, self.quoted is not False)
         head = rows[0] if rows else []
@@ -138,8 +185,7 @@ class CsvTexts(TextFiles):
                     f"task.data.delimiter: the first line of {file} has the columns {', '.join(names)} where"
                     f" {json.dumps(other)} is between them; set task.data.delimiter to {json.dumps(other)}"
                 )
-        known = self.label_names or tuple(names_in_file(self.path / "labels.json"))
-        if looks_like_row(rows, known):
+        if looks_like_row(rows, self.label_names or classes):
             lacking = next(name for name in wanted if name not in head)
             raise ConfigError(
                 f"task.data.columns: {file} has no column {lacking!r}, and its first line looks like a row and not like"
@@ -223,12 +269,15 @@ def _report_lines(file: Path, table: pa.Table) -> None:
 
 
 class JsonTexts(TextFiles):
-    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl, with one JSON object on each line."""
+    """Texts in train.jsonl, test.jsonl and perhaps validation.jsonl, with one JSON object on each line.
+
+    The files may also be .json, with such lines or one list of objects, and either may be packed (.jsonl.gz).
+    """
 
     type: Literal["jsonl"] = "jsonl"
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl",)
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
-    def open_file(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         source = open_json(file)
         texts = tuple(name for name in self._as_texts if name != self.label_column)
         table = json_columns(source, texts, self.label_column)

@@ -7,7 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
+from tgt_ray.core.config import SINCE_0_2
 from tgt_ray.data.account import left_out
 from tgt_ray.data.huggingface import HuggingFaceSet
 from tgt_ray.data.texts.base import RawTexts, TextSource
@@ -20,6 +22,16 @@ class HuggingFaceTexts(HuggingFaceSet, TextSource):
     """A data set of the Hugging Face library `datasets` with texts or pairs of sentences, and a class label."""
 
     type: Literal["huggingface"] = "huggingface"
+    unlabelled: str | None = Field(
+        None,
+        description="the data set's name of a split with further texts for train, which task.unlabelled: anchors takes;"
+        " its labels are not looked at",
+        json_schema_extra=SINCE_0_2,
+    )
+
+    def own_splits(self) -> dict[str, str]:
+        more = {"unlabelled": self.unlabelled} if self.unlabelled is not None else {}
+        return super().own_splits() | more
 
     def open_splits(self) -> dict[str, RawTexts]:
         found, out = self.open(self.place()), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
-from tgt_ray.models.hub import check_files, place
+from tgt_ray.models.hub import check_files, made_from, place, refuse_missing
+from tgt_ray.models.weights import read_safetensors, unprefixed
+
+#: diffusers' own names of files of weights.
+WEIGHTS, PICKLE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 
 
 class KLAutoencoder(nn.Module):
@@ -61,18 +66,34 @@ def load_config(path: str, subfolder: str | None, revision: str | None) -> Any:
     return _from(AutoencoderKL.load_config, path, subfolder, revision)
 
 
-def build(config: Any, input_shape: tuple[int, ...], sample: bool) -> KLAutoencoder:
+def build(config: Any, input_shape: tuple[int, ...], sample: bool, path: str) -> KLAutoencoder:
     """Build an autoencoder with fresh weights."""
     from diffusers import AutoencoderKL
 
-    return KLAutoencoder(AutoencoderKL.from_config(config), input_shape, sample)
+    with made_from(path):
+        return KLAutoencoder(AutoencoderKL.from_config(config), input_shape, sample)
 
 
 def weights(path: str, subfolder: str | None, revision: str | None) -> dict[str, Tensor]:
+    """Load an autoencoder's weights.
+
+    - raises ConfigError: where some are missing, since the library would draw them at random
+    """
     from diffusers import AutoencoderKL
 
-    model = _from(AutoencoderKL.from_pretrained, path, subfolder, revision, torch_dtype=torch.float32)
-    return model.state_dict()
+    options = {"torch_dtype": torch.float32, "output_loading_info": True}
+    model, info = _from(AutoencoderKL.from_pretrained, path, subfolder, revision, **options)
+    own, where = model.state_dict(), f"teacher.generator.path: {path}"
+    if not info["missing_keys"]:
+        return own
+    # The names may begin with that of a wrapper, which the library doesn't leave off.
+    folder, there = Path(place(path)) / (subfolder or ""), dict[str, Tensor]()
+    if (folder / WEIGHTS).is_file():
+        there = unprefixed(read_safetensors((folder / WEIGHTS).read_bytes(), where), own, where)
+    elif (folder / PICKLE).is_file():
+        there = unprefixed(torch.load(folder / PICKLE, map_location="cpu", weights_only=True), own, where)
+    refuse_missing(set(own) - set(there) if there.keys() & own.keys() else info["missing_keys"], where)
+    return there
 
 
 def _from(load: Any, path: str, subfolder: str | None, revision: str | None, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
-from tgt_ray.models.hub import from_hub, model_from_hub
+from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub
 from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
 
 
@@ -39,7 +39,8 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
     processor = from_hub(AutoImageProcessor.from_pretrained, path, revision)
-    model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    with made_from(path):
+        model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     name, head = linear_head(model, path)
     model.set_submodule(name, nn.Identity())
     channels = int(getattr(config, "num_channels", 3))
@@ -78,13 +79,15 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     """Load an image classifier's weights.
 
     - returns: (weights of the body, weight (K, D) and bias (K,) of the head); None where it has no head
+    - raises ConfigError: where other weights are missing, since the library would draw them at random
     """
     from transformers import AutoModelForImageClassification
 
-    model, info = model_from_hub(AutoModelForImageClassification, path, revision, f"teacher.labeler.path: {path}")
+    where = f"teacher.labeler.path: {path}"
+    model, info = model_from_hub(AutoModelForImageClassification, path, revision, where)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if f"{name}.weight" in info["missing_keys"]:
+    if not has_head(info, name, where):
         return body, None, None
     return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 

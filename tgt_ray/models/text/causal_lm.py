@@ -35,7 +35,8 @@ class CausalLanguageModel(Writer):
             shots = self.shots - 1 if len(texts) > 1 else 0
             drawn = torch.randint(max(1, len(texts) - 1), (shots,), generator=rng)
             others = (drawn + (drawn >= own)).tolist()
-            prompts.append("".join(f"{each}\n" for each in [*(texts[other] for other in others), text]))
+            prompt = "".join(f"{each}\n" for each in [*(texts[other] for other in others), text])
+            prompts.append(self.tokens.end_of(prompt))
         tokenizer = self.tokens.tokenizer
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         ids = tokenizer(prompts, padding=True, truncation=True, max_length=self.tokens.max_tokens)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.core.batch import InputRows, Outputs
+from tgt_ray.core.progress import counted
 from tgt_ray.core.texts import to_texts
 from tgt_ray.models.numerics import at_least_float32
 from tgt_ray.models.text.encoder import TextBackbone
-
-log = logging.getLogger(__name__)
-
-#: Parts of documents that are embedded between two lines of progress in the log.
-SAID_EVERY = 8
 
 
 class DualEncoder(nn.Module):
@@ -53,7 +47,7 @@ class DualEncoder(nn.Module):
         device = self.head.weight.device
         tower.to(device).eval()
         embeddings, cut = [], []
-        for part in documents.split(512):
+        for part in counted(documents.split(512), "embedding documents", len(documents), "documents"):
             ids = tower.prepare(part.to(device))
             # A document that fills all tokens may end exactly there.
             full = (ids != tower.tokens.pad).all(dim=1)
@@ -61,6 +55,4 @@ class DualEncoder(nn.Module):
             for row in full.nonzero().flatten().tolist():
                 cut[-1][row] = tower.tokens.is_cut(to_texts(part[row : row + 1].cpu().numpy())[0])
             embeddings.append(self._unit(tower(ids)))
-            if len(embeddings) % SAID_EVERY == 0:
-                log.info("labeler: embedded %d of %d documents", 512 * len(embeddings), len(documents))
         return torch.cat(embeddings), torch.cat(cut)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
-from tgt_ray.models.hub import from_hub, model_from_hub
+from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub, refuse_missing
 from tgt_ray.models.text.sentence_settings import own_pooling
 from tgt_ray.models.text.tokens import Tokens, check_belongs, check_positions
 
@@ -158,19 +158,30 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     - pooling: "cls", "mean", "model", or "auto": what the model was made for
     - raises ConfigError: for a model that gives no embeddings of texts
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     config = from_hub(AutoConfig.from_pretrained, path, revision)
-    pooling = own_pooling(path, revision, config) if pooling == "auto" else pooling
-    if pooling == "model":
-        if config.pad_token_id is None:
-            config.pad_token_id = tokens.pad  # without one a causal model's classifier takes no batches
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        name, head = linear_head(model, path)
-        model.set_submodule(name, WithoutHead())
-        backbone = TextBackbone(model, tokens, pooling, head.in_features)
-        _called_once(backbone)  # tells whether the head is for tokens
-        return backbone
+    with made_from(path):
+        pooling = own_pooling(path, revision, config) if pooling == "auto" else pooling
+        return _classifier(config, path, tokens) if pooling == "model" else _encoder(config, path, tokens, pooling)
+
+
+def _classifier(config: Any, path: str, tokens: Tokens) -> TextBackbone:
+    from transformers import AutoModelForSequenceClassification
+
+    if config.pad_token_id is None:
+        config.pad_token_id = tokens.pad  # without one a causal model's classifier takes no batches
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    name, head = linear_head(model, path)
+    model.set_submodule(name, WithoutHead())
+    backbone = TextBackbone(model, tokens, "model", head.in_features)
+    _called_once(backbone)  # tells whether the head is for tokens
+    return backbone
+
+
+def _encoder(config: Any, path: str, tokens: Tokens, pooling: str) -> TextBackbone:
+    from transformers import AutoModel
+
     if config.is_encoder_decoder:
         raise ConfigError(f"{tokens.where}.path: {path} has a decoder; an encoder or a sequence classifier is needed")
     try:
@@ -217,16 +228,15 @@ def transformers_weights(
 
     classifies = backbone.pooling == "model"
     auto = AutoModelForSequenceClassification if classifies else AutoModel
-    model, info = model_from_hub(auto, path, revision, f"{backbone.tokens.where}.path: {path}")
-    name, head = linear_head(model, path) if classifies else ("pooler", None)
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{name}."))
-    if missing:
-        hint = "; give pooling: mean" if classifies else ""
-        raise ConfigError(f"{backbone.tokens.where}.path: {path} has no weights for '{missing[0]}'{hint}")
-    if head is None:
+    where = f"{backbone.tokens.where}.path: {path}"
+    model, info = model_from_hub(auto, path, revision, where)
+    if not classifies:
+        # The pooler isn't used.
+        refuse_missing((key for key in info["missing_keys"] if not key.startswith("pooler.")), where)
         return without_pooler(model).state_dict(), None, None
+    name, head = linear_head(model, path)
     rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if f"{name}.weight" in info["missing_keys"]:
+    if not has_head(info, name, where, "; give pooling: mean"):
         return rest, None, None
     return rest, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 

@@ -18,6 +18,10 @@ from tgt_ray.core.texts import SEPARATOR, clean, sentences, to_texts
 from tgt_ray.models.hub import from_hub, own_file, tokenizer_from_hub
 from tgt_ray.models.text.vocabulary import SPECIAL
 
+#: Characters of a text that are tokenized for each token that is read, far more than a token has; and how many tokens
+#: more than those that are read they have to give.
+CHARACTERS, AT_THE_END = 32, 16
+
 
 class Tokens:
     """Turns texts into token ids (N, T) int64 and back; T is the same for all rows of a width.
@@ -80,10 +84,36 @@ class Tokens:
 
     def _parts(self, text: str) -> tuple[str, ...]:
         """Return a text's sentences as the tokenizer gets them."""
-        parts = sentences(self.prefix + text)
+        parts = tuple(self._begin(part) for part in sentences(self.prefix + text))
         if self.sentinels:  # `split_special_tokens` doesn't reach them, since they are pieces of words as well
             return tuple(part.replace("<extra_id_", "< extra_id_") for part in parts)
         return parts
+
+    def _begin(self, text: str) -> str:
+        """Return as much of a text as decides on its first `max_tokens` tokens, so that longer ones cost no more."""
+        size = CHARACTERS * self.max_tokens
+        while size < len(text):
+            head = text[: max(text.rfind(" ", 0, size), 0) or size]
+            if self._is_enough(head):
+                return head
+            size *= 4
+        return text
+
+    def end_of(self, text: str) -> str:
+        """Return as much of a text as decides on its last `max_tokens` tokens."""
+        size = CHARACTERS * self.max_tokens
+        while size < len(text):
+            space = text.find(" ", len(text) - size)
+            tail = text[space if space >= 0 else len(text) - size :]
+            if self._is_enough(tail):
+                return tail
+            size *= 4
+        return text
+
+    def _is_enough(self, part: str) -> bool:
+        # What is cut off may change the tokens where it was, but not those that are some places away.
+        ids = self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        return len(ids) > self.max_tokens + AT_THE_END
 
     def unknown_words(self, rows: Tensor) -> list[list[str]]:
         """Return what the unknown tokens of each row of bytes (N, width) stand for, in order."""

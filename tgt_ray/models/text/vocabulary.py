@@ -65,8 +65,8 @@ def corpus_vocabulary(texts: list[str], size: int, made_from: list[str], storage
     - size: tokens at the most
     - made_from: fingerprints of the texts
     """
-    # Before, long texts were learnt from as a whole: what such a storage keeps has another name.
-    name = f"{digest('bpe of cut texts', *made_from, size)}.json"
+    # Before, it was learnt from rows that the student doesn't have: what such a storage keeps has another name.
+    name = f"{digest('bpe of the texts of a split', *made_from, size)}.json"
     kept = storage.within("vocabularies") if storage is not None else None
     content = kept.find(name) if kept is not None else None
     if content is not None:

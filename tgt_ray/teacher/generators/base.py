@@ -43,7 +43,9 @@ class Generator(Component):
     only_samples: ClassVar[bool] = False
     #: Whether weights are kept in the storage; otherwise `build` returns the module with its weights.
     stored: ClassVar[bool] = True
-    #: Keys that say where external weights are. They are left out of the fingerprint, which covers the weights instead.
+    #: Libraries whose versions may change what it learns, besides torch.
+    libraries: ClassVar[tuple[str, ...]] = ()
+    #: Keys that say where external weights are. They are left out of its names, which cover the weights instead.
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
         None, description="a .safetensors file with weights of this architecture; absent: `pretrain` trains them"
@@ -106,7 +108,7 @@ class Generator(Component):
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """Return everything else that changes the outputs of the built model, besides its weights and this config.
 
-        These are plain data, such as the settings in a model's folder; they are part of the fingerprint.
+        These are plain data, such as the settings in a model's folder; they are part of its names.
         """
         return {}
 

@@ -41,7 +41,8 @@ class AutoencoderKLGenerator(Generator):
 
     def build(self, spec: InputSpec) -> nn.Module:
         kl = _library()
-        return kl.build(kl.load_config(self.path, self.subfolder, self.revision), spec.shape, self.sample)
+        config = kl.load_config(self.path, self.subfolder, self.revision)
+        return kl.build(config, spec.shape, self.sample, self.path)
 
     def load_weights(self, model: Any) -> dict[str, Any]:
         from tgt_ray.models.weights import load_strictly

@@ -24,6 +24,7 @@ class TextGenerator(ReadsTexts, Generator):
     """A text generator is a model of transformers: from a folder or the hub, or a small one that is trained here."""
 
     modality: ClassVar[str] = "text"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     # Masked tokens are drawn anew each time, so it starts from texts instead of stored latents.
     contextual: ClassVar[bool] = True
     samples: ClassVar[bool] = True

@@ -31,7 +31,9 @@ class Labeler(Component):
     embeds_documents: ClassVar[bool] = False
     #: Whether weights are kept in the storage; otherwise `build` returns the module with its weights.
     stored: ClassVar[bool] = True
-    #: Keys that say where external weights are. They are left out of the fingerprint, which covers the weights instead.
+    #: Libraries whose versions may change what it learns, besides torch.
+    libraries: ClassVar[tuple[str, ...]] = ()
+    #: Keys that say where external weights are. They are left out of its names, which cover the weights instead.
     places: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: FilePath | None = Field(
         None, description="a .safetensors file with weights of this architecture; absent: `pretrain` trains them"
@@ -55,6 +57,11 @@ class Labeler(Component):
     def head_split(self) -> str:
         """The table whose rows the head is fitted on, where `load_weights` says that it must be fitted."""
         return self.pretrain.split
+
+    @property
+    def fitting(self) -> str:
+        """What `fit_head` does, for messages."""
+        return "fitting the head"
 
     def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
         """Fit `model.head` in place on N rows; returns entries for the record."""
@@ -91,7 +98,7 @@ class Labeler(Component):
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """Return everything else that changes the outputs of the built model, besides its weights and this config.
 
-        These are plain data, such as the settings in a model's folder; they are part of the fingerprint.
+        These are plain data, such as the settings in a model's folder; they are part of its names.
         """
         return {}
 

@@ -31,6 +31,7 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     """
 
     modality: ClassVar[str] = "text"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     embeds_documents: ClassVar[bool] = True
     type: Literal["dual_encoder"] = "dual_encoder"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision", "document_path", "document_revision"})
@@ -81,6 +82,10 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     @property
     def head_split(self) -> str:
         return "documents"
+
+    @property
+    def fitting(self) -> str:
+        return "embedding the documents"
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.text.dual_encoder import DualEncoder

@@ -49,6 +49,7 @@ class TimmLabeler(TimmModel, PretrainedLabeler):
     """Any timm model, with pretrained weights (from the hub or a file), or trained here from scratch by `pretrain`."""
 
     type: Literal["timm"] = "timm"
+    libraries: ClassVar[tuple[str, ...]] = ("timm",)
     places: ClassVar[frozenset[str]] = frozenset({"weights", "pretrained"})
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
@@ -68,6 +69,7 @@ class TransformersLabeler(PretrainedLabeler):
     """An image classifier of transformers, from a folder that all nodes see or from the hub."""
 
     type: Literal["transformers"] = "transformers"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     path: FolderOrName = Field(
         description="folder that `save_pretrained` wrote (with its image processor) and all nodes see,"

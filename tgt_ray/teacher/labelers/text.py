@@ -23,6 +23,7 @@ class TextTransformerLabeler(TransformerSize, Labeler):
     """A small transformer, trained here from scratch."""
 
     modality: ClassVar[str] = "text"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     type: Literal["text_transformer"] = "text_transformer"
     pretrain: TextPretrain = Field(  # type: ignore[assignment]
         default_factory=TextPretrain, description="how the weights are trained where none are given"
@@ -43,6 +44,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     """A pretrained text model, with its own head or a new one, which is fitted alone or together with all weights."""
 
     modality: ClassVar[str] = "text"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     type: Literal["text_encoder"] = "text_encoder"
     places: ClassVar[frozenset[str]] = frozenset({"weights", "path", "revision"})
     weights: None = Field(None, description="not used: `path` has the weights")
@@ -67,6 +69,10 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     def head_split(self) -> str:
         return self.finetune.split if self.finetune is not None else self.probe.split
 
+    @property
+    def fitting(self) -> str:
+        return super().fitting if self.finetune is None else "fine-tuning"
+
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier
 
@@ -87,7 +93,9 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
     def fit_head(self, model: nn.Module, inputs: InputRows, labels: Tensor) -> dict[str, Any]:
         if self.finetune is None:
             return super().fit_head(model, inputs, labels)
+        from tgt_ray.models.optimise import threads
         from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
 
-        fit_text_classifier(model, inputs, labels, self.finetune)
+        with threads(self.finetune.threads):
+            fit_text_classifier(model, inputs, labels, self.finetune)
         return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from tgt_ray.core.config import Config, Seed
+from tgt_ray.core.config import SINCE_0_2, Config, Seed
 
 
 class Pretrain(Config):
-    """Trains weights where none are given, once; they are then stored by fingerprint and reused."""
+    """Trains weights where none are given, once; they are then stored and reused."""
 
     split: Literal["full", "train"] = Field(
         "full",
@@ -23,6 +23,15 @@ class Pretrain(Config):
     learning_rate: float = Field(gt=0, description="largest learning rate")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; higher regularises more")
     seed: Seed = Field(0, description="seed of the initial weights and of all draws in training")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="threads that compute on the CPU, however many there are, since the last digits of the weights"
+        " depend on it; more are faster for models from some millions of weights up, on a machine that has as many"
+        " cores free",
+        json_schema_extra=SINCE_0_2,
+    )
 
 
 class LabelerPretrain(Pretrain):

@@ -35,8 +35,8 @@ def fit_autoencoder(
     rng = torch.Generator().manual_seed(how.seed)
     labeler.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    done = 0
-    for rows in optimise(model, optimizer, len(inputs), how, rng):
+    done = how.steps
+    for step, rows in optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
         latents = model.encode(images)  # type: ignore[operator]
         if how.latent_noise:
@@ -45,16 +45,16 @@ def fit_autoencoder(
         again = model.decode(latents)  # type: ignore[operator]
         error = F.mse_loss(again, images)
         loss = error
-        if how.consistency and done >= how.consistency_start * how.steps:
+        if how.consistency and step >= how.consistency_start * how.steps:
             with torch.no_grad():
                 target = labeler(images).logits
             loss = loss + how.consistency * kl_rows(target, labeler(again).logits).mean()
         loss.backward()
-        done += 1
-        if how.agreement is not None and done % how.check_every == 0:
+        if how.agreement is not None and (step + 1) % how.check_every == 0:
             now = agreement()
-            log.info("generator: step %d, squared error %.4f, agreement %.1f %%", done, error.item(), now)
+            log.info("generator: step %d, squared error %.4f, agreement %.1f %%", step + 1, error.item(), now)
             if now >= how.agreement:
+                done = step + 1
                 break
             model.train()
     return {"steps": done}
@@ -68,20 +68,21 @@ def fit_denoiser(
     tokens: Any = model.tokens
     ids = torch.cat([tokens(part) for part in inputs.split(1024)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    done = 0
-    for rows in optimise(model, optimizer, len(ids), how, rng):
+    done = how.steps
+    for step, rows in optimise(model, optimizer, len(ids), how, rng):
         some = ids[rows.to(ids.device)]
         loss = model.denoising_loss(  # type: ignore[operator]
             some[:, : int((some != tokens.pad).sum(dim=1).max())], rng
         )
         loss.backward()
-        done += 1
-        if done % how.check_every == 0 or done == how.steps:
+        if (step + 1) % how.check_every == 0 or step + 1 == how.steps:
             now = agreement() if how.agreement is not None else None
             log.info(
-                "generator: step %d, loss %.3f%s", done, loss.item(), "" if now is None else f", agreement {now:.1f} %"
+                "generator: step %d, loss %.3f%s",
+                *(step + 1, loss.item(), "" if now is None else f", agreement {now:.1f} %"),
             )
             if now is not None and how.agreement is not None and now >= how.agreement:
+                done = step + 1
                 break
             model.train()
     return {"steps": done}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgt_ray.core.batch import InputRows, rows_at_once
+from tgt_ray.core.progress import counted, progress
 from tgt_ray.models.heads import set_head
 from tgt_ray.models.image.augment import augment
 from tgt_ray.models.optimise import optimise
@@ -23,7 +24,7 @@ def fit_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how: Lab
     optimizer = torch.optim.SGD(
         model.parameters(), lr=how.learning_rate, momentum=0.9, nesterov=True, weight_decay=how.weight_decay
     )
-    for rows in optimise(model, optimizer, len(inputs), how, rng):
+    for _, rows in optimise(model, optimizer, len(inputs), how, rng):
         images = augment(inputs[rows], how.shift, how.flip, rng)
         F.cross_entropy(model(images).logits, labels[rows].to(images.device)).backward()
 
@@ -38,8 +39,9 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
     """
     model.eval()
     rows = rows_at_once(inputs[torch.tensor([0])].shape[1:], model)
+    parts = counted(inputs.split(rows), "embedding rows for the labeler's head", len(inputs), "rows")
     with torch.no_grad():
-        embedding_ND = torch.cat([model.backbone(part) for part in inputs.split(rows)])  # type: ignore[operator]
+        embedding_ND = torch.cat([model.backbone(part) for part in parts])  # type: ignore[operator]
     mean_D, std_D = embedding_ND.mean(dim=0), embedding_ND.std(dim=0).clamp(min=1e-6)
     standard_ND = (embedding_ND - mean_D) / std_D
     head = nn.Linear(
@@ -55,9 +57,11 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
         optimizer.zero_grad()
         loss = F.cross_entropy(head(standard_ND), labels) + how.l2 / 2 * head.weight.square().sum()
         loss.backward()
+        phase.advance()
         return loss
 
-    optimizer.step(closure)
+    with progress("fitting the labeler's head", None, "evaluations") as phase:
+        optimizer.step(closure)
     with torch.no_grad():
         correct = (head(standard_ND).argmax(dim=1) == labels).float().mean()
         weight_KD = head.weight / std_D
@@ -73,5 +77,5 @@ def fit_text_classifier(model: nn.Module, inputs: InputRows, labels: Tensor, how
     # Dropout draws from torch's global generator, which is seeded here and restored afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
-        for rows in optimise(model, optimizer, len(ids), how, rng):
+        for _, rows in optimise(model, optimizer, len(ids), how, rng):
             F.cross_entropy(model(ids[rows.to(ids.device)]).logits, labels[rows].to(ids.device)).backward()
