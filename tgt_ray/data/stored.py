@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pyarrow as pa
 
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.stored import Damaged
 
 log = logging.getLogger(__name__)
 
@@ -112,24 +115,37 @@ def write_file(table: pa.Table, folder: Storage, name: str) -> None:
 def whole(folder: Storage, files: Sequence[str], rows: int) -> bool:
     """Tell whether the files of a StoredTable are there and undamaged; a line in the log says which one is not.
 
-    Files of a remote storage are checked when they are fetched.
+    Files of a remote storage are fetched, and checked by that; this process reads them anyway.
 
     - rows: that all of them hold together
     """
-    if not folder.is_local:
-        return all(folder.exists(name) for name in files)
     missing = [name for name in files if not folder.exists(name)]
     if missing:
         log.warning("%s: is missing; made again", folder.where(missing[0]))
         return False
-    with ThreadPoolExecutor(max_workers=8) as threads:  # the checksum is computed outside of Python's lock
-        if not all(threads.map(folder.holds, files)):
-            return False
+    what, check = ("checking", folder.holds) if folder.is_local else ("fetching", partial(_is_fetched, folder))
+    with (
+        ThreadPoolExecutor(max_workers=8) as threads,  # the checksum is computed outside of Python's lock
+        progress(f"{what} stored images", len(files), "files") as phase,
+    ):
+        for is_whole in threads.map(check, files):
+            if not is_whole:
+                return False
+            phase.advance()
     try:
         return sum(len(batch) for batch in _open(folder.root, tuple(files))) == rows
     except (pa.ArrowException, OSError) as err:  # of a file without a checksum
         log.warning("%s: is damaged (%s); made again", folder.shown, " ".join(str(err).split()))
         return False
+
+
+def _is_fetched(folder: Storage, name: str) -> bool:
+    try:
+        _copied_here(folder, name)
+    except Damaged as err:
+        log.warning("%s; made again", err.fact)
+        return False
+    return True
 
 
 def forget() -> None:
