@@ -34,7 +34,7 @@ class StoredTable:
     - folder: where the files lie
     - files: names below `folder`; each holds one record batch
     - rows: (N,), which of the files' rows, in which order; None: all
-    - extra: further columns that are in memory, one value a row
+    - extra: columns that are in memory, one value a row; they count in place of the files' own
     """
 
     folder: Storage
@@ -62,6 +62,17 @@ class StoredTable:
         extra = {name: values.take(pa.array(rows)) for name, values in self.extra.items()}
         return StoredTable(self.folder, self.files, kept, extra)
 
+    def joined(self, other: StoredTable) -> StoredTable:
+        """Return these rows, and then those of a table in other files of the same folder."""
+        own = np.arange(len(self)) if self.rows is None else self.rows
+        more = np.arange(len(other)) if other.rows is None else other.rows
+        extra = {
+            name: pa.concat_arrays([each[name].combine_chunks() for each in (self, other)])
+            for name in {*self.extra, *other.extra}
+        }
+        rows = np.concatenate([own, self._ends[-1] + more])
+        return StoredTable(self.folder, (*self.files, *other.files), rows, extra)
+
     def slice(self, offset: int, length: int) -> StoredTable:
         return self.take(np.arange(offset, min(offset + length, len(self))))
 
@@ -69,13 +80,18 @@ class StoredTable:
         column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         if len(column) != len(self):
             raise ValueError(f"column '{name}' has {len(column)} values for {len(self)} rows")
+        return self.with_values(name, column)
+
+    def with_values(self, name: str, column: pa.Array) -> StoredTable:
+        """Return the same rows with these values, (N,), in a column that the files may have otherwise."""
         return StoredTable(self.folder, self.files, self.rows, {**self.extra, name: column})
 
     def to_arrow(self) -> pa.Table:
         """Read the rows into memory."""
         table = self._gather(self.rows, None)
         for name, values in self.extra.items():
-            table = table.append_column(name, values)
+            place = table.column_names.index(name) if name in table.column_names else None
+            table = table.append_column(name, values) if place is None else table.set_column(place, name, values)
         return table
 
     @property

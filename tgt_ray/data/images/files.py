@@ -19,7 +19,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.encoding import as_utf8
 from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import MISSING, EncodedImages, Scan
-from tgt_ray.data.images.folders import Found, split_folders
+from tgt_ray.data.images.folders import SPLIT_OF, Found, split_folders
 from tgt_ray.data.images.listed import read_table
 from tgt_ray.data.images.stamps import stamps
 from tgt_ray.data.labels import names_beside
@@ -66,12 +66,19 @@ class ImageFolder(ImageFiles):
         description="folder that holds train, test and perhaps validation, each with one folder for each class"
     )
 
+    unlabelled: Path | None = Field(
+        None,
+        description="folder in `path` with further images for train, which have no labels; see `task.unlabelled`",
+        json_schema_extra=SINCE_0_2,
+    )
+
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         found = Found(self.path)
         there, files = found.entries(self.path)
-        folders, others = split_folders(self.path, there)
+        more = [] if self.unlabelled is None else [self.path / self.unlabelled]
+        folders, others = split_folders(self.path, [each for each in there if each not in more])
         found.outside_of_classes(files)
         of_classes = {split: self._class_folders(found, folder) for split, folder in folders.items()}
         classes = sorted(of_classes["train"])
@@ -93,8 +100,22 @@ class ImageFolder(ImageFiles):
                 _check_classes(images, own, "validation" in folders)
             places[split] = [str(file.relative_to(self.path)) for files in images.values() for file in files]
             labels[split] = np.repeat(np.arange(len(classes)), [len(files) for files in images.values()])
+        for folder in more:
+            places["unlabelled"] = self._without_labels(found, folder)
+            labels["unlabelled"] = np.full(len(places["unlabelled"]), -1)
         key = digest(self.type, str(self.path.resolve()), classes, self._stamps(places))
         return Scan(labels, places, classes, key, (*others, *found.left_out()))
+
+    def _without_labels(self, found: Found, folder: Path) -> list[str]:
+        """Return the paths of the images in the folder `unlabelled`."""
+        if ".." in folder.parts or self.path not in folder.parents or not folder.is_dir():
+            raise ConfigError(f"task.data.unlabelled: {folder} is no folder in {self.path}")
+        if folder.relative_to(self.path).parts[0].casefold() in SPLIT_OF:
+            raise ConfigError(f"task.data.unlabelled: {folder} is the folder of a split; give one beside it")
+        files = [str(file.relative_to(self.path)) for file in found.images(folder)]
+        if not files:
+            raise ConfigError(f"task.data.unlabelled: {folder} has no image files")
+        return files
 
     @staticmethod
     def _class_folders(found: Found, folder: Path) -> dict[str, Path]:
