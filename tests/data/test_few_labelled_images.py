@@ -1,9 +1,12 @@
 """Images of which few have labels, and further ones in a folder of their own."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from tests.data.test_encoded_images import lists
 from tests.helpers.pictures import picture
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
@@ -113,3 +116,23 @@ def test_settings_that_have_no_effect_are_refused(folder, tmp_path):
         task(folder, unlabelled="anchors").load(Storage(tmp_path / "s"))
     with pytest.raises(ConfigError, match="labelled and long_tail exclude each other"):
         task(folder, labelled={"rows": 6}, long_tail={"head": 5, "imbalance": 2})
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl"])
+def test_those_of_a_list_come_with_it(others, tmp_path, kind):
+    lists(others)
+    names = [f"others/{name}.png" for name in ("0", "within/1", "2")]
+    lines = {"txt": names, "csv": ["file_name", *names], "jsonl": [json.dumps({"file_name": name}) for name in names]}
+    (others / f"more.{kind}").write_text("\n".join(["", *lines[kind]] if kind == "txt" else lines[kind]))
+    source = {"type": "lists", **{split: f"{split}.txt" for split in ("train", "test", "validation")}}
+    mine = task(others, data={**source, "unlabelled": f"more.{kind}"})
+    data = mine.load(Storage(tmp_path / "s"))
+    assert mine.has_unlabelled and ids(data, "unlabelled") == [24, 25, 26] and len(data.tables["train"]) == 24
+    wanted = [np.asarray(picture(number % 3, 40 + number)).transpose(2, 0, 1) / 255 for number in (0, 1, 2)]
+    np.testing.assert_allclose(pixels(mine, data, "unlabelled"), np.stack(wanted), rtol=1e-6)
+    (others / "others" / "0.png").unlink()
+    with pytest.raises(ConfigError, match=r"others/0\.png: not a readable image \(no such file"):
+        mine.scan()
+    (others / f"more.{kind}").write_text("")
+    with pytest.raises(ConfigError, match=r"holds no lines|no column 'file_name'|holds no rows|is empty"):
+        mine.scan()

@@ -168,6 +168,12 @@ class ImageLists(ImageFiles):
         " is held out",
     )
 
+    unlabelled: Path | None = Field(
+        None,
+        description="list of further images for train, which have no labels, relative to `path` or absolute: a path on"
+        " each line, or a table; see `task.unlabelled`",
+        json_schema_extra=SINCE_0_2,
+    )
     file_column: str = Field(
         "file_name", description="of tables: name of the column with the paths", json_schema_extra=SINCE_0_2
     )
@@ -265,6 +271,9 @@ class ImageLists(ImageFiles):
 
         - said: the names of classes that decide on their numbers
         """
+        if self.unlabelled is not None:
+            places["unlabelled"] = self._without_labels(self.path / self.unlabelled)
+            labels["unlabelled"] = np.full(len(places["unlabelled"]), -1)
         found = self._stamps(places)
         missing = [(str(stamp[0]), MISSING) for rows in found.values() for stamp in rows if len(stamp) == 1]
         if missing and self.on_bad_rows == "fail":
@@ -272,6 +281,17 @@ class ImageLists(ImageFiles):
         numbers = {k: v.tolist() for k, v in labels.items()}
         key = digest(self.type, str(self.path.resolve()), numbers, found, *([list(said)] if said else []))
         return Scan(labels, places, names, key)
+
+    def _without_labels(self, file: Path) -> list[str]:
+        """Return the paths of a list of images without labels."""
+        with concerning("task.data.unlabelled"):
+            table = read_table(file, self.file_column, self.label_column, labelled=False)
+            if table is not None:
+                return self._places(file, table["file"].to_pylist())
+            lines = [(n, line.strip()) for n, line in enumerate(as_utf8(file).text().splitlines(), 1) if line.strip()]
+        if not lines:
+            raise ConfigError(f"{file}: holds no lines")
+        return [self._place(file, "line", number, name) for number, name in lines]
 
     def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
         """Return number of the line, path and label of each image of a list."""

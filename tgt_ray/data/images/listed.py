@@ -20,9 +20,10 @@ from tgt_ray.data.texts.delimited import DELIMITERS, first_rows
 JSON, PARQUET = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",)
 
 
-def read_table(file: Path, file_column: str, label_column: str) -> pa.Table | None:
+def read_table(file: Path, file_column: str, label_column: str, labelled: bool = True) -> pa.Table | None:
     """Read the columns `file` and `label` of a table as texts; None where the file is no table.
 
+    - labelled: false: of `file` alone, and nobody looks at labels
     - raises ConfigError: where a column is missing or of another type, or a value of it is
     """
     suffix = kind_of(file)[1]
@@ -42,12 +43,12 @@ def read_table(file: Path, file_column: str, label_column: str) -> pa.Table | No
             return None
         table = _parsed(source, delimiter, (file_column, label_column))
         schema = table.schema
-    for key, name in (("file_column", file_column), ("label_column", label_column)):
+    columns = {"file": file_column, "label": label_column} if labelled else {"file": file_column}
+    for key, name in columns.items():
         if schema.names.count(name) != 1 or name not in table.column_names:
-            raise ConfigError(f"{file}: has no column '{name}' (task.data.{key}); {nearest(name, schema.names)}")
+            raise ConfigError(f"{file}: has no column '{name}' (task.data.{key}_column); {nearest(name, schema.names)}")
     if len(table) == 0:
         raise ConfigError(f"{file}: holds no rows")
-    columns = {"file": file_column, "label": label_column}
     return pa.table({key: _texts(file, name, plain(table[name]), key) for key, name in columns.items()})
 
 
