@@ -26,6 +26,8 @@ def plan(sweep: SweepConfig) -> Iterator[str]:
     yield f"compared by validation {search.metric} ({search.mode}); stopped early by: {search.scheduler}"
     for name in search.controls:
         yield f"  control {name}"
+    if (why := sweep.why_no_anchors()) is not None:
+        yield f"  no control anchors ({why})"
     for values in known[:SHOWN]:
         yield f"  {tried(sweep, values)}"
     if searched > len(known[:SHOWN]):
