@@ -225,3 +225,17 @@ def test_a_sweep_that_cannot_have_the_control_of_anchors_says_why():
     assert why(task={**task, "unlabelled": "ignore"}) is None, "there is nothing that plain distillation leaves out"
     assert why(teacher={**base["teacher"], "generator": {"type": "masked_lm"}}) is None, "it has the control"
     assert SweepConfig().why_no_anchors() is None
+
+
+def test_what_trials_of_another_type_do_not_have_is_known():
+    def names(explorer, **space):
+        data = {"experiment": {"explorer": explorer}, "space": {"objective.temperature": {"uniform": [1, 2]}, **space}}
+        return validate(SweepConfig, data).of_one_type()
+
+    own = {"type": "gradient", "anchors": "balanced", "step_size": 0.125}
+    types = {"choice": ["gradient", "random"]}
+    assert names(own, **{"explorer.type": types}) == {"explorer.type": ["anchors", "step_size"]}
+    anchors = {"explorer.anchors": {"choice": ["balanced", "natural"]}}
+    assert names(own, **{"explorer.type": types}, **anchors) == {"explorer.type": ["step_size"]}
+    assert names({"type": "gradient"}, **{"explorer.type": types}) == {}
+    assert names(own, **{"explorer.type": {"choice": ["gradient"]}}) == {} == SweepConfig().of_one_type()

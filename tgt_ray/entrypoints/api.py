@@ -278,6 +278,8 @@ def run_sweep(
             loaded = _build(SweepConfig, config if config is not None else default_sweep())
             loaded.check_files()
             warn_of_odd_settings(loaded.experiment, loaded.largest_values())
+            for key, names in loaded.of_one_type().items():
+                log.info("space.%s: trials of another type don't have the experiment's %s", key, ", ".join(names))
             if (why := loaded.why_no_anchors()) is not None:
                 log.info("search.controls: there is no control 'anchors' beside these trials (%s)", why)
             scan = loaded.experiment.task.scan()

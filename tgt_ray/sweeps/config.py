@@ -188,6 +188,24 @@ class SweepConfig(Config):
         points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
         return not all(self.trial_experiment(point).explorer.decodes for point in points)
 
+    def of_one_type(self) -> dict[str, list[str]]:
+        """Return keys of the experiment that trials of another type of their block don't have, by the key of the type.
+
+        Where the space chooses a block's type, the block of another type begins with its own defaults.
+        """
+        out = dict[str, list[str]]()
+        for key in (key for key in self.space if key.endswith(".type") and self.space[key].choice is not None):
+            block, others = key.removesuffix(".type"), self.space[key].ends()
+            found: Any = self.experiment
+            for part in block.split("."):
+                found = getattr(found, part, None)
+            if not isinstance(found, Config) or all(kind == getattr(found, "type", None) for kind in others):
+                continue
+            own = [name for name in found.changed() if name != "type" and f"{block}.{name}" not in self.space]
+            if own:
+                out[key] = own
+        return out
+
     def why_no_anchors(self) -> str | None:
         """Say why no control takes anchors as they are, although explorers may start from rows without labels.
 

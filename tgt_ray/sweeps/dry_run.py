@@ -27,6 +27,8 @@ def plan(sweep: SweepConfig) -> Iterator[str]:
     yield f"compared by validation {search.metric} ({search.mode}); stopped early by: {search.scheduler}"
     for name in search.controls:
         yield f"  control {name}"
+    for key, names in sweep.of_one_type().items():
+        yield f"  space.{key}: trials of another type don't have the experiment's {', '.join(names)}"
     if (why := sweep.why_no_anchors()) is not None:
         yield f"  no control anchors ({why})"
     for values in known[:SHOWN]:
