@@ -146,6 +146,20 @@ def builtin_types(annotation: Any) -> dict[str, Any]:
     return dict(one_of.builtins)
 
 
+def component_class(holder: type[Config], field: str, kind: str) -> type[Component] | None:
+    """Return the class of a type's name in a field that is annotated with OneOf; None where there is none."""
+    info = holder.model_fields.get(field)
+    one_of = next((each for each in info.metadata if isinstance(each, OneOf)), None) if info is not None else None
+    if one_of is None or kind in one_of.builtins:
+        return one_of.builtins[kind] if one_of is not None else None
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return None  # validating it says why
+    return found if isinstance(found, type) and issubclass(found, Component) else None
+
+
 class OneOf:
     """Annotates a component field: `Annotated[Base, OneOf(A, B)]` takes A, B, or a user's `module:Class`.
 
