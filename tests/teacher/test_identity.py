@@ -20,6 +20,8 @@ from tgt_ray.entrypoints import api
 from tgt_ray.teacher import fingerprints
 from tgt_ray.teacher.fingerprints import check_same, stem, stored_teacher
 from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.pretraining.config import Probe
+from tgt_ray.teacher.pretraining.labelers import fit_linear_head
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
 
 ROLES = ("labeler", "generator")
@@ -198,3 +200,20 @@ def test_records_of_older_versions_are_recognised_or_refused_with_their_version(
         "--resume: labeler has changed since the run was started; its record has format 1, written by tgt-ray 0.1.0"
     )
     assert records.read_json(old, "old-run", "record.json") == record, "it is left as it was"
+
+
+def test_a_fitted_head_does_not_depend_on_the_machine_s_threads():
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(3000, 96), torch.arange(3000) % 7
+    usual, heads = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            model = torch.nn.Module()
+            model.backbone, model.head = torch.nn.Identity(), torch.nn.Linear(96, 7)
+            fit_linear_head(model, inputs, labels, Probe())
+            heads.append(model.head.weight.detach())
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(usual)
+    assert torch.equal(*heads)

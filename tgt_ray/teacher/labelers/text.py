@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tgt_ray.core.batch import InputRows
+
+
+log = logging.getLogger(__name__)
 
 
 class TextTransformerLabeler(TransformerSize, Labeler):
@@ -96,6 +100,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         from tgt_ray.models.optimise import threads
         from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
 
+        log.info("teacher.labeler.finetune.threads: %d", self.finetune.threads)
         with threads(self.finetune.threads):
             fit_text_classifier(model, inputs, labels, self.finetune)
-        return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}
+        return {"finetune": self.finetune.model_dump(include={"split", "steps", "threads"})}
