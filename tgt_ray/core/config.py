@@ -124,6 +124,17 @@ def _whole_folder(text: str) -> str:
     return str(path) if path.is_dir() else text
 
 
+def folders_of(config: Config) -> dict[str, str]:
+    """Return the settings of a config that name the folder of a model, or a model on the hub, and have a value."""
+    out = {}
+    for name, info in type(config).model_fields.items():
+        parts = [*info.metadata, *(each for part in get_args(info.annotation) for each in get_args(part))]
+        value = getattr(config, name)
+        if isinstance(value, str) and any(getattr(each, "func", None) is _whole_folder for each in parts):
+            out[name] = value
+    return out
+
+
 #: Seed of random numbers, as far as every library takes it.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 #: Width of a layer; more is a slip of the pen.
