@@ -48,6 +48,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import LELP, Consistency, Objective
+from tgt_ray.tasks import with_calibration
 from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.transfer_set import Prepared
 
@@ -364,13 +365,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     methods = args.methods.split(",") if args.methods else SUITES[args.suite]
     experiments = {method: method_experiment(base, method) for method in methods}
     storage = Storage(args.storage)
-    data = base.task.load(storage)
+    objectives = [each.objective for each in experiments.values()]
+    data = with_calibration(base.task, base.task.load(storage), max(each.calibration_rows for each in objectives))
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
     unchanged = not all(each.explorer.decodes for each in experiments.values())
     # A generator is made where the experiment needs one.
     first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
-    prepared = prepare_local(first, data, storage, [each.objective for each in experiments.values()], unchanged)
+    prepared = prepare_local(first, data, storage, objectives, unchanged)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)
