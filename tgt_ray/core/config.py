@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -149,6 +149,20 @@ class Component(Config):
     """A config that chooses a component by its key `type`; a class of your own is named `package.module:Class`."""
 
     type: str
+
+    @model_validator(mode="after")
+    def _settings_count(self) -> Self:
+        for name, why in self.without_effect().items():
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: has no effect, since {why}; leave it out")
+        return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Return the names of settings that nothing reads, given the others, and the reason for each.
+
+        Such a setting is refused where it isn't the default: it would change fingerprints and nothing else.
+        """
+        return {}
 
 
 def builtin_types(annotation: Any) -> dict[str, Any]:

@@ -65,6 +65,9 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
             raise ValueError(f"finetune: trains a new head, and {given} keeps the model's own; leave one of them out")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        return {**super().without_effect(), **({"probe": "finetune trains the head"} if self.finetune else {})}
+
     @property
     def external(self) -> bool:
         return True
