@@ -25,7 +25,7 @@ from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
 from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
-from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
+from tgt_ray.experiment.advice import say_resized_images, warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.results.report import REPORT_FILE, report
@@ -250,6 +250,7 @@ def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: 
     data = with_calibration(config.task, config.task.read(scan, root, run), needed)
     log.info(config.task.said(data))
     warn_of_cut_texts(config, data)
+    say_resized_images(config, data)
     return data
 
 
