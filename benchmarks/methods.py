@@ -48,6 +48,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import LELP, Consistency, Objective
+from tgt_ray.tasks import with_calibration
 from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
 from tgt_ray.teacher.transfer_set import Prepared
 
@@ -324,7 +325,7 @@ def render(record: dict[str, Any]) -> str:
     """Write the record as text: what was run, on what, then one line for each method."""
     base, teacher, ceiling = record["base"], record["teacher"], teacher_scores(record["teacher"])
     train, tail = base["train"], base["task"]["long_tail"]
-    fidelity = teacher["generator"].get("quality", {}).get("validation", {})
+    fidelity = (teacher["generator"] or {}).get("quality", {}).get("validation", {})
     head = [
         f"{record['data']}, long tail {tail['head']} down to {tail['head'] / tail['imbalance']:g} a class"
         if tail
@@ -364,11 +365,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     methods = args.methods.split(",") if args.methods else SUITES[args.suite]
     experiments = {method: method_experiment(base, method) for method in methods}
     storage = Storage(args.storage)
-    data = base.task.load(storage)
+    objectives = [each.objective for each in experiments.values()]
+    data = with_calibration(base.task, base.task.load(storage), max(each.calibration_rows for each in objectives))
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
     unchanged = not all(each.explorer.decodes for each in experiments.values())
-    prepared = prepare_local(base, data, storage, [each.objective for each in experiments.values()], unchanged)
+    # A generator is made where the experiment needs one.
+    first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
+    prepared = prepare_local(first, data, storage, objectives, unchanged)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)

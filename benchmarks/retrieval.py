@@ -141,7 +141,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"{labelled} labelled queries: {', '.join(mine)}", flush=True)
                 first = next(iter(mine.values()))
                 teacher_of = base if not spans else first
-                prepared = prepare_local(teacher_of, data, storage, [each.objective for each in mine.values()])
+                # A generator is made where the experiment needs one.
+                making = next((each for each in (teacher_of, *mine.values()) if each.uses_generator), teacher_of)
+                prepared = prepare_local(making, data, storage, [each.objective for each in mine.values()])
                 results += run_all(teacher_of, mine, seeds, prepared, storage, args, made_on, SHOWN[0])
                 found = found or (teacher_of, prepared)
         results.sort(key=lambda result: methods.index(result["method"]))

@@ -112,7 +112,7 @@ def test_each_kind_of_stored_thing_says_its_number(tmp_path, experiment):
     for file in (tmp_path / "teacher_cache").iterdir():
         with safe_open(file, "np") as opened:
             said = opened.metadata()
-            assert said.pop(stored.METADATA_KEY).startswith("crc32 ")
+            assert said.pop(stored.METADATA_KEY).startswith("crc32")
             assert said == formats.metadata("teacher_cache")
     for file in tmp_path.rglob("*.parquet"):
         assert b"tgt_ray_format" in pq.read_schema(file).metadata, file

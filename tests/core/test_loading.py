@@ -5,8 +5,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.helpers.configs import EXPLORERS, again, experiment
+from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import load_yaml, override, parse_override, with_overrides
+from tgt_ray.core.loading import kept_by_new_types, load_yaml, override, parse_override, with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.space import lookup
 
 
@@ -148,3 +150,30 @@ def test_what_is_overridden_is_found_there_and_nothing_else_changes(data, path, 
     assert lookup(out, key) == value
     before, after = {k: v for k, v in data.items() if k != path[0]}, {k: v for k, v in out.items() if k != path[0]}
     assert before == after
+
+
+@pytest.mark.parametrize(
+    ("written", "sets", "kept", "left_out"),
+    [
+        (
+            {"task": {"type": "image_classification", "data": {"type": "folder", "path": "a", "size": 32, "seed": 4}}},
+            [("task.data.type", "parquet")],
+            {"task.data.path", "task.data.seed"},
+            {"task.data.type": ["size"]},
+        ),
+        (
+            {"explorer": {"type": "gradient", "sigma": 0.5, "anchors": "balanced", "step_size": 0.3}},
+            [("explorer.type", "random")],
+            {"explorer.sigma", "explorer.anchors"},
+            {"explorer.type": ["step_size"]},
+        ),
+        ({"explorer": {"type": "random", "sigma": 0.5}}, [("explorer.type", "gradient")], {"explorer.sigma"}, {}),
+        ({"explorer": {"type": "random", "sigma": 0.5}}, [("explorer.type", "random")], set(), {}),
+        ({"explorer": {"type": "random", "sigma": 0.5}}, [("explorer.type", "nothing-such")], set(), {}),
+        ({"explorer": {"type": "random", "sigma": 0.5}}, [("explorer.type", "no.module:Class")], set(), {}),
+        ({}, [("explorer.type", "random"), ("train.steps", 3)], set(), {}),
+    ],
+)
+def test_keys_that_a_new_type_knows_stay_and_others_are_named(written, sets, kept, left_out):
+    found, lost = kept_by_new_types(validate(Experiment, written), written, sets)
+    assert {key for key, _ in found} == kept and lost == left_out

@@ -80,7 +80,8 @@ def test_what_is_stored_of_a_storage_can_be_without_secrets():
         assert b"p4ss" not in stored and b"p4ss" in pickle.dumps(storage)
     again = pickle.loads(pickle.dumps(quiet.within("run")))  # noqa: S301
     assert again.root == "s3://me:p4ss@bucket/a/run?region=eu-west-1" and again.base == "bucket/a/run"
-    assert isinstance(quiet.fs, fs.S3FileSystem) and isinstance(pickle.loads(pickle.dumps(quiet.fs)), fs.S3FileSystem)  # noqa: S301
+    files = pickle.loads(pickle.dumps(quiet.fs))  # noqa: S301
+    assert isinstance(quiet.fs, fs.S3FileSystem) and isinstance(files, fs.S3FileSystem)
     assert quiet.fs.region == "eu-west-1"
     plain = Storage("s3://bucket/a?region=eu-west-1")
     assert plain.without_secrets() is plain

@@ -86,12 +86,12 @@ def test_a_file_that_is_empty_or_cut_off_is_found(name):
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_flipped_bit_is_found_anywhere_but_in_the_checksum_itself(name):
     whole = sealed(name)
-    mark = whole.index(b"crc32 ")
+    mark = whole.index(b"crc32")
     for place in range(0, len(whole), max(1, len(whole) // 300)):
         content = bytearray(whole)
         content[place] ^= 0x40
         found = stored.damage(name, bytes(content))
-        assert found or mark - 50 < place < mark + 20, place
+        assert found or mark - 50 < place < mark + 28, place
 
 
 @pytest.mark.parametrize("name", ["record.json", "w.safetensors", "state.pt", "t.parquet", "t.arrow"])

@@ -6,10 +6,17 @@ import socket
 import stat
 
 import pytest
+import ray
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.distributed import cluster, ray_train
 from tgt_ray.distributed.ray_train import keep_tokens_private, trainer_class
+
+
+@pytest.fixture
+def unconnected(monkeypatch):
+    """As in a new process: tests before may have left a cluster that is connected."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -23,7 +30,7 @@ def test_a_lane_starts_no_actor_for_data_sets_and_none_that_needs_the_dashboard(
 @pytest.mark.parametrize(
     "address", ["~", "nonsense", "~/cluster:6379x", "host:port", ":6379", "host:99999", "http://127.0.0.1:8265", " "]
 )
-def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
+def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, unconnected, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(
         ConfigError, match=r"^RAY_ADDRESS .*: cannot connect to that cluster \(expected auto, local, HO"
@@ -32,7 +39,7 @@ def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}"])
-def test_an_address_at_which_nothing_listens_is_refused_soon(monkeypatch, caplog, form):
+def test_an_address_at_which_nothing_listens_is_refused_soon(monkeypatch, unconnected, caplog, form):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = form.format(free.getsockname()[1])

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.helpers.text_runs import GENERATORS, SIZE, experiment
-from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
+from tgt_ray.experiment.advice import say_resized_images, warn_of_cut_texts, warn_of_odd_settings
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.space import Distribution
 
@@ -26,6 +27,20 @@ def test_texts_without_labels_that_are_cut_are_counted(sentences, caplog):
         said = [record.getMessage() for record in caplog.records if ": cuts " in record.getMessage()]
         assert [line.partition(":")[0] for line in said] == list(parts)
         assert all(f" of {there} train texts to its 6 tokens" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({"name": "resnet10t.c3_in1k", "pretrained": True}, "student: images of 8x8 are brought to 176x176, the size"),
+        ({"name": "resnet10t.c3_in1k", "pretrained": True, "img_size": 32}, ""),
+        ({"name": "resnet10t.c3_in1k"}, ""),
+    ],
+)
+def test_the_size_that_a_pretrained_model_brings_images_to_is_said(student, said, digits, caplog):
+    caplog.set_level("INFO", "tgt_ray")
+    say_resized_images(Experiment.model_validate({"student": {"type": "timm", **student}}), digits)
+    assert caplog.text.count("are brought to") == bool(said) and said in caplog.text
 
 
 SPACE = {"objective.temperature": Distribution(uniform=(1, 2))}

@@ -30,3 +30,32 @@ def test_relative_places_are_made_absolute(tmp_path, monkeypatch):
     assert experiment.teacher.labeler.path == str(tmp_path / "vit")
     assert experiment.teacher.generator.path == "someone/on-the-hub"
     assert experiment.student.weights == tmp_path / "student.safetensors"
+
+
+def test_settings_of_labelers_that_nothing_reads_are_refused():
+    timm, text = {"type": "timm", "name": NAME}, {"type": "text_encoder", "path": "someone/encoder"}
+    steps, iterations = {"pretrain": {"steps": 9}}, {"probe": {"iterations": 9}}
+    for labeler, setting in (
+        ({**timm, "pretrained": True, **steps}, "pretrain"),
+        ({**timm, **iterations}, "probe"),
+        ({**timm, "pretrained": True, "classes": [0, 1], **iterations}, "probe"),
+        ({**text, "finetune": {}, **iterations}, "probe"),
+        ({"type": "transformers", "path": "a", **steps}, "pretrain"),
+        ({"type": "dual_encoder", "path": "a", **steps}, "pretrain"),
+    ):
+        said = refusal(Experiment, {"teacher": {"labeler": labeler}})
+        assert f"{setting}: has no effect, since " in said, said
+
+
+def test_settings_of_labelers_that_count_are_taken():
+    timm = {"type": "timm", "name": NAME}
+    for labeler in (
+        {**timm, "pretrain": {"steps": 9}},
+        {**timm, "pretrained": True, "probe": {"iterations": 9}},
+        {**timm, "pretrained": True, "head": "own"},
+        {"type": "conv", "pretrain": {"steps": 9}},
+        # The file may come from such a training, which `weights: null` repeats.
+        {"type": "conv", "weights": "w.safetensors", "pretrain": {"steps": 9}},
+        {"type": "transformers", "path": "a", "probe": {"l2": 0.1}, "pretrain": {"steps": 500}},
+    ):
+        config(teacher__labeler=labeler)

@@ -83,12 +83,10 @@ def spec() -> InputSpec:
     return InputSpec((WIDTH,), train_tokenizer(TEXTS, 300))
 
 
-ORIGINALS: dict[int, dict[str, Tensor]] = {}
-
-
 def rounded(model: Any, dtype: torch.dtype) -> Any:
     """A model with its weights as they are when they were kept in numbers of another type."""
-    own = ORIGINALS.setdefault(id(model), {name: value.clone() for name, value in model.state_dict().items()})
+    # They lie in the model, since another one may get its place in memory.
+    own = model.__dict__.setdefault("_saved", {name: value.clone() for name, value in model.state_dict().items()})
     model.load_state_dict(
         {name: value.to(dtype) if value.is_floating_point() else value for name, value in own.items()}
     )
@@ -97,7 +95,10 @@ def rounded(model: Any, dtype: torch.dtype) -> Any:
 
 @torch.no_grad()
 def _text_outputs(what: str, model: Any, tokenizer: Any, dtype: torch.dtype) -> Tensor:
-    rounded(model, dtype)
+    return _of_texts(what, rounded(model, dtype), tokenizer)
+
+
+def _of_texts(what: str, model: Any, tokenizer: Any) -> Tensor:
     out = []
     for text in ASKED:  # one at a time: nothing is padded
         ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=30, return_token_type_ids=False)
@@ -112,7 +113,10 @@ def _text_outputs(what: str, model: Any, tokenizer: Any, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def _lm_outputs(model: Any, tokenizer: Any, dtype: torch.dtype) -> Tensor:
-    rounded(model, dtype)
+    return _written(rounded(model, dtype), tokenizer)
+
+
+def _written(model: Any, tokenizer: Any) -> Tensor:
     more = {}
     if model.config.is_encoder_decoder:
         more = {"decoder_input_ids": torch.tensor([[model.config.decoder_start_token_id, 7]])}
@@ -151,7 +155,7 @@ def _generator(cls: Any) -> Callable[[Path], Tensor]:
         model = how.build(spec()).eval()
         how.load_weights(model)
         tokenizer = model.tokens.tokenizer
-        return _lm_outputs(model.body, tokenizer, torch.float32)
+        return _written(model.body, tokenizer)
 
     return ours
 
@@ -246,10 +250,10 @@ def _texts() -> list[Base]:
     return out
 
 
+@torch.no_grad()
 def _encoder_of(base: Any, model: Any, tokenizer: Any, dtype: torch.dtype) -> Tensor:
     rounded(model, dtype)
-    ORIGINALS.pop(id(base), None)
-    return _text_outputs("mean", base, tokenizer, dtype)
+    return _of_texts("mean", base, tokenizer)
 
 
 def _sentence_outputs(model: Any, tokenizer: Any, dtype: torch.dtype, pooling: str, normalize: bool) -> Tensor:

@@ -8,6 +8,7 @@ from tests.helpers.places import ROOT
 from tgt_ray.core.config import validate
 from tgt_ray.core.loading import load_yaml
 from tgt_ray.core.signals.of_labeler import EMBEDDING
+from tgt_ray.entrypoints.api import Source
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 
 SWEEP_FILES = [ROOT / "tgt_ray" / "default_sweep.yaml", *sorted((ROOT / "sweeps").glob("*.yaml"))]
@@ -190,3 +191,51 @@ def test_a_sweep_says_what_its_trials_may_minimise():
     types = {"space": {"objective.type": {"choice": ["distillation", "lelp"]}}}
     assert [EMBEDDING in each.signals for each in SweepConfig.model_validate(types).objectives()] == [False, True]
     assert [each.type for each in SweepConfig().objectives()] == ["distillation"] * 3  # its space has a temperature
+
+
+def test_a_new_type_in_a_sweep_s_experiment_keeps_what_it_knows(caplog):
+    data = {"experiment": {"explorer": {"type": "gradient", "sigma": 0.5, "anchors": "balanced"}}}
+    source = Source(
+        data, overrides=[("experiment.explorer.type", "random-matched"), ("experiment.explorer.sigma", 0.25)]
+    )
+    explorer = source.build(SweepConfig).experiment.explorer
+    assert (explorer.type, explorer.anchors, explorer.sigma) == ("random-matched", "balanced", 0.25)
+    assert not caplog.records
+
+
+def test_a_sweep_that_cannot_have_the_control_of_anchors_says_why():
+    task = {"type": "retrieval", "data": {"type": "beir", "path": "x"}, "labelled": {"rows": 9}}
+    base = {
+        "task": task,
+        "teacher": {"labeler": {"type": "dual_encoder", "path": "some/encoder"}, "generator": {"type": "spans"}},
+        "student": {"type": "text_transformer"},
+        "explorer": {"type": "random"},
+        "objective": {"type": "embed_distill"},
+    }
+    space = {"train.synthetic_ratio": {"uniform": [0.2, 0.8]}}
+
+    def why(search=None, **changes):
+        return validate(
+            SweepConfig, {"experiment": {**base, **changes}, "space": space, "search": search or {}}
+        ).why_no_anchors()
+
+    said = why()
+    assert said is not None and "takes anchors as they are" in said and "starts from documents" in said
+    assert why({"controls": ["one_hot"]}) is None, "as the user has chosen"
+    assert why(task={**task, "unlabelled": "ignore"}) is None, "there is nothing that plain distillation leaves out"
+    assert why(teacher={**base["teacher"], "generator": {"type": "masked_lm"}}) is None, "it has the control"
+    assert SweepConfig().why_no_anchors() is None
+
+
+def test_what_trials_of_another_type_do_not_have_is_known():
+    def names(explorer, **space):
+        data = {"experiment": {"explorer": explorer}, "space": {"objective.temperature": {"uniform": [1, 2]}, **space}}
+        return validate(SweepConfig, data).of_one_type()
+
+    own = {"type": "gradient", "anchors": "balanced", "step_size": 0.125}
+    types = {"choice": ["gradient", "random"]}
+    assert names(own, **{"explorer.type": types}) == {"explorer.type": ["anchors", "step_size"]}
+    anchors = {"explorer.anchors": {"choice": ["balanced", "natural"]}}
+    assert names(own, **{"explorer.type": types}, **anchors) == {"explorer.type": ["step_size"]}
+    assert names({"type": "gradient"}, **{"explorer.type": types}) == {}
+    assert names(own, **{"explorer.type": {"choice": ["gradient"]}}) == {} == SweepConfig().of_one_type()

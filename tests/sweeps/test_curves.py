@@ -3,11 +3,18 @@
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.backend_context import Context
 
 from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
+from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.curves import Curves
 
 
@@ -41,9 +48,34 @@ def test_curves_go_over_training_steps_and_are_named_by_what_was_tried(tune):
 def test_hparams_has_the_searched_metric_the_test_metrics_and_the_sweep(tune):
     (folder,) = (tune / "hparams").glob("03*")
     scores = events(folder)
-    assert scores.Tags()["scalars"] == [METRIC, f"test_{METRIC}"], "what lies here is what the tab lists"
+    listed = [f"1_validation_{METRIC}", f"2_test_{METRIC}"]
+    assert scores.Tags()["scalars"] == listed, "what lies here is what the tab lists"
     content = scores.PluginTagToContent(metadata.PLUGIN_NAME)
     begun = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     assert begun.hparams["sweep"].string_value == "mine" and begun.hparams["control"].string_value == ""
     assert begun.hparams["train.synthetic_ratio"].number_value == 0.5
     assert metadata.EXPERIMENT_TAG not in content, "the first of these would hide the keys of other sweeps"
+
+
+def test_the_tab_ticks_the_searched_metric_and_its_test_first(tmp_path):
+    """The tab ticks the first five metrics that its own code lists, in alphabetical order."""
+    worst = validate(SweepConfig, {"search": {"metric": "worst_class_recall"}})
+    for name in ("one", "two"):
+        curves = Curves(worst, Storage(tmp_path / name))
+        done = trial("a", None, experiment_tag="1_x=1")
+        others = {f"test_{each}": 50.0 for each in ("accuracy", "few_shot", "many_shot", "medium_shot", "recall")}
+        done.last_result |= {"worst_class_recall": 40.0, "test_worst_class_recall": 41.0, **others}
+        curves.log_trial_end(done)
+    data = MultiplexerDataProvider(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)), str(tmp_path))
+    data._multiplexer.Reload()
+    context = Context(TBContext(logdir=str(tmp_path), data_provider=data))
+    request = RequestContext()
+    told = context.hparams_metadata(request, "")
+    experiment = context.experiment_from_metadata(
+        request, "", True, told, context.hparams_from_data_provider(request, "", limit=100), 100
+    )
+    ticked = [info.name.tag for info in experiment.metric_infos][:5]
+    assert ticked[:2] == ["1_validation_worst_class_recall", "2_test_worst_class_recall"]
+    assert all(tag.startswith("test_") for tag in ticked[2:])
+    sweeps = next(info for info in experiment.hparam_infos if info.name == "sweep")
+    assert {value.string_value for value in sweeps.domain_discrete.values} == {"one", "two"} and sweeps.differs

@@ -20,6 +20,8 @@ from tgt_ray.entrypoints import api
 from tgt_ray.teacher import fingerprints
 from tgt_ray.teacher.fingerprints import check_same, stem, stored_teacher
 from tgt_ray.teacher.labelers.base import Labeler
+from tgt_ray.teacher.pretraining.config import Probe
+from tgt_ray.teacher.pretraining.labelers import fit_linear_head
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
 
 ROLES = ("labeler", "generator")
@@ -103,7 +105,8 @@ def test_what_another_process_has_stored_meanwhile_is_used(digits, own, elsewher
 
 def test_whole_weights_of_another_teacher_are_found_and_made_again(digits, own, caplog):
     first, other = made(digits, own), made(digits, own, ("teacher.labeler.pretrain.seed", 1))
-    shutil.copy(weights(own, other), weights(own, first))
+    # Written under the first one's name, with a checksum that fits.
+    own.write(weights(own, other).read_bytes(), "teachers", weights(own, first).name)
     with pytest.raises(Damaged, match=f"it has the weights of {other['labeler']['identity']}, not of"):
         load_teacher(tiny().teacher, first, InputSpec((1, 8, 8)), 10, own)
     assert stored_teacher(tiny().teacher, digits, own) is None
@@ -198,3 +201,20 @@ def test_records_of_older_versions_are_recognised_or_refused_with_their_version(
         "--resume: labeler has changed since the run was started; its record has format 1, written by tgt-ray 0.1.0"
     )
     assert records.read_json(old, "old-run", "record.json") == record, "it is left as it was"
+
+
+def test_a_fitted_head_does_not_depend_on_the_machine_s_threads():
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(3000, 96), torch.arange(3000) % 7
+    usual, heads = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            model = torch.nn.Module()
+            model.backbone, model.head = torch.nn.Identity(), torch.nn.Linear(96, 7)
+            fit_linear_head(model, inputs, labels, Probe())
+            heads.append(model.head.weight.detach())
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(usual)
+    assert torch.equal(*heads)

@@ -158,6 +158,30 @@ def test_sampling_writes_what_transformers_writes(text_models, text_spec):
     )
 
 
+def test_words_that_the_vocabulary_lacks_stay_in_texts_that_are_written(text_spec, tmp_path, monkeypatch):
+    """A decoder that writes its anchor's tokens again gives the anchor, and one that writes more says nothing there."""
+    from transformers import BartConfig, BartForConditionalGeneration, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "nobody", "likes", "the", "film", "house", "."]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    sizes = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in
+             (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))}  # fmt: skip
+    ends = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    config = BartConfig(vocab_size=len(words), d_model=16, max_position_embeddings=40, **sizes, **ends)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = Seq2SeqGenerator(path=str(tmp_path), mask_rate=0, decoding="sample", max_tokens=16)
+    teacher = teacher_with(config, text_spec)
+    texts = ["nobody likes the Größenwahn film.", "the house.", "Quark likes nobody."]
+    latents, context = teacher.encode(rows(*texts), generator())
+    monkeypatch.setattr(teacher.generator.body, "generate", lambda **given: context[:, 0])
+    assert to_texts(teacher.decode(latents, generator(), context).numpy()) == texts
+    more = torch.cat([context[:, 0, :1], torch.full((3, 1), 1), context[:, 0, 1:]], dim=1)
+    monkeypatch.setattr(teacher.generator.body, "generate", lambda **given: more)
+    found = to_texts(teacher.decode(latents, generator(), context).numpy())
+    assert found[0].startswith("Größenwahn nobody likes the") and found[1] == "the house."
+
+
 def _swap(encoded):
     latents, context = encoded
     return latents, generator(), context

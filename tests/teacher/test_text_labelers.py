@@ -83,7 +83,7 @@ def test_fine_tuning_moves_all_weights(text_models, text_spec):
     assert config.load_weights(model)["head"] == "fit"
     before = {name: value.clone() for name, value in model.state_dict().items()}
     labels = torch.tensor([int("film" in text) for text in TEXTS])
-    assert config.fit_head(model, rows(*TEXTS), labels) == {"finetune": {"split": "train", "steps": 150}}
+    assert config.fit_head(model, rows(*TEXTS), labels) == {"finetune": {"split": "train", "steps": 150, "threads": 1}}
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items() if "head" not in name)
     with torch.no_grad():
         assert (model.eval()(rows(*TEXTS)).logits.argmax(1) == labels).float().mean() > 0.9

@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -124,6 +124,17 @@ def _whole_folder(text: str) -> str:
     return str(path) if path.is_dir() else text
 
 
+def folders_of(config: Config) -> dict[str, str]:
+    """Return the settings of a config that name the folder of a model, or a model on the hub, and have a value."""
+    out = {}
+    for name, info in type(config).model_fields.items():
+        parts = [*info.metadata, *(each for part in get_args(info.annotation) for each in get_args(part))]
+        value = getattr(config, name)
+        if isinstance(value, str) and any(getattr(each, "func", None) is _whole_folder for each in parts):
+            out[name] = value
+    return out
+
+
 #: Seed of random numbers, as far as every library takes it.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 #: Width of a layer; more is a slip of the pen.
@@ -139,11 +150,39 @@ class Component(Config):
 
     type: str
 
+    @model_validator(mode="after")
+    def _settings_count(self) -> Self:
+        for name, why in self.without_effect().items():
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: has no effect, since {why}; leave it out")
+        return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Return the names of settings that nothing reads, given the others, and the reason for each.
+
+        Such a setting is refused where it isn't the default: it would change fingerprints and nothing else.
+        """
+        return {}
+
 
 def builtin_types(annotation: Any) -> dict[str, Any]:
     """Return the built-in components of a field annotated with OneOf, keyed by the names of their types."""
     one_of: OneOf = get_args(annotation)[1]
     return dict(one_of.builtins)
+
+
+def component_class(holder: type[Config], field: str, kind: str) -> type[Component] | None:
+    """Return the class of a type's name in a field that is annotated with OneOf; None where there is none."""
+    info = holder.model_fields.get(field)
+    one_of = next((each for each in info.metadata if isinstance(each, OneOf)), None) if info is not None else None
+    if one_of is None or kind in one_of.builtins:
+        return one_of.builtins[kind] if one_of is not None else None
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return None  # validating it says why
+    return found if isinstance(found, type) and issubclass(found, Component) else None
 
 
 class OneOf:

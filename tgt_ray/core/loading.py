@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import Config, component_class
 from tgt_ray.core.errors import ConfigError
 
 #: The bytes that UTF-8 and UTF-16 files may begin with.
@@ -151,6 +151,41 @@ def with_overrides(data: dict[str, Any], overrides: list[tuple[str, Any]]) -> di
     # Types first, in the order given: setting one starts its block anew.
     for key, value in sorted(overrides, key=lambda item: item[0].split(".")[-1] != "type"):
         data = override(data, key, value)
+    return data
+
+
+def kept_by_new_types(
+    config: Config, given: Mapping[str, Any], overrides: list[tuple[str, Any]]
+) -> tuple[list[tuple[str, Any]], dict[str, list[str]]]:
+    """Find what becomes of a block's other keys where an override sets its type to another one.
+
+    - config: as it is without the overrides
+    - given: the plain data of it that the user has written
+    - returns: overrides that keep the keys which the new type knows; and by overridden key the names of the others
+    """
+    kept, left_out = list[tuple[str, Any]](), dict[str, list[str]]()
+    for key, kind in overrides:
+        block, _, last = key.rpartition(".")
+        above, _, field = block.rpartition(".")
+        written, holder = _found(given, block), _found(config, above) if above else config
+        if last != "type" or not isinstance(written, Mapping) or not isinstance(holder, Config):
+            continue
+        before = getattr(getattr(holder, field, None), "type", None)
+        cls = component_class(type(holder), field, kind) if isinstance(kind, str) and kind != before else None
+        if cls is None:
+            continue  # the same type; or none, which validating the result says
+        others = {name: value for name, value in written.items() if name != "type"}
+        kept += [(f"{block}.{name}", value) for name, value in others.items() if name in cls.model_fields]
+        lost = [name for name in others if name not in cls.model_fields]
+        if lost:
+            left_out[key] = lost
+    return kept, left_out
+
+
+def _found(data: Any, key: str) -> Any:
+    """Return what stands at a dotted key of a config or of plain data; None where there is nothing."""
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, Mapping) else getattr(data, part, None)
     return data
 
 

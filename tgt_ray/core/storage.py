@@ -45,6 +45,7 @@ DRAFT_S = 24 * 3600
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 #: Keys of a URI's options that hold secrets.
 _SECRET_KEY = re.compile(r"key|secret|token|password|passwd|credential|sas|signature", re.IGNORECASE)
 #: Names of drafts: of what, by which process of which machine, and a random part. Version 0.2 left out the middle.
@@ -153,7 +154,13 @@ class Storage:
             if getattr(err, "errno", None) == errno.EIO:
                 raise Damaged.of(where, self._reason(err)) from err
             raise ConfigError(f"{where}: cannot be read ({self._reason(err)})") from err
-        return stored.unsealed(parts[-1], content, where)
+        return stored.unsealed(self._known_as(*parts), content, where)
+
+    def _known_as(self, *parts: str) -> str:
+        """Return the name that a file's checksum covers; of a folder whose name is a digest, with that."""
+        above, _, name = self.path(*parts).rpartition("/")
+        folder = above.rpartition("/")[2]
+        return f"{folder}/{name}" if _DIGEST.fullmatch(folder) else name
 
     def find(self, *parts: str) -> bytes | None:
         """Return a file that can be made again; None where it must be, for which a line in the log says the reason.
@@ -179,7 +186,7 @@ class Storage:
             content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else b""
         except OSError as err:
             raise ConfigError(f"{path}: cannot be read ({self._reason(err)})") from err
-        reason = stored.damage(parts[-1], content)
+        reason = stored.damage(self._known_as(*parts), content)
         if reason is not None:
             log.warning("%s; made again", Damaged.of(self.where(*parts), reason).fact)
         return reason is None
@@ -190,7 +197,7 @@ class Storage:
         - keep: name in the same folder under which a file that is replaced stays
         - raises NotWritten: where the disk is full, or nothing may be written there
         """
-        target, content = self.path(*parts), stored.sealed(parts[-1], data)
+        target, content = self.path(*parts), stored.sealed(self._known_as(*parts), data)
         draft = f"{target}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
         try:
             if self.is_local:

@@ -30,9 +30,13 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 OTHER = "its content doesn't fit its checksum"
 
 _REMEDY = "; restore it from a copy, or begin anew without it"
-_JSON = re.compile(rb',?\n  "checksum": "crc32 ([0-9a-f]{8})"\n\}\s*\Z')
-_YAML = re.compile(rb"\A# checksum: crc32 ([0-9a-f]{8})\n")
-_COMMENT = re.compile(rb"tgt_ray checksum crc32 ([0-9a-f]{8}) *\Z")
+#: A checksum: of the content alone, or of name and content.
+_SUM = rb"(crc32|crc32-named) ([0-9a-f]{8})"
+_JSON = re.compile(rb',?\n  "checksum": "' + _SUM + rb'"\n\}\s*\Z')
+_YAML = re.compile(rb"\A# checksum: " + _SUM + rb"\n")
+_COMMENT = re.compile(rb"tgt_ray checksum " + _SUM + rb" *\Z")
+#: Kinds of files that keep their name.
+_NAMED = ("json", "safetensors", "parquet", "arrow")
 #: Bytes of the mark in binary files; a multiple of 64, so that nothing behind it loses its alignment.
 _MARK = 64
 #: Of a zip file without a comment: the length of its end, with which it begins.
@@ -62,14 +66,23 @@ def checksum(*parts: Bytes) -> str:
     return f"{total:08x}"
 
 
+def _sum(name: str, *parts: Bytes) -> str:
+    """Return what a file says as its checksum.
+
+    - name: of the file; "": it may get another one
+    """
+    return f"crc32-named {checksum(name.encode(), *parts)}" if name else f"crc32 {checksum(*parts)}"
+
+
 def sealed(name: str, data: Bytes) -> list[Bytes]:
     """Return a file's content with its checksum, in parts to be written one after the other.
 
-    - name: of the file; its ending tells its format, and other formats stay as they are
+    - name: of the file, with that of its folder or without; its ending tells its format, and other formats stay as they
+      are
     """
     seal = _SEALS.get(_kind(name))
     try:
-        return [data] if seal is None else seal(memoryview(data))
+        return [data] if seal is None else seal(memoryview(data), name if _kind(name) in _NAMED else "")
     except _MALFORMED:  # only its name has this ending, so there is no place for a checksum
         return [data]
 
@@ -97,47 +110,48 @@ def damage(name: str, content: Bytes) -> str | None:
     if not len(content):
         return "it is empty"
     try:
-        return check(memoryview(content))
+        return check(memoryview(content), name)
     except _MALFORMED:
         return "it is cut off, or has other bytes than were written"
 
 
 def _kind(name: str) -> str:
-    return "" if name in UNMARKED else name.rpartition(".")[2]
+    return "" if name.rpartition("/")[2] in UNMARKED else name.rpartition(".")[2]
 
 
-def _compare(said: re.Match[bytes], *parts: Bytes) -> str | None:
-    return None if said[1].decode() == checksum(*parts) else OTHER
+def _compare(said: re.Match[bytes], name: str, *parts: Bytes) -> str | None:
+    own = _sum(name if said[1] == b"crc32-named" else "", *parts)
+    return None if own == f"{said[1].decode()} {said[2].decode()}" else OTHER
 
 
-def _seal_json(data: memoryview) -> list[Bytes]:
+def _seal_json(data: memoryview, name: str) -> list[Bytes]:
     body = bytes(data).rstrip()
     if not (body.startswith(b"{") and body.endswith(b"}")):
         return [data]
     body = _JSON.sub(b"\n}", body)[:-1].rstrip()
     comma = "" if body == b"{" else ","
-    return [body, f'{comma}\n  "{KEY}": "crc32 {checksum(body)}"\n}}\n'.encode()]
+    return [body, f'{comma}\n  "{KEY}": "{_sum(name, body)}"\n}}\n'.encode()]
 
 
-def _json(content: memoryview) -> str | None:
+def _json(content: memoryview, name: str) -> str | None:
     said = _JSON.search(bytes(content[-80:]))
     if said is not None:
-        return _compare(said, content[: len(content) - len(said[0])])
+        return _compare(said, name, content[: len(content) - len(said[0])])
     json.loads(bytes(content))  # written by an older version, or by another program
     return None
 
 
-def _seal_yaml(data: memoryview) -> list[Bytes]:
+def _seal_yaml(data: memoryview, name: str) -> list[Bytes]:
     body = _YAML.sub(b"", bytes(data))
-    return [f"# checksum: crc32 {checksum(body)}\n".encode(), body]
+    return [f"# checksum: {_sum(name, body)}\n".encode(), body]
 
 
-def _yaml(content: memoryview) -> str | None:
+def _yaml(content: memoryview, name: str) -> str | None:
     whole = bytes(content)
     said = _YAML.search(whole)
     if said is not None:
         body = whole[said.end() :]
-        return _compare(said, body) and f"{OTHER}; if you have changed it, take out its first line"
+        return _compare(said, name, body) and f"{OTHER}; if you have changed it, take out its first line"
     # What is left of the first line of a file that was cut off would be settings without a key.
     return "it has no settings" if all(not line or line.startswith(b"#") for line in whole.split(b"\n")) else None
 
@@ -163,38 +177,39 @@ def _canonical(header: dict[str, Any]) -> bytes:
     return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _seal_safetensors(data: memoryview) -> list[Bytes]:
+def _seal_safetensors(data: memoryview, name: str) -> list[Bytes]:
     header, values = _header(data)
     plain = _without(header)
-    mark = {METADATA_KEY: f"crc32 {checksum(_canonical(plain), values)}"}
+    mark = {METADATA_KEY: _sum(name, _canonical(plain), values)}
     marked = {**plain, "__metadata__": {**plain.get("__metadata__", {}), **mark}}
     text = json.dumps(marked, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the values stay aligned
     return [len(text).to_bytes(8, "little") + text, values]
 
 
-def _safetensors(content: memoryview) -> str | None:
+def _safetensors(content: memoryview, name: str) -> str | None:
     header, values = _header(content)
     said = header.get("__metadata__", {}).get(METADATA_KEY)
     if said is None:
         return None
-    return None if said == f"crc32 {checksum(_canonical(_without(header)), values)}" else OTHER
+    matched = re.fullmatch(_SUM, said.encode())
+    return OTHER if matched is None else _compare(matched, name, _canonical(_without(header)), values)
 
 
-def _mark(*parts: Bytes) -> bytes:
-    return f"tgt_ray checksum crc32 {checksum(*parts)}".encode().rjust(_MARK)
+def _mark(name: str, *parts: Bytes) -> bytes:
+    return f"tgt_ray checksum {_sum(name, *parts)}".encode().rjust(_MARK)
 
 
-def _seal_zip(data: memoryview) -> list[Bytes]:
+def _seal_zip(data: memoryview, name: str) -> list[Bytes]:
     if data[-_ZIP_END:][:4] != _ZIP_SIGN:
         return [data]
-    return [data[:-2], _MARK.to_bytes(2, "little"), _mark(data[:-2])]
+    return [data[:-2], _MARK.to_bytes(2, "little"), _mark(name, data[:-2])]
 
 
-def _zip(content: memoryview) -> str | None:
+def _zip(content: memoryview, name: str) -> str | None:
     said = _COMMENT.search(bytes(content[-_MARK:]))
     if said is not None:
-        return _compare(said, content[: -_MARK - 2])
+        return _compare(said, name, content[: -_MARK - 2])
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             return None if file.testzip() is None else OTHER
@@ -212,33 +227,33 @@ def _footer(kind: str, content: memoryview) -> int:
     return place
 
 
-def _seal_footed(kind: str) -> Callable[[memoryview], list[Bytes]]:
-    def seal(data: memoryview) -> list[Bytes]:
+def _seal_footed(kind: str) -> Callable[[memoryview, str], list[Bytes]]:
+    def seal(data: memoryview, name: str) -> list[Bytes]:
         place = _footer(kind, data)
         if _COMMENT.search(bytes(data[place - _MARK : place])):
             data, place = memoryview(bytes(data[: place - _MARK]) + bytes(data[place:])), place - _MARK
-        return [data[:place], _mark(data), data[place:]]
+        return [data[:place], _mark(name, data), data[place:]]
 
     return seal
 
 
-def _footed(kind: str) -> Callable[[memoryview], str | None]:
-    def check(content: memoryview) -> str | None:
+def _footed(kind: str) -> Callable[[memoryview, str], str | None]:
+    def check(content: memoryview, name: str) -> str | None:
         place = _footer(kind, content)
         said = _COMMENT.search(bytes(content[max(0, place - _MARK) : place]))
-        return None if said is None else _compare(said, content[: place - _MARK], content[place:])
+        return None if said is None else _compare(said, name, content[: place - _MARK], content[place:])
 
     return check
 
 
-_SEALS: dict[str, Callable[[memoryview], list[Bytes]]] = {
+_SEALS: dict[str, Callable[[memoryview, str], list[Bytes]]] = {
     "json": _seal_json,
     "yaml": _seal_yaml,
     "safetensors": _seal_safetensors,
     "pt": _seal_zip,
     **{kind: _seal_footed(kind) for kind in _FOOTERS},
 }
-_CHECKS: dict[str, Callable[[memoryview], str | None]] = {
+_CHECKS: dict[str, Callable[[memoryview, str], str | None]] = {
     "json": _json,
     "yaml": _yaml,
     "safetensors": _safetensors,

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pyarrow as pa
 
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
+from tgt_ray.core.stored import Damaged
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class StoredTable:
     - folder: where the files lie
     - files: names below `folder`; each holds one record batch
     - rows: (N,), which of the files' rows, in which order; None: all
-    - extra: further columns that are in memory, one value a row
+    - extra: columns that are in memory, one value a row; they count in place of the files' own
     """
 
     folder: Storage
@@ -59,6 +62,17 @@ class StoredTable:
         extra = {name: values.take(pa.array(rows)) for name, values in self.extra.items()}
         return StoredTable(self.folder, self.files, kept, extra)
 
+    def joined(self, other: StoredTable) -> StoredTable:
+        """Return these rows, and then those of a table in other files of the same folder."""
+        own = np.arange(len(self)) if self.rows is None else self.rows
+        more = np.arange(len(other)) if other.rows is None else other.rows
+        extra = {
+            name: pa.concat_arrays([each[name].combine_chunks() for each in (self, other)])
+            for name in {*self.extra, *other.extra}
+        }
+        rows = np.concatenate([own, self._ends[-1] + more])
+        return StoredTable(self.folder, (*self.files, *other.files), rows, extra)
+
     def slice(self, offset: int, length: int) -> StoredTable:
         return self.take(np.arange(offset, min(offset + length, len(self))))
 
@@ -66,13 +80,18 @@ class StoredTable:
         column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         if len(column) != len(self):
             raise ValueError(f"column '{name}' has {len(column)} values for {len(self)} rows")
+        return self.with_values(name, column)
+
+    def with_values(self, name: str, column: pa.Array) -> StoredTable:
+        """Return the same rows with these values, (N,), in a column that the files may have otherwise."""
         return StoredTable(self.folder, self.files, self.rows, {**self.extra, name: column})
 
     def to_arrow(self) -> pa.Table:
         """Read the rows into memory."""
         table = self._gather(self.rows, None)
         for name, values in self.extra.items():
-            table = table.append_column(name, values)
+            place = table.column_names.index(name) if name in table.column_names else None
+            table = table.append_column(name, values) if place is None else table.set_column(place, name, values)
         return table
 
     @property
@@ -112,24 +131,37 @@ def write_file(table: pa.Table, folder: Storage, name: str) -> None:
 def whole(folder: Storage, files: Sequence[str], rows: int) -> bool:
     """Tell whether the files of a StoredTable are there and undamaged; a line in the log says which one is not.
 
-    Files of a remote storage are checked when they are fetched.
+    Files of a remote storage are fetched, and checked by that; this process reads them anyway.
 
     - rows: that all of them hold together
     """
-    if not folder.is_local:
-        return all(folder.exists(name) for name in files)
     missing = [name for name in files if not folder.exists(name)]
     if missing:
         log.warning("%s: is missing; made again", folder.where(missing[0]))
         return False
-    with ThreadPoolExecutor(max_workers=8) as threads:  # the checksum is computed outside of Python's lock
-        if not all(threads.map(folder.holds, files)):
-            return False
+    what, check = ("checking", folder.holds) if folder.is_local else ("fetching", partial(_is_fetched, folder))
+    with (
+        ThreadPoolExecutor(max_workers=8) as threads,  # the checksum is computed outside of Python's lock
+        progress(f"{what} stored images", len(files), "files") as phase,
+    ):
+        for is_whole in threads.map(check, files):
+            if not is_whole:
+                return False
+            phase.advance()
     try:
         return sum(len(batch) for batch in _open(folder.root, tuple(files))) == rows
     except (pa.ArrowException, OSError, UnicodeError) as err:  # of a file without a checksum
         log.warning("%s: is damaged (%s); made again", folder.shown, " ".join(str(err).split()))
         return False
+
+
+def _is_fetched(folder: Storage, name: str) -> bool:
+    try:
+        _copied_here(folder, name)
+    except Damaged as err:
+        log.warning("%s; made again", err.fact)
+        return False
+    return True
 
 
 def forget() -> None:

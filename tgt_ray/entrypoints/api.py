@@ -19,13 +19,13 @@ from tgt_ray.core import claims, formats, records
 from tgt_ray.core.config import Config, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
-from tgt_ray.core.loading import dump_yaml, load_yaml, parse_yaml, with_overrides
+from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
 from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
-from tgt_ray.experiment.advice import warn_of_cut_texts, warn_of_odd_settings
+from tgt_ray.experiment.advice import say_resized_images, warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.results.report import REPORT_FILE, report
@@ -71,7 +71,10 @@ class Source:
         written = validate(cls, self.data, self.where)
         if not self.overrides:
             return written
-        return validate(cls, with_overrides(written.model_dump(mode="json"), self.overrides), "--set")
+        kept, left_out = kept_by_new_types(written, self.data, self.overrides)
+        for key, names in left_out.items():
+            log.warning("--set %s: leaves out %s, which the new type doesn't have", key, ", ".join(names))
+        return validate(cls, with_overrides(written.model_dump(mode="json"), [*kept, *self.overrides]), "--set")
 
 
 def run(
@@ -247,6 +250,7 @@ def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: 
     data = with_calibration(config.task, config.task.read(scan, root, run), needed)
     log.info(config.task.said(data))
     warn_of_cut_texts(config, data)
+    say_resized_images(config, data)
     return data
 
 
@@ -298,6 +302,10 @@ def run_sweep(
             loaded = _build(SweepConfig, config if config is not None else default_sweep())
             loaded.check_files()
             warn_of_odd_settings(loaded.experiment, loaded.largest_values())
+            for key, names in loaded.of_one_type().items():
+                log.info("space.%s: trials of another type don't have the experiment's %s", key, ", ".join(names))
+            if (why := loaded.why_no_anchors()) is not None:
+                log.info("search.controls: there is no control 'anchors' beside these trials (%s)", why)
             scan = loaded.experiment.task.scan()
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))

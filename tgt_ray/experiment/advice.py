@@ -9,7 +9,7 @@ from typing import Any
 from tgt_ray.core.errors import concerning
 from tgt_ray.data import StoredTable
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.models.backbones import ReadsTexts
+from tgt_ray.models.backbones import ReadsTexts, TimmModel
 from tgt_ray.objectives import Distillation
 from tgt_ray.tasks import TaskData
 
@@ -40,6 +40,20 @@ def warn_of_odd_settings(config: Experiment, largest: Mapping[str, Any] | None =
                 "objective.label_loss: '%s' is weighted by 1 - alpha, and alpha is 1, so it has no effect;"
                 " set objective.alpha below 1",
                 loss,
+            )
+
+
+def say_resized_images(config: Experiment, data: TaskData) -> None:
+    """Log to which size images are brought for pretrained models of timm, where that isn't their own."""
+    for key, part in (("teacher.labeler", config.teacher.labeler), ("student", config.student)):
+        if not isinstance(part, TimmModel) or not part.external or part.img_size is not None:
+            continue
+        there, wanted = data.input_shape[-2:], part.own_size
+        if wanted is not None and there != wanted:
+            log.info(
+                "%s: images of %dx%d are brought to %dx%d, the size of the pretraining of '%s'; %s.img_size sets"
+                " another, and a smaller one is faster",
+                *(key, *there, *wanted, part.name, key),
             )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tgt_ray.core.config import builtin_types
+from tgt_ray.core.config import builtin_types, folders_of
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.signals.base import TeacherSide, unique
 from tgt_ray.core.signals.of_labeler import EMBEDDING
@@ -230,9 +230,11 @@ def check_further_rows(experiment: Blocks) -> None:
 
 
 def check_files(experiment: Blocks) -> None:
-    """Check what depends on files: weights exist, and models that must share a vocabulary do.
+    """Check what depends on files: weights exist and are whole, and models that must share a vocabulary do.
 
-    - raises ConfigError: where a weights file is missing, or vocabularies differ
+    So a wrong path fails before data is read.
+
+    - raises ConfigError: where a file of weights or a model's folder is missing or damaged, or vocabularies differ
     """
     teacher = experiment.teacher
     named = {
@@ -243,8 +245,28 @@ def check_files(experiment: Blocks) -> None:
     for key, file in named.items():
         if file is not None and not file.is_file():
             raise ConfigError(f"{key}: no file at {file}")
+        if file is not None:
+            from tgt_ray.models.weights import check_safetensors  # imports torch
+
+            check_safetensors(file, f"{key}: {file}")
+    check_folders(experiment)
     if experiment.streams and experiment.explorer.needs_differentiable and teacher.generator.contextual:
         check_vocabularies(experiment)
+
+
+def check_folders(experiment: Blocks) -> None:
+    """Look at the folders of models that teacher and student name.
+
+    - raises ConfigError: where there is none, or a file in it is not what it should be
+    """
+    teacher = experiment.teacher
+    parts = {"teacher.labeler": teacher.labeler, "teacher.generator": teacher.generator, "student": experiment.student}
+    for key, part in parts.items():
+        for path in folders_of(part).values():
+            from tgt_ray.models.hub import check_folder
+
+            with concerning(key):
+                check_folder(path, getattr(part, "subfolder", None))
 
 
 def check_vocabularies(experiment: Blocks) -> None:

@@ -67,6 +67,14 @@ class TimmModel(Config):
         """Whether its weights come from elsewhere."""
         return self.pretrained or self.weights is not None
 
+    @property
+    def own_size(self) -> tuple[int, ...] | None:
+        """Height and width of the images of the pretraining, as timm knows them."""
+        import timm
+
+        config = timm.get_pretrained_cfg(self.name, allow_unregistered=True)
+        return None if config is None else tuple(config.input_size[1:])
+
     def backbone(self, spec: InputSpec) -> Any:
         """Build the architecture without its head, with fresh weights."""
         from tgt_ray.models.image.timm import timm_backbone

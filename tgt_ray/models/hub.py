@@ -247,6 +247,33 @@ def _loaded(folder: Path) -> list[Path]:
     return [*weights, *words, *(file for file in there if file.name in WITH_CODE)]
 
 
+def check_folder(path: str, subfolder: str | None = None) -> None:
+    """Look at a model's folder before anything is started: whether it is one, and its files are whole.
+
+    - path: of the model; one on the hub is not looked at
+    - raises ConfigError: where loading it would fail
+    """
+    from tgt_ray.models.weights import check_safetensors
+
+    folder = Path(place(path)) / (subfolder or "")
+    if not folder.is_dir():
+        # A name on the hub is that of a model, perhaps with its owner's before it.
+        if path.count("/") > 1 or path.startswith((".", "~", "/", PACKAGE)):
+            raise ConfigError(f"{path}: cannot be loaded (there is no folder {folder})")
+        return
+    check_files(path, None, subfolder)
+    there = [file for file in folder.iterdir() if file.is_file()]
+    if "model_index.json" in (file.name for file in there):
+        return  # a pipeline, whose parts are looked at when they are loaded
+    if not any(file.name.endswith((".safetensors", ".bin", ".gguf", ".index.json")) for file in there):
+        raise ConfigError(
+            f"{path}: cannot be loaded (the folder has no weights: no model.safetensors and no pytorch_model.bin)"
+        )
+    for file in sorted(there):
+        if WEIGHTS.fullmatch(file.name):
+            check_safetensors(file, f"{path}: its file {file.name}")
+
+
 def check_parts(path: str, revision: str | None) -> None:
     """Raise ConfigError for a pipeline of diffusers with a part that is of no library: code of its own."""
     from diffusers import pipelines

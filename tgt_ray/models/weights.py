@@ -6,9 +6,11 @@ import io
 import logging
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from tgt_ray.core.errors import ConfigError
@@ -75,6 +77,23 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     except Exception as err:  # safetensors raises its own type and, for short files, others
         kind = kind_of_file(content)
         raise ConfigError(f"{where}: is {kind}" if kind else f"{where}: not a whole safetensors file ({err})") from err
+
+
+def check_safetensors(file: Path, where: str) -> None:
+    """Raise ConfigError, which starts with `where`, unless a file has the header and the length of safetensors."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(4096)
+    except OSError as err:
+        raise ConfigError(f"{where}: cannot be read ({err.strerror})") from err
+    kind = kind_of_file(head)
+    if kind:
+        raise ConfigError(f"{where}: is {kind}")
+    try:
+        with safe_open(file, "np"):
+            pass
+    except Exception as err:  # safetensors raises its own type, and others
+        raise ConfigError(f"{where}: not a whole safetensors file ({err})") from err
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

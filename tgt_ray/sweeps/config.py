@@ -146,10 +146,7 @@ class SweepConfig(Config):
         if search.metric == "auto":
             update["metric"] = experiment.task.metric_names[0]
         if "controls" not in search.model_fields_set:
-            tried = list(_explored(experiment, space))
-            balanced = any(_balances(each) for each in tried)
-            more = {"distillation_balanced": balanced, "anchors": any(each.has_other_anchors for each in tried)}
-            update["controls"] = [*search.controls, *(name for name, wanted in more.items() if wanted)]
+            update["controls"] = [*search.controls, *_more_controls(experiment, space)]
         return search.model_copy(update=update)
 
     @model_validator(mode="after")
@@ -205,6 +202,36 @@ class SweepConfig(Config):
                         return trial
                     break
         return None
+
+    def of_one_type(self) -> dict[str, list[str]]:
+        """Return keys of the experiment that trials of another type of their block don't have, by the key of the type.
+
+        Where the space chooses a block's type, the block of another type begins with its own defaults.
+        """
+        out = dict[str, list[str]]()
+        for key in (key for key in self.space if key.endswith(".type") and self.space[key].choice is not None):
+            block, others = key.removesuffix(".type"), self.space[key].ends()
+            found: Any = self.experiment
+            for part in block.split("."):
+                found = getattr(found, part, None)
+            if not isinstance(found, Config) or all(kind == getattr(found, "type", None) for kind in others):
+                continue
+            own = [name for name in found.changed() if name != "type" and f"{block}.{name}" not in self.space]
+            if own:
+                out[key] = own
+        return out
+
+    def why_no_anchors(self) -> str | None:
+        """Say why no control takes anchors as they are, although explorers may start from rows without labels.
+
+        None where there is one, where no row is without a label, and where the user has chosen the controls.
+        """
+        usual = [*SearchConfig().controls, *_more_controls(self.experiment, self.space)]
+        tried = _explored(self.experiment, self.space)
+        if self.search.controls != usual or "anchors" in usual:
+            return None
+        missed = any(each.task.has_unlabelled and each.streams for each in tried)
+        return _why_not(self.experiment, "anchors") if missed else None
 
     def check_files(self) -> None:
         """Check the files that the experiment and each kind of trial name.
@@ -314,6 +341,25 @@ def _explored(base: Experiment, space: dict[str, Distribution]) -> Iterator[Expe
                 yield validate(Experiment, with_overrides(plain, [(key, value), *ratio]))
             except ConfigError:  # the sweep's own check says so
                 continue
+
+
+def _more_controls(base: Experiment, space: dict[str, Distribution]) -> list[str]:
+    """Return the controls that a sweep has beside the usual ones where it doesn't say which."""
+    tried = list(_explored(base, space))
+    wanted = {
+        "distillation_balanced": any(_balances(each) for each in tried),
+        "anchors": any(each.has_other_anchors for each in tried) and _why_not(base, "anchors") is None,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def _why_not(experiment: Experiment, name: str) -> str | None:
+    """Return why an experiment can't have a control; None where it can."""
+    try:
+        control(experiment, name)
+    except ConfigError as err:
+        return str(err)
+    return None
 
 
 def _balances(experiment: Experiment) -> bool:

@@ -49,9 +49,12 @@ class Curves(TBXLoggerCallback):
             writer.close()
         result = trial.last_result or {}
         metric = self.sweep.search.metric
-        scores = {k: v for k, v in result.items() if (k == metric or k.startswith("test_")) and _is_number(v)}
-        if metric not in scores:
+        found = {k: v for k, v in result.items() if (k == metric or k.startswith("test_")) and _is_number(v)}
+        if metric not in found:
             return
+        # HParams shows the first five in alphabetical order, and the metric of the search may be called worst_*.
+        first = {metric: f"1_validation_{metric}", f"test_{metric}": f"2_test_{metric}"}
+        scores = {first.get(name, name): value for name, value in found.items()}
         values = {key: trial.config[key] for key in self.sweep.space if key in trial.config}
         known = {k: v if isinstance(v, str | bool | int | float) else str(v) for k, v in values.items()}
         about = {"sweep": Path(self.folder.base).name, "control": trial.config.get("control", ""), **known}

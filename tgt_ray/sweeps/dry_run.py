@@ -1,4 +1,4 @@
-"""Says what a sweep would do, without starting Ray and without training anything."""
+"""Says what a sweep would do, without starting Ray and without training a student."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tgt_ray.distributed.resources import Resources, arithmetic, check_fits, count_lanes
 from tgt_ray.sweeps.concurrency import most_demanding
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.forecast import forecast
 from tgt_ray.sweeps.search import first_values
 from tgt_ray.sweeps.table import tried
 
@@ -16,7 +17,7 @@ SHOWN = 20
 
 
 def plan(sweep: SweepConfig) -> Iterator[str]:
-    """Yield what a sweep would run, a fact a line: trials, values, controls, and what they ask of the cluster.
+    """Yield what a sweep would run, a fact a line: trials, values, controls, what they ask of the cluster, and take.
 
     - raises ConfigError: where not even one trial fits
     """
@@ -26,6 +27,10 @@ def plan(sweep: SweepConfig) -> Iterator[str]:
     yield f"compared by validation {search.metric} ({search.mode}); stopped early by: {search.scheduler}"
     for name in search.controls:
         yield f"  control {name}"
+    for key, names in sweep.of_one_type().items():
+        yield f"  space.{key}: trials of another type don't have the experiment's {', '.join(names)}"
+    if (why := sweep.why_no_anchors()) is not None:
+        yield f"  no control anchors ({why})"
     for values in known[:SHOWN]:
         yield f"  {tried(sweep, values)}"
     if searched > len(known[:SHOWN]):
@@ -38,8 +43,10 @@ def plan(sweep: SweepConfig) -> Iterator[str]:
     check_fits(demanding, nodes)
     asked = sweep.num_trials if search.concurrent == "auto" else search.concurrent
     yield f"resources, of {whose}: {arithmetic(demanding, nodes)}"
-    yield f"trials at once: {count_lanes(demanding, asked, nodes)}"
-    yield "nothing was read, trained or written (--dry-run)"
+    lanes = count_lanes(demanding, asked, nodes)
+    yield f"trials at once: {lanes}"
+    yield from forecast(sweep, sweep.experiment.task.scan(), lanes)
+    yield "nothing was trained or written (--dry-run)"
 
 
 def _nodes(sweep: SweepConfig) -> tuple[list[Resources], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.data import LongTail, Splits
+from tgt_ray.data import Labelled, LongTail, Splits, Unlabelled
 from tgt_ray.tasks.base import Table, Task, TaskData
 from tgt_ray.tasks.metrics import classification as metrics
 
@@ -29,6 +30,38 @@ class Classification(Task):
     long_tail: LongTail | None = Field(
         None, description="cut the student's train split to a long tail; absent: all rows"
     )
+
+    def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
+        """Return the settings `labelled` and `unlabelled`, where the task has them."""
+        return None, None
+
+    @property
+    def has_unlabelled(self) -> bool:
+        labelled, unlabelled = self.few_labels()
+        return unlabelled == "anchors" or (labelled is not None and unlabelled != "ignore")
+
+    def rows_of(self, splits: Splits[R]) -> dict[str, R]:
+        """Return the rows of each table: those of the student, and those without a label where they are anchors.
+
+        - raises ConfigError: where settings and rows don't fit together
+        """
+        labelled, unlabelled = self.few_labels()
+        full = splits.train
+        known = np.flatnonzero(full.labels >= 0)
+        train = self.student_rows(splits if len(known) == len(full) else replace(splits, train=full.take(known)))
+        if labelled is not None:
+            known = known[labelled.choose(full.labels[known], splits.num_classes)]
+            train = full.take(known)
+        # Rows that a long tail removes are not among these: they have labels.
+        rest = np.setdiff1d(np.arange(len(full)), known)
+        if unlabelled == "anchors" and not len(rest):
+            raise ConfigError(
+                f"task.unlabelled: 'anchors', but every row of the train split has a label; set task.labelled.rows"
+                f" below {len(full)}, or leave unlabelled out"
+            )
+        full = full.without_labels(rest) if len(rest) else full
+        rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
+        return rows | ({"unlabelled": full.take(rest)} if unlabelled != "ignore" and len(rest) else {})
 
     def student_rows(self, splits: Splits[R]) -> R:
         """Return the train split that the student gets.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tgt_ray.data import AnySource, Digits, ImageRows, MapParts, Splits
+from tgt_ray.core.config import SINCE_0_2
+from tgt_ray.data import AnySource, Digits, ImageRows, Labelled, MapParts, Splits, Unlabelled
+from tgt_ray.data.account import LeftOut
 from tgt_ray.tasks.base import TaskData
 from tgt_ray.tasks.classification import Classification
 from tgt_ray.tasks.leaks import without_leaks
@@ -30,6 +33,30 @@ class ImageClassification(Classification):
     type: Literal["image_classification"] = "image_classification"
     data: AnySource = Field(default_factory=Digits, description="where the images and their labels come from")
 
+    labelled: Labelled | None = Field(
+        None,
+        description="keep the labels of only some images of the train split; absent: of all",
+        json_schema_extra=SINCE_0_2,
+    )
+    unlabelled: Unlabelled | None = Field(
+        None,
+        description="whether explorers start from the images whose labels `labelled` removes, and from those of"
+        " `data.unlabelled`: `anchors`: they do, in addition to the labelled ones; `ignore`: they do not; absent:"
+        " anchors. The removed labels are never used, whichever split the teacher is pretrained on",
+        json_schema_extra=SINCE_0_2,
+    )
+
+    @model_validator(mode="after")
+    def _one_subsample(self) -> ImageClassification:
+        if self.labelled is not None and self.long_tail is not None:
+            raise ValueError("labelled and long_tail exclude each other: give one of them")
+        return self
+
+    def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
+        # A source that names further images without labels asks for them by that.
+        further: Unlabelled | None = "anchors" if getattr(self.data, "unlabelled", None) is not None else None
+        return self.labelled, self.unlabelled or further
+
     def scan(self) -> Any:
         found = self.data.scan()
         return self._task_data(found) if isinstance(found, Splits) else found
@@ -39,17 +66,16 @@ class ImageClassification(Classification):
         return without_leaks(self, data, self.data.drop_leaks)
 
     def _task_data(self, splits: Splits[Any]) -> TaskData:
-        train = self.student_rows(splits)
-        rows = {
-            "train": train,
-            "full": splits.train,
-            "validation": splits.validation,
-            "test": splits.test,
-        }
+        known = np.flatnonzero(splits.train.labels >= 0)
+        lost = len(splits.train) - len(known)
+        if lost and self.unlabelled == "ignore":
+            entry = LeftOut("images without labels, since task.unlabelled is ignore", lost, "train")
+            splits = replace(splits, train=splits.train.take(known), left_out=(*splits.left_out, entry))
+        rows = self.rows_of(splits)
         return TaskData(
             tables={name: r.to_table() for name, r in rows.items()},
             num_classes=splits.num_classes,
-            input_shape=train.shape,
+            input_shape=rows["train"].shape,
             fingerprints={name: r.fingerprint() for name, r in rows.items()},
             class_names=splits.class_names,
             left_out=splits.left_out,
@@ -68,6 +94,9 @@ class ImageClassification(Classification):
         if labels is None:
             return super().metrics_of_scan(scan)
         train, num_classes = labels["train"], len(scan.class_names)
+        train = train[train >= 0]
         if self.long_tail is not None:
             train = train[self.long_tail.subsample(train, num_classes)]
+        if self.labelled is not None:
+            train = train[self.labelled.choose(train, num_classes)]
         return self.metrics_from(labels["validation"], np.bincount(train, minlength=num_classes))

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import as_read, shown, to_bytes
 from tgt_ray.data import AnyTextSource, Labelled, MapParts, Splits, TextRows, Unlabelled
@@ -70,9 +69,8 @@ class TextClassification(Classification):
             raise ValueError("labelled and long_tail exclude each other: give one of them")
         return self
 
-    @property
-    def has_unlabelled(self) -> bool:
-        return self.unlabelled == "anchors" or (self.labelled is not None and self.unlabelled != "ignore")
+    def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
+        return self.labelled, self.unlabelled
 
     @property
     def pair_column(self) -> str | None:
@@ -81,23 +79,7 @@ class TextClassification(Classification):
     def scan(self) -> TaskData:
         splits = self.data.scan(self.unlabelled)
         self._report_cuts(splits)
-        full = splits.train
-        known = np.flatnonzero(full.labels >= 0)
-        train = self.student_rows(splits if len(known) == len(full) else replace(splits, train=full.take(known)))
-        if self.labelled is not None:
-            known = known[self.labelled.choose(full.labels[known], splits.num_classes)]
-            train = full.take(known)
-        # Rows that a long tail removes are not among these: they have labels.
-        rest = np.setdiff1d(np.arange(len(full)), known)
-        if self.unlabelled == "anchors" and not len(rest):
-            raise ConfigError(
-                f"task.unlabelled: 'anchors', but every row of the train split has a label; set task.labelled.rows"
-                f" below {len(full)}, or leave unlabelled out"
-            )
-        full = full.without_labels(rest)
-        rows = {"train": train, "full": full, "validation": splits.validation, "test": splits.test}
-        if self.unlabelled != "ignore" and len(rest):
-            rows["unlabelled"] = full.take(rest)
+        rows = self.rows_of(splits)
         return TaskData(
             tables={name: each.to_table() for name, each in rows.items()},
             num_classes=splits.num_classes,

@@ -157,7 +157,7 @@ class Part:
         - record: its record, or what is known of it so far
         """
         state = whole(self.model.state_dict())
-        weights = [(name, value.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, value in state.items()]
+        weights = {name: value.reshape(-1).view(torch.uint8).numpy().data for name, value in state.items()}
         weights_digest = fingerprints.weights_digest(weights)
         return fingerprints.identity_of(self.config, self.role, weights_digest, record.get("facts"))
 

@@ -60,7 +60,7 @@ class Synthesizer:
         self.labels_N = torch.from_numpy(anchors.labels.copy())
         if not teacher.contextual:
             # Without a generator there are no latents.
-            self.scale_L = self.latents_NL.std(dim=0) if teacher.generator is not None else self.latents_NL[0]
+            self.scale_L = self.latents_NL.std(dim=0) if self.latents_NL.shape[1] else self.latents_NL[0]
             return
         assert inputs is not None, "a contextual generator needs the anchors' inputs"
         with torch.no_grad():

@@ -22,7 +22,7 @@ class ImageRows:
 
     - ids: (N,) int64
     - images: (N, C, H, W) uint8
-    - labels: (N,) int64 in [0, K)
+    - labels: (N,) int64 in [0, K), or -1 where a label is not to be used
     """
 
     ids: np.ndarray
@@ -38,6 +38,12 @@ class ImageRows:
 
     def take(self, indices: np.ndarray) -> ImageRows:
         return ImageRows(self.ids[indices], self.images[indices], self.labels[indices])
+
+    def without_labels(self, indices: np.ndarray) -> ImageRows:
+        """Return the same rows, those at `indices` without their labels, which are -1 then."""
+        labels = self.labels.copy()
+        labels[indices] = -1
+        return ImageRows(self.ids, self.images, labels)
 
     def fingerprint(self) -> str:
         return digest(

@@ -58,7 +58,8 @@ def ignore(what: str) -> None:
 class Scan:
     """Holds what a source knows before it has read an image.
 
-    - labels: (N,), of each split that the source has itself
+    - labels: (N,), of each split that the source has itself; those of the split `unlabelled`, further images of train,
+      are -1
     - places: what `contents` needs to find the N images of each split
     - class_names: in the order of the classes' numbers
     - key: fingerprint of all that the images come from
@@ -108,6 +109,21 @@ class StoredImages:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         return self.table["label"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def without_labels(self, indices: np.ndarray) -> StoredImages:
+        """Return the same rows, those at `indices` without their labels, which are -1 then."""
+        labels = self.labels.copy()
+        labels[indices] = -1
+        content = digest(self.content, labels.tobytes())
+        return StoredImages(self.table.with_values("label", pa.array(labels)), self.shape, content)
+
+    def joined(self, other: StoredImages) -> StoredImages:
+        """Return these rows, and then others of the same storage."""
+        content = digest(self.fingerprint(), other.fingerprint())
+        return StoredImages(self.table.joined(other.table), self.shape, content)
 
     def take(self, indices: np.ndarray) -> StoredImages:
         return StoredImages(self.table.take(indices), self.shape, self.content)
@@ -203,6 +219,8 @@ class EncodedImages(ImageSource):
         if "validation" not in splits:
             kept, held = self._holdout(splits["train"].labels, scan.class_names)
             splits["validation"], splits["train"] = splits["train"].take(held), splits["train"].take(kept)
+        if "unlabelled" in splits:
+            splits["train"] = splits["train"].joined(splits["unlabelled"])
         return Splits(
             splits["train"],
             splits["validation"],
@@ -217,7 +235,8 @@ class EncodedImages(ImageSource):
             Part(
                 split,
                 number,
-                first,
+                # Ids are unique among images that students and explorers may see.
+                first + (len(scan.labels["train"]) if split == "unlabelled" else 0),
                 labels[first : first + IMAGES_PER_PART],
                 self.part_of(scan.places[split], first, min(first + IMAGES_PER_PART, len(labels))),
             )

@@ -5,21 +5,25 @@ from __future__ import annotations
 import platform
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
-from tgt_ray.core.config import FilePath
-from tgt_ray.core.errors import ConfigError, concerning, cut
+from tgt_ray.core.config import SINCE_0_2, FilePath
+from tgt_ray.core.errors import ConfigError, concerning, cut, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.encoding import as_utf8
 from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import MISSING, EncodedImages, Scan
-from tgt_ray.data.images.folders import Found, split_folders
+from tgt_ray.data.images.folders import SPLIT_OF, Found, split_folders
+from tgt_ray.data.images.listed import read_table
 from tgt_ray.data.images.stamps import stamps
+from tgt_ray.data.labels import names_beside
+from tgt_ray.data.texts.labels import class_numbers
 
 #: A line of a list: a path, perhaps in quotes, then spaces, a tab, a comma or a semicolon, and a class number.
 LINE = re.compile(r"(?P<name>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[0-9]+)")
@@ -62,18 +66,27 @@ class ImageFolder(ImageFiles):
         description="folder that holds train, test and perhaps validation, each with one folder for each class"
     )
 
+    unlabelled: Path | None = Field(
+        None,
+        description="folder in `path` with further images for train, which have no labels; see `task.unlabelled`",
+        json_schema_extra=SINCE_0_2,
+    )
+
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         found = Found(self.path)
         there, files = found.entries(self.path)
-        folders, others = split_folders(self.path, there)
+        more = [] if self.unlabelled is None else [self.path / self.unlabelled]
+        folders, others = split_folders(self.path, [each for each in there if each not in more])
         found.outside_of_classes(files)
         of_classes = {split: self._class_folders(found, folder) for split, folder in folders.items()}
         classes = sorted(of_classes["train"])
         if len(classes) < 2:
+            tables = [each.name for each in folders["train"].glob("metadata.*")]
+            hint = "".join(f"; for its {name} give type lists, and train: train/{name}" for name in tables[:1])
             raise ConfigError(
-                f"task.data.path: {folders['train']} has {len(classes)} class folder(s), at least 2 are needed"
+                f"task.data.path: {folders['train']} has {len(classes)} class folder(s), at least 2 are needed{hint}"
             )
         labels, places = {}, {}
         for split, own in of_classes.items():
@@ -87,8 +100,22 @@ class ImageFolder(ImageFiles):
                 _check_classes(images, own, "validation" in folders)
             places[split] = [str(file.relative_to(self.path)) for files in images.values() for file in files]
             labels[split] = np.repeat(np.arange(len(classes)), [len(files) for files in images.values()])
+        for folder in more:
+            places["unlabelled"] = self._without_labels(found, folder)
+            labels["unlabelled"] = np.full(len(places["unlabelled"]), -1)
         key = digest(self.type, str(self.path.resolve()), classes, self._stamps(places))
         return Scan(labels, places, classes, key, (*others, *found.left_out()))
+
+    def _without_labels(self, found: Found, folder: Path) -> list[str]:
+        """Return the paths of the images in the folder `unlabelled`."""
+        if ".." in folder.parts or self.path not in folder.parents or not folder.is_dir():
+            raise ConfigError(f"task.data.unlabelled: {folder} is no folder in {self.path}")
+        if folder.relative_to(self.path).parts[0].casefold() in SPLIT_OF:
+            raise ConfigError(f"task.data.unlabelled: {folder} is the folder of a split; give one beside it")
+        files = [str(file.relative_to(self.path)) for file in found.images(folder)]
+        if not files:
+            raise ConfigError(f"task.data.unlabelled: {folder} has no image files")
+        return files
 
     @staticmethod
     def _class_folders(found: Found, folder: Path) -> dict[str, Path]:
@@ -122,7 +149,12 @@ def _check_classes(images: dict[str, list[Path]], folders: dict[str, Path], has_
 
 
 class ImageLists(ImageFiles):
-    """Image files listed in text files with `path label` on each line, as ImageNet-LT and Places-LT are published."""
+    """Image files listed in text files with `path label` on each line, as ImageNet-LT and Places-LT are published.
+
+    A list may also be a table with a column of each: .csv, .tsv, .jsonl, .json or .parquet, such as the metadata.csv of
+    Hugging Face's image folders. Where its paths are not found from `path`, they count from the folder of the table. A
+    labels.json or classes.txt in `path` may list the names of the classes.
+    """
 
     type: Literal["lists"] = "lists"
     path: FilePath = Field(description="folder that the paths in the lists start from")
@@ -136,11 +168,41 @@ class ImageLists(ImageFiles):
         " is held out",
     )
 
+    unlabelled: Path | None = Field(
+        None,
+        description="list of further images for train, which have no labels, relative to `path` or absolute: a path on"
+        " each line, or a table; see `task.unlabelled`",
+        json_schema_extra=SINCE_0_2,
+    )
+    file_column: str = Field(
+        "file_name", description="of tables: name of the column with the paths", json_schema_extra=SINCE_0_2
+    )
+    label_column: str = Field(
+        "label",
+        description="of tables: name of the column with the labels: integers from 0, or names of classes",
+        json_schema_extra=SINCE_0_2,
+    )
+    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the classes in the order of their numbers; absent: those of labels.json or classes.txt,"
+        " or, where labels are names, those of train in alphabetical order",
+        json_schema_extra=SINCE_0_2,
+    )
+
     def scan(self) -> Scan:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         lists = {"train": self.train, "test": self.test, "validation": self.validation}
-        read = {split: self._read(split, self.path / file) for split, file in lists.items() if file is not None}
+        files = {split: self.path / file for split, file in lists.items() if file is not None}
+        tables = {}
+        for split, file in files.items():
+            with concerning(f"task.data.{split}"):
+                tables[split] = read_table(file, self.file_column, self.label_column)
+        names = list(self.label_names or names_beside([self.path])[0])
+        if names or any(table is not None for table in tables.values()):
+            return self._of_tables(files, tables, names)
+        read = {split: self._read(split, file) for split, file in files.items()}
         numbers = [label for _, _, label in read["train"]]
         train = np.array([min(label, len(numbers) + 1) for label in numbers], np.int64)  # any of these leaves a gap
         check_train(train, (), self.path / self.train)
@@ -155,12 +217,81 @@ class ImageLists(ImageFiles):
                 )
         labels = {split: np.array([label for *_, label in rows], np.int64) for split, rows in read.items()}
         places = {split: [name for _, name, _ in rows] for split, rows in read.items()}
+        return self._found(labels, places, [str(c) for c in range(num_classes)], ())
+
+    def _of_tables(self, files: dict[str, Path], tables: dict[str, pa.Table | None], names: list[str]) -> Scan:
+        """Return labels and places where a list is a table, or classes have names.
+
+        - tables: of each split; None for a text file
+        - names: of the classes; empty where neither settings nor a file have them
+        """
+        labels: dict[str, pa.Table] = {}
+        places = {}
+        for split, file in files.items():
+            table = tables[split]
+            if table is None:
+                lines = self._read(split, file)
+                places[split] = [name for _, name, _ in lines]
+                found = pa.chunked_array([[str(label) for *_, label in lines]], pa.large_string())
+            else:
+                places[split] = self._places(file, table["file"].to_pylist())
+                found = table["label"]
+            labels[split] = pa.table({"label": found})
+        own = labels["train"]["label"].unique().to_pylist()
+        if not names and not all(re.fullmatch(r"-?[0-9]+", each) for each in own):
+            names = sorted(own)
+            self._check_known(files, labels, names)
+        where = {split: str(file) for split, file in files.items()}
+        numbers, count = class_numbers(where, labels, self.label_column, tuple(names), tuple(names))
+        return self._found(numbers, places, names or [str(c) for c in range(count)], names)
+
+    def _check_known(self, files: dict[str, Path], tables: dict[str, pa.Table], names: list[str]) -> None:
+        """Raise ConfigError for a label that train doesn't have."""
+        known = set(names)
+        for split, table in tables.items():
+            for row, label in enumerate(table["label"].to_pylist()):
+                if label not in known:
+                    raise ConfigError(
+                        f"{files[split]}: label {cut(label, 40)!r} in row {row} is no class of train;"
+                        f" {nearest(label, names)}"
+                    )
+
+    def _places(self, file: Path, names: list[str]) -> list[str]:
+        """Return the paths of a table as they count from `path`: they may also count from the folder of the table."""
+        first = self._place(file, "row", 0, names[0])
+        beside = file.parent
+        if not (self.path / first).exists() and (beside / first).exists() and self.path in (beside, *beside.parents):
+            names = [(beside.relative_to(self.path) / name).as_posix() for name in names]
+        return [self._place(file, "row", row, name) for row, name in enumerate(names)]
+
+    def _found(
+        self, labels: dict[str, np.ndarray], places: dict[str, list[str]], names: list[str], said: Sequence[str]
+    ) -> Scan:
+        """Look at the files.
+
+        - said: the names of classes that decide on their numbers
+        """
+        if self.unlabelled is not None:
+            places["unlabelled"] = self._without_labels(self.path / self.unlabelled)
+            labels["unlabelled"] = np.full(len(places["unlabelled"]), -1)
         found = self._stamps(places)
         missing = [(str(stamp[0]), MISSING) for rows in found.values() for stamp in rows if len(stamp) == 1]
         if missing and self.on_bad_rows == "fail":
             self.refuse(missing)  # before others are decoded
-        key = digest(self.type, str(self.path.resolve()), {k: v.tolist() for k, v in labels.items()}, found)
-        return Scan(labels, places, [str(c) for c in range(num_classes)], key)
+        numbers = {k: v.tolist() for k, v in labels.items()}
+        key = digest(self.type, str(self.path.resolve()), numbers, found, *([list(said)] if said else []))
+        return Scan(labels, places, names, key)
+
+    def _without_labels(self, file: Path) -> list[str]:
+        """Return the paths of a list of images without labels."""
+        with concerning("task.data.unlabelled"):
+            table = read_table(file, self.file_column, self.label_column, labelled=False)
+            if table is not None:
+                return self._places(file, table["file"].to_pylist())
+            lines = [(n, line.strip()) for n, line in enumerate(as_utf8(file).text().splitlines(), 1) if line.strip()]
+        if not lines:
+            raise ConfigError(f"{file}: holds no lines")
+        return [self._place(file, "line", number, name) for number, name in lines]
 
     def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
         """Return number of the line, path and label of each image of a list."""
@@ -175,19 +306,21 @@ class ImageLists(ImageFiles):
             found = LINE.fullmatch(line.strip())
             if found is None:
                 raise ConfigError(
-                    f"{file}: line {number} is {cut(line)!r}, expected `path label` with a label from 0 up"
+                    f"{file}: line {number} is {cut(line)!r}, expected `path label` with a label from 0 up; a table"
+                    f" begins with a line that has {self.file_column} and {self.label_column} (task.data.file_column,"
+                    " label_column)"
                 )
-            rows.append((number, self._place(file, number, found["name"]), int(found["label"][:18])))
+            rows.append((number, self._place(file, "line", number, found["name"]), int(found["label"][:18])))
         if not rows:
             raise ConfigError(f"{file}: holds no lines")
         return rows
 
-    def _place(self, file: Path, number: int, name: str) -> str:
+    def _place(self, file: Path, unit: str, number: int, name: str) -> str:
         """Return a path as this system writes it: lists from Windows have backslashes, and those from tables quotes."""
         if len(name) > 2 and name[0] == name[-1] == '"':
             name = name[1:-1].replace('""', '"')
         if "\\" in name and not (self.path / name).exists():
             name = name.replace("\\", "/")
         if Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{file}: line {number}: the path {cut(name)!r} leaves {self.path}")
+            raise ConfigError(f"{file}: {unit} {number}: the path {cut(name)!r} leaves {self.path}")
         return name

@@ -102,7 +102,7 @@ class Seq2Seq(MaskingGenerator):
                 num_beams=1,
                 **draws,
             )
-        return self.rows(self.tokens.texts(out), latents.device)
+        return self.rows(self.tokens.texts(out, self._words(context)), latents.device)
 
     def denoising_loss(self, ids: Tensor, rng: torch.Generator) -> Tensor:
         """Compute the cross-entropy of all tokens: the decoder must be able to copy as well."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import Component, FilePath
@@ -54,18 +54,7 @@ class Generator(Component):
         default_factory=GeneratorPretrain, description="how the weights are trained where none are given"
     )
 
-    @model_validator(mode="after")
-    def _settings_count(self) -> Self:
-        for name, why in self.without_effect().items():
-            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name}: has no effect, since {why}; leave it out")
-        return self
-
     def without_effect(self) -> dict[str, str]:
-        """Return the names of settings that nothing reads, given the others, and the reason for each.
-
-        Such a setting is refused where it isn't the default: it would change fingerprints and nothing else.
-        """
         return {"pretrain": "the weights come from elsewhere"} if self.external else {}
 
     @abstractmethod

@@ -75,6 +75,9 @@ class DualEncoderLabeler(TextEncoder, Labeler):
             )
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        return {"pretrain": "the weights come from elsewhere"}
+
     @property
     def external(self) -> bool:
         return True

@@ -46,6 +46,12 @@ class PretrainedLabeler(Labeler):
             )
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        if not self.external:
+            return {"probe": "the model is trained here, together with its head"}
+        own = {"probe": "the model's own head is used"} if self.head == "own" or self.classes is not None else {}
+        return {"pretrain": "the weights come from elsewhere", **own}
+
     @property
     def head_split(self) -> str:
         return self.probe.split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tgt_ray.core.batch import InputRows
+
+
+log = logging.getLogger(__name__)
 
 
 class TextTransformerLabeler(TransformerSize, Labeler):
@@ -61,6 +65,9 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
             raise ValueError(f"finetune: trains a new head, and {given} keeps the model's own; leave one of them out")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        return {**super().without_effect(), **({"probe": "finetune trains the head"} if self.finetune else {})}
+
     @property
     def external(self) -> bool:
         return True
@@ -96,6 +103,7 @@ class TextEncoderLabeler(TextEncoder, PretrainedLabeler):
         from tgt_ray.models.optimise import threads
         from tgt_ray.teacher.pretraining.labelers import fit_text_classifier
 
+        log.info("teacher.labeler.finetune.threads: %d", self.finetune.threads)
         with threads(self.finetune.threads):
             fit_text_classifier(model, inputs, labels, self.finetune)
-        return {"finetune": {"split": self.finetune.split, "steps": self.finetune.steps}}
+        return {"finetune": self.finetune.model_dump(include={"split", "steps", "threads"})}

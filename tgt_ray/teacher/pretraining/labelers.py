@@ -12,7 +12,7 @@ from tgt_ray.core.batch import InputRows, rows_at_once
 from tgt_ray.core.progress import counted, progress
 from tgt_ray.models.heads import set_head
 from tgt_ray.models.image.augment import augment
-from tgt_ray.models.optimise import optimise
+from tgt_ray.models.optimise import optimise, threads
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.pretraining.config import LabelerPretrain, Probe, TextPretrain
@@ -60,7 +60,8 @@ def fit_linear_head(model: nn.Module, inputs: InputRows, labels: Tensor, how: Pr
         phase.advance()
         return loss
 
-    with progress("fitting the labeler's head", None, "evaluations") as phase:
+    # One thread, since each evaluation is small, and the last digits depend on their number.
+    with threads(1), progress("fitting the labeler's head", None, "evaluations") as phase:
         optimizer.step(closure)
     with torch.no_grad():
         correct = (head(standard_ND).argmax(dim=1) == labels).float().mean()
