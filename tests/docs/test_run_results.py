@@ -174,6 +174,8 @@ def place(file: Path) -> set[str]:
     named = re.sub(r"^(\w+)-[0-9a-f]{16}-[0-9a-f]{16}\b", r"\1-<recipe>-<identity>", file.name)
     name = re.sub(r"[0-9a-f]{16}", "<fingerprint>", named)
     name = re.sub(r"^(train|validation|test)-\d+\.arrow$", "<split>-<number>.arrow", name)
+    name = re.sub(r"^(request|shown)-\d{8}\b", r"\1-<number>", name)
+    name = re.sub(r"^chunk-\d{8}-[0-9a-f]{8}\b", "chunk-<number>-<random>", name)
     if file.parts[0] == "logs":
         name = "<name>.log"
     return {name, file.parts[0]} if file.parts[0] in RESERVED else {name}

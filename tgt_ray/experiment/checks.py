@@ -15,7 +15,7 @@ from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.models.students import AnyStudent
 from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective
-from tgt_ray.teacher.explorers import Random
+from tgt_ray.teacher.explorers import AnyExplorer, Random
 from tgt_ray.teacher.generators import AnyGenerator
 from tgt_ray.teacher.labelers import AnyLabeler
 
@@ -61,6 +61,7 @@ def check_modality(experiment: Blocks) -> None:
         ("teacher.labeler", experiment.teacher.labeler, AnyLabeler),
         ("teacher.generator", experiment.teacher.generator, AnyGenerator),
         ("student", experiment.student, AnyStudent),
+        ("explorer", experiment.explorer, AnyExplorer),
     ]
     for key, part, family in parts:
         if not fits(part.modality, kind):

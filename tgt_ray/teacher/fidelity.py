@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from tgt_ray.core.progress import counted
 from tgt_ray.core.texts import are_texts, to_texts
 from tgt_ray.models.numerics import on_pixels
 from tgt_ray.tasks.metrics.generated_texts import distinct_n, exact_copy_rate
-from tgt_ray.teacher.explorers import Around, Explorer, Neighbourhood
+from tgt_ray.teacher.explorers import Explorer, Neighbourhood
 from tgt_ray.teacher.module import Teacher, check_decoded
 from tgt_ray.teacher.synthesizer import Disagreement, along, latent_std
 
@@ -139,13 +138,8 @@ def measure(
             number * size + torch.arange(len(part)),
             teacher.present(latents, context),
         )
-        explored = (
-            teacher.decode(explorer.explore(latents, near), rng, context)
-            if explorer.decodes
-            else explorer.change(part, Around(partial(_others, held_out, len(part), rng), rng))
-        )
-        if held_out.pixels:
-            explored = on_pixels(explored)
+        explored = teacher.decode(explorer.explore(latents, near), rng, context)
+        explored = on_pixels(explored) if held_out.pixels else explored
         p = teacher.labeler(explored).logits.softmax(dim=1).cpu()
         timed.append((time.perf_counter() - started, len(part)))
         for kind, inputs in (("real", part), ("reconstructed", again)):
@@ -156,11 +150,6 @@ def measure(
     rows = {kind: torch.cat(each) for kind, each in seen.rows.items()}
     first = {kind: torch.cat(each).double() for kind, each in seen.first.items()}
     return Measured(rows, first, held_out.labels[: len(rows["real"])], timed)
-
-
-def _others(held_out: HeldOut, count: int, rng: torch.Generator) -> Tensor:
-    """Draw held-out rows that an explorer may mix others with."""
-    return held_out.inputs[torch.randint(len(held_out.labels), (count,), generator=rng)]
 
 
 def _share(hits: Tensor) -> float:

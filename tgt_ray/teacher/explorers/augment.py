@@ -22,6 +22,7 @@ class Augment(Explorer):
     """
 
     type: Literal["augment"] = "augment"
+    modality: ClassVar[str] = "image"
     decodes: ClassVar[bool] = False
 
     step_size: float = Field(

@@ -67,6 +67,8 @@ class Around:
 class Explorer(Component):
     """An explorer decides where the next synthetic rows lie, as latents near those of anchors."""
 
+    #: The kind of inputs that it changes: "image", "text" or "any".
+    modality: ClassVar[str] = "any"
     #: Whether it makes synthetic rows at all.
     synthesizes: ClassVar[bool] = True
     #: Whether rows are decoded by the generator; otherwise they are anchors, changed by `change`.
