@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -145,6 +147,20 @@ FilePath = Annotated[Path, AfterValidator(_whole)]
 FolderOrName = Annotated[str, AfterValidator(_whole_folder)]
 
 
+#: Whether settings are read that an earlier version has taken and stored.
+_stored: ContextVar[bool] = ContextVar("stored settings", default=False)
+
+
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """Let settings without effect pass: the user can't change them any more in what is stored with them."""
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
 class Component(Config):
     """A config that chooses a component by its key `type`; a class of your own is named `package.module:Class`."""
 
@@ -152,7 +168,7 @@ class Component(Config):
 
     @model_validator(mode="after")
     def _settings_count(self) -> Self:
-        for name, why in self.without_effect().items():
+        for name, why in ({} if _stored.get() else self.without_effect()).items():
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: has no effect, since {why}; leave it out")
         return self

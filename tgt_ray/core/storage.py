@@ -36,6 +36,8 @@ RESERVED = (
     "logs",
     "benchmark_runs",
 )
+#: Those whose folders are named by a digest of what is in them.
+KEYED = ("data_cache",)
 #: Files that only the folder of a run or a sweep has.
 BEGUN = ("experiment.yaml", "sweep.yaml")
 #: Seconds after which a draft is left over for certain.
@@ -156,10 +158,9 @@ class Storage:
         return stored.unsealed(self._known_as(*parts), content, where)
 
     def _known_as(self, *parts: str) -> str:
-        """Return the name that a file's checksum covers; of a folder whose name is a digest, with that."""
-        above, _, name = self.path(*parts).rpartition("/")
-        folder = above.rpartition("/")[2]
-        return f"{folder}/{name}" if _DIGEST.fullmatch(folder) else name
+        """Return the name that a file's checksum covers; with that of its folder where this is a digest of ours."""
+        *_, above, folder, name = ["", "", *self.path(*parts).split("/")]
+        return f"{folder}/{name}" if above in KEYED and _DIGEST.fullmatch(folder) else name
 
     def find(self, *parts: str) -> bytes | None:
         """Return a file that can be made again; None where it must be, for which a line in the log says the reason.
