@@ -57,6 +57,8 @@ def label_names(file: Path, instead: str = "") -> list[str]:
     else:
         try:
             names = json.loads(content, object_pairs_hook=partial(_object, file))
+        except ConfigError:  # a ValueError as well, but with its own words
+            raise
         except (ValueError, RecursionError) as err:
             raise ConfigError(f"{file}: not valid JSON ({err})") from err
     if isinstance(names, dict):
