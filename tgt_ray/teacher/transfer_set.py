@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -121,13 +121,15 @@ def prepare(
     - teacher: the teacher's record
     - objectives: the objectives that runs on this may have
     - unchanged: whether some of the runs take anchors unchanged
-    - raises ConfigError: where all objectives of one type do not fit the task and its teacher
+    - raises ConfigError: where all objectives of one type do not fit the task and its teacher, or rows that one of them
+      is calibrated on are not held out
     """
     log_classes(teacher)
     made_by = {role: part and part["identity"] for role in ROLES for part in [teacher[role]]}
     latents = teacher["generator"] is not None and not generator.contextual
     cache = TeacherCache(storage, data.fingerprints, made_by)
     own, fits = needs(objectives)
+    check_tables(data, fits.values())
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
@@ -161,6 +163,16 @@ def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str
         return unique(signal for each in objectives for signal in each.signals if signal.cached), fits
     except ValueError as err:
         raise ConfigError(f"objective: {err}; let its name say its settings") from err
+
+
+def check_tables(data: TaskData, fits: Iterable[Fit]) -> None:
+    """Raise ConfigError where a fit's rows are not there: those of calibration are held out on request alone."""
+    for fit in fits:
+        if fit.split not in data.tables:
+            raise ConfigError(
+                f"objective: needs rows in the table '{fit.split}', and the data has {', '.join(data.tables)}; hold"
+                " them out with tgt_ray.tasks.with_calibration(task, data, objective.calibration_rows)"
+            )
 
 
 def wanted_signals(

@@ -199,7 +199,7 @@ class ImageLists(ImageFiles):
         for split, file in files.items():
             with concerning(f"task.data.{split}"):
                 tables[split] = read_table(file, self.file_column, self.label_column)
-        names = list(self.label_names or names_beside([self.path])[0])
+        names = list(self.label_names or names_beside([self.path], "task.data.label_names")[0])
         if names or any(table is not None for table in tables.values()):
             return self._of_tables(files, tables, names)
         read = {split: self._read(split, file) for split, file in files.items()}

@@ -6,6 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.progress import Phase, progress
 from tgt_ray.core.texts import SEPARATOR, clean
-from tgt_ray.data.account import LeftOut, left_out
+from tgt_ray.data.account import LeftOut, left_out, merged
 from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
 from tgt_ray.data.subsets import Unlabelled
@@ -122,6 +123,17 @@ class TextSource(Source):
         - raises ConfigError: for what is missing or unreadable
         """
 
+    def files_without_labels(self) -> Sequence[Path]:
+        """Return the files of further texts for train that `open_without_labels` opens; they are not looked at yet."""
+        return ()
+
+    def open_without_labels(self) -> RawTexts:
+        """Open these files, where there are some and the task asks for them.
+
+        - raises ConfigError: where they are damaged, or don't fit together
+        """
+        raise NotImplementedError
+
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
         """Read all splits.
 
@@ -131,6 +143,9 @@ class TextSource(Source):
         """
         raw = self.open_splits()
         more = raw.pop("unlabelled", None)
+        others = [str(file) for file in self.files_without_labels()] if more is None else [more.where]
+        if more is None and others and unlabelled == "anchors":
+            more = self.open_without_labels()
         every = [file for each in raw.values() for file in each.shards or (each,)]
         with progress("reading texts", len(every), "files") as phase:
             tables = {split: self._read(each, phase) for split, each in raw.items()}
@@ -162,8 +177,9 @@ class TextSource(Source):
         if more is not None and unlabelled == "anchors":
             rows["train"], lost = self._joined(rows["train"], more, len(tables["train"]))
             account += lost
-        elif more is not None:
-            account += left_out("file of texts without labels, which task.unlabelled: anchors takes", [more.where])
+        else:
+            files = "files" if len(others) > 1 else "file"
+            account += left_out(f"{files} of texts without labels, which task.unlabelled: anchors takes", others)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names, tuple(account))
 
     def _joined(self, train: TextRows, more: RawTexts, first: int) -> tuple[TextRows, list[LeftOut]]:
@@ -181,7 +197,8 @@ class TextSource(Source):
             np.concatenate([train.labels, rows.labels]),
         )
         empty = [f"{more.where} row {row}" for row in np.setdiff1d(np.arange(len(table)), rows.ids)]
-        return TextRows(ids, texts, labels), [*more.left_out, *left_out("rows with an empty text", empty)]
+        lost = [entry for each in (more, *more.shards) for entry in each.left_out]
+        return TextRows(ids, texts, labels), [*merged(lost), *left_out("rows with an empty text", empty)]
 
     def _read(self, raw: RawTexts, phase: Phase, labelled: bool = True) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
