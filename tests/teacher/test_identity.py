@@ -81,7 +81,9 @@ def test_another_identity_is_said_and_lies_beside_the_first(digits, own, elsewhe
     other = made(digits, own)
     (line,) = [line for line in caplog.messages if "by the same recipe" in line]
     before, now = (each["labeler"]["identity"] for each in (first, other))
-    assert line.startswith(f"labeler: was {before} and is {now} now") and "can't go on" in line
+    assert (
+        line.startswith(f"labeler: was {before} and is {now} now") and "can't go on until its weights are back" in line
+    )
     assert other["labeler"]["recipe"] == first["labeler"]["recipe"]
     assert other["generator"]["recipe"] != first["generator"]["recipe"], "it was trained with another labeler"
     caplog.clear()
