@@ -44,6 +44,7 @@ class StudentData:
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
     - taught_by: identities of labeler and generator; None where there is no generator
+    - fingerprints: those of the tables
     """
 
     tables: dict[str, Table]
@@ -54,6 +55,7 @@ class StudentData:
     class_names: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("train", "unlabelled")
     taught_by: dict[str, str | None] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -133,8 +135,9 @@ def prepare(
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
+    tables = {name: table for name, table in data.tables.items() if name not in ("full", "calibration")}
     student = StudentData(
-        {name: table for name, table in data.tables.items() if name not in ("full", "calibration")},
+        tables,
         data.spec,
         data.num_classes,
         cache.read_signals("train", own),
@@ -142,6 +145,7 @@ def prepare(
         data.class_names,
         generator.starts_from,
         made_by,
+        {name: data.fingerprints[name] for name in tables},
     )
     check_objectives(objectives, student.facts)
     fingerprints = {"data": data.fingerprints, **made_by}
