@@ -137,8 +137,8 @@ def _check_same(run: StudentRun, there: dict[str, Any]) -> None:
     if there.get("teacher", run.data.taught_by) != run.data.taught_by:
         raise ConfigError(
             f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
-            f" ({_said(run.data.taught_by)}); restore its files in teachers/ or, where they are there, move those of the"
-            " present one away; or begin a new run"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/ or, where they are there, move those of"
+            " the present one away; or begin a new run"
         )
     now = run.data.fingerprints
     before = there.get("data", now)
