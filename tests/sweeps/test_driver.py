@@ -120,6 +120,7 @@ def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_tria
     assert (table.test_balanced_accuracy > 30).all(), "10 by chance"
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
     from ray.util.placement_group import placement_group_table
 
