@@ -1,16 +1,23 @@
 """Images in odd folders, lists and files: used, counted with a reason, or refused in one line."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.data.test_encoded_images import lists
+from tests.data.test_encoded_images import encoded, lists
 from tests.data.test_image_sources import WHOLE, account, counts
 from tests.data.test_image_tables import tables
 from tests.helpers.pictures import picture
+from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.data import ImageFolder
+from tgt_ray.data import ImageFolder, ParquetImages
+from tgt_ray.data.images.encoded import LOWER_BITS, NOT_TURNED, decode
+from tgt_ray.data.labels import label_names
 
 ELSEWHERE = "links to folders above, of a split or of another class"
 
@@ -101,3 +108,114 @@ def test_numbers_with_a_point_are_no_names_of_classes(folder, kind):
         source.scan()
     named = source.model_copy(update={"label_names": ("2.0", "0.0", "1.0")}).scan()
     assert named.labels["train"].tolist() == np.repeat([1, 2, 0], 8).tolist()
+
+
+def raw(folder, **shards):
+    """Raw images, a Parquet file for each name: the label of each, and its bytes."""
+    for name, rows in shards.items():
+        label, image = ([row[place] for row in rows] for place in (0, 1))
+        table = pa.table({"image": pa.array(image, pa.binary()), "label": pa.array(label, pa.int64())})
+        pq.write_table(table, folder / f"{name.replace('_', '-')}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [([8, 8, 3], "channels come first, .* transpose"), ([2, 8, 8], "1 or 3 channels"), ([-1, -8, 8], "greater than")],
+)
+def test_a_shape_of_images_has_its_channels_first(tmp_path, shape, why):
+    with pytest.raises(ConfigError, match=f"image_shape.*{why}"):
+        validate(ParquetImages, {"type": "parquet", "path": str(tmp_path), "image_shape": shape})
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_shape": (1, 8, 8)}])
+@pytest.mark.parametrize("most", [2**31, 0])
+def test_raw_images_without_bytes_are_refused(tmp_path, monkeypatch, settings, most):
+    monkeypatch.setattr("tgt_ray.data.images.parquet.MOST_IN_MEMORY", most)
+    raw(tmp_path, train=[(0, b""), (1, b"")] * 8, test=[(0, b""), (1, b"")])
+    with pytest.raises(ConfigError, match=r"needs 64 bytes, .* has 0|first image has no bytes"):
+        ParquetImages(path=tmp_path, **settings).scan()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_paths_of_lists_may_be_absolute_or_go_up_and_down(folder, tmp_path, monkeypatch, inside):
+    (tmp_path / "seen").symlink_to(folder)
+    source = lists(folder)
+    wanted = source.scan()
+    for start in (folder, tmp_path / "seen", f"../{folder.name}", "test/.."):
+        lines = [
+            f"{start}/{name} {label}\n"
+            for name, label in zip(wanted.places["train"], wanted.labels["train"], strict=True)
+        ]
+        (folder / "train.txt").write_text("".join(lines))
+        monkeypatch.chdir(tmp_path)
+        own = source.model_copy(update={"path": type(folder)("seen") if inside else folder})
+        assert own.scan().places == wanted.places
+    for outside in ("../other/a.png", "/etc/a.png", "C:/a.png"):
+        (folder / "train.txt").write_text(f"{outside} 0\n")
+        with pytest.raises(ConfigError, match=r"train\.txt: line 1: the path .* leaves"):
+            source.scan()
+
+
+def test_paths_of_a_table_may_go_up_from_its_folder(folder):
+    source = tables(folder, "csv")
+    wanted = source.scan()
+    (folder / "lists").mkdir()
+    text = (folder / "train.csv").read_text(encoding="utf-8-sig").replace('"train/', '"../train/')
+    (folder / "lists" / "train.csv").write_text(text)
+    found = source.model_copy(update={"train": type(folder)("lists/train.csv")}).scan()
+    assert found.places == wanted.places
+
+
+@pytest.mark.parametrize("text", [r'"he said \"x, y\" then"', '"he said ""x, y"" then"', '"two\nlines"'])
+def test_other_columns_of_a_table_may_have_quotes(folder, text):
+    source = tables(folder, "csv")
+    wanted = source.scan()
+    file = folder / "train.csv"
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    file.write_text("\n".join([lines[0], *(line.replace(line.split(",")[0], text, 1) for line in lines[1:])]))
+    assert source.scan().places == wanted.places
+
+
+def test_a_quote_that_ends_too_early_is_named(folder):
+    source = tables(folder, "csv")
+    file = folder / "train.csv"
+    file.write_text(file.read_text(encoding="utf-8-sig").replace("3,", '"he said "x, y" then",', 1))
+    with pytest.raises(ConfigError, match=r"train\.csv: .*line 5: a value goes on after its closing double quote"):
+        source.scan()
+
+
+def test_only_ends_of_lines_part_lines(folder):
+    name = "further/a\x85b\u2028c.png"
+    (folder / "further").mkdir()
+    picture(0, 50).save(folder / name)
+    (folder / "further.txt").write_bytes(f"{name}\r\n".encode())
+    source = lists(folder).model_copy(update={"unlabelled": type(folder)("further.txt")})
+    assert source.scan().places["unlabelled"] == [name]
+    (folder / "classes.txt").write_bytes("a\x85b\r\nc\n".encode())
+    assert label_names(folder / "classes.txt") == ["a\x85b", "c"]
+
+
+def test_damaged_exif_data_leaves_an_image_as_it_is():
+    content = encoded(picture(0, 0))
+    chunk = b"eXIf" + b"no such data"
+    begin = content.index(b"IDAT") - 4
+    junk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    notes: list[str] = []
+    found = decode(content[:begin] + junk + content[begin:], None, 3, notes.append)
+    np.testing.assert_array_equal(found, decode(content, None, 3))
+    assert notes == [NOT_TURNED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "maximum", "noted"), [("P6", 65535, True), ("P6", 1023, True), ("P6", 255, False), ("P3", 65535, True)]
+)
+def test_deep_ppm_images_are_noted(kind, maximum, noted):
+    values = np.array([0, maximum, maximum // 2] * 16)
+    pixels = (
+        values.astype(">u2" if maximum > 255 else "u1").tobytes()
+        if kind == "P6"
+        else " ".join(map(str, values)).encode()
+    )
+    notes: list[str] = []
+    found = decode(f"{kind} 4 4 {maximum}\n".encode() + pixels, None, 3, notes.append)
+    assert found[:2, 0, 0].tolist() == [0, 255] and notes == [LOWER_BITS] * noted

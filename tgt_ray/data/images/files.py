@@ -267,10 +267,10 @@ class ImageLists(ImageFiles):
 
     def _places(self, file: Path, names: list[str]) -> list[str]:
         """Return the paths of a table as they count from `path`: they may also count from the folder of the table."""
-        first = self._place(file, "row", 0, names[0])
-        beside = file.parent
-        if not (self.path / first).exists() and (beside / first).exists() and self.path in (beside, *beside.parents):
-            names = [(beside.relative_to(self.path) / name).as_posix() for name in names]
+        beside, first = file.parent, names[0]
+        own, inner = as_here(self.path, first), as_here(beside, first)
+        if not (self.path / own).exists() and (beside / inner).exists() and self.path in (beside, *beside.parents):
+            names = [(beside.relative_to(self.path) / as_here(beside, name)).as_posix() for name in names]
         return [self._place(file, "row", row, name) for row, name in enumerate(names)]
 
     def _found(
@@ -297,7 +297,8 @@ class ImageLists(ImageFiles):
             table = read_table(file, self.file_column, self.label_column, labelled=False)
             if table is not None:
                 return self._places(file, table["file"].to_pylist())
-            lines = [(n, line.strip()) for n, line in enumerate(as_utf8(file).text().splitlines(), 1) if line.strip()]
+            text = re.split(r"\r\n|\n|\r", as_utf8(file).text())
+            lines = [(n, line.strip()) for n, line in enumerate(text, 1) if line.strip()]
         if not lines:
             raise ConfigError(f"{file}: holds no lines")
         return [self._place(file, "line", number, name) for number, name in lines]
@@ -325,11 +326,35 @@ class ImageLists(ImageFiles):
         return rows
 
     def _place(self, file: Path, unit: str, number: int, name: str) -> str:
-        """Return a path as this system writes it: lists from Windows have backslashes, and those from tables quotes."""
-        if len(name) > 2 and name[0] == name[-1] == '"':
-            name = name[1:-1].replace('""', '"')
-        if "\\" in name and not (self.path / name).exists():
-            name = name.replace("\\", "/")
-        if Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{file}: {unit} {number}: the path {cut(name)!r} leaves {self.path}")
-        return name
+        """Return a path as it counts from `path`; ConfigError where it leads out of it."""
+        here = as_here(self.path, name)
+        inside = self._inside(here)
+        if inside is None:
+            raise ConfigError(f"{file}: {unit} {number}: the path {cut(here)!r} leaves {self.path}")
+        return inside
+
+    def _inside(self, name: str) -> str | None:
+        """Return a path as it counts from `path`, also where it is absolute or goes up and down; None: it leaves it."""
+        if not Path(name).is_absolute() and PureWindowsPath(name).is_absolute():
+            return None
+        up = ".." in Path(name).parts
+        if not (up or Path(name).is_absolute()):
+            return name
+        whole, root = self.path / name, self.path.absolute()
+        if not up and whole.is_relative_to(root):
+            return whole.relative_to(root).as_posix()
+        try:  # links are followed to the folder of a file, but not to where the file itself may be a link to
+            found, root = whole.parent.resolve() / whole.name, root.resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, and names that no file can have
+            return None
+        return found.relative_to(root).as_posix() if found.is_relative_to(root) and ".." not in found.parts else None
+
+
+def as_here(folder: Path, name: str) -> str:
+    """Return a path as this system writes it: lists from Windows have backslashes, and those from tables quotes.
+
+    - folder: that it counts from
+    """
+    if len(name) > 2 and name[0] == name[-1] == '"':
+        name = name[1:-1].replace('""', '"')
+    return name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name
