@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def label_names(file: Path, instead: str = "") -> list[str]:
     with as_utf8(file).lines() as lines:
         content = lines.read()
     if file.suffix.lower() == ".txt":
-        names: Any = [line.strip() for line in content.splitlines() if line.strip()]
+        names: Any = [line.strip() for line in re.split(r"\r\n|\n|\r", content) if line.strip()]
     else:
         try:
             names = json.loads(content, object_pairs_hook=partial(_object, file))
