@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
+from tgt_ray.data.labels import ClassName
 from tgt_ray.data.subsets import Unlabelled
 from tgt_ray.data.texts.labels import FLOATS, class_numbers, without_minus_ones
 
@@ -92,7 +93,7 @@ class TextSource(Source):
         " are not pairs",
     )
     label_column: str = Field("label", description="name of the column with the labels: integers from 0, or names")
-    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+    label_names: tuple[ClassName, ...] | None = Field(
         None,
         min_length=1,
         description="names of the classes in the order of their numbers; needed where labels are names that the data"

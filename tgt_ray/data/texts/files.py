@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
@@ -133,7 +133,10 @@ class CsvTexts(TextFiles):
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
+        None,
+        min_length=1,
+        max_length=1,
+        description="character between columns, of ASCII; absent: a comma, in .tsv files a tab; \\t is a tab as well",
     )
     quoted: bool | None = Field(
         None,
@@ -148,6 +151,19 @@ class CsvTexts(TextFiles):
         description="names of the columns in their order, for files whose first line is a row; absent: the first line"
         " has the names",
     )
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        """Take a backslash and a t for a tab: single quotes in YAML, and shells, leave them as they are."""
+        return "\t" if value == r"\t" else value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_byte(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in '"\r\n\0'):
+            raise ValueError(f"{value!r} can't be between columns; give a character of ASCII, such as ';' or '|'")
+        return value
 
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
