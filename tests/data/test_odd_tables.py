@@ -1,11 +1,16 @@
 """Tables and labels that are nearly right: each is read as it is meant, or refused in a line that names the fault."""
 
+import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.retrieval import corpus, write
 from tests.helpers.text_files import task
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.data import BeirFolder
 from tgt_ray.data.labels import label_names
 
 
@@ -65,3 +70,130 @@ def test_delimiters(tmp_path):
     for file in (tmp_path / "x").iterdir():
         file.write_text(file.read_text().replace(",", "\t"))
     assert task({**source, "delimiter": r"\t"}).load().labels("test").tolist() == [0, 1]
+
+
+def texts(*labels):
+    return [{"text": f"{label} {row}", "label": label} for row, label in enumerate(labels)]
+
+
+def parquet_texts(folder, **files):
+    """A source of Parquet files, in which these have other columns or another name."""
+    folder.mkdir(exist_ok=True)
+    for name, columns in {"train": None, "validation": None, "test": None, **files}.items():
+        if columns is not False:
+            table = pa.Table.from_pylist(texts(0, 1, 0, 1)) if columns is None else columns
+            (folder / name).parent.mkdir(exist_ok=True)
+            pq.write_table(table, folder / f"{name}.parquet")
+    return {"type": "parquet", "path": str(folder)}
+
+
+def test_a_shard_may_have_no_rows(tmp_path):
+    rows, nothing = pa.Table.from_pylist(texts(1, 0, 1, 0)), pa.table({"text": pa.nulls(0), "label": pa.nulls(0)})
+    shards = [f"train-0000{n}-of-00002" for n in range(2)]
+    source = parquet_texts(tmp_path / "x", train=False, **{shards[0]: rows, shards[1]: nothing})
+    assert task(source).load().labels("train").tolist() == [1, 0, 1, 0]
+    for each in shards:
+        pq.write_table(nothing, tmp_path / "x" / f"{each}.parquet")
+    with pytest.raises(ConfigError, match=r"train-\*-of-00002.parquet: holds no rows"):
+        task(source).load()
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation", "test"):
+        rows = "" if name == "train-00001-of-00002" else "".join(json.dumps(row) + "\n" for row in texts(0, 1, 0, 1))
+        (lines / f"{name}.jsonl").write_text(rows)
+    assert len(task({"type": "jsonl", "path": str(lines)}).load().tables["train"]) == 4
+    (lines / "test.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"test\.jsonl: holds no rows"):
+        task({"type": "jsonl", "path": str(lines)}).load()
+
+
+def test_folders_that_spark_writes(tmp_path):
+    rows, name = pa.Table.from_pylist(texts(1, 0, 1, 0)), "train.parquet/part-0000{}-5f3a-c000.snappy"
+    source = parquet_texts(tmp_path / "x", train=False, **{name.format(n): rows for n in range(2)})
+    (tmp_path / "x" / "train.parquet" / "_SUCCESS").write_text("")
+    assert task(source).load().labels("train").tolist() == [1, 0, 1, 0] * 2
+    for file in (tmp_path / "x" / "train.parquet").glob("part*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"train\.parquet is a folder without files of this kind"):
+        task(source).load()
+
+
+ODD = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "a pointer of Git LFS"),
+    "page": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
+    "gzip": (gzip.compress(b"text,label\na,0\n"), r"packed by gzip; call it .*\.gz"),
+    "zip": (b"PK\x03\x04\x14\x00\x06\x00", "a zip archive, as Excel"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_files_of_another_kind_are_named(tmp_path, what):
+    content, said = ODD[what]
+    for kind in ("csv", "jsonl", "parquet"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for split in ("train", "test"):
+            (folder / f"{split}.{kind}").write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"train\.{kind}: .*is {said}"):
+            task({"type": kind, "path": str(folder)}).load()
+    beir = write(tmp_path / "beir")
+    (beir / "corpus.parquet").unlink()
+    (beir / "corpus.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"corpus\.jsonl: is {said}"):
+        BeirFolder(path=str(beir)).scan()
+
+
+def test_rows_may_be_web_pages(tmp_path):
+    source = csv_texts(tmp_path / "x", "0101", columns=["text", "label"])
+    for file in (tmp_path / "x").iterdir():
+        file.write_text("".join(f"<html> {file.stem} {n},{n % 2}\n" for n in range(4)))
+    assert task(source).load().tables["test"]["text"][0].as_py() == "<html> test 0"
+
+
+def test_a_parquet_file_with_another_suffix(tmp_path):
+    source = parquet_texts(tmp_path / "x")
+    for file in (tmp_path / "x").iterdir():
+        file.rename(file.with_suffix(".csv"))
+    with pytest.raises(ConfigError, match=r"train\.csv: is a Parquet file; give it the suffix"):
+        task({**source, "type": "csv"}).load()
+
+
+def test_the_line_for_excel_is_named(tmp_path):
+    source = csv_texts(tmp_path / "x", "0101")
+    for file in (tmp_path / "x").iterdir():
+        file.write_text("sep=;\n" + file.read_text().replace(",", ";"))
+    with pytest.raises(ConfigError, match="begins with the line 'sep=;', which is for Excel alone; remove it"):
+        task(source).load()
+
+
+def corpus_lines(folder, *rows):
+    beir = write(folder)
+    (beir / "corpus.parquet").unlink()
+    (beir / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in (*corpus(), *rows)))
+    return BeirFolder(path=str(beir))
+
+
+def test_values_of_json_lines_are_refused_with_their_line(tmp_path):
+    rows = corpus()
+    with pytest.raises(ConfigError, match=rf"line {len(rows) + 1}: 'title' is a number \(2020\), expected a text"):
+        corpus_lines(tmp_path / "a", {"_id": "x", "title": 2020, "text": "y"}).scan()
+    with pytest.raises(ConfigError, match=rf"line {len(rows) + 1}: 'text' has .*, the first is '.ud800'"):
+        corpus_lines(tmp_path / "b", {"_id": "x", "title": "", "text": "\ud800"}).scan()
+    assert len(corpus_lines(tmp_path / "c", {"_id": 2**64, "text": "y"}).scan().documents) == len(rows) + 1
+    for kind in ("jsonl", "json"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        lines = [json.dumps(row) for row in texts(0, 1, 0, 1)]
+        for split in ("train", "validation", "test"):
+            rows = [*lines, '{"text": "a", "label": 1, "more": 1, "more": 2}']
+            (folder / f"{split}.{kind}").write_text("\n".join(rows) if kind == "jsonl" else f"[{','.join(rows)}]")
+        source = {"type": "jsonl", "path": str(folder)}
+        assert len(task(source).load().tables["train"]) == 5
+        rows = [*lines, '{"text": "a", "text": "b", "label": 1}']
+        (folder / f"train.{kind}").write_text("\n".join(rows) if kind == "jsonl" else f"[{','.join(rows)}]")
+        with pytest.raises(ConfigError, match=r"(line|entry) 5: the key 'text' is given twice"):
+            task(source).load()
+        rows = [*lines, f'{{"text": "a", "label": {2**64}}}']
+        (folder / f"train.{kind}").write_text("\n".join(rows) if kind == "jsonl" else f"[{','.join(rows)}]")
+        with pytest.raises(ConfigError, match=rf"(line|entry) 5: 'label' has .*, the first is {2**64}"):
+            task(source).load()

@@ -192,8 +192,15 @@ class TextSource(Source):
         - phase: counts files
         - labelled: whether rows have labels; otherwise there is no such column
         """
-        if raw.shards:
-            return pa.concat_tables([self._read(each, phase, labelled) for each in raw.shards])
+        # Tools that write in parallel leave shards without rows, whose columns need not have types.
+        tables = [self._read_file(each, phase, labelled, bool(raw.shards)) for each in raw.shards or (raw,)]
+        there = [table for table in tables if table is not None]
+        if not there:
+            raise ConfigError(f"{raw.where}: holds no rows")
+        return pa.concat_tables(there)
+
+    def _read_file(self, raw: RawTexts, phase: Phase, labelled: bool, shard: bool) -> pa.Table | None:
+        """Read one file as `_read` does; None for a shard that has no rows."""
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -201,7 +208,11 @@ class TextSource(Source):
         table = raw.read(list(columns.values()))
         phase.advance()
         if table.num_rows == 0:
+            if shard:
+                return None
             raise ConfigError(f"{raw.where}: holds no rows")
+        for key, name in columns.items():
+            self._check_type(raw, key, name)
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         if not labelled:
             return pa.table(out)
@@ -213,7 +224,7 @@ class TextSource(Source):
         return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
-        """Raise ConfigError where a column is missing, there twice, or of a type that doesn't fit its use."""
+        """Raise ConfigError where a column is missing or there twice."""
         found, at = raw.schema.names, f"task.data.{key}_column"
         if name not in found:
             texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
@@ -225,6 +236,10 @@ class TextSource(Source):
             raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
         if found.count(name) > 1:
             raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
+
+    def _check_type(self, raw: RawTexts, key: str, name: str) -> None:
+        """Raise ConfigError where a column's type doesn't fit its use."""
+        at = f"task.data.{key}_column"
         kind = raw.schema.field(name).type
         if key != "label" and not is_text(kind):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")

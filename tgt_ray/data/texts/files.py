@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -167,7 +168,8 @@ class CsvTexts(TextFiles):
 
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
-        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
+        head = self.columns is None
+        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "", page=head)
         self._check_head(source, delimiter, names)
         with readable(file, "CSV"):
             if self.quoted is not False:
@@ -194,6 +196,13 @@ class CsvTexts(TextFiles):
             return
         if not head or set(wanted) <= set(head):
             return
+        with source.lines() as lines:
+            first = lines.readline().strip()
+        if mark := re.fullmatch(r'"?sep=(.)"?', first):
+            raise ConfigError(
+                f"{file}: begins with the line {first!r}, which is for Excel alone; remove it, and set"
+                f" task.data.delimiter to {json.dumps(mark[1])} where that is not what the file's kind has"
+            )
         for other in DELIMITERS.replace(delimiter, ""):
             names = first_rows(source, other, self.quoted is not False)[0]
             if set(wanted) <= set(names) or (len(head) == 1 < len(names) and not looks_like_row([names], ())):
