@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -197,3 +198,46 @@ def test_values_of_json_lines_are_refused_with_their_line(tmp_path):
         (folder / f"train.{kind}").write_text("\n".join(rows) if kind == "jsonl" else f"[{','.join(rows)}]")
         with pytest.raises(ConfigError, match=rf"(line|entry) 5: 'label' has .*, the first is {2**64}"):
             task(source).load()
+
+
+def test_data_sets_that_were_not_saved_or_fetched_are_named(tmp_path):
+    folder = tmp_path / "hf"
+    rows = datasets.Dataset.from_list(texts(0, 1, 0, 1))
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(folder)
+    source = {"type": "huggingface", "path": str(folder)}
+    arrow, state, splits = (
+        next(folder.glob(name)) for name in ("train/*.arrow", "train/state.json", "dataset_dict.json")
+    )
+    for file, content, said in (
+        (splits, b"{}", r"dataset_dict\.json has no list 'splits'; save the data set again"),
+        (state, b"{}", r"state\.json has no list '_data_files'; save"),
+        (arrow, ODD["lfs"][0], r"\.arrow is a pointer of Git LFS"),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"cannot load the data set .*{said}"):
+            task(source).load()
+        file.write_bytes(before)
+    assert len(task(source).load().tables["test"]) == 4
+
+
+def test_judgements_with_another_suffix_are_named(tmp_path):
+    beir = write(tmp_path / "beir")
+    (beir / "qrels" / "test.parquet").rename(beir / "qrels" / "test.csv")
+    with pytest.raises(ConfigError, match=r"no file qrels/test .* in .*; there is test\.csv, which is not read"):
+        BeirFolder(path=str(beir)).scan()
+
+
+def test_a_text_with_two_labels_is_said(tmp_path, caplog):
+    source = csv_texts(tmp_path / "x", "0101")
+    task(source).load()
+    assert "more than one label" not in caplog.text
+    (tmp_path / "x" / "train.csv").write_text("text,label\na,0\nb,1\na,1\nb,0\nc,0\nc,0\n")
+    assert len(task(source).load().tables["train"]) == 6
+    assert "train.csv: 2 texts come with more than one label, the first in row 0, 'a'" in caplog.text
+
+
+def test_one_class_is_none(tmp_path):
+    for labels, names in (("00", None), ("aa", ["a"])):
+        with pytest.raises(ConfigError, match=r"train\.csv: column 'label' .* has one class alone; at least 2"):
+            task(csv_texts(tmp_path / "x", labels, labels, label_names=names)).load()

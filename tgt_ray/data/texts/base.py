@@ -151,10 +151,16 @@ class TextSource(Source):
             )
         where = {split: each.where for split, each in raw.items()}
         labels, num_classes = class_numbers(where, tables, self.label_column, names, may_be)
+        if num_classes < 2:
+            raise ConfigError(
+                f"{where['train']}: column '{self.label_column}' (task.data.label_column) has one class alone; at least"
+                " 2 are needed"
+            )
         rows = {
             split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
             for split, table in tables.items()
         }
+        _report_two_labels(where["train"], rows["train"])
         account = [entry for each in raw.values() for entry in each.left_out]
         for split, found in rows.items():
             account += _lost(raw[split].where, found, labels[split])
@@ -290,6 +296,20 @@ class TextSource(Source):
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
+
+
+def _report_two_labels(where: str, rows: TextRows) -> None:
+    """Log a warning where a text comes with more than one label: at most one of them can be learnt."""
+    known = rows.take(np.flatnonzero(rows.labels >= 0))
+    pairs = known.to_table().group_by(["text", "label"], use_threads=False).aggregate([("id", "min")])
+    counts = pairs.group_by("text", use_threads=False).aggregate([("label", "count"), ("id_min", "min")])
+    several = counts.filter(pc.greater(counts["label_count"], 1))
+    if len(several):
+        row = pc.min(several["id_min_min"]).as_py()
+        log.warning(
+            "%s: %d texts come with more than one label, the first in row %d, %r",
+            *(where, len(several), row, known.texts[int(np.searchsorted(known.ids, row))].as_py()[:BEGINNING]),
+        )
 
 
 def _lost(where: str, kept: TextRows, labels: np.ndarray) -> tuple[LeftOut, ...]:
