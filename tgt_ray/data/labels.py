@@ -7,15 +7,36 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.data.encoding import as_utf8
 
 #: Names of files beside the splits that list the classes, in the order of their numbers.
 NAMES = ("labels.json", "classes.txt")
+
+
+def _printable(name: str) -> str:
+    """Return the name of a class; ValueError where it is none."""
+    fault = _fault(name)
+    if fault:
+        raise ValueError(f"{cut(name)!r} can't name a class: it {fault}")
+    return name
+
+
+def _fault(name: str) -> str:
+    if not name.strip():
+        return "is empty"
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "has half a character (a surrogate)"
+    return ""
+
+
+#: The name of a class in settings; numbers are taken as texts.
+ClassName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_printable)]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, file: Path | str) -> np.ndarray:
@@ -75,6 +96,9 @@ def label_names(file: Path, instead: str = "") -> list[str]:
         if isinstance(name, bool) or not isinstance(name, str | int | float):
             raise ConfigError(f"{file}: entry {place} is {json.dumps(name)}; expected the name of class {place}")
     out = [str(name) for name in names]
+    for place, name in enumerate(out):
+        if fault := _fault(name):
+            raise ConfigError(f"{file}: entry {place} can't name a class: it {fault}")
     twice = [name for place, name in enumerate(out) if name in out[:place]]
     if twice:
         raise ConfigError(f"{file}: the name {twice[0]!r} comes twice; each class needs a name of its own")

@@ -196,7 +196,9 @@ def _candidates(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...])
     inner: dict[str, _Group] = {}
     for file in _visible(folder):
         if file.is_dir():
-            group = _inside(file, suffixes) if file.name.casefold() in names else None
+            # Spark writes a folder with the name of a file.
+            whole = kind_of(file) if kind_of(file)[1] in suffixes else (file.name, "")
+            group = _inside(file, whole[0], suffixes) if whole[0].casefold() in names else None
             if group is not None:
                 inner[file.name] = group
             continue
@@ -208,8 +210,11 @@ def _candidates(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...])
     return {**{group.files[min(group.files)].name: group for group in groups.values()}, **inner}
 
 
-def _inside(folder: Path, suffixes: tuple[str, ...]) -> _Group | None:
-    """Return the files in the folder of a split: shards, files with numbers for names, or others by their names."""
+def _inside(folder: Path, meant: str, suffixes: tuple[str, ...]) -> _Group | None:
+    """Return the files in the folder of a split: shards, files with numbers for names, or others by their names.
+
+    - meant: the name of the split or table
+    """
     files = [each for each in _visible(folder) if not each.is_dir() and kind_of(each)[1] in suffixes]
     if not files:
         return None
@@ -225,7 +230,7 @@ def _inside(folder: Path, suffixes: tuple[str, ...]) -> _Group | None:
     if len(sets) > 1:
         raise ConfigError(f"task.data.path: {folder} has both {' and '.join(sorted(sets.values()))}; keep one")
     (((name, count), _),) = sets.items()
-    group = _Group(folder, folder.name, name or folder.name, suffix, count)
+    group = _Group(folder, meant, name or meant, suffix, count)
     if not count and all(NUMBER.fullmatch(kind_of(file)[0]) for file in files):
         _check_numbers(folder, files)
     for place, (shard, file) in enumerate(zip(shards, files, strict=True)):
@@ -266,6 +271,9 @@ def _check_shards(folder: Path, name: str, count: int, files: dict[int, Path]) -
 
 
 def _absent(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> str:
+    empty = [each for name in names for end in suffixes if (each := folder / f"{name}{end}").is_dir()]
+    if empty:
+        return f"task.data.path: {empty[0]} is a folder without files of this kind"
     there = [each.name for each in folder.iterdir()]
     hint = nearest(names[0] + suffixes[0], there) if there else "the folder is empty"
     return f"task.data.path: no file {names[0]}{suffixes[0]} in {folder}; {hint}"

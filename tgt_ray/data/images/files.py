@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from tgt_ray.data.images.encoded import MISSING, EncodedImages, Scan
 from tgt_ray.data.images.folders import SPLIT_OF, Found, refuse_broken, split_folders, suffixes
 from tgt_ray.data.images.listed import read_table
 from tgt_ray.data.images.stamps import content_of, stamps
-from tgt_ray.data.labels import names_beside
+from tgt_ray.data.labels import ClassName, names_beside
 from tgt_ray.data.texts.labels import class_numbers
 
 #: A line of a list: a path, perhaps in quotes, then spaces, a tab, a comma or a semicolon, and a class number.
@@ -190,7 +190,7 @@ class ImageLists(ImageFiles):
         description="of tables: name of the column with the labels: integers from 0, or names of classes",
         json_schema_extra=SINCE_0_2,
     )
-    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+    label_names: tuple[ClassName, ...] | None = Field(
         None,
         min_length=1,
         description="names of the classes in the order of their numbers; absent: those of labels.json or classes.txt,"

@@ -22,6 +22,7 @@ from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import LeftOut, left_out, merged
 from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
+from tgt_ray.data.labels import ClassName
 from tgt_ray.data.subsets import Unlabelled
 from tgt_ray.data.texts.labels import FLOATS, class_numbers, without_minus_ones
 
@@ -93,7 +94,7 @@ class TextSource(Source):
         " are not pairs",
     )
     label_column: str = Field("label", description="name of the column with the labels: integers from 0, or names")
-    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+    label_names: tuple[ClassName, ...] | None = Field(
         None,
         min_length=1,
         description="names of the classes in the order of their numbers; needed where labels are names that the data"
@@ -165,10 +166,16 @@ class TextSource(Source):
             )
         where = {split: each.where for split, each in raw.items()}
         labels, num_classes = class_numbers(where, tables, self.label_column, names, may_be)
+        if num_classes < 2:
+            raise ConfigError(
+                f"{where['train']}: column '{self.label_column}' (task.data.label_column) has one class alone; at least"
+                " 2 are needed"
+            )
         rows = {
             split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
             for split, table in tables.items()
         }
+        _report_two_labels(where["train"], rows["train"])
         account = [entry for each in raw.values() for entry in each.left_out]
         for split, found in rows.items():
             account += _lost(raw[split].where, found, labels[split])
@@ -208,8 +215,15 @@ class TextSource(Source):
         - phase: counts files
         - labelled: whether rows have labels; otherwise there is no such column
         """
-        if raw.shards:
-            return pa.concat_tables([self._read(each, phase, labelled) for each in raw.shards])
+        # Tools that write in parallel leave shards without rows, whose columns need not have types.
+        tables = [self._read_file(each, phase, labelled, bool(raw.shards)) for each in raw.shards or (raw,)]
+        there = [table for table in tables if table is not None]
+        if not there:
+            raise ConfigError(f"{raw.where}: holds no rows")
+        return pa.concat_tables(there)
+
+    def _read_file(self, raw: RawTexts, phase: Phase, labelled: bool, shard: bool) -> pa.Table | None:
+        """Read one file as `_read` does; None for a shard that has no rows."""
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -217,7 +231,11 @@ class TextSource(Source):
         table = raw.read(list(columns.values()))
         phase.advance()
         if table.num_rows == 0:
+            if shard:
+                return None
             raise ConfigError(f"{raw.where}: holds no rows")
+        for key, name in columns.items():
+            self._check_type(raw, key, name)
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         if not labelled:
             return pa.table(out)
@@ -229,7 +247,7 @@ class TextSource(Source):
         return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
-        """Raise ConfigError where a column is missing, there twice, or of a type that doesn't fit its use."""
+        """Raise ConfigError where a column is missing or there twice."""
         found, at = raw.schema.names, f"task.data.{key}_column"
         if name not in found:
             texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
@@ -241,6 +259,10 @@ class TextSource(Source):
             raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
         if found.count(name) > 1:
             raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
+
+    def _check_type(self, raw: RawTexts, key: str, name: str) -> None:
+        """Raise ConfigError where a column's type doesn't fit its use."""
+        at = f"task.data.{key}_column"
         kind = raw.schema.field(name).type
         if key != "label" and not is_text(kind):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
@@ -291,6 +313,20 @@ class TextSource(Source):
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
+
+
+def _report_two_labels(where: str, rows: TextRows) -> None:
+    """Log a warning where a text comes with more than one label: at most one of them can be learnt."""
+    known = rows.take(np.flatnonzero(rows.labels >= 0))
+    pairs = known.to_table().group_by(["text", "label"], use_threads=False).aggregate([("id", "min")])
+    counts = pairs.group_by("text", use_threads=False).aggregate([("label", "count"), ("id_min", "min")])
+    several = counts.filter(pc.greater(counts["label_count"], 1))
+    if len(several):
+        row = pc.min(several["id_min_min"]).as_py()
+        log.warning(
+            "%s: %d texts come with more than one label, the first in row %d, %r",
+            *(where, len(several), row, known.texts[int(np.searchsorted(known.ids, row))].as_py()[:BEGINNING]),
+        )
 
 
 def _lost(where: str, kept: TextRows, labels: np.ndarray) -> tuple[LeftOut, ...]:

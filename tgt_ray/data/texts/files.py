@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
@@ -146,7 +147,10 @@ class CsvTexts(TextFiles):
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
+        None,
+        min_length=1,
+        max_length=1,
+        description="character between columns, of ASCII; absent: a comma, in .tsv files a tab; \\t is a tab as well",
     )
     quoted: bool | None = Field(
         None,
@@ -162,9 +166,23 @@ class CsvTexts(TextFiles):
         " has the names",
     )
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        """Take a backslash and a t for a tab: single quotes in YAML, and shells, leave them as they are."""
+        return "\t" if value == r"\t" else value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_byte(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in '"\r\n\0'):
+            raise ValueError(f"{value!r} can't be between columns; give a character of ASCII, such as ';' or '|'")
+        return value
+
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
-        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
+        head = self.columns is None
+        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "", page=head)
         self._check_head(source, delimiter, names)
         with readable(file, "CSV"):
             if self.quoted is not False:
@@ -191,6 +209,13 @@ class CsvTexts(TextFiles):
             return
         if not head or set(wanted) <= set(head):
             return
+        with source.lines() as lines:
+            first = lines.readline().strip()
+        if mark := re.fullmatch(r'"?sep=(.)"?', first):
+            raise ConfigError(
+                f"{file}: begins with the line {first!r}, which is for Excel alone; remove it, and set"
+                f" task.data.delimiter to {json.dumps(mark[1])} where that is not what the file's kind has"
+            )
         for other in DELIMITERS.replace(delimiter, ""):
             names = first_rows(source, other, self.quoted is not False)[0]
             if set(wanted) <= set(names) or (len(head) == 1 < len(names) and not looks_like_row([names], ())):
