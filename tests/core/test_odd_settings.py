@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.helpers.configs import experiment
+from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import load_yaml, parse_override
+from tgt_ray.sweeps.config import SweepConfig
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,57 @@ def test_tags_that_fit_are_read(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("a: !!bool yes\nb: !!float 3\nc: !!int 0x1f\nd: &d [1]\ne: [*d, *d]\n")
     assert load_yaml(file) == {"a": True, "b": 3.0, "c": 31, "d": [1], "e": [[1], [1]]}
+
+
+BIG = 9999999999999999999999999
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.steps", BIG),
+        ("train.steps", 10**9 + 1),
+        ("train.eval_every", BIG),
+        pytest.param("train.eval_every", 16**5000, id="digits"),
+        ("train.max_failures", -BIG),
+        ("train.workers", 2**21),
+        ("train.learning_rate", 1e300),
+        ("train.weight_decay", 1e300),
+        ("pool.window", 10**12),
+        ("pool.gpus_per_actor", 1e300),
+        ("student.widths", [8, BIG]),
+        ("teacher.labeler.pretrain.steps", BIG),
+        ("explorer", {"type": "random", "sigma": 1e300}),
+        ("explorer", {"type": "gradient", "sigma": 1e300}),
+        ("explorer", {"type": "gradient", "step_size": 1e300}),
+        ("explorer", {"type": "random-matched", "steps": 10**12}),
+        ("objective", {"type": "distillation", "temperature": 1e300}),
+        ("objective", {"type": "distillation", "posthoc_adjustment": 1e300}),
+        ("objective", {"type": "distillation", "conformal": {"gamma": 1e300}}),
+        ("objective", {"type": "lelp", "temperature": 1e300}),
+        ("objective", {"type": "consistency", "weight": 1e300}),
+        ("objective", {"type": "embed_distill", "temperature": 1e300}),
+        ("objective.label_loss", {"type": "logit_adjusted", "tau": 1e300}),
+    ],
+)
+def test_a_number_beyond_all_sense_is_refused(key, value):
+    with pytest.raises(ConfigError, match=key.split(".")[0]) as refused:
+        experiment((key, value))
+    assert "\n" not in str(refused.value) and "got" in str(refused.value)
+
+
+def test_large_numbers_that_make_sense_are_taken():
+    config = experiment(
+        ("train.steps", 10**9),
+        ("train.eval_every", 10**12),
+        ("train.max_failures", 10**9),
+        ("explorer", {"type": "random", "sigma": 1e6}),
+        ("objective", {"type": "distillation", "temperature": 1e6}),
+    )
+    assert config.train.steps == 10**9 and config.explorer.sigma == 1e6
+
+
+def test_a_space_with_integers_beyond_all_sense_is_refused():
+    for high in (99999999999999999999, 10**10):
+        with pytest.raises(ConfigError, match=r"space\.train\.steps"):
+            validate(SweepConfig, {"space": {"train.steps": {"integers": [1, high]}}})
