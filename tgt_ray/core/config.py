@@ -56,6 +56,13 @@ class Config(BaseModel):
                 raise PydanticCustomError(
                     "no_number", "'{key}' takes a number (got {value})", {"key": key, "value": str(value).lower()}
                 )
+            bounded = any(hasattr(each, "le") for each in cls.model_fields[key].metadata)
+            if not bounded and (big := _too_big(out[key])) is not None:
+                raise PydanticCustomError(
+                    "no_number",
+                    "'{key}': no setting takes so large an integer (got {value})",
+                    {"key": key, "value": str(big) if big.bit_length() < 256 else f"one of {big.bit_length()} bits"},
+                )
         return out
 
     @classmethod
@@ -95,6 +102,13 @@ def _is_number(annotation: Any) -> bool:
     """Return whether a field takes numbers, and neither true nor false: pydantic would take these for 1 and 0."""
     kinds = {annotation, *get_args(annotation)}
     return bool(kinds & {int, float}) and not kinds & {bool, Any}
+
+
+def _too_big(value: Any) -> int | None:
+    """Return an integer, perhaps of a list, that 64 bits don't hold: no library takes one."""
+    if isinstance(value, list):
+        return next((big for each in value if (big := _too_big(each)) is not None), None)
+    return value if isinstance(value, int) and not -(2**63) <= value < 2**63 else None
 
 
 def _plain(value: Any) -> Any:
