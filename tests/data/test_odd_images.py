@@ -15,7 +15,7 @@ from tests.data.test_image_tables import tables
 from tests.helpers.pictures import picture
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.data import ImageFolder, ParquetImages
+from tgt_ray.data import EncodedParquet, ImageFolder, ParquetImages
 from tgt_ray.data.images.encoded import LOWER_BITS, NOT_TURNED, decode
 from tgt_ray.data.labels import label_names
 
@@ -219,3 +219,41 @@ def test_deep_ppm_images_are_noted(kind, maximum, noted):
     notes: list[str] = []
     found = decode(f"{kind} 4 4 {maximum}\n".encode() + pixels, None, 3, notes.append)
     assert found[:2, 0, 0].tolist() == [0, 255] and notes == [LOWER_BITS] * noted
+
+
+@pytest.mark.parametrize("kind", [ParquetImages, EncodedParquet])
+@pytest.mark.parametrize("most", [2**31, 0])
+def test_shards_without_rows_are_counted(tmp_path, store, monkeypatch, kind, most):
+    monkeypatch.setattr("tgt_ray.data.images.parquet.MOST_IN_MEMORY", most)
+    rows = [(label % 2, picture(label % 2, label)) for label in range(24)]
+    own = [(label, encoded(image) if kind is EncodedParquet else image.tobytes()) for label, image in rows]
+    shards = {"train_00000_of_00003": [], "train_00001_of_00003": own, "train_00002_of_00003": []}
+    raw(tmp_path, **shards, test=own)
+    splits = kind(path=tmp_path).load(store)
+    assert len(splits.train) + len(splits.validation) == 24
+    found = {each.what: (each.count, each.first) for each in splits.left_out}
+    assert found == {"shards that hold no rows": (2, "train-00000-of-00003.parquet")}
+    raw(tmp_path, train_00001_of_00003=[])
+    with pytest.raises(ConfigError, match=r"train-00000-of-00003\.parquet: holds no rows"):
+        kind(path=tmp_path).scan()
+
+
+@pytest.mark.parametrize("kind", [ParquetImages, EncodedParquet])
+def test_labels_below_0_are_named(tmp_path, kind):
+    rows = [(label, encoded(picture(0, 0)) if kind is EncodedParquet else bytes(64)) for label in (1, -1, 1, -1)]
+    raw(tmp_path, train=rows, test=rows)
+    with pytest.raises(ConfigError, match=r"label -1 in row 1 is outside the class range 0\.\.1 \(2 such rows\)"):
+        kind(path=tmp_path).scan()
+
+
+def test_one_label_of_a_list_is_not_written_in_two_ways(folder):
+    source = lists(folder)
+    wanted = source.scan()
+    for split in ("train", "test", "validation"):
+        file = folder / f"{split}.txt"
+        file.write_text("".join(f"{line[:-1]}0{line[-1]}\n" for line in file.read_text().splitlines()))
+    np.testing.assert_array_equal(source.scan().labels["train"], wanted.labels["train"])
+    file = folder / "train.txt"
+    file.write_text(file.read_text().replace("01.png 00", "01.png 0"))
+    with pytest.raises(ConfigError, match=r"train\.txt: line 2: the label '0' is one number with '00'"):
+        source.scan()

@@ -305,7 +305,7 @@ class ImageLists(ImageFiles):
 
     def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
         """Return number of the line, path and label of each image of a list."""
-        rows = []
+        rows, words = [], dict[int, str]()
         with concerning(f"task.data.{split}"):
             text = as_utf8(file).text()
         for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
@@ -320,7 +320,14 @@ class ImageLists(ImageFiles):
                     f" begins with a line that has {self.file_column} and {self.label_column} (task.data.file_column,"
                     " label_column)"
                 )
-            rows.append((number, self._place(file, "line", number, found["name"]), int(found["label"][:18])))
+            label = int(found["label"][:18])
+            word = words.setdefault(label, found["label"])
+            if word != found["label"]:
+                raise ConfigError(
+                    f"{file}: line {number}: the label {cut(found['label'], 40)!r} is one number with"
+                    f" {cut(word, 40)!r} of a line before; write them alike, or give numbers of their own"
+                )
+            rows.append((number, self._place(file, "line", number, found["name"]), label))
         if not rows:
             raise ConfigError(f"{file}: holds no lines")
         return rows

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.account import LeftOut
+from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
@@ -284,7 +284,20 @@ def _files(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str], tuple[
     names, beside = names_beside(found.folders)
     # Folders are left to the rows, which may name files in them.
     left = found.left_out(beside, no_split(SUFFIXES), folders=False)
-    return {split: parts.files for split, parts in found.parts.items()}, names, left
+    files, empty = {}, []
+    for split, parts in found.parts.items():
+        # Spark writes shards without rows; where all are, the split is empty.
+        files[split] = tuple(file for file in parts.files if _rows_in(file) != 0) or parts.files[:1]
+        empty += [file.relative_to(folder).as_posix() for file in parts.files if file not in files[split]]
+    return files, names, (*left, *left_out("shards that hold no rows", empty))
+
+
+def _rows_in(file: Path) -> int | None:
+    """Return how many rows a Parquet file has; None where it can't be read, which reading it reports."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError, UnicodeError):
+        return None
 
 
 def _source(files: Sequence[Path]) -> Path | str:
