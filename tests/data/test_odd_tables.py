@@ -103,6 +103,18 @@ def test_a_shard_may_have_no_rows(tmp_path):
         rows = "" if name == "train-00001-of-00002" else "".join(json.dumps(row) + "\n" for row in texts(0, 1, 0, 1))
         (lines / f"{name}.jsonl").write_text(rows)
     assert len(task({"type": "jsonl", "path": str(lines)}).load().tables["train"]) == 4
+    for kind, content in (("csv", "text,label\n"), ("json", "[]")):
+        folder = tmp_path / f"{kind} {len(content)}"
+        csv_texts(folder, "0101")
+        if kind == "json":
+            for file in folder.iterdir():
+                rows = [dict(zip(("text", "label"), line.split(","), strict=True)) for line in file.open()][1:]
+                file.write_text(json.dumps(rows))
+                file.rename(file.with_suffix(".json"))
+        (folder / f"train.{kind}").rename(folder / f"train-00000-of-00002.{kind}")
+        (folder / f"train-00001-of-00002.{kind}").write_text(content)
+        source = {"type": kind.replace("json", "jsonl"), "path": str(folder)}
+        assert task(source).load().labels("train").tolist() == [0, 1, 0, 1]
     (lines / "test.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"test\.jsonl: holds no rows"):
         task({"type": "jsonl", "path": str(lines)}).load()
