@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.retrieval import corpus, write
 from tests.helpers.text_files import task
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.data import BeirFolder
+from tgt_ray.data import BeirFolder, ImageLists
 from tgt_ray.data.labels import label_names
 
 
@@ -103,6 +103,18 @@ def test_a_shard_may_have_no_rows(tmp_path):
         rows = "" if name == "train-00001-of-00002" else "".join(json.dumps(row) + "\n" for row in texts(0, 1, 0, 1))
         (lines / f"{name}.jsonl").write_text(rows)
     assert len(task({"type": "jsonl", "path": str(lines)}).load().tables["train"]) == 4
+    for kind, content in (("csv", "text,label\n"), ("json", "[]")):
+        folder = tmp_path / f"{kind} {len(content)}"
+        csv_texts(folder, "0101")
+        if kind == "json":
+            for file in folder.iterdir():
+                rows = [dict(zip(("text", "label"), line.split(","), strict=True)) for line in file.open()][1:]
+                file.write_text(json.dumps(rows))
+                file.rename(file.with_suffix(".json"))
+        (folder / f"train.{kind}").rename(folder / f"train-00000-of-00002.{kind}")
+        (folder / f"train-00001-of-00002.{kind}").write_text(content)
+        source = {"type": kind.replace("json", "jsonl"), "path": str(folder)}
+        assert task(source).load().labels("train").tolist() == [0, 1, 0, 1]
     (lines / "test.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"test\.jsonl: holds no rows"):
         task({"type": "jsonl", "path": str(lines)}).load()
@@ -151,6 +163,31 @@ def test_rows_may_be_web_pages(tmp_path):
     assert task(source).load().tables["test"]["text"][0].as_py() == "<html> test 0"
 
 
+def test_packed_files_and_lines_may_be_of_another_kind(tmp_path):
+    source = csv_texts(tmp_path / "x", "0101")
+    (tmp_path / "x" / "unlabelled.txt").write_text("<html> is a tag\n<b> as well\n")
+    assert len(task(source, unlabelled="anchors").load().tables["unlabelled"]) == 2
+    (tmp_path / "x" / "train.csv").rename(tmp_path / "x" / "train.csv.gz")
+    (tmp_path / "x" / "train.csv.gz").write_bytes(ODD["lfs"][0])
+    with pytest.raises(ConfigError, match=r"train\.csv\.gz: is a pointer of Git LFS"):
+        task(source).load()
+
+
+def test_lists_of_images_have_labels_of_one_form(tmp_path):
+    lists = {"train": "train.csv", "test": "train.csv"}
+    for labels, names, said in (
+        (("0", "00", "1", "1"), None, "has the labels '0' and '00', which are one number"),
+        ("0101", ("1", "2"), "label '0' in row 0 .* none of the class names"),
+    ):
+        rows = [f"{n}.png,{label}\n" for n, label in enumerate(labels)]
+        (tmp_path / "train.csv").write_text("file_name,label\n" + "".join(rows))
+        with pytest.raises(ConfigError, match=said):
+            ImageLists(path=str(tmp_path), label_names=names, **lists).scan()
+    (tmp_path / "train.txt").write_text("0.png 0\n1.png 1\n")
+    with pytest.raises(ConfigError, match=r"label '0' in row 0 .* none of the class names"):
+        ImageLists(path=str(tmp_path), label_names=("1", "2"), train="train.txt", test="train.txt").scan()
+
+
 def test_a_parquet_file_with_another_suffix(tmp_path):
     source = parquet_texts(tmp_path / "x")
     for file in (tmp_path / "x").iterdir():
@@ -165,6 +202,8 @@ def test_the_line_for_excel_is_named(tmp_path):
         file.write_text("sep=;\n" + file.read_text().replace(",", ";"))
     with pytest.raises(ConfigError, match="begins with the line 'sep=;', which is for Excel alone; remove it"):
         task(source).load()
+    with pytest.raises(ConfigError, match="for Excel alone"):
+        task({**source, "delimiter": ";", "columns": ["text", "label"]}).load()
 
 
 def corpus_lines(folder, *rows):

@@ -67,8 +67,6 @@ def open_json(file: Path) -> Utf8:
         whole = json.loads(source.text(), object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as err:
         raise ConfigError(f"{file}: not a readable JSON file ({err})") from err
-    if not whole:
-        raise ConfigError(f"{file}: holds no rows")
     for number, row in enumerate(whole, start=1):
         if not isinstance(row, dict):
             raise ConfigError(f"{file}: entry {number} is not a JSON object: {cut(json.dumps(row), 80)!r}")

@@ -203,12 +203,6 @@ class CsvTexts(TextFiles):
         file, wanted = source.file, list(self._as_texts)
         rows = first_rows(source, delimiter, self.quoted is not False)
         head = rows[0] if rows else []
-        if self.columns is not None:
-            if set(head) >= set(wanted):
-                raise ConfigError(f"task.data.columns: {file} has these names in its first line; leave columns out")
-            return
-        if not head or set(wanted) <= set(head):
-            return
         with source.lines() as lines:
             first = lines.readline().strip()
         if mark := re.fullmatch(r'"?sep=(.)"?', first):
@@ -216,6 +210,12 @@ class CsvTexts(TextFiles):
                 f"{file}: begins with the line {first!r}, which is for Excel alone; remove it, and set"
                 f" task.data.delimiter to {json.dumps(mark[1])} where that is not what the file's kind has"
             )
+        if self.columns is not None:
+            if set(head) >= set(wanted):
+                raise ConfigError(f"task.data.columns: {file} has these names in its first line; leave columns out")
+            return
+        if not head or set(wanted) <= set(head):
+            return
         for other in DELIMITERS.replace(delimiter, ""):
             names = first_rows(source, other, self.quoted is not False)[0]
             if set(wanted) <= set(names) or (len(head) == 1 < len(names) and not looks_like_row([names], ())):
