@@ -155,3 +155,13 @@ def test_a_space_with_integers_beyond_all_sense_is_refused():
     for high in (99999999999999999999, 10**10):
         with pytest.raises(ConfigError, match=r"space\.train\.steps"):
             validate(SweepConfig, {"space": {"train.steps": {"integers": [1, high]}}})
+
+
+@pytest.mark.parametrize("key", ["student", "teacher.labeler", "teacher.generator"])
+def test_widths_that_no_memory_holds_are_refused(key):
+    kind = "conv_autoencoder" if key == "teacher.generator" else "conv"
+    with pytest.raises(
+        ConfigError, match=rf"{key}\.widths: .* are 7\.7e\+10 weights .* 288 GiB; the most is 4\.3e\+09"
+    ):
+        experiment((key, {"type": kind, "widths": [65536, 65536, 65536]}))
+    assert experiment((key, {"type": kind, "widths": [8192, 8192, 16, 65536]}))
