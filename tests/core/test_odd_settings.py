@@ -6,6 +6,8 @@ from tests.helpers.configs import experiment
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import load_yaml, parse_override
+from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.config import SweepConfig
 
 
@@ -155,3 +157,37 @@ def test_a_space_with_integers_beyond_all_sense_is_refused():
     for high in (99999999999999999999, 10**10):
         with pytest.raises(ConfigError, match=r"space\.train\.steps"):
             validate(SweepConfig, {"space": {"train.steps": {"integers": [1, high]}}})
+
+
+@pytest.mark.parametrize("key", ["student", "teacher.labeler", "teacher.generator"])
+def test_widths_that_no_memory_holds_are_refused(key):
+    kind = "conv_autoencoder" if key == "teacher.generator" else "conv"
+    with pytest.raises(
+        ConfigError, match=rf"{key}\.widths: .* are 7\.7e\+10 weights .* 288 GiB; the most is 4\.3e\+09"
+    ):
+        experiment((key, {"type": kind, "widths": [65536, 65536, 65536]}))
+    assert experiment((key, {"type": kind, "widths": [8192, 8192, 16, 65536]}))
+
+
+def test_a_storage_whose_name_is_not_utf8_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--storage .*a.udce9: the folder's name is not UTF-8"):
+        Storage(f"{tmp_path}/a\udce9")
+    with pytest.raises(ConfigError, match="--storage "):
+        Storage(f"file://{tmp_path}/a\udce9")
+    assert Storage(f"{tmp_path}/\u00e9").exists() is False
+
+
+@pytest.mark.parametrize(
+    ("below", "says"), [("", "FILE: is a file; give a folder"), ("/x/y", r"cannot write there \(.*FILE is a file\)")]
+)
+def test_a_file_in_the_place_of_the_storage_is_named(below, says, tmp_path):
+    (tmp_path / "FILE").touch()
+    with pytest.raises(ConfigError, match=f"--storage .*{says}"):
+        Storage(f"{tmp_path}/FILE{below}").check_writable()
+    with pytest.raises(ConfigError, match=f"--storage .*{says}"):
+        api.read_data({}, f"{tmp_path}/FILE{below}")
+
+
+def test_a_storage_that_is_not_there_yet_is_no_fault(tmp_path):
+    Storage(tmp_path / "a" / "b").check_folder()
+    assert list(tmp_path.iterdir()) == []

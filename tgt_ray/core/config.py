@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -120,6 +121,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
+#: Weights of a network above which its widths are a slip of the pen: 16 GiB of them, and as much for each gradient.
+MOST_WEIGHTS = 2**32
+
+
+def _few_weights(widths: tuple[int, ...]) -> tuple[int, ...]:
+    weights = sum(9 * one * other for one, other in pairwise(widths))  # 3x3 convolutions
+    if weights > MOST_WEIGHTS:
+        named = ", ".join(map(str, widths[:5]))
+        raise ValueError(
+            f"{named} are {weights:.1e} weights of 3x3 convolutions, {4 * weights / 2**30:,.0f} GiB;"
+            f" the most is {MOST_WEIGHTS:.1e}"
+        )
+    return widths
+
+
 def _whole(path: Path) -> Path:
     try:
         whole = path.expanduser().absolute()
@@ -155,6 +171,8 @@ def folders_of(config: Config) -> dict[str, str]:
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 #: Width of a layer; more is a slip of the pen.
 Width = Annotated[int, Field(ge=1, le=2**16)]
+#: Widths of the layers of a network, one after the other.
+Widths = Annotated[tuple[Width, ...], AfterValidator(_few_weights)]
 #: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.

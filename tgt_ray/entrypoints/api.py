@@ -241,6 +241,7 @@ def read_data(
         config.check_files()
         scan = config.task.scan()
         root = Storage(storage if storage is not None else default_storage())
+        root.check_folder()
         return config.task, _read(config, [config.objective], scan, root, in_this_process)
 
 
