@@ -106,6 +106,7 @@ def test_the_record_says_what_was_run(result):
     assert result.record["teacher"]["labeler"]["reused"] is True
 
 
+@pytest.mark.slow
 def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_trials(ray_cluster, prepared, storage):
     values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]
     config = SweepConfig.model_validate(
