@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.storages import storage_at
 from tgt_ray.core import claims
 from tgt_ray.core.claims import LOCK, claimed, taken
 from tgt_ray.core.errors import ConfigError
@@ -16,11 +17,7 @@ from tgt_ray.core.storage import Storage
 
 @pytest.fixture(params=["folder", "other file system"])
 def storage(request, tmp_path) -> Storage:
-    out = Storage(tmp_path)
-    out.is_local = request.param == "folder"
-    if not out.is_local:
-        (tmp_path / "a").mkdir()  # an object store has no folders to be made
-    return out
+    return storage_at(tmp_path, request.param == "folder", "a")
 
 
 def test_a_second_command_is_refused_while_the_first_prepares_and_after_it_has_begun(tmp_path):

@@ -77,7 +77,19 @@ def test_a_phase_ends_also_where_its_work_fails(clock):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (3, "3 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (119, "1 min 59 s"),
+        (200, "3 min 20 s"),
+        (600, "10 min"),
+        (7500, "2 h 5 min"),
+        (9000, "2 h 30 min"),
+        (1e6, "11 d 13 h"),
+    ],
 )
 def test_durations(seconds, said):
     assert duration(seconds) == said

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,3 +162,17 @@ def test_drafts_of_dead_processes_are_removed_and_no_others(tmp_path):
     assert not dead.exists() and not of_older_version.exists()
     assert all(file.exists() for file in (alive, fresh, *others))
     assert Storage(tmp_path / "none").remove_drafts() == 0 and not (tmp_path / "none").exists()
+
+
+def test_a_copied_folder_is_read_whatever_its_name(tmp_path):
+    """A run may be called by 16 digits, as dates are; only what we name by its content has a name that counts."""
+    storage = Storage(tmp_path)
+    storage.write(b'{"a": 1}', "2026112812080900", "record.json")
+    shutil.copytree(tmp_path / "2026112812080900", tmp_path / "copy")
+    shutil.copytree(tmp_path / "2026112812080900", tmp_path / "2026112812080901")
+    for name in ("copy", "2026112812080901"):
+        assert b'"a": 1' in storage.read(name, "record.json")
+    storage.write(b'{"a": 1}', "data_cache", "2026112812080900", "record.json")
+    shutil.copytree(tmp_path / "data_cache" / "2026112812080900", tmp_path / "data_cache" / "2026112812080901")
+    with pytest.raises(Damaged):
+        storage.read("data_cache", "2026112812080901", "record.json")

@@ -77,6 +77,39 @@ def test_names_give_classes_their_order(folder):
     assert tables(folder, "csv").scan().key != tables(folder, "csv", label_names=CLASSES).scan().key
 
 
+def test_names_may_be_written_with_their_numbers(folder):
+    (folder / "labels.json").write_text(json.dumps({"1": "blue", "0": "red", "2": "green"}))
+    assert tables(folder, "csv").scan().class_names == ["red", "blue", "green"]
+    source = tables(folder, "csv", names=False)
+    assert source.scan().class_names == ["red", "blue", "green"]
+    for split in COUNTS:
+        lines = [f"{row['file_name']} {row['label']}" for row in rows(folder, split, names=False)]
+        (folder / f"{split}.csv").write_text("\n".join(lines))
+    assert source.scan().class_names == ["red", "blue", "green"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        *(
+            (
+                content,
+                r'expected a list .* as in \{"0": "cat", "1": "dog"\}; mend it, or set task\.data\.label_names, with',
+            )
+            for content in ('{"0": "red", "2": "blue"}', '{"red": 0, "blue": 1}', '{"1": "red", "2": "blue"}', "{}")
+        ),
+        ('{"0": "red", "1": null}', "entry 1 is null"),
+        ('{"0": "red", "1": "red"}', "the name 'red' comes twice"),
+        ('{"0": "red", "0": "blue"}', "the key '0' comes twice; each class needs a number of its own"),
+    ],
+)
+def test_names_without_all_their_numbers_are_refused(folder, content, says):
+    (folder / "labels.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"^\S*labels\.json: {says}"):
+        tables(folder, "csv").scan()
+    assert tables(folder, "csv", label_names=CLASSES).scan().class_names == CLASSES
+
+
 def test_columns_have_the_names_that_settings_say_and_text_lists_may_come_with_them(folder):
     source = tables(folder, "csv", file_column="photo", label_column="kind", validation="validation.txt")
     for split in ("train", "test"):

@@ -59,7 +59,8 @@ def test_a_run_that_diverges_fails_with_its_reason(ray_cluster, prepared, storag
         api.run(config, storage=storage.root, name="diverges")
 
 
-@pytest.mark.parametrize("begun_locally", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("begun_locally", [True, False])
 def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
     begun_locally, off_policy, prepared, storage, monkeypatch
 ):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.helpers.storages import storage_at
 from tgt_ray.core import progress
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.storage import Storage
@@ -60,11 +61,7 @@ def test_what_libraries_write_to_stderr_lies_in_a_file_that_is_named(tmp_path, c
 
 @pytest.fixture(params=["folder", "other file system"])
 def storage(request, tmp_path) -> Storage:
-    out = Storage(tmp_path)
-    out.is_local = request.param == "folder"
-    if not out.is_local:
-        (tmp_path / "logs").mkdir()  # an object store has no folders to be made
-    return out
+    return storage_at(tmp_path, request.param == "folder", "logs")
 
 
 def test_a_second_run_of_that_name_adds_to_the_file_and_silence_leaves_none(storage, tmp_path, fresh):

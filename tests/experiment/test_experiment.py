@@ -3,7 +3,7 @@
 from tests.helpers.configs import again, refusal
 from tests.helpers.places import ROOT
 from tests.helpers.pretrained import NAME, config
-from tgt_ray.core.config import validate
+from tgt_ray.core.config import as_stored, validate
 from tgt_ray.core.loading import load_yaml
 from tgt_ray.experiment.experiment import Experiment
 
@@ -59,3 +59,11 @@ def test_settings_of_labelers_that_count_are_taken():
         {"type": "transformers", "path": "a", "probe": {"l2": 0.1}, "pretrain": {"steps": 500}},
     ):
         config(teacher__labeler=labeler)
+
+
+def test_what_an_earlier_version_has_taken_and_stored_is_read():
+    """Nobody can take a setting out of a student's file."""
+    timm = {"type": "timm", "name": NAME, "pretrained": True, "pretrain": {"steps": 9}}
+    with as_stored():
+        assert validate(Experiment, {"teacher": {"labeler": timm}}).teacher.labeler.pretrain.steps == 9
+    assert "has no effect" in refusal(Experiment, {"teacher": {"labeler": timm}})

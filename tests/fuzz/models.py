@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 import transformers as t
 from torch import Tensor, nn
 
+from tests.fuzz.runs import scratch
 from tests.helpers.text_models import TEXTS, WIDTH, rows, save_t5
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.models.students import TextEncoderStudent, TimmStudent
@@ -73,9 +71,7 @@ class Base:
 
 @functools.cache
 def root() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-models-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return scratch("models")
 
 
 @functools.cache

@@ -1,6 +1,10 @@
 """How many cases the fuzzers try: some hundred by default, thousands with `make test-all`."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,3 +37,10 @@ def fuzzed(few: int = FEW, many: int = MANY) -> Callable[[Callable[..., Any]], C
         return sized
 
     return decorate
+
+
+def scratch(name: str) -> Path:
+    """A folder for what all cases of this process start from; it is removed at the process's end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

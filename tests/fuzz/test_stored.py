@@ -4,11 +4,12 @@ WHAT says beforehand which is which. No damage may end in a traceback or in anot
 has no room for a checksum.
 """
 
-import atexit
 import functools
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.runs import fuzzed
+from tests.fuzz.runs import fuzzed, scratch
 from tests.fuzz.test_folders import image
 from tests.fuzz.test_settings import one_line
 from tests.helpers.experiments import changed, short, tiny
@@ -57,8 +58,7 @@ def what(name: str) -> str:
 @functools.cache
 def original() -> Path:
     """A storage with a finished run on images of a folder, and with what a second experiment has prepared."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-stored-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch("stored")
     number = 0
     for split, count in (("train", 12), ("validation", 6), ("test", 6)):
         for label in ("cat", "cow", "dog"):
@@ -166,13 +166,19 @@ def asked(call: Any, by: str, touched: list[str]) -> Any:
         raise Refused from err
 
 
+@contextmanager
+def damaged_copy(draw: Any) -> Iterator[tuple[Path, str, Any]]:
+    """A copy of the storage in which something is damaged: its folder, how, and which files."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Path(shutil.copytree(original() / "storage", Path(folder) / "storage"))
+        yield storage, *damaged(storage, draw)
+
+
 @fuzzed(few=60)
 @given(st.data())
 def test_damaged_files_are_made_again_or_refused_and_give_no_other_result(data):
     whole = before()
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Path(shutil.copytree(original() / "storage", Path(folder) / "storage"))
-        how, touched = damaged(storage, data.draw)
+    with damaged_copy(data.draw) as (storage, how, touched):
         said = Said()
         logging.getLogger("tgt_ray").addHandler(said)
         try:
@@ -222,9 +228,7 @@ def test_files_in_each_other_s_place_have_failed(one, other, tmp_path):
 @given(st.data())
 def test_runs_on_a_damaged_storage_end_with_the_same_student(data):
     whole = before()
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Path(shutil.copytree(original() / "storage", Path(folder) / "storage"))
-        how, touched = damaged(storage, data.draw)
+    with damaged_copy(data.draw) as (storage, how, touched):
         config = experiment(original())
         if data.draw(st.booleans(), label="resume"):
             try:
@@ -247,9 +251,7 @@ def test_runs_on_a_damaged_storage_end_with_the_same_student(data):
 @given(st.data())
 def test_a_report_of_damaged_records_is_refused_or_the_same(data):
     whole = before()
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Path(shutil.copytree(original() / "storage", Path(folder) / "storage"))
-        how, touched = damaged(storage, data.draw)
+    with damaged_copy(data.draw) as (storage, how, touched):
         try:
             page = asked(lambda: report([Storage(storage / "a")]), "report", touched)
         except Refused:

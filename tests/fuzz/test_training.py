@@ -1,9 +1,7 @@
 """Good experiments of all kinds of tasks, objectives, explorers and students train to their end in this process."""
 
-import atexit
 import functools
 import math
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.models import TIMM, bases
-from tests.fuzz.runs import fuzzed
+from tests.fuzz.runs import fuzzed, scratch
 from tests.helpers import retrieval, text_runs
 from tests.helpers.experiments import TINY, changed
 from tgt_ray.entrypoints import api
@@ -67,9 +65,7 @@ CHEAP = {"fit_check.rows": 8, "fit_check.minimum": 0, "fit_check.minimum_explore
 
 @functools.cache
 def root() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-training-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return scratch("training")
 
 
 @functools.cache

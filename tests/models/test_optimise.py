@@ -1,8 +1,10 @@
 """A training that was stopped goes on where it was, and gives the same weights."""
 
+import io
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import text_runs
 from tests.helpers.experiments import tiny
@@ -105,6 +107,37 @@ def test_a_damaged_state_is_named_and_training_begins_anew(images, tmp_path, sto
         file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2] if how == "cut" else b"")
     assert identities(made(images, storage)) == identities(whole)
     assert sum(str(file) in line and "the labeler begins anew" in line for line in caplog.messages) == 1
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("state", [{"step": 1}, {"step": 1, "seconds": 0.0, "model": 3}, [1, 2], "no model"])
+def test_what_is_no_state_of_a_training_is_named_and_training_begins_anew(tmp_path, caplog, state):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, optimise.warmup_cosine(1, 5))
+    parts = optimise._Parts(model, optimizer, schedule, torch.Generator())
+    if state == "no model":
+        state = {"step": 1, "seconds": 0.0, **parts.state()}
+        del state["model"]
+    content = io.BytesIO()
+    torch.save(state, content)
+    Storage(tmp_path).write(content.getvalue(), "l.pt")
+    assert Training("pretraining", Storage(tmp_path), "l.pt").begin(parts) == 0
+    (line,) = caplog.messages
+    assert line == f"{tmp_path / 'l.pt'}: is of another version or model; pretraining begins anew"
+
+
+def test_a_state_that_another_process_removes_at_the_same_time_is_no_error(tmp_path, monkeypatch):
+    def exists(self, *parts, original=Storage.exists):
+        there = original(self, *parts)
+        Path(self.path(*parts)).unlink(missing_ok=True)
+        return there
+
+    monkeypatch.setattr(Storage, "exists", exists)
+    storage, file = Storage(tmp_path), tmp_path / "l.pt"
+    storage.write(b"state", file.name)
+    Training("pretraining", storage, file.name).end()
+    Training("pretraining", storage, file.name).end()
     assert not file.exists()
 
 

@@ -106,6 +106,7 @@ def test_the_record_says_what_was_run(result):
     assert result.record["teacher"]["labeler"]["reused"] is True
 
 
+@pytest.mark.slow
 def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_trials(ray_cluster, prepared, storage):
     values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]
     config = SweepConfig.model_validate(
@@ -120,6 +121,7 @@ def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_tria
     assert (table.test_balanced_accuracy > 30).all(), "10 by chance"
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_gives_its_place_back(ray_cluster, prepared, storage):
     from ray.util.placement_group import placement_group_table
 

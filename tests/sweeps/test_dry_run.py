@@ -7,6 +7,7 @@ from tests.helpers.retrieval import experiment as retrieval
 from tests.helpers.text_runs import experiment as texts
 from tgt_ray.core.config import validate
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps import dry_run, forecast
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.forecast import Step
@@ -71,3 +72,9 @@ def test_texts_are_measured_as_they_are(sentences):
 def test_documents_are_counted(beir, encoder):
     lines = plan(retrieval(beir, encoder), space={"train.synthetic_ratio": {"uniform": [0.1, 0.9]}})
     assert "documents once" in starting(lines, "teacher: labels") and "measured here" in starting(lines, "time:")
+
+
+def test_rows_that_are_held_out_for_calibration_are_asked_about_too(monkeypatch):
+    monkeypatch.setattr(forecast, "measure", lambda *args: Step(0.01, 10_000, 5))
+    lines = plan(Experiment(), ("objective.conformal.gamma", 2))
+    assert "(train 272, calibration 67)" in starting(lines, "teacher: labels 339 rows")

@@ -202,3 +202,15 @@ def test_what_follows_from_other_files_is_written_anew(folder, caplog):
     assert all(json.loads(folder.read("tune", name, "params.json")) == values[name] for name in ("done", "stopped"))
     assert "callback-states-2026.pkl: is damaged" in caplog.text and "params.json: is damaged" in caplog.text
     assert mend(SWEEP, folder)
+
+
+def test_a_sweep_whose_folder_was_renamed_keeps_its_study(folder, tmp_path):
+    wanted, content = facts(study(folder)), journal(folder).read_bytes()
+    Path(folder.base).rename(tmp_path / "other")
+    renamed = Storage(tmp_path / "other")
+    assert mend(SWEEP, renamed)
+    assert journal(renamed).read_bytes() == content
+    assert facts(make_search(SWEEP, renamed, resume=True)._ot_study) == wanted
+    note_failure(renamed, "running", "lost")
+    journal(renamed).write_bytes(journal(renamed).read_bytes()[:-20])
+    assert mend(SWEEP, renamed), "also where its journal is cut off"

@@ -69,6 +69,18 @@ def test_nothing_changes_where_nobody_asks(folder):
     assert with_calibration(text_task(folder), data, 0) is data
 
 
+@pytest.mark.parametrize(("settings", "warned"), [({}, False), ({"fraction": 0.5}, True), ({"seed": 1}, True)])
+def test_settings_for_rows_that_nobody_needs_are_said_to_have_no_effect(folder, caplog, settings, warned):
+    mine = text_task(folder, calibration=settings)
+    data = mine.load()
+    caplog.clear()
+    with_calibration(mine, data, 9)
+    assert not caplog.records
+    with_calibration(mine, data, 0)
+    expected = "task.calibration: has no effect, since no run or trial has objective.conformal; leave it out"
+    assert caplog.messages == [expected] * warned
+
+
 def test_too_few_are_refused_with_their_number(folder):
     mine = text_task(folder, calibration={"fraction": 0.1})
     expected = (

@@ -2,22 +2,12 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from tests.helpers.retrieval import corpus, write
 from tests.helpers.text_files import task
 from tgt_ray.core.config import validate
 from tgt_ray.core.texts import SEPARATOR, as_read, to_bytes, to_texts
-from tgt_ray.tasks import Retrieval, retrieval, text_classification
-
-
-@pytest.fixture
-def learnt(monkeypatch):
-    """The texts that vocabularies are learnt from."""
-    seen = []
-    for module in (retrieval, text_classification):
-        monkeypatch.setattr(module, "corpus_vocabulary", lambda texts, *more: seen.extend(texts) or "{}")
-    return seen
+from tgt_ray.tasks import Retrieval
 
 
 def test_texts_are_as_rows_of_bytes_have_them():

@@ -9,16 +9,7 @@ from tests.helpers.text_files import task
 from tgt_ray.core.config import validate
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
-from tgt_ray.tasks import Retrieval, retrieval, text_classification
-
-
-@pytest.fixture
-def learnt(monkeypatch):
-    """The texts that vocabularies are learnt from."""
-    seen = []
-    for module in (retrieval, text_classification):
-        monkeypatch.setattr(module, "corpus_vocabulary", lambda texts, *more: seen.extend(texts) or "{}")
-    return seen
+from tgt_ray.tasks import Retrieval
 
 
 @pytest.fixture

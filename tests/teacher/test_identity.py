@@ -5,20 +5,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.helpers.experiments import tiny
 from tests.helpers.places import ROOT
-from tgt_ray.core import records
+from tgt_ray.core import formats, records
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.entrypoints import api
 from tgt_ray.teacher import fingerprints
-from tgt_ray.teacher.fingerprints import check_same, stem, stored_teacher
+from tgt_ray.teacher.fingerprints import Shelf, check_same, stem, stored_teacher
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.pretraining.config import Probe
 from tgt_ray.teacher.pretraining.labelers import fit_linear_head
@@ -80,7 +81,9 @@ def test_another_identity_is_said_and_lies_beside_the_first(digits, own, elsewhe
     other = made(digits, own)
     (line,) = [line for line in caplog.messages if "by the same recipe" in line]
     before, now = (each["labeler"]["identity"] for each in (first, other))
-    assert line.startswith(f"labeler: was {before} and is {now} now") and "can't go on" in line
+    assert (
+        line.startswith(f"labeler: was {before} and is {now} now") and "can't go on until its weights are back" in line
+    )
     assert other["labeler"]["recipe"] == first["labeler"]["recipe"]
     assert other["generator"]["recipe"] != first["generator"]["recipe"], "it was trained with another labeler"
     caplog.clear()
@@ -89,6 +92,24 @@ def test_another_identity_is_said_and_lies_beside_the_first(digits, own, elsewhe
     assert f"{weights(own, first)}: is missing; labeler {now} is used" in caplog.messages
     weights(own, first).write_bytes(kept)
     assert [made(digits, own)[role]["identity"] for role in ROLES] == [first[role]["identity"] for role in ROLES]
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_of_parts_made_in_one_second_the_same_is_always_first(own, monkeypatch, names):
+    recipe = fingerprints.Recipe("labeler", "k" * 16)
+    for name in names:
+        record = {"recipe": recipe.key, "identity": name * 16, "environment": {"created": "2026-01-01T00:00:00+00:00"}}
+        records.write_json(own, formats.stamped("teacher", record), f"labeler-{recipe.key}-{name * 16}.json")
+    shelf = Shelf(own, recipe, SimpleNamespace(stored=False))
+    # Files come from a set, whose order differs between processes.
+    monkeypatch.setattr(
+        records,
+        "find",
+        lambda *args, find=records.find, names=list(names): find(
+            *args[:2], f"labeler-{recipe.key}-{names.pop(0) * 16}.json"
+        ),
+    )
+    assert shelf.find()[0]["identity"] == "a" * 16
 
 
 def test_what_another_process_has_stored_meanwhile_is_used(digits, own, elsewhere, tmp_path, caplog):

@@ -11,7 +11,8 @@ from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.teacher.fingerprints import stem
+from tgt_ray.tasks import with_calibration
+from tgt_ray.teacher.fingerprints import stem, stored_teacher
 from tgt_ray.teacher.generators.autoencoders import Autoencoder
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.store import load_teacher, prepare_teacher
@@ -119,6 +120,23 @@ def test_a_teacher_is_measured_again_on_other_rows_and_not_trained(digits, own, 
     assert kept["quality"] == after["labeler"]["quality"]
     _, again = make(tiny(), digits, own)
     assert again["labeler"]["quality"] == before["labeler"]["quality"]
+
+
+def test_a_teacher_that_was_measured_on_other_rows_is_not_ready(digits, own, fits):
+    """As where runs with and without calibration rows take turns on one storage."""
+    config = tiny()
+    fewer = with_calibration(config.task, digits, 9)
+    seen = {}
+    for data in (digits, fewer):
+        seen[id(data)] = make(config, data, own)[1]["labeler"]["quality"]
+    fits.clear()
+    assert seen[id(digits)]["validation"] != seen[id(fewer)]["validation"]
+    for data in (digits, fewer, digits):
+        found = stored_teacher(config.teacher, data, own) or make(config, data, own)[1]
+        assert found["labeler"]["quality"] == seen[id(data)]
+        again = stored_teacher(config.teacher, data, own)
+        assert again == found, "measured once, it is found without torch"
+    assert fits == []
 
 
 def test_the_teacher_learns_from_the_named_split(digits, own, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from tests.helpers.experiments import tiny
 from tests.helpers.text_files import COUNTS, rows_of, task, write
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.of_generator import LATENT
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS, TOP
 from tgt_ray.core.storage import Storage
@@ -105,6 +106,13 @@ def test_the_teacher_cache_is_reused(digits, own):
     other = prepared({**record, "labeler": {"identity": "another"}}, Distillation())
     assert calls[1:] == [[(train, ["logits"])]], "the generator's latents are there, and calibration rows aren't needed"
     assert other.fingerprints["teacher_cache"] != first.fingerprints["teacher_cache"]
+
+
+def test_rows_that_are_not_held_out_are_asked_for(digits, own):
+    config = tiny()
+    record = {"labeler": {"identity": "a"}, "generator": {"identity": "b"}}
+    with pytest.raises(ConfigError, match=r"table 'calibration', and the data has train, .*tgt_ray.tasks.with_calibra"):
+        prepare(digits, record, config.teacher.generator, [Distillation(conformal={})], lambda asked: [], own)
 
 
 def test_preparing_twice_gives_the_same(digits, own):

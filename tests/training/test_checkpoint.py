@@ -1,7 +1,9 @@
 """Runs that go on from a checkpoint."""
 
+import contextlib
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from tests.helpers.experiments import short
 from tests.helpers.stops import Killed, kill_at, weights_of
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.tasks import with_calibration
 from tgt_ray.training import checkpoint
 from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
-from tgt_ray.training.local import train_local
+from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -114,6 +117,52 @@ def test_a_state_of_format_1_goes_on_with_a_line(prepared, storage, tmp_path, ca
     (line,) = [each for each in caplog.messages if each.startswith("--resume")]
     assert line.startswith("--resume: the checkpoint has format 1, so the gallery and lag_* begin at step 4")
     assert ("request 0, of which 23 rows are used, is made again" in line) == said
+
+
+def leave_out(checkpoints: Storage, *names: str) -> None:
+    """Write the state without some entries, as versions before have."""
+    content = io.BytesIO()
+    torch.save({k: v for k, v in state_in(checkpoints).items() if k not in names}, content)
+    checkpoints.write(content.getvalue(), STATE_FILE)
+
+
+@pytest.mark.parametrize("splits", [["validation"], ["train"], ["test"], ["train", "validation"]])
+def test_a_state_of_other_rows_is_refused_with_the_name_of_the_split(prepared, storage, tmp_path, splits):
+    config, whole = short(prepared.experiment, explorer__type="none"), prepared.prepared
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    fingerprints = {**whole.student.fingerprints, **dict.fromkeys(splits, "of other rows")}
+    other = replace(whole, student=replace(whole.student, fingerprints=fingerprints))
+    with pytest.raises(ConfigError) as refused:
+        train_local(config, other, storage, checkpoints)
+    names = ", ".join(splits)
+    assert str(refused.value) == (
+        f"--resume: the rows of {names} have changed since the run was begun; restore them, or begin a new run"
+    )
+
+
+def test_a_state_that_has_not_noted_its_rows_goes_on(prepared, storage, tmp_path):
+    config = short(prepared.experiment, explorer__type="none")
+    checkpoints = killed_at_4(config, prepared, storage, tmp_path)
+    assert set(state_in(checkpoints)["data"]) == {"train", "validation", "test"}
+    leave_out(checkpoints, "data")
+    assert train_local(config, prepared.prepared, storage, checkpoints).step == 12
+
+
+@pytest.mark.parametrize("without, refused", [(["format", "reading"], True), ([], False)])
+def test_a_calibrated_run_does_not_go_on_from_format_1(prepared, storage, tmp_path, without, refused):
+    """Its version selected students also by the rows that are kept for calibration now."""
+    config = short(prepared.experiment, explorer__type="none", objective__conformal={})
+    data = with_calibration(config.task, config.task.load(), config.objective.calibration_rows)
+    whole = prepare_local(config, data, storage)
+    run, checkpoints = StudentRun(config, whole.student), Storage(tmp_path)
+    checkpoints.write(checkpoint.state(run), STATE_FILE)
+    leave_out(checkpoints, "data", *without)
+    with (
+        pytest.raises(ConfigError, match=r"has format 1, whose version selected .* begin a new run")
+        if refused
+        else (contextlib.nullcontext())
+    ):
+        checkpoint.load_state(run, checkpoints.read(STATE_FILE))
 
 
 def test_another_number_of_threads_is_said(prepared, storage, tmp_path, caplog, monkeypatch):

@@ -119,7 +119,8 @@ def _with_mark(root: Storage, name: str, resume: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        root.fs.delete_file(root.path(name, LOCK))
+        with suppress(OSError):  # an error of the block itself must be the one that is seen
+            root.fs.delete_file(root.path(name, LOCK))
         if not root.fs.get_file_info(fs.FileSelector(root.path(name), allow_not_found=True)):
             with suppress(OSError):  # an object store has no folders
                 root.fs.delete_dir(root.path(name))

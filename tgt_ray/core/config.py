@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -54,6 +57,13 @@ class Config(BaseModel):
                 raise PydanticCustomError(
                     "no_number", "'{key}' takes a number (got {value})", {"key": key, "value": str(value).lower()}
                 )
+            bounded = any(hasattr(each, "le") for each in cls.model_fields[key].metadata)
+            if not bounded and (big := _too_big(out[key])) is not None:
+                raise PydanticCustomError(
+                    "no_number",
+                    "'{key}': no setting takes so large an integer (got {value})",
+                    {"key": key, "value": str(big) if big.bit_length() < 256 else f"one of {big.bit_length()} bits"},
+                )
         return out
 
     @classmethod
@@ -95,6 +105,13 @@ def _is_number(annotation: Any) -> bool:
     return bool(kinds & {int, float}) and not kinds & {bool, Any}
 
 
+def _too_big(value: Any) -> int | None:
+    """Return an integer, perhaps of a list, that 64 bits don't hold: no library takes one."""
+    if isinstance(value, list):
+        return next((big for each in value if (big := _too_big(each)) is not None), None)
+    return value if isinstance(value, int) and not -(2**63) <= value < 2**63 else None
+
+
 def _plain(value: Any) -> Any:
     """Return NumPy's scalars and arrays as Python's numbers and lists, so that they can be written as YAML and JSON."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
@@ -102,6 +119,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | range):
         return [_plain(each) for each in value]
     return value
+
+
+#: Weights of a network above which its widths are a slip of the pen: 16 GiB of them, and as much for each gradient.
+MOST_WEIGHTS = 2**32
+
+
+def _few_weights(widths: tuple[int, ...]) -> tuple[int, ...]:
+    weights = sum(9 * one * other for one, other in pairwise(widths))  # 3x3 convolutions
+    if weights > MOST_WEIGHTS:
+        named = ", ".join(map(str, widths[:5]))
+        raise ValueError(
+            f"{named} are {weights:.1e} weights of 3x3 convolutions, {4 * weights / 2**30:,.0f} GiB;"
+            f" the most is {MOST_WEIGHTS:.1e}"
+        )
+    return widths
 
 
 def _whole(path: Path) -> Path:
@@ -139,10 +171,26 @@ def folders_of(config: Config) -> dict[str, str]:
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 #: Width of a layer; more is a slip of the pen.
 Width = Annotated[int, Field(ge=1, le=2**16)]
+#: Widths of the layers of a network, one after the other.
+Widths = Annotated[tuple[Width, ...], AfterValidator(_few_weights)]
 #: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.
 FolderOrName = Annotated[str, AfterValidator(_whole_folder)]
+
+
+#: Whether settings are read that an earlier version has taken and stored.
+_stored: ContextVar[bool] = ContextVar("stored settings", default=False)
+
+
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """Let settings without effect pass: the user can't change them any more in what is stored with them."""
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
 
 
 class Component(Config):
@@ -152,7 +200,7 @@ class Component(Config):
 
     @model_validator(mode="after")
     def _settings_count(self) -> Self:
-        for name, why in self.without_effect().items():
+        for name, why in ({} if _stored.get() else self.without_effect()).items():
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name}: has no effect, since {why}; leave it out")
         return self

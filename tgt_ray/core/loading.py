@@ -40,9 +40,45 @@ class _Loader(yaml.SafeLoader):
         base = {"0x": 16, "0o": 8}.get(text[:2].lower(), 10)
         return int(text, base) if base != 10 else int(text)
 
+    def boolean(self, node: yaml.ScalarNode) -> Any:
+        self._fits(node, str(self.construct_scalar(node)).lower() in self.bool_values)
+        return self.construct_yaml_bool(node)
+
+    def decimal(self, node: yaml.ScalarNode) -> Any:
+        self._fits(node, bool(self.construct_scalar(node)))
+        return self.construct_yaml_float(node)
+
+    def date(self, node: yaml.ScalarNode) -> Any:
+        return self.construct_undefined(node)
+
+    def _fits(self, node: yaml.ScalarNode, good: bool) -> None:
+        """Raise where a value isn't of the kind that a tag before it says, on which the library's own readers fail."""
+        if not good:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"'{node.value}' is not of the kind {kind}")
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        _check_ends(node, set(), set())
+        return node
+
 
 class _KeyTwice(yaml.YAMLError):
     pass
+
+
+def _check_ends(node: Any, above: set[int], seen: set[int]) -> None:
+    """Raise for a list or mapping that holds itself, as in `&a [*a]`."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    if id(node) in above:
+        raise yaml.YAMLError("a list or mapping holds itself")
+    above.add(id(node))
+    for each in node.value:
+        for part in each if isinstance(each, tuple) else (each,):
+            _check_ends(part, above, seen)
+    above.remove(id(node))
+    seen.add(id(node))
 
 
 for _tag, _pattern, _first in (
@@ -55,6 +91,10 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.boolean)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.decimal)
+# No setting takes a date.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.date)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -100,11 +140,14 @@ def dump_yaml(config: Config) -> str:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split `a.b=value` into (`a.b`, value parsed as YAML).
 
-    A mapping needs braces, so that `query_prefix=query: ` is a text with its space.
+    A text stays as it is written, with its spaces and what YAML takes for a comment or an anchor, unless it stands in
+    quotes. A mapping needs braces, so that `query_prefix=query: ` is a text.
     """
     key, equals, value = text.partition("=")
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=500")
+    if _is_text(value):
+        return key, value
     try:
         parsed = _parse(value)
     except _KeyTwice as err:
@@ -112,6 +155,25 @@ def parse_override(text: str) -> tuple[str, Any]:
     except (yaml.YAMLError, UnicodeError) as err:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from err
     return key, value if isinstance(parsed, dict) and not value.lstrip().startswith("{") else parsed
+
+
+def _is_text(value: str) -> bool:
+    """Whether the value of an override is a text without quotes, which is taken as it is written."""
+    bare = value.lstrip()
+    # A name before a value is left off by YAML, and one that stands for a value needs another place that gives it.
+    if re.match(r"\*|&[^\s\[\]{},]+\s+(?![\[{])", bare):
+        return True
+    try:
+        node = yaml.compose(value, Loader=_Loader)
+    except (yaml.YAMLError, UnicodeError, RecursionError):
+        return False  # as parsing it says
+    if node is None:
+        return bare.startswith("#")
+    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str" or bare.startswith("!"):
+        return False
+    style = getattr(node, "style", None)
+    # A sign such as | alone, without lines below it, is no block of text.
+    return style is None or (style in "|>" and "\n" not in value)
 
 
 def override(data: Mapping[str, Any], key: str, value: Any, above: str = "") -> dict[str, Any]:

@@ -69,6 +69,11 @@ class Phase:
         return f"{self.what}: {self.done:,}{of} {self.unit} in {duration(self.seconds)}{left}"
 
 
+def next_line_s(now: float) -> float:
+    """Return when something says how far it is again that has just said so, `now` seconds after its beginning."""
+    return now + min(LONGEST_S, max(FIRST_S, GROWTH * now))
+
+
 class Display(Protocol):
     """Shows phases while they last."""
 
@@ -90,7 +95,7 @@ class Lines:
         if now < self._due.get(id(phase), FIRST_S):
             return
         log.info("%s", str(phase))
-        self._due[id(phase)] = now + min(LONGEST_S, max(FIRST_S, GROWTH * now))
+        self._due[id(phase)] = next_line_s(now)
 
     def end(self, phase: Phase) -> None:
         self._due.pop(id(phase), None)
@@ -132,10 +137,12 @@ def counted(parts: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]
 
 
 def duration(seconds: float) -> str:
-    """Write seconds for people: "12 s", "3 min 20 s", "2 h 5 min"."""
+    """Write seconds for people: "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from tgt_ray.core import stored
-from tgt_ray.core.errors import ConfigError, NotWritten
+from tgt_ray.core.errors import ConfigError, NotWritten, cut
 from tgt_ray.core.stored import Damaged
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ RESERVED = (
     "logs",
     "benchmark_runs",
 )
+#: Those whose folders are named by a digest of what is in them.
+KEYED = ("data_cache",)
 #: Files that only the folder of a run or a sweep has.
 BEGUN = ("experiment.yaml", "sweep.yaml")
 #: Seconds after which a draft is left over for certain.
@@ -98,6 +100,8 @@ class Storage:
         self.root = self._plain + self._options
         self.shown = self._hide(self._plain) + self._hide(self._options)
         self.is_local = isinstance(self.fs, fs.LocalFileSystem)
+        if cut(self.base, len(self.base)) != self.base:  # bytes of a command line, which pyarrow can't take
+            raise ConfigError(f"--storage {self.shown}: the folder's name is not UTF-8; give another folder")
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Storage, (self.root,)
@@ -157,10 +161,9 @@ class Storage:
         return stored.unsealed(self._known_as(*parts), content, where)
 
     def _known_as(self, *parts: str) -> str:
-        """Return the name that a file's checksum covers; of a folder whose name is a digest, with that."""
-        above, _, name = self.path(*parts).rpartition("/")
-        folder = above.rpartition("/")[2]
-        return f"{folder}/{name}" if _DIGEST.fullmatch(folder) else name
+        """Return the name that a file's checksum covers; with that of its folder where this is a digest of ours."""
+        *_, above, folder, name = ["", "", *self.path(*parts).split("/")]
+        return f"{folder}/{name}" if above in KEYED and _DIGEST.fullmatch(folder) else name
 
     def find(self, *parts: str) -> bytes | None:
         """Return a file that can be made again; None where it must be, for which a line in the log says the reason.
@@ -225,10 +228,20 @@ class Storage:
         """Delete everything in a folder, where there is one."""
         self.fs.delete_dir_contents(self.path(*parts), missing_dir_ok=True)
 
+    def check_folder(self) -> None:
+        """Raise ConfigError where there is a file in the place of the folder, or of one above it."""
+        places = (self.base, *map(str, Path(self.base).parents)) if self.is_local else ()
+        there = next(filter(os.path.exists, places), None)
+        if there is not None and not Path(there).is_dir():
+            raise ConfigError(
+                f"--storage {self.shown}: is a file; give a folder"
+                if there == self.base
+                else f"--storage {self.shown}: cannot write there ({there} is a file)"
+            )
+
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be written here."""
-        if self.is_local and Path(self.base).exists() and not Path(self.base).is_dir():
-            raise ConfigError(f"--storage {self.shown}: is a file; give a folder")
+        self.check_folder()
         probe = f"probe-{uuid.uuid4().hex[:8]}"
         try:
             self.write(b"", probe)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from tgt_ray.core.errors import ConfigError, cut
-from tgt_ray.data.encoding import Utf8, as_utf8
+from tgt_ray.data.encoding import Utf8, as_utf8, foreign
 
 #: Bytes that are read at once: no row of a CSV or JSON file may be longer.
 BLOCK_BYTES = 2**25
@@ -30,6 +30,12 @@ KINDS: dict[type, tuple[str, pa.DataType | None]] = {
 }
 
 
+def foreign_table(file: Path) -> str:
+    """Say what a file is that is none of the kind it is read as; empty where that isn't known."""
+    what = foreign(file)
+    return what and f"it is {what}"
+
+
 @contextmanager
 def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn the errors of pyarrow for an unreadable file into a ConfigError.
@@ -43,7 +49,7 @@ def readable(file: Path, kind: str, explain: Callable[[], str] = lambda: "") -> 
         own = " ".join(str(err).split())[:300]
         if "straddling object" in own:
             own = f"a row has more than {BLOCK_BYTES // 2**20} MB, or a quote is never closed"
-        raise ConfigError(f"{file}: not a readable {kind} file ({explain() or own})") from err
+        raise ConfigError(f"{file}: not a readable {kind} file ({explain() or foreign_table(file) or own})") from err
 
 
 def open_json(file: Path) -> Utf8:
@@ -58,15 +64,13 @@ def open_json(file: Path) -> Utf8:
     if not head.startswith("["):
         return source
     try:
-        whole = json.loads(source.text())
+        whole = json.loads(source.text(), object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as err:
         raise ConfigError(f"{file}: not a readable JSON file ({err})") from err
-    if not whole:
-        raise ConfigError(f"{file}: holds no rows")
     for number, row in enumerate(whole, start=1):
         if not isinstance(row, dict):
             raise ConfigError(f"{file}: entry {number} is not a JSON object: {cut(json.dumps(row), 80)!r}")
-    content = "".join(f"{json.dumps(row)}\n" for row in whole)
+    content = "".join(f"{_written(row)}\n" for row in whole)
     return replace(source, skip=0, content=content.encode(), unit="entry")
 
 
@@ -110,7 +114,9 @@ def json_schema(source: Utf8) -> pa.Schema:
 def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in (free, *texts)}
     there: dict[str, tuple[int, type]] = {}
-    for number, row in _objects(source):
+    lines: list[int] = []
+    for number, row in _objects(source, tuple(columns)):
+        lines.append(number)
         for name, values in columns.items():
             value = row.get(name)
             values.append(value)
@@ -122,7 +128,7 @@ def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa
             if kind is int and type(value) is float:
                 kind = float
             alike = type(value) is kind or (kind is float and type(value) is int)
-            if not (alike or (mixed and {kind, type(value)} == {str, int})) or KINDS[kind][1] is None:
+            if not (alike or (mixed and name == free and {kind, type(value)} == {str, int})) or KINDS[kind][1] is None:
                 what, fits = KINDS[type(value)]
                 got = f"{what} ({cut(repr(value), 40)})"
                 if name in texts:
@@ -136,6 +142,8 @@ def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa
                     f" {KINDS[kind][0]}"
                 )
             there[name] = (first, kind)
+    if not lines:  # a shard that has no rows has no columns either
+        return pa.table({name: pa.array([], pa.large_string()) for name in columns})
     out = {}
     for name, (_, kind) in there.items():
         values = columns[name]
@@ -145,20 +153,51 @@ def _by_line(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool) -> pa
             arrow = pa.large_string() if kind is str else KINDS[kind][1]
             out[name] = pa.chunked_array([pa.array(values, arrow)])
         except (OverflowError, UnicodeEncodeError, pa.ArrowException) as err:
+            place = next(row for row, value in enumerate(values) if not _fits(value, arrow))
             raise ConfigError(
-                f"{source.file}: {name!r} has values that are no texts or numbers ({str(err)[:200]})"
+                f"{source.file}: {source.unit} {lines[place]}: {name!r} has values that are no texts or numbers,"
+                f" the first is {cut(repr(values[place]), 40)} ({str(err)[:200]})"
             ) from err
     return pa.table(out)
 
 
-def _objects(source: Utf8) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give each line's number and object; ConfigError for a line that is none."""
+class _Pairs(dict[str, Any]):
+    """An object of JSON; `given` are its keys and values where a key was given twice."""
+
+    given: tuple[tuple[str, Any], ...] = ()
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
+    out = _Pairs(pairs)
+    if len(out) < len(pairs):
+        out.given = tuple(pairs)
+    return out
+
+
+def _written(row: _Pairs) -> str:
+    """Return an object on one line, with the keys that it has twice."""
+    return "{" + ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in row.given or row.items()) + "}"
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        return False
+    return True
+
+
+def _objects(source: Utf8, once: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give each line's number and object; ConfigError for a line that is none.
+
+    - once: keys that no line may give twice
+    """
     with source.lines() as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_pairs)
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
@@ -167,6 +206,10 @@ def _objects(source: Utf8) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{source.file}: not a readable JSON lines file (line {number} is not a JSON object:"
                     f" {cut(line.strip(), 80)!r}{whole if number == 1 else ''})"
                 )
+            names = [name for name, _ in row.given] if isinstance(row, _Pairs) else []
+            again = [name for name in once if names.count(name) > 1]
+            if again:
+                raise ConfigError(f"{source.file}: {source.unit} {number}: the key {again[0]!r} is given twice")
             yield number, row
 
 

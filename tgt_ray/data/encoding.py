@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ MARKS = (
 )
 #: Bytes at the beginning that are looked at for zeros, which texts in UTF-16 are full of.
 BEGINNING = 4096
+#: How files of other kinds begin, and what messages say of them.
+FOREIGN = (
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the file; fetch it by `git lfs pull`"),
+    (b"PK\x03\x04", "a zip archive, as Excel's .xlsx files are as well; unpack it, or save the table as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file; save the table as CSV"),
+)
+PARQUET = (b"PAR1", "a Parquet file; give it the suffix .parquet")
+GZIP = b"\x1f\x8b"
 #: Bytes that a message shows before and after a wrong one.
 AROUND = 24
 
@@ -57,12 +66,36 @@ class Utf8:
         return io.TextIOWrapper(self.open(), encoding="utf-8", newline="")
 
 
-def as_utf8(file: Path, whose: Callable[[int, bytes], str] = lambda number, line: "") -> Utf8:
+def foreign(file: Path, page: bool = True, more: tuple[tuple[bytes, str], ...] = ()) -> str:
+    """Say what a file is that can be no table, by its first bytes; empty where it may be one.
+
+    - page: whether it can't be a web page either
+    - more: beginnings that it can't have either
+    """
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(BEGINNING)
+    except (OSError, ValueError):  # whoever reads it says why it can't be read
+        return ""
+    for mark, what in (*FOREIGN, *more):
+        if head.startswith(mark):
+            return what
+    if head.startswith(GZIP) and not _is_packed(file):
+        return f"packed by gzip; call it {file.name}.gz, or unpack it"
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    return "a web page (HTML); fetch the file itself" if page and re.match(rb"<!doctype html|<html[\s>]", start) else ""
+
+
+def as_utf8(file: Path, whose: Callable[[int, bytes], str] = lambda number, line: "", page: bool = True) -> Utf8:
     """Look at a file's bytes.
 
     - whose: says, of the number of a line that is not UTF-8 and of the line, which part of it isn't; for the message
-    - raises ConfigError: where it can't be read, or is neither UTF-8 nor UTF-16 with its mark
+    - page: whether a web page can't be meant; text files may well begin as one
+    - raises ConfigError: where it can't be read, is of another kind, or neither UTF-8 nor UTF-16 with its mark
     """
+    what = foreign(file, page and ".txt" not in file.suffixes, (PARQUET,))
+    if what:
+        raise ConfigError(f"{file}: is {what}")
     try:
         with _opened(file) as stream:
             head = stream.read(BEGINNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,32 @@ from pydantic import Field
 from tgt_ray.core.config import Config, FolderOrName
 from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.data.account import LeftOut, left_out
+from tgt_ray.data.encoding import foreign
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+
+#: Suffixes of files that hold rows.
+TABLES = (".arrow", ".parquet", ".csv", ".json", ".jsonl")
+
+
+def _fault(folder: Path) -> str:
+    """Say which file of a saved data set is none, where the library's own words would not; empty where none is."""
+    if not folder.is_dir():
+        return ""
+    for file in sorted(each for each in folder.rglob("*") if each.suffix in TABLES):
+        if what := foreign(file):
+            return f"{file} is {what}"
+    for file in (folder / "dataset_dict.json", *sorted(folder.glob("*/state.json"))):
+        try:
+            whole = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError):  # absent, or no JSON, which the library says
+            continue
+        key = "splits" if file.parent == folder else "_data_files"
+        if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
+            return f"{file} has no list '{key}'; save the data set again, with save_to_disk"
+    return ""
 
 
 class HuggingFaceSet(Config):
@@ -55,9 +79,8 @@ class HuggingFaceSet(Config):
         except ConfigError:
             raise
         except Exception as err:  # the library raises many kinds, for names, network and files alike
-            raise ConfigError(
-                f"task.data.path: cannot load the data set {self.path} ({' '.join(str(err).split())[:200]})"
-            ) from err
+            why = _fault(Path(path)) or " ".join(str(err).split())[:200]
+            raise ConfigError(f"task.data.path: cannot load the data set {self.path} ({why})") from err
 
     def place(self) -> str:
         """Return the folder, resolved so that any process finds it, or the name on the hub."""

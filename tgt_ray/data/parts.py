@@ -44,13 +44,11 @@ class Layout:
     - root: what the user gave
     - home: the folder in which the splits lie: `root`, or the only folder in it that has some
     - parts: in the order of SPLITS; those of validation may be absent
-    - unlabelled: further rows for train, without labels; None where there are none
     """
 
     root: Path
     home: Path
     parts: dict[str, Parts]
-    unlabelled: Parts | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -60,11 +58,10 @@ class Layout:
     def left_out(self, beside: Iterable[Path], what: str, folders: bool = True) -> tuple[LeftOut, ...]:
         """Account for the files, and unless `folders` is false for the folders, that are not read.
 
-        - beside: files that are read, besides those of the splits
+        - beside: files that are read or counted elsewhere, besides those of the splits
         - what: the other files are
         """
-        every = [*self.parts.values(), *([self.unlabelled] if self.unlabelled is not None else [])]
-        used = [*beside, *(file for parts in every for file in parts.files)]
+        used = [*beside, *(file for parts in self.parts.values() for file in parts.files)]
         return not_read(self.root, used, what, folders, (self.home,))
 
 
@@ -75,23 +72,55 @@ def kind_of(file: Path) -> tuple[str, str]:
     return inner.stem, inner.suffix.lower() + (".gz" if packed else "")
 
 
-def split_parts(root: Path, suffixes: tuple[str, ...], unlabelled: tuple[str, ...] = ()) -> Layout:
+def split_parts(root: Path, suffixes: tuple[str, ...], bare: tuple[str, ...] = ()) -> Layout:
     """Find the files of each split.
 
     Hubs have them in a folder `data`, or in one with the name of a configuration: where `root` itself has no split, the
     one folder in it that has some is entered.
 
     - suffixes: with the dot, in small letters
-    - unlabelled: suffixes of files of rows without labels
+    - bare: suffixes of files that can't have labels; a message names those that have the name of an absent split
     - raises ConfigError: where train or test has no file, two could be meant, or a shard is missing
     """
     home = _home(root, suffixes)
     found = {split: find_parts(home, names, suffixes) for split, names in SPLITS.items()}
     for split in ("train", "test"):
         if found[split] is None:
+            lines = _named_inside(home, SPLITS[split], bare)
+            if lines:
+                raise ConfigError(
+                    f"{lines[0]}: has texts without labels, and {split} needs labels; give it as {split}{suffixes[0]},"
+                    f" and further texts without labels as unlabelled{bare[0]}"
+                )
             raise ConfigError(_absent(home, SPLITS[split], suffixes))
     there = {split: parts for split, parts in found.items() if parts is not None}
-    return Layout(root, home, there, find_parts(home, UNLABELLED, unlabelled))
+    return Layout(root, home, there)
+
+
+def files_named(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:
+    """Return all files that `find_parts` would look at, whether or not they fit together.
+
+    - suffixes: with the dot, in small letters
+    """
+    out: list[Path] = []
+    for file in _visible(folder):
+        stem, suffix = kind_of(file)
+        if file.is_dir():
+            if file.name.casefold() in names:
+                out += [each for each in _visible(file) if not each.is_dir() and kind_of(each)[1] in suffixes]
+        elif suffix in suffixes:
+            shard = SHARD.fullmatch(stem)
+            if (stem if shard is None else shard["name"]).casefold() in names:
+                out.append(file)
+    return out
+
+
+def _named_inside(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of such names in a folder, or where it has none, in its folders, as splits may lie there."""
+    inner = [each for each in _visible(folder) if each.is_dir()]
+    return files_named(folder, names, suffixes) or [
+        file for each in inner for file in files_named(each, names, suffixes)
+    ]
 
 
 def _home(root: Path, suffixes: tuple[str, ...]) -> Path:
@@ -167,7 +196,9 @@ def _candidates(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...])
     inner: dict[str, _Group] = {}
     for file in _visible(folder):
         if file.is_dir():
-            group = _inside(file, suffixes) if file.name.casefold() in names else None
+            # Spark writes a folder with the name of a file.
+            whole = kind_of(file) if kind_of(file)[1] in suffixes else (file.name, "")
+            group = _inside(file, whole[0], suffixes) if whole[0].casefold() in names else None
             if group is not None:
                 inner[file.name] = group
             continue
@@ -179,8 +210,11 @@ def _candidates(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...])
     return {**{group.files[min(group.files)].name: group for group in groups.values()}, **inner}
 
 
-def _inside(folder: Path, suffixes: tuple[str, ...]) -> _Group | None:
-    """Return the files in the folder of a split: shards, files with numbers for names, or others by their names."""
+def _inside(folder: Path, meant: str, suffixes: tuple[str, ...]) -> _Group | None:
+    """Return the files in the folder of a split: shards, files with numbers for names, or others by their names.
+
+    - meant: the name of the split or table
+    """
     files = [each for each in _visible(folder) if not each.is_dir() and kind_of(each)[1] in suffixes]
     if not files:
         return None
@@ -196,7 +230,7 @@ def _inside(folder: Path, suffixes: tuple[str, ...]) -> _Group | None:
     if len(sets) > 1:
         raise ConfigError(f"task.data.path: {folder} has both {' and '.join(sorted(sets.values()))}; keep one")
     (((name, count), _),) = sets.items()
-    group = _Group(folder, folder.name, name or folder.name, suffix, count)
+    group = _Group(folder, meant, name or meant, suffix, count)
     if not count and all(NUMBER.fullmatch(kind_of(file)[0]) for file in files):
         _check_numbers(folder, files)
     for place, (shard, file) in enumerate(zip(shards, files, strict=True)):
@@ -237,6 +271,9 @@ def _check_shards(folder: Path, name: str, count: int, files: dict[int, Path]) -
 
 
 def _absent(folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...]) -> str:
+    empty = [each for name in names for end in suffixes if (each := folder / f"{name}{end}").is_dir()]
+    if empty:
+        return f"task.data.path: {empty[0]} is a folder without files of this kind"
     there = [each.name for each in folder.iterdir()]
     hint = nearest(names[0] + suffixes[0], there) if there else "the folder is empty"
     return f"task.data.path: no file {names[0]}{suffixes[0]} in {folder}; {hint}"

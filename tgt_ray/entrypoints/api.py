@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tgt_ray.core import claims, formats, records
-from tgt_ray.core.config import Config, validate
+from tgt_ray.core.config import Config, as_stored, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
@@ -97,7 +97,8 @@ def run(
     if resume and experiment is None:
         root, name = _find(storage, name, "train", resume)
         where = root.where(name, "experiment.yaml")
-        experiment = parse_yaml(root.read(name, "experiment.yaml"), where)
+        with as_stored():
+            experiment = validate(Experiment, parse_yaml(root.read(name, "experiment.yaml"), where), where)
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     with messages():
         return _run(config, storage, name, local, resume)
@@ -118,7 +119,9 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     begun = folder.where("experiment.yaml")
     if resume:
         _check_state(folder, name)
-    if resume and validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) != config:
+    with as_stored():
+        there = validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) if resume else config
+    if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
         history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
@@ -238,6 +241,7 @@ def read_data(
         config.check_files()
         scan = config.task.scan()
         root = Storage(storage if storage is not None else default_storage())
+        root.check_folder()
         return config.task, _read(config, [config.objective], scan, root, in_this_process)
 
 

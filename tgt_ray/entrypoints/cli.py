@@ -97,7 +97,8 @@ def sweep(
     resume: ResumeOption = False,
     strict: StrictOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print trials, controls and resources, and run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print trials, controls, resources and what they take; train nothing."),
     ] = False,
     schema: SchemaOption = False,
     quiet: QuietOption = False,

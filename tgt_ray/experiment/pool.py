@@ -29,10 +29,15 @@ class BankConfig(Config):
 class PoolConfig(Config):
     """The pool of generator actors feeds each student worker with synthetic rows."""
 
-    actors: int = Field(1, ge=1, description="generator actors of each student worker")
-    cpus_per_actor: float = Field(0.4, gt=0, description="CPUs that Ray reserves for each actor; may be a fraction")
+    actors: int = Field(1, ge=1, le=2**20, description="generator actors of each student worker")
+    cpus_per_actor: float = Field(
+        0.4, gt=0, le=1e6, description="CPUs that Ray reserves for each actor; may be a fraction"
+    )
     gpus_per_actor: float = Field(
-        0, ge=0, description="GPUs that Ray reserves for each actor; may be a fraction; 0: it computes on the CPU"
+        0,
+        ge=0,
+        le=1e6,
+        description="GPUs that Ray reserves for each actor; may be a fraction; 0: it computes on the CPU",
     )
     actor_resources: dict[str, float] = Field(
         default_factory=dict,
@@ -51,12 +56,14 @@ class PoolConfig(Config):
     window: int = Field(
         3,
         ge=1,
+        le=2**20,
         description="requests granted beyond those used up, at least `actors`; higher: less waiting for rows;"
         " lower: less memory and lag",
     )
     slot_length: int = Field(
         32,
         ge=1,
+        le=2**20,
         description="requests of one pool task; higher: fewer tasks; lower: less work is repeated after a crash",
     )
     snapshot_every: int = Field(

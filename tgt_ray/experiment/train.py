@@ -20,7 +20,7 @@ class AugmentConfig(Config):
     MixUp also mixes the teacher's probabilities (our choice).
     """
 
-    shift: int = Field(0, ge=0, description="largest random shift in each direction, in pixels; 0: none")
+    shift: int = Field(0, ge=0, le=1024, description="largest random shift in each direction, in pixels; 0: none")
     flip: bool = Field(False, description="flip each image horizontally with probability 1/2")
     randaugment: str | None = Field(
         None,
@@ -30,6 +30,7 @@ class AugmentConfig(Config):
     mixup: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="alpha of MixUp (Zhang et al. 2018, arXiv 1710.09412); higher mixes more evenly; 0: none",
     )
 
@@ -42,7 +43,10 @@ class SecondPhase(Config):
     )
     share: float = Field(0.1, gt=0, lt=1, description="share of the run's steps, at the end, that this phase takes")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate of this phase, without warm-up; absent: as in the first phase"
+        None,
+        gt=0,
+        le=1e30,
+        description="peak learning rate of this phase, without warm-up; absent: as in the first phase",
     )
     sampling: Sampling = Field("balanced", description="how real rows are drawn in this phase, as train.sampling")
 
@@ -50,7 +54,7 @@ class SecondPhase(Config):
 class TrainConfig(Config):
     """These settings control how the student is trained."""
 
-    steps: int = Field(500, ge=1, description="number of optimizer steps")
+    steps: int = Field(500, ge=1, le=10**9, description="number of optimizer steps")
     batch_size: int = Field(
         64,
         ge=1,
@@ -78,10 +82,10 @@ class TrainConfig(Config):
         "adamw", description="adamw, or sgd: stochastic gradient descent with Nesterov momentum"
     )
     learning_rate: float = Field(
-        1e-2, gt=0, description="peak learning rate; rises linearly to it, then decays to 0 along a cosine"
+        1e-2, gt=0, le=1e30, description="peak learning rate; rises linearly to it, then decays to 0 along a cosine"
     )
     weight_decay: float = Field(
-        1e-2, ge=0, description="weight decay of the optimizer; higher regularises more; 0: none"
+        1e-2, ge=0, le=1e6, description="weight decay of the optimizer; higher regularises more; 0: none"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd; adamw ignores it; 0: no momentum")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the learning rate rises")
@@ -90,10 +94,15 @@ class TrainConfig(Config):
         ge=1,
         description="steps between evaluations on the validation split; each makes a report and a checkpoint",
     )
-    workers: int = Field(1, ge=1, description="student workers that train together (data parallel)")
-    cpus_per_worker: float = Field(0.5, gt=0, description="CPUs that Ray reserves for each worker; may be a fraction")
+    workers: int = Field(1, ge=1, le=2**20, description="student workers that train together (data parallel)")
+    cpus_per_worker: float = Field(
+        0.5, gt=0, le=1e6, description="CPUs that Ray reserves for each worker; may be a fraction"
+    )
     gpus_per_worker: float = Field(
-        0, ge=0, description="GPUs that Ray reserves for each worker; may be a fraction; 0: it computes on the CPU"
+        0,
+        ge=0,
+        le=1e6,
+        description="GPUs that Ray reserves for each worker; may be a fraction; 0: it computes on the CPU",
     )
     max_failures: int = Field(
         3, ge=0, description="how often a run resumes from its last checkpoint after losing workers before it fails"

@@ -83,9 +83,22 @@ def from_hub(load: Any, path: str, revision: str | None, **options: Any) -> Any:
     try:
         return load(where, revision=revision, trust_remote_code=False, **options)
     except Exception as err:  # folders, names, network and files alike
+        if "ignore_mismatched_sizes" in str(err):
+            _name_other_shapes(load, path, revision, options)
         raise ConfigError(f"{path}: cannot be loaded ({' '.join(str(err).split())[:200]})") from err
     finally:
         logging.set_verbosity(said)
+
+
+def _name_other_shapes(load: Any, path: str, revision: str | None, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first of weights that have another shape than config.json says."""
+    options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    _, info = load(place(path), revision=revision, trust_remote_code=False, **options)
+    for name, have, want in sorted(info["mismatched_keys"]):
+        raise ConfigError(
+            f"{path}: its weights '{name}' are {list(have)}, and its config.json asks for {list(want)}; take both files"
+            " from the same model"
+        )
 
 
 @contextmanager
@@ -109,6 +122,10 @@ def tokenizer_from_hub(path: str, revision: str | None, **options: Any) -> Any:
         raise ConfigError(
             f"{path}: has no tokenizer (no tokenizer.json, vocab.txt, vocab.json with merges.txt, or *.model); save the"
             " model's own tokenizer into that folder"
+        )
+    if (folder / "tokenizer.json").is_file() and "model" not in _mapping((folder / "tokenizer.json").read_bytes()):
+        raise ConfigError(
+            f"{path}: its tokenizer.json has no tokenizer (no key 'model'); save the model's own tokenizer there"
         )
     tokenizer = from_hub(AutoTokenizer.from_pretrained, path, revision, **options)
     added = set(tokenizer.added_tokens_decoder)
@@ -229,6 +246,11 @@ def check_files(path: str, revision: str | None, subfolder: str | None = None) -
                 f" not run; use a model that its library knows, or, where the library's own classes do the same, take"
                 " auto_map out of a copy"
             )
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{path}: is an adapter (adapter_config.json), not a whole model; merge it into its model (with peft:"
+            " merge_and_unload, then save_pretrained), and give that folder"
+        )
     if folder.is_dir():
         for file in _loaded(folder):
             with file.open("rb") as opened:

@@ -8,7 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +93,11 @@ class _Parts:
         return {**{name: part.state_dict() for name, part in named.items()}, **rngs}
 
     def lacks(self, state: dict[str, Any]) -> bool:
-        """Whether a state is of another model, as where the code of a class was changed."""
-        mine, theirs = ({k: v.shape for k, v in each.items()} for each in (self.model.state_dict(), state["model"]))
+        """Whether a state lacks an entry, or is of another model, as where the code of a class was changed."""
+        if not {"step", "seconds", *self.state()} <= state.keys() or not isinstance(state["model"], dict):
+            return True
+        both = self.model.state_dict(), state["model"]
+        mine, theirs = ({k: getattr(v, "shape", None) for k, v in each.items()} for each in both)
         return bool(mine != theirs)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -128,7 +131,7 @@ class Training:
         state = self._read() if self.loops == 1 else None
         if state is None:
             return 0
-        if not formats.readable("pretraining", state) or parts.lacks(state):
+        if not isinstance(state, dict) or not formats.readable("pretraining", state) or parts.lacks(state):
             log.warning("%s: is of another version or model; %s begins anew", self._where, self.what)
             return 0
         parts.restore(state)
@@ -150,18 +153,19 @@ class Training:
 
     def end(self) -> None:
         """Remove the state, since the training is over."""
-        if self.storage.exists(self.file):
+        # There is none after a short training, or where another process that trained the same has removed it.
+        with suppress(FileNotFoundError):
             self.storage.fs.delete_file(self.storage.path(self.file))
 
     @property
     def _where(self) -> str:
         return self.storage.where(self.file)
 
-    def _read(self) -> dict[str, Any] | None:
-        """Read the state; None where there is none, or, with a line in the log, where it is damaged."""
+    def _read(self) -> Any:
+        """Read what should be the state; None where there is none, or, with a line in the log, where it is damaged."""
         try:
             content = self.storage.read(self.file)
-            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         except FileNotFoundError:
             return None
         except Damaged as err:
@@ -170,7 +174,6 @@ class Training:
         except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as err:
             log.warning("%s: can't be read (%s); %s begins anew", self._where, " ".join(str(err).split()), self.what)
             return None
-        return state
 
 
 _training: ContextVar[Training | None] = ContextVar("training", default=None)

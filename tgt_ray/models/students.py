@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import Component, OneOf, Width
+from tgt_ray.core.config import Component, OneOf, Widths
 from tgt_ray.models.backbones import TextEncoder, TimmModel, TransformerSize
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ConvStudent(StudentBackbone):
     """A plain convolutional network of a few thousand parameters."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[Width, ...] = Field(
+    widths: Widths = Field(
         (8, 16, 32), min_length=1, description="channels of each convolution; more: more capacity at more cost"
     )
     downsample: Literal["pool", "stride"] = Field(

@@ -27,7 +27,7 @@ class Consistency(Objective):
     """
 
     type: Literal["consistency"] = "consistency"
-    weight: float = Field(1.0, ge=0, description="weight of the loss of synthetic rows")
+    weight: float = Field(1.0, ge=0, le=1e6, description="weight of the loss of synthetic rows")
     sharpening: float = Field(
         0.4, gt=0, le=1, description="temperature of the prediction on the anchor; lower makes the target sharper"
     )

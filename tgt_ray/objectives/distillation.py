@@ -32,7 +32,10 @@ class ConformalWeights(Config):
     """
 
     gamma: float = Field(
-        10.0, ge=0, description="how fast weights fall as the teacher leaves more classes open; 0: all rows weigh 1"
+        10.0,
+        ge=0,
+        le=1e6,
+        description="how fast weights fall as the teacher leaves more classes open; 0: all rows weigh 1",
     )
     coverage: float = Field(
         0.9,
@@ -72,7 +75,7 @@ class Distillation(Objective):
 
     type: Literal["distillation"] = "distillation"
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(4.0, gt=0, description="T, softens both distributions; higher is softer")
+    temperature: float = Field(4.0, gt=0, le=1e6, description="T, softens both distributions; higher is softer")
     scale_by_t2: bool = Field(
         True,
         description="multiply the teacher's term by T^2, so that T doesn't change the size of its gradient",
@@ -84,6 +87,7 @@ class Distillation(Objective):
     posthoc_adjustment: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="tau: when the student is used, tau log(prior) is subtracted from its scores; higher favours rare"
         " classes; 0: off (Menon et al. 2021, arXiv 2007.07314)",
     )

@@ -49,14 +49,15 @@ class EmbedDistill(Objective):
     temperature: float = Field(
         0.05,
         gt=0,
+        le=1e6,
         description="temperature of the scores of teacher and student in the teacher's term; higher is softer; scores"
         " may be cosines",
     )
-    student_temperature: float = Field(0.05, gt=0, description="temperature of the scores in the labels' term")
+    student_temperature: float = Field(0.05, gt=0, le=1e6, description="temperature of the scores in the labels' term")
     embedding_weight: float = Field(
-        1.0, ge=0, description="weight of the distance between embeddings; 0: only scores are distilled"
+        1.0, ge=0, le=1e6, description="weight of the distance between embeddings; 0: only scores are distilled"
     )
-    score_weight: float = Field(1.0, ge=0, description="weight of the divergence between scores of documents")
+    score_weight: float = Field(1.0, ge=0, le=1e6, description="weight of the divergence between scores of documents")
 
     document_encoder: Literal["teacher", "student"] = Field(
         "teacher",

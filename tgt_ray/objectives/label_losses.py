@@ -24,7 +24,9 @@ class LabelLoss(Component):
     cosine_head: bool = Field(
         False, description="use a head of cosines between embedding and class weights instead of a linear one"
     )
-    cosine_scale: float = Field(30.0, gt=0, description="factor that the cosines of a cosine head are multiplied by")
+    cosine_scale: float = Field(
+        30.0, gt=0, le=1e6, description="factor that the cosines of a cosine head are multiplied by"
+    )
 
     @abstractmethod
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
@@ -50,7 +52,7 @@ class LogitAdjusted(LabelLoss):
 
     type: Literal["logit_adjusted"] = "logit_adjusted"
     tau: float = Field(
-        1.0, ge=0, description="strength of the adjustment; higher favours rare classes; 0: cross-entropy"
+        1.0, ge=0, le=1e6, description="strength of the adjustment; higher favours rare classes; 0: cross-entropy"
     )
 
     def build(self, class_counts_K: np.ndarray) -> nn.Module:
@@ -72,7 +74,9 @@ class LDAM(LabelLoss):
     cosine_head: bool = Field(
         True, description="use a head of cosines between embedding and class weights instead of a linear one"
     )
-    max_margin: float = Field(0.5, ge=0, description="margin of the rarest class; higher demands more of rare classes")
+    max_margin: float = Field(
+        0.5, ge=0, le=1e6, description="margin of the rarest class; higher demands more of rare classes"
+    )
     defer: float = Field(0.8, ge=0, le=1, description="share of the steps before rows are weighted by class; 1: never")
     beta: float = Field(
         0.9999,

@@ -53,7 +53,9 @@ class LELP(Objective):
     type: Literal["lelp"] = "lelp"
 
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(4.0, gt=0, description="T, softens the classes of teacher and student; higher is softer")
+    temperature: float = Field(
+        4.0, gt=0, le=1e6, description="T, softens the classes of teacher and student; higher is softer"
+    )
     scale_by_t2: bool = Field(
         True, description="multiply the term between classes by T^2, so that T doesn't change the size of its gradient"
     )
@@ -67,6 +69,7 @@ class LELP(Objective):
     beta: float = Field(
         1.0,
         gt=0,
+        le=1e6,
         description="temperature of the teacher's subclasses, in standard deviations of z (over the train rows, each in"
         " its own class); higher is softer",
     )

@@ -179,9 +179,10 @@ class SweepConfig(Config):
                 yield {**dict(zip(types, chosen, strict=True)), **other}
 
     def objectives(self) -> list[Objective]:
-        """Return the objectives that trials may have, as far as the probes of the space show."""
+        """Return the objectives that trials and controls may have, as far as the probes of the space show."""
         own = {key: d for key, d in self.space.items() if key.split(".")[0] == "objective"}
-        return [self.trial_experiment(point).objective for point in self._probes(own)]
+        points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
+        return [self.trial_experiment(point).objective for point in points]
 
     def unchanged_anchors(self) -> bool:
         """Tell whether some trial takes anchors unchanged, as the control `anchors` does."""

@@ -13,7 +13,7 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.search import first_values
-from tgt_ray.tasks import TaskData, inputs_of
+from tgt_ray.tasks import TaskData, inputs_of, with_calibration
 from tgt_ray.teacher.transfer_set import needs, wanted_signals
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def forecast(sweep: SweepConfig, scan: Any, lanes: int) -> Iterator[str]:
     """
     experiment = sweep.experiment
     if isinstance(scan, TaskData):
+        needed = max((each.calibration_rows for each in sweep.objectives()), default=0)
+        scan = with_calibration(experiment.task, scan, needed)
         yield _teacher(sweep, scan)
     trials = [sweep.trial_experiment(values) for values in first_values(sweep)]
     controls = [sweep.trial_experiment({"control": name}) for name in sweep.search.controls]

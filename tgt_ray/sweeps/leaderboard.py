@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from tgt_ray.core import records
-from tgt_ray.core.progress import FIRST_S, GROWTH, LONGEST_S
+from tgt_ray.core.progress import FIRST_S, next_line_s
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.board import board_name
 from tgt_ray.sweeps.config import SweepConfig
@@ -50,7 +50,8 @@ class Leaderboard(Callback):
         return {**self.__dict__, "_live": None, "_watch": Watch(self._watch.board)}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.pace.begin(time.monotonic(), trial_table(self.sweep, trials))
+        if self.pace.began is None:
+            self.pace.begin(time.monotonic(), trial_table(self.sweep, trials))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.pace.began is None or time.monotonic() - self._drawn < DRAWN_EVERY_S:
@@ -62,7 +63,7 @@ class Leaderboard(Callback):
         elif seconds >= self._due:
             table = trial_table(self.sweep, trials)
             log.info(line_of(self.sweep, table, seconds, self.pace.left_s(self.sweep, table, self._drawn)))
-            self._due = seconds + min(LONGEST_S, max(FIRST_S, GROWTH * seconds))
+            self._due = next_line_s(seconds)
 
     def _draw(self, table: pd.DataFrame, seconds: float) -> None:
         if self._live is None:

@@ -128,7 +128,7 @@ def _mend_study(sweep: SweepConfig, folder: Storage, trials: list[Any]) -> None:
     if not folder.is_local and not path.exists() and folder.exists(STUDY_FILE):
         path.write_bytes(folder.read(STUDY_FILE))  # another machine began the sweep
     in_order = sorted(trials, key=lambda trial: number_of(trial) or 0)
-    study.mend(sweep, path, study.name_of(folder), [_known(sweep, folder, trial) for trial in in_order])
+    study.mend(sweep, path, study.name_of(folder, path), [_known(sweep, folder, trial) for trial in in_order])
 
 
 def _known(sweep: SweepConfig, folder: Storage, trial: Any) -> study.Known:

@@ -94,7 +94,7 @@ class ControlledSearch(OptunaSearch):
 
 def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
     """Write into the sweep's study why a trial failed: as an attribute of the study, since a failed trial is closed."""
-    study = optuna.load_study(study_name=name_of(folder), storage=open_journal(study_path(folder)))
+    study = optuna.load_study(study_name=name_of(folder, study_path(folder)), storage=open_journal(study_path(folder)))
     study.set_user_attr(f"error {trial_id}", reason)
 
 
@@ -131,7 +131,7 @@ def make_search(sweep: SweepConfig, folder: Storage, resume: bool = False) -> Co
         mode=search.mode,
         sampler=make_sampler(sweep),
         points=[] if resume else sweep.first_points(),
-        study_name=name_of(folder),
+        study_name=name_of(folder, study_path(folder)),
         storage=open_journal(study_path(folder)),
     )
 

@@ -27,9 +27,13 @@ log = logging.getLogger(__name__)
 STATES = {"finished": TrialState.COMPLETE, "stopped early": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def name_of(folder: Storage) -> str:
-    """Return the name of a sweep's study: that of its folder."""
-    return Path(folder.base).name
+def name_of(folder: Storage, path: Path) -> str:
+    """Return the name of a sweep's study: that of its folder when it began, which may have been renamed since.
+
+    - path: of the journal
+    """
+    there = _names(_whole(path.read_bytes())) if path.exists() else []
+    return there[0] if len(there) == 1 else Path(folder.base).name
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -92,12 +96,8 @@ def mend(sweep: SweepConfig, path: Path, name: str, trials: list[Known]) -> None
 def _keep_whole_lines(path: Path, name: str) -> bool:
     """Cut a journal behind its last line that is whole; return whether there was something to cut."""
     content = path.read_bytes() if path.exists() else b""
-    whole = b""
-    for line in content.splitlines(keepends=True):
-        if not (line.endswith(b"\n") and _is_entry(line)):
-            break
-        whole += line
-    if whole and not _holds(whole, name):
+    whole = _whole(content)
+    if whole and _names(whole) != [name]:
         whole = b""
     if whole and whole == content:
         return False
@@ -113,6 +113,16 @@ def _keep_whole_lines(path: Path, name: str) -> bool:
     return True
 
 
+def _whole(content: bytes) -> bytes:
+    """Return a journal up to its first line that isn't whole."""
+    whole = b""
+    for line in content.splitlines(keepends=True):
+        if not (line.endswith(b"\n") and _is_entry(line)):
+            break
+        whole += line
+    return whole
+
+
 def _is_entry(line: bytes) -> bool:
     try:
         entry = json.loads(line)
@@ -121,15 +131,15 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
 
 
-def _holds(journal: bytes, name: str) -> bool:
-    """Return whether Optuna can read a journal, and finds the study in it."""
+def _names(journal: bytes) -> list[str]:
+    """Return the names of the studies in a journal; none where Optuna can't read it."""
     folder = tempfile.mkdtemp(prefix="tgt_ray_study_")
     try:
         copy = Path(folder, "journal")
         copy.write_bytes(journal)
-        return optuna.get_all_study_names(open_journal(copy)) == [name]
+        return optuna.get_all_study_names(open_journal(copy))
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError):
-        return False  # entries that don't follow from those before them
+        return []  # entries that don't follow from those before them
     finally:
         shutil.rmtree(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,14 @@ import numpy as np
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.data import HeldForCalibration
 from tgt_ray.tasks.base import take
 from tgt_ray.tasks.leaks import keys_of
 
 if TYPE_CHECKING:
     from tgt_ray.tasks.base import Task, TaskData
+
+log = logging.getLogger(__name__)
 
 #: The table with these rows.
 CALIBRATION = "calibration"
@@ -24,10 +28,13 @@ def with_calibration(task: Task, data: TaskData, needed: int) -> TaskData:
 
     Rows that are in train or among unlabelled rows as well, and those that validation has twice, stay in validation.
 
-    - needed: the fewest rows that do; 0: none is asked for, and nothing changes
+    - needed: the fewest rows that do; 0: none is asked for, and nothing changes, of which a warning tells where the
+      user has set how they are held out
     - raises ConfigError: where there are fewer
     """
     if not needed:
+        if task.calibration != HeldForCalibration():
+            log.warning("task.calibration: has no effect, since no run or trial has objective.conformal; leave it out")
         return data
     validation = data.tables["validation"]
     fresh = _fresh(task, data)

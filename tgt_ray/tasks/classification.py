@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.data import Labelled, LongTail, Splits, Unlabelled
@@ -30,6 +30,12 @@ class Classification(Task):
     long_tail: LongTail | None = Field(
         None, description="cut the student's train split to a long tail; absent: all rows"
     )
+
+    @model_validator(mode="after")
+    def _one_subsample(self) -> Self:
+        if self.few_labels()[0] is not None and self.long_tail is not None:
+            raise ValueError("labelled and long_tail exclude each other: give one of them")
+        return self
 
     def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
         """Return the settings `labelled` and `unlabelled`, where the task has them."""

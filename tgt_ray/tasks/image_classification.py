@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray.core.config import SINCE_0_2
 from tgt_ray.data import AnySource, Digits, ImageRows, Labelled, MapParts, Splits, Unlabelled
@@ -45,12 +45,6 @@ class ImageClassification(Classification):
         " anchors. The removed labels are never used, whichever split the teacher is pretrained on",
         json_schema_extra=SINCE_0_2,
     )
-
-    @model_validator(mode="after")
-    def _one_subsample(self) -> ImageClassification:
-        if self.labelled is not None and self.long_tail is not None:
-            raise ValueError("labelled and long_tail exclude each other: give one of them")
-        return self
 
     def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
         # A source that names further images without labels asks for them by that.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.texts import as_read, shown, to_bytes
@@ -62,12 +62,6 @@ class TextClassification(Classification):
         " accepted only where this is set: in train, `anchors` treats them in the same way, and `ignore` leaves them"
         " out of everything, vocabulary and pretraining included; in validation and test they are always left out",
     )
-
-    @model_validator(mode="after")
-    def _one_subsample(self) -> TextClassification:
-        if self.labelled is not None and self.long_tail is not None:
-            raise ValueError("labelled and long_tail exclude each other: give one of them")
-        return self
 
     def few_labels(self) -> tuple[Labelled | None, Unlabelled | None]:
         return self.labelled, self.unlabelled

@@ -160,7 +160,8 @@ class Shelf:
         mine |= {f"{role}-{before}.json"} & names
         self._seen |= mine
         self.records += [found for name in mine if (found := records.find(self.store, "teacher", name)) is not None]
-        self.records.sort(key=lambda record: ("beside" in record, record["environment"]["created"]))
+        # Of two that were made within a second, it is always the same one.
+        self.records.sort(key=lambda each: ("beside" in each, each["environment"]["created"], stem(role, each)))
 
     def _weights(self, record: dict[str, Any], wrong: list[str]) -> bytes | None:
         """Read a part's weights; None where they aren't whole, the reason for which is added to `wrong`."""
@@ -213,10 +214,20 @@ def with_identity(store: Storage, role: str, record: dict[str, Any], identity: s
     return record
 
 
+def measured_on(role: str, data: TaskData) -> str:
+    """Name everything besides the weights that changes the measured quality of a part."""
+    if role == "generator":
+        return data.fingerprints["validation"]
+    # The class counts of the student's rows tell which classes are few-shot.
+    return digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
+
+
 def stored_teacher(
     config: TeacherConfig, data: TaskData, storage: Storage, with_generator: bool = True
 ) -> dict[str, Any] | None:
     """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared.
+
+    It must be prepared as well where its quality was measured on other rows, as those of a run with calibration rows.
 
     - with_generator: whether one is needed; otherwise its record is None
     """
@@ -231,6 +242,8 @@ def stored_teacher(
         # What is wrong is said where it is made again.
         found = Shelf(store, pretrained_recipe(role, part, [rows, *made_from], before), part).find(say=False)
         if found is None or "identity" not in found[0]:
+            return None
+        if found[0].get("measured_on") != measured_on(role, data):
             return None
         out[role] = {**found[0], "reused": True}
         made_from, before_from = [found[0]["identity"]], old_names(found[0])

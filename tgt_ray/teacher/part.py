@@ -146,8 +146,8 @@ class Part:
             log.warning("%s: %s was stored meanwhile by the same recipe, and is used", self.role, before)
             return
         log.warning(
-            "%s: was %s and is %s now, by the same recipe; what is stored of the former isn't used, and runs that"
-            " began with it can't go on",
+            "%s: was %s and is %s now, by the same recipe; runs that began with the former can't go on until its"
+            " weights are back; from then on it is used again, and runs that begin now can't go on",
             *(self.role, before, identity),
         )
 

@@ -113,8 +113,7 @@ class LabelerMaker:
             "fit": partial(self._fit_head, model),
             "own": partial(self._quality, model),
         }
-        # The class counts of the student's rows tell which classes are few-shot.
-        measured_on = digest(data.fingerprints["validation"], data.fingerprints["test"], data.class_counts.tolist())
+        measured_on = fingerprints.measured_on("labeler", data)
         rows, store = data.fingerprints[split], self.storage.within(FOLDER)
         part = Part(config, "labeler", model, [rows], [rows], finish, measured_on, store, self.device)
         record = part.ready()
@@ -169,7 +168,7 @@ class GeneratorMaker:
         rows, old_names = data.fingerprints[config.pretrain.split], fingerprints.old_names(self.labeler_record)
         made_from, before_from = [rows, self.labeler_record["identity"]], old_names and [rows, *old_names]
         finish: dict[str, Finish] = {"all": partial(self._fit, model), "own": partial(self._quality, model)}
-        store, measured_on = self.storage.within(FOLDER), data.fingerprints["validation"]
+        store, measured_on = self.storage.within(FOLDER), fingerprints.measured_on("generator", data)
         part = Part(config, "generator", model, made_from, before_from, finish, measured_on, store, self.device)
         return model, part.ready()
 

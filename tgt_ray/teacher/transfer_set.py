@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -44,6 +44,7 @@ class StudentData:
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
     - taught_by: identities of labeler and generator; None where there is no generator
+    - fingerprints: those of the tables
     """
 
     tables: dict[str, Table]
@@ -54,6 +55,7 @@ class StudentData:
     class_names: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("train", "unlabelled")
     taught_by: dict[str, str | None] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -121,18 +123,21 @@ def prepare(
     - teacher: the teacher's record
     - objectives: the objectives that runs on this may have
     - unchanged: whether some of the runs take anchors unchanged
-    - raises ConfigError: where all objectives of one type do not fit the task and its teacher
+    - raises ConfigError: where all objectives of one type do not fit the task and its teacher, or rows that one of them
+      is calibrated on are not held out
     """
     log_classes(teacher)
     made_by = {role: part and part["identity"] for role in ROLES for part in [teacher[role]]}
     latents = teacher["generator"] is not None and not generator.contextual
     cache = TeacherCache(storage, data.fingerprints, made_by)
     own, fits = needs(objectives)
+    check_tables(data, fits.values())
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
+    tables = {name: table for name, table in data.tables.items() if name not in ("full", "calibration")}
     student = StudentData(
-        {name: table for name, table in data.tables.items() if name not in ("full", "calibration")},
+        tables,
         data.spec,
         data.num_classes,
         cache.read_signals("train", own),
@@ -140,6 +145,7 @@ def prepare(
         data.class_names,
         generator.starts_from,
         made_by,
+        {name: data.fingerprints[name] for name in tables},
     )
     check_objectives(objectives, student.facts)
     fingerprints = {"data": data.fingerprints, **made_by}
@@ -161,6 +167,16 @@ def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str
         return unique(signal for each in objectives for signal in each.signals if signal.cached), fits
     except ValueError as err:
         raise ConfigError(f"objective: {err}; let its name say its settings") from err
+
+
+def check_tables(data: TaskData, fits: Iterable[Fit]) -> None:
+    """Raise ConfigError where a fit's rows are not there: those of calibration are held out on request alone."""
+    for fit in fits:
+        if fit.split not in data.tables:
+            raise ConfigError(
+                f"objective: needs rows in the table '{fit.split}', and the data has {', '.join(data.tables)}; hold"
+                " them out with tgt_ray.tasks.with_calibration(task, data, objective.calibration_rows)"
+            )
 
 
 def wanted_signals(

@@ -80,6 +80,7 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             # The order of sums depends on it, and so do last digits.
             "threads": torch.get_num_threads(),
             "teacher": run.data.taught_by,
+            "data": run.data.fingerprints,
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
@@ -97,8 +98,8 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
 def load_state(run: StudentRun, content: bytes) -> None:
     """Restore a run to where `state` was taken.
 
-    - raises ConfigError: where torch can't read the state, where it belongs to another experiment, or where the
-      number of workers differs, since the rows that a worker sees depend on it
+    - raises ConfigError: where torch can't read the state, where it belongs to another experiment, teacher or data, or
+      where the number of workers differs, since the rows that a worker sees depend on it
     """
     there = _loaded(content, run.device)
     formats.check_not_newer("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
@@ -112,12 +113,7 @@ def load_state(run: StudentRun, content: bytes) -> None:
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
             " resume it with the number that it was begun with"
         )
-    # Older versions have not noted it.
-    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
-        raise ConfigError(
-            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
-            f" ({_said(run.data.taught_by)}); restore its files in teachers/, or begin a new run"
-        )
+    _check_same(run, there)
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
     run.student.load_state_dict(there["model"])
@@ -133,6 +129,30 @@ def load_state(run: StudentRun, content: bytes) -> None:
         run.reading = {**reading, "rest": rest}
     if run.plan.rank == 0 and not is_over(run):
         _warn_where_inexact(run, there)
+
+
+def _check_same(run: StudentRun, there: dict[str, Any]) -> None:
+    """Raise ConfigError where teacher or data are others than when the run was begun."""
+    # Older versions have not noted them.
+    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
+        raise ConfigError(
+            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/ or, where they are there, move those of"
+            " the present one away; or begin a new run"
+        )
+    now = run.data.fingerprints
+    before = there.get("data", now)
+    changed = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    if changed:
+        raise ConfigError(
+            f"--resume: the rows of {', '.join(changed)} have changed since the run was begun; restore them, or begin a"
+            " new run"
+        )
+    if formats.number(there) == 1 and run.experiment.objective.calibration_rows:
+        raise ConfigError(
+            "--resume: the checkpoint has format 1, whose version selected students also by the validation rows that"
+            " the objective is calibrated on now; begin a new run"
+        )
 
 
 def _warn_where_inexact(run: StudentRun, there: dict[str, Any]) -> None:

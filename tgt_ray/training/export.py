@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.batch import InputSpec, rows_at_once
-from tgt_ray.core.config import validate
+from tgt_ray.core.config import as_stored, validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import OTHER, Damaged, checksum
@@ -131,7 +131,8 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent:
         )
     known = records.read_json(storage, STUDENT_FILE)
     formats.check("student", known, storage.where(STUDENT_FILE), "use the version that has written it")
-    experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
+    with as_stored():
+        experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
     if experiment.task.has_documents:
         raise ConfigError(
             f"{storage.shown}: its student embeds queries for an index of documents; load_student opens students of"

@@ -42,7 +42,9 @@ def test_they_are_anchors_where_that_is_asked_for(tmp_path, source, name, held_o
     more = data.tables["unlabelled"]
     assert more["text"].to_pylist() == MORE and data.labels("unlabelled").tolist() == [-1] * 3
     assert more["id"].to_pylist() == [24, 25, 26], "ids go on behind those of train"
-    assert data.tables["train"].equals(plain.tables["train"]) and data.left_out == ()
+    assert data.tables["train"].equals(plain.tables["train"])
+    blank = [("blank lines", 1, f"{name.removeprefix('unlabelled/')} line 3")] if ".txt" in name else []
+    assert [(each.what, each.count, each.first.split("/")[-1]) for each in data.left_out] == blank
     assert data.tables["validation"].equals(plain.tables["validation"])
     assert data.tables["full"]["text"].to_pylist() == [*plain.tables["full"]["text"].to_pylist(), *MORE]
 
@@ -97,3 +99,62 @@ def test_empty_ones_are_refused_or_counted(tmp_path, splits):
     data = task({**source, "on_empty": "skip"}, unlabelled="anchors").scan()
     assert data.tables["unlabelled"]["id"].to_pylist() == [25, 26, 27]
     assert [(each.what, each.count) for each in data.left_out] == [("rows with an empty text", 1)]
+
+
+#: Files beside the splits that nobody asked for, and which could not be read.
+OTHERS = {
+    "other columns": {"unlabelled.csv": b"id;body\n1;a\n"},
+    "not UTF-8": {"unlabelled.txt": b"caf\xe9\n"},
+    "two names": {"unlabelled.csv": b"", "unsupervised.txt": b"x"},
+    "shards of which one is missing": {"unlabelled-00000-of-00002.csv": b"text\na\n"},
+    "a folder of two kinds": {"unlabelled/a.csv": b"text\na\n", "unlabelled/b.txt": b"a\n"},
+}
+
+
+@pytest.mark.parametrize("unlabelled", [None, "ignore"])
+@pytest.mark.parametrize("files", OTHERS.values(), ids=OTHERS)
+def test_they_are_not_opened_unless_they_are_asked_for(tmp_path, source, files, unlabelled):
+    plain = task(source).scan()
+    for name, content in files.items():
+        (tmp_path / "x" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(content)
+    data = task(source, unlabelled=unlabelled).scan()
+    assert data.fingerprints == plain.fingerprints
+    (entry,) = data.left_out
+    assert entry.what.endswith("of texts without labels, which task.unlabelled: anchors takes")
+    assert (entry.count, entry.first) == (len(files), str(tmp_path / "x" / min(files)))
+    with pytest.raises(ConfigError):
+        task(source, unlabelled="anchors").scan()
+
+
+def test_blank_lines_of_several_files_are_counted_together(tmp_path, source):
+    (tmp_path / "x" / "unlabelled").mkdir()
+    for number in range(2):
+        (tmp_path / "x" / "unlabelled" / f"{number}.txt").write_text("a\n\n \nb\n")
+    data = task(source, unlabelled="anchors").scan()
+    assert len(data.tables["unlabelled"]) == 4
+    assert [(each.what, each.count, each.first.split("/")[-1]) for each in data.left_out] == [
+        ("blank lines", 4, "0.txt line 2")
+    ]
+
+
+def test_lines_beside_a_split_are_counted(tmp_path, source):
+    plain = task(source).scan()
+    for name in ("train.txt", "training.txt"):
+        (tmp_path / "x" / name).write_text("notes\n")
+    data = task(source).scan()
+    assert data.fingerprints == plain.fingerprints
+    assert [(each.count, each.first) for each in data.left_out] == [(2, "train.txt")]
+
+
+def test_lines_are_looked_at_where_splits_are(tmp_path, splits):
+    source = {**write(tmp_path / "data", "csv", splits), "path": str(tmp_path)}
+    (tmp_path / "train.txt").write_text("notes\n")
+    data = task(source).scan()
+    assert len(data.tables["full"]) == COUNTS["train"]
+    assert [(each.count, each.first) for each in data.left_out] == [(1, "train.txt")]
+    for split in COUNTS:
+        (tmp_path / "data" / f"{split}.csv").unlink()
+    (tmp_path / "train.txt").rename(tmp_path / "data" / "train.txt")
+    with pytest.raises(ConfigError, match=r"data/train.txt: has texts without labels, and train needs labels; give it"):
+        task(source).scan()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.data.labels import check_labels
 
 
 def check_train(labels: np.ndarray, names: Sequence[str], where: Path | str) -> None:
@@ -16,10 +17,12 @@ def check_train(labels: np.ndarray, names: Sequence[str], where: Path | str) -> 
     - labels: (N,), N > 0
     - names: of the classes; empty where they have none
     - where: names the split in messages
-    - raises ConfigError: for labels from 1, and for a class without a row
+    - raises ConfigError: for labels below 0 or from 1, and for a class without a row
     """
     numbers = np.unique(labels)
     least, most = int(numbers[0]), int(numbers[-1])
+    if least < 0:
+        check_labels(labels, len(names) or max(most + 1, 1), where)  # refuses it
     if least > 0 and (not names or most >= len(names)):
         raise ConfigError(
             f"{where}: labels are {least}..{most}, class numbers begin at 0; subtract {least} from the labels of all"

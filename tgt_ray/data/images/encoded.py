@@ -42,6 +42,7 @@ SHOWN = 20
 #: What of images may not be used.
 FRAMES = "images' further frames: of each the first is read"
 LOWER_BITS = "images' lower bits: of 16 bits a channel the upper 8 are read"
+NOT_TURNED = "images' EXIF data: it is damaged, and they are not turned"
 #: Is told what of an image is not used.
 Note = Callable[[str], None]
 #: Why an image without bytes is unreadable.
@@ -408,9 +409,10 @@ def decode(content: bytes | None, size: int | None, channels: int, note: Note = 
         with Image.open(io.BytesIO(content)) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
-            if any(";16" in str(tile.args) for tile in getattr(opened, "tile", ())):
+            if any(_is_deep(tile.args) for tile in getattr(opened, "tile", ())):
                 note(LOWER_BITS)
-            image = on_white(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+            opened.load()
+            image = on_white(turned(opened, note)).convert("L" if channels == 1 else "RGB")
             if has_more_frames(opened):
                 note(FRAMES)
     except (UnreadableImage, MemoryError):
@@ -423,6 +425,23 @@ def decode(content: bytes | None, size: int | None, channels: int, note: Note = 
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _is_deep(args: object) -> bool:
+    """Tell whether pixels have 16 bits a channel: Pillow's decoders say it in a name, that of PPM has the maximum."""
+    maximum = args[1] if isinstance(args, tuple) and len(args) == 2 else 0
+    return ";16" in str(args) or (isinstance(maximum, int) and maximum > 255)
+
+
+def turned(opened: Picture, note: Note) -> Picture:
+    """Return an image, which is loaded, turned as its EXIF data says; as it is where that is damaged."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(opened)
+    except Exception:  # Pillow's readers raise errors of any kind for damaged data
+        note(NOT_TURNED)
+        return opened
 
 
 def has_more_frames(opened: Picture) -> bool:

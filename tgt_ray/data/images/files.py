@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,17 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.encoding import as_utf8
 from tgt_ray.data.images.classes import check_train
 from tgt_ray.data.images.encoded import MISSING, EncodedImages, Scan
-from tgt_ray.data.images.folders import SPLIT_OF, Found, split_folders
+from tgt_ray.data.images.folders import SPLIT_OF, Found, refuse_broken, split_folders, suffixes
 from tgt_ray.data.images.listed import read_table
-from tgt_ray.data.images.stamps import stamps
-from tgt_ray.data.labels import names_beside
+from tgt_ray.data.images.stamps import content_of, stamps
+from tgt_ray.data.labels import ClassName, names_beside
 from tgt_ray.data.texts.labels import class_numbers
 
 #: A line of a list: a path, perhaps in quotes, then spaces, a tab, a comma or a semicolon, and a class number.
 LINE = re.compile(r"(?P<name>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[0-9]+)")
+
+#: A label that is a number: where all labels are, none is taken for a name. pandas writes those it lacks as nan.
+NUMBER = re.compile(r"[-+]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)(e[-+]?[0-9]+)?|nan", re.IGNORECASE)
 
 
 class ImageFiles(EncodedImages):
@@ -45,11 +48,7 @@ class ImageFiles(EncodedImages):
                 f"task.data.path: {base} is not seen on {platform.node()}; give a folder that all nodes mount"
             )
         for name in places[1]:
-            try:
-                content = (base / name).read_bytes()
-            except (OSError, ValueError):  # a ValueError is for names that no file can have
-                content = None
-            yield str(base / name), content
+            yield str(base / name), content_of(base / name)
 
     def _stamps(self, places: dict[str, list[str]]) -> dict[str, list[list[object]]]:
         return {split: stamps([self.path / name for name in names]) for split, names in places.items()}
@@ -77,10 +76,14 @@ class ImageFolder(ImageFiles):
             raise ConfigError(f"task.data.path: no folder at {self.path}")
         found = Found(self.path)
         there, files = found.entries(self.path)
+        for file in files:
+            if file.name.casefold() in SPLIT_OF:
+                refuse_broken(file, "split")
         more = [] if self.unlabelled is None else [self.path / self.unlabelled]
         folders, others = split_folders(self.path, [each for each in there if each not in more])
         found.outside_of_classes(files)
         of_classes = {split: self._class_folders(found, folder) for split, folder in folders.items()}
+        found.keep_apart([*folders.values(), *(each for own in of_classes.values() for each in own.values())])
         classes = sorted(of_classes["train"])
         if len(classes) < 2:
             tables = [each.name for each in folders["train"].glob("metadata.*")]
@@ -95,9 +98,11 @@ class ImageFolder(ImageFiles):
                 raise ConfigError(f"{own[unknown[0]]}: the class '{unknown[0]}' is not in {folders['train']}")
             images = {name: found.images(own[name]) if name in own else [] for name in classes}
             if not any(images.values()):
-                raise ConfigError(f"{folders[split]}: no image files in its class folders")
+                there_are = found.others_in(folders[split])
+                raise ConfigError(f"{folders[split]}: no image files in its class folders{there_are}")
+
             if split == "train":
-                _check_classes(images, own, "validation" in folders)
+                _check_classes(images, own, found, "validation" in folders)
             places[split] = [str(file.relative_to(self.path)) for files in images.values() for file in files]
             labels[split] = np.repeat(np.arange(len(classes)), [len(files) for files in images.values()])
         for folder in more:
@@ -121,6 +126,9 @@ class ImageFolder(ImageFiles):
     def _class_folders(found: Found, folder: Path) -> dict[str, Path]:
         """Return the class folders of a split by their names in one Unicode form: systems write an accent in two."""
         folders, files = found.entries(folder)
+        for file in files:
+            if file.suffix.lower() not in suffixes():
+                refuse_broken(file, "class")
         found.outside_of_classes(files)
         own: dict[str, Path] = {}
         for each in folders:
@@ -134,12 +142,12 @@ class ImageFolder(ImageFiles):
         return own
 
 
-def _check_classes(images: dict[str, list[Path]], folders: dict[str, Path], has_validation: bool) -> None:
+def _check_classes(images: dict[str, list[Path]], folders: dict[str, Path], found: Found, has_validation: bool) -> None:
     for name, files in images.items():
         if not files:
             raise ConfigError(
-                f"{folders[name]}: no image of the class '{name}' is in train; add some, or remove the class from all"
-                " splits"
+                f"{folders[name]}: no image of the class '{name}' is in train{found.others_in(folders[name])}; add"
+                " some, or remove the class from all splits"
             )
         if len(files) < 2 and not has_validation:
             raise ConfigError(
@@ -182,7 +190,7 @@ class ImageLists(ImageFiles):
         description="of tables: name of the column with the labels: integers from 0, or names of classes",
         json_schema_extra=SINCE_0_2,
     )
-    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+    label_names: tuple[ClassName, ...] | None = Field(
         None,
         min_length=1,
         description="names of the classes in the order of their numbers; absent: those of labels.json or classes.txt,"
@@ -199,7 +207,7 @@ class ImageLists(ImageFiles):
         for split, file in files.items():
             with concerning(f"task.data.{split}"):
                 tables[split] = read_table(file, self.file_column, self.label_column)
-        names = list(self.label_names or names_beside([self.path])[0])
+        names = list(self.label_names or names_beside([self.path], "task.data.label_names")[0])
         if names or any(table is not None for table in tables.values()):
             return self._of_tables(files, tables, names)
         read = {split: self._read(split, file) for split, file in files.items()}
@@ -238,7 +246,8 @@ class ImageLists(ImageFiles):
                 found = table["label"]
             labels[split] = pa.table({"label": found})
         own = labels["train"]["label"].unique().to_pylist()
-        if not names and not all(re.fullmatch(r"-?[0-9]+", each) for each in own):
+        # Numbers with a point are no names: in the order of the alphabet 10.0 would come before 2.0.
+        if not names and not all(NUMBER.fullmatch(each) for each in own):
             names = sorted(own)
             self._check_known(files, labels, names)
         where = {split: str(file) for split, file in files.items()}
@@ -258,10 +267,10 @@ class ImageLists(ImageFiles):
 
     def _places(self, file: Path, names: list[str]) -> list[str]:
         """Return the paths of a table as they count from `path`: they may also count from the folder of the table."""
-        first = self._place(file, "row", 0, names[0])
-        beside = file.parent
-        if not (self.path / first).exists() and (beside / first).exists() and self.path in (beside, *beside.parents):
-            names = [(beside.relative_to(self.path) / name).as_posix() for name in names]
+        beside, first = file.parent, names[0]
+        own, inner = as_here(self.path, first), as_here(beside, first)
+        if not (self.path / own).exists() and (beside / inner).exists() and self.path in (beside, *beside.parents):
+            names = [(beside.relative_to(self.path) / as_here(beside, name)).as_posix() for name in names]
         return [self._place(file, "row", row, name) for row, name in enumerate(names)]
 
     def _found(
@@ -288,14 +297,15 @@ class ImageLists(ImageFiles):
             table = read_table(file, self.file_column, self.label_column, labelled=False)
             if table is not None:
                 return self._places(file, table["file"].to_pylist())
-            lines = [(n, line.strip()) for n, line in enumerate(as_utf8(file).text().splitlines(), 1) if line.strip()]
+            text = re.split(r"\r\n|\n|\r", as_utf8(file).text())
+            lines = [(n, line.strip()) for n, line in enumerate(text, 1) if line.strip()]
         if not lines:
             raise ConfigError(f"{file}: holds no lines")
         return [self._place(file, "line", number, name) for number, name in lines]
 
     def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
         """Return number of the line, path and label of each image of a list."""
-        rows = []
+        rows, words = [], dict[int, str]()
         with concerning(f"task.data.{split}"):
             text = as_utf8(file).text()
         for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
@@ -310,17 +320,48 @@ class ImageLists(ImageFiles):
                     f" begins with a line that has {self.file_column} and {self.label_column} (task.data.file_column,"
                     " label_column)"
                 )
-            rows.append((number, self._place(file, "line", number, found["name"]), int(found["label"][:18])))
+            label = int(found["label"][:18])
+            word = words.setdefault(label, found["label"])
+            if word != found["label"]:
+                raise ConfigError(
+                    f"{file}: line {number}: the label {cut(found['label'], 40)!r} is one number with"
+                    f" {cut(word, 40)!r} of a line before; write them alike, or give numbers of their own"
+                )
+            rows.append((number, self._place(file, "line", number, found["name"]), label))
         if not rows:
             raise ConfigError(f"{file}: holds no lines")
         return rows
 
     def _place(self, file: Path, unit: str, number: int, name: str) -> str:
-        """Return a path as this system writes it: lists from Windows have backslashes, and those from tables quotes."""
-        if len(name) > 2 and name[0] == name[-1] == '"':
-            name = name[1:-1].replace('""', '"')
-        if "\\" in name and not (self.path / name).exists():
-            name = name.replace("\\", "/")
-        if Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{file}: {unit} {number}: the path {cut(name)!r} leaves {self.path}")
-        return name
+        """Return a path as it counts from `path`; ConfigError where it leads out of it."""
+        here = as_here(self.path, name)
+        inside = self._inside(here)
+        if inside is None:
+            raise ConfigError(f"{file}: {unit} {number}: the path {cut(here)!r} leaves {self.path}")
+        return inside
+
+    def _inside(self, name: str) -> str | None:
+        """Return a path as it counts from `path`, also where it is absolute or goes up and down; None: it leaves it."""
+        if not Path(name).is_absolute() and PureWindowsPath(name).is_absolute():
+            return None
+        up = ".." in Path(name).parts
+        if not (up or Path(name).is_absolute()):
+            return name
+        whole, root = self.path / name, self.path.absolute()
+        if not up and whole.is_relative_to(root):
+            return whole.relative_to(root).as_posix()
+        try:  # links are followed to the folder of a file, but not to where the file itself may be a link to
+            found, root = whole.parent.resolve() / whole.name, root.resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, and names that no file can have
+            return None
+        return found.relative_to(root).as_posix() if found.is_relative_to(root) and ".." not in found.parts else None
+
+
+def as_here(folder: Path, name: str) -> str:
+    """Return a path as this system writes it: lists from Windows have backslashes, and those from tables quotes.
+
+    - folder: that it counts from
+    """
+    if len(name) > 2 and name[0] == name[-1] == '"':
+        name = name[1:-1].replace('""', '"')
+    return name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name

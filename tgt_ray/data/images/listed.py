@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable, valid
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.parts import kind_of
-from tgt_ray.data.texts.delimited import DELIMITERS, first_rows
+from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, with_doubled_quotes
 
+log = logging.getLogger(__name__)
+
+#: Why a table can't be read where quotes are not as they should be.
+QUOTES = "line {}: a value goes on after its closing double quote; write quotes inside of values twice"
 #: Suffixes of tables; other files are tables where their first line has the name of the column of files.
 JSON, PARQUET = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",)
 
@@ -61,11 +66,16 @@ def _delimiter(source: Utf8, column: str) -> str | None:
 
 
 def _parsed(source: Utf8, delimiter: str, columns: tuple[str, str]) -> pa.Table:
-    with readable(source.file, "CSV"), source.open() as stream:
+    line = broken_quote(source, delimiter)
+    doubled = with_doubled_quotes(source, delimiter) if line else None
+    if doubled is not None and not broken_quote(doubled, delimiter):
+        log.info("%s: double quotes after a backslash are read as part of the value", source.file)
+        source, line = doubled, 0
+    with readable(source.file, "CSV", lambda: QUOTES.format(line) if line else ""), source.open() as stream:
         return pa.csv.read_csv(
             stream,
             pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            pa.csv.ParseOptions(delimiter=delimiter),
+            pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
         )
 

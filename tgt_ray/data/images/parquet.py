@@ -8,17 +8,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.data.account import LeftOut
+from tgt_ray.data.account import LeftOut, left_out
 from tgt_ray.data.base import MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
@@ -32,6 +33,21 @@ if TYPE_CHECKING:
     from tgt_ray.core.storage import Storage
 
 
+def _channels_first(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if shape[0] not in (1, 3):
+        raise PydanticCustomError(
+            "image_shape",
+            "channels come first, then height and width, and an image has 1 or 3 channels; pixels that are stored as"
+            " height, width, channels must be written again in this order: numpy's transpose(2, 0, 1)",
+        )
+    return shape
+
+
+#: Channels, height and width.
+Side = Annotated[int, Field(ge=1)]
+ImageShape = Annotated[tuple[Side, Side, Side], AfterValidator(_channels_first)]
+
+
 class ParquetImages(ImageSource):
     """Raw uint8 pixels from Parquet files: binary values in `image`, integers in `label`.
 
@@ -42,7 +58,7 @@ class ParquetImages(ImageSource):
 
     type: Literal["parquet"] = "parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
-    image_shape: tuple[int, int, int] | None = Field(
+    image_shape: ImageShape | None = Field(
         None,
         description="channels, height and width of an image; absent: taken for square images with 1 or 3 channels",
     )
@@ -93,8 +109,9 @@ class ParquetImages(ImageSource):
 
     def _rows(self, table: pa.Table, file: Path, num_classes: int) -> ImageRows:
         labels = check_labels(table["label"].to_numpy(), num_classes, file)
-        flat = _pixels(table["image"], file)
-        shape = self.image_shape or _square_shape(flat.shape[1], file)
+        first = len(table["image"][0].as_buffer())
+        shape = self.image_shape or _square_shape(first, file)
+        flat = _pixels(table["image"], file) if first else np.empty((0, 0), np.uint8)
         if int(np.prod(shape)) != flat.shape[1]:
             raise ConfigError(_other_shape(shape, flat.shape[1], file))
         return ImageRows(np.arange(len(labels)), flat.reshape(-1, *shape), labels)
@@ -169,7 +186,7 @@ class RawParquet(EncodedParquet):
 
     may_skip: ClassVar[bool] = False
     type: Literal["raw_parquet"] = "raw_parquet"  # type: ignore[assignment]
-    image_shape: tuple[int, int, int] | None = Field(
+    image_shape: ImageShape | None = Field(
         None,
         description="channels, height and width of an image; absent: taken for square images with 1 or 3 channels",
     )
@@ -267,7 +284,20 @@ def _files(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str], tuple[
     names, beside = names_beside(found.folders)
     # Folders are left to the rows, which may name files in them.
     left = found.left_out(beside, no_split(SUFFIXES), folders=False)
-    return {split: parts.files for split, parts in found.parts.items()}, names, left
+    files, empty = {}, []
+    for split, parts in found.parts.items():
+        # Spark writes shards without rows; where all are, the split is empty.
+        files[split] = tuple(file for file in parts.files if _rows_in(file) != 0) or parts.files[:1]
+        empty += [file.relative_to(folder).as_posix() for file in parts.files if file not in files[split]]
+    return files, names, (*left, *left_out("shards that hold no rows", empty))
+
+
+def _rows_in(file: Path) -> int | None:
+    """Return how many rows a Parquet file has; None where it can't be read, which reading it reports."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError, UnicodeError):
+        return None
 
 
 def _source(files: Sequence[Path]) -> Path | str:
@@ -353,6 +383,8 @@ def _pixels(column: pa.ChunkedArray, file: Path) -> np.ndarray:
 
 
 def _square_shape(num_bytes: int, file: Path) -> tuple[int, int, int]:
+    if num_bytes == 0:
+        raise ConfigError(f"{file}: its first image has no bytes; expected raw uint8 pixels")
     for channels in (1, 3):
         side = round((num_bytes / channels) ** 0.5)
         if channels * side * side == num_bytes:

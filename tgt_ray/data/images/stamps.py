@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 #: Bytes of one sample of a file.
@@ -26,6 +27,8 @@ def stamps(files: Sequence[Path], samples: int = 3) -> list[list[Any]]:
     def stamp(file: Path) -> list[Any]:
         try:
             stat = file.stat()
+            if not S_ISREG(stat.st_mode):
+                return [str(file)]
             with file.open("rb") as content:
                 sha = hashlib.sha256()
                 for start in places(stat.st_size, samples):
@@ -55,8 +58,12 @@ def bytes_of(value: Mapping[str, Any], name: str, folder: Path) -> tuple[str, by
     content, path = value.get("bytes"), value.get("path")
     if content is not None or not path:
         return name, content
+    return f"{name}, without bytes, file {folder / path}", content_of(folder / path)
+
+
+def content_of(file: Path) -> bytes | None:
+    """Return a file's bytes; None where it can't be read, or is no regular file: to open a pipe would wait for ever."""
     try:
-        content = (folder / path).read_bytes()
+        return file.read_bytes() if S_ISREG(file.stat().st_mode) else None
     except (OSError, ValueError):  # a ValueError is for names that no file can have
-        content = None
-    return f"{name}, without bytes, file {folder / path}", content
+        return None

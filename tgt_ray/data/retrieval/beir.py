@@ -189,6 +189,15 @@ class BeirFolder(Source):
         folder = self.path / "qrels"
         return find_parts(folder, names, (".parquet", ".tsv", ".tsv.gz")) if folder.is_dir() else None
 
+    def _alike(self, name: str) -> str:
+        """Name a file of a table or split that has another suffix than those that are read."""
+        folder = self.path / "qrels" if name.startswith("qrels/") else self.path
+        names = SPLITS.get(name.removeprefix("qrels/"), (name,))
+        if not folder.is_dir():
+            return ""
+        there = sorted(each.name for each in folder.iterdir() if kind_of(each)[0].casefold() in names)
+        return f"; there is {there[0]}, which is not read: write it in one of these forms" if there else ""
+
     def _read(
         self, name: str, parts: Parts | None, columns: tuple[str, ...], more: tuple[str, ...] = ()
     ) -> tuple[str, pa.Table]:
@@ -198,7 +207,7 @@ class BeirFolder(Source):
         """
         if parts is None:
             kinds = ".parquet or .tsv" if name.startswith("qrels/") else ".parquet or .jsonl"
-            raise ConfigError(f"task.data.path: no file {name} ({kinds}) in {self.path}")
+            raise ConfigError(f"task.data.path: no file {name} ({kinds}) in {self.path}{self._alike(name)}")
         tables = [_strings(file, columns, more) for file in parts.files]
         shared = [each for each in tables[0].column_names if all(each in table.column_names for table in tables)]
         if any(len(table.column_names) > len(shared) for table in tables):

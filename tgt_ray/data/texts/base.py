@@ -6,7 +6,8 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,10 @@ from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.progress import Phase, progress
 from tgt_ray.core.texts import SEPARATOR, clean
-from tgt_ray.data.account import LeftOut, left_out
+from tgt_ray.data.account import LeftOut, left_out, merged
 from tgt_ray.data.base import Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
+from tgt_ray.data.labels import ClassName
 from tgt_ray.data.subsets import Unlabelled
 from tgt_ray.data.texts.labels import FLOATS, class_numbers, without_minus_ones
 
@@ -92,7 +94,7 @@ class TextSource(Source):
         " are not pairs",
     )
     label_column: str = Field("label", description="name of the column with the labels: integers from 0, or names")
-    label_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = Field(
+    label_names: tuple[ClassName, ...] | None = Field(
         None,
         min_length=1,
         description="names of the classes in the order of their numbers; needed where labels are names that the data"
@@ -122,6 +124,17 @@ class TextSource(Source):
         - raises ConfigError: for what is missing or unreadable
         """
 
+    def files_without_labels(self) -> Sequence[Path]:
+        """Return the files of further texts for train that `open_without_labels` opens; they are not looked at yet."""
+        return ()
+
+    def open_without_labels(self) -> RawTexts:
+        """Open these files, where there are some and the task asks for them.
+
+        - raises ConfigError: where they are damaged, or don't fit together
+        """
+        raise NotImplementedError
+
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
         """Read all splits.
 
@@ -131,6 +144,9 @@ class TextSource(Source):
         """
         raw = self.open_splits()
         more = raw.pop("unlabelled", None)
+        others = [str(file) for file in self.files_without_labels()] if more is None else [more.where]
+        if more is None and others and unlabelled == "anchors":
+            more = self.open_without_labels()
         every = [file for each in raw.values() for file in each.shards or (each,)]
         with progress("reading texts", len(every), "files") as phase:
             tables = {split: self._read(each, phase) for split, each in raw.items()}
@@ -150,10 +166,16 @@ class TextSource(Source):
             )
         where = {split: each.where for split, each in raw.items()}
         labels, num_classes = class_numbers(where, tables, self.label_column, names, may_be)
+        if num_classes < 2:
+            raise ConfigError(
+                f"{where['train']}: column '{self.label_column}' (task.data.label_column) has one class alone; at least"
+                " 2 are needed"
+            )
         rows = {
             split: self._rows(raw[split].where, table, labels[split], split == "train" and unlabelled == "anchors")
             for split, table in tables.items()
         }
+        _report_two_labels(where["train"], rows["train"])
         account = [entry for each in raw.values() for entry in each.left_out]
         for split, found in rows.items():
             account += _lost(raw[split].where, found, labels[split])
@@ -162,8 +184,9 @@ class TextSource(Source):
         if more is not None and unlabelled == "anchors":
             rows["train"], lost = self._joined(rows["train"], more, len(tables["train"]))
             account += lost
-        elif more is not None:
-            account += left_out("file of texts without labels, which task.unlabelled: anchors takes", [more.where])
+        else:
+            files = "files" if len(others) > 1 else "file"
+            account += left_out(f"{files} of texts without labels, which task.unlabelled: anchors takes", others)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, names, tuple(account))
 
     def _joined(self, train: TextRows, more: RawTexts, first: int) -> tuple[TextRows, list[LeftOut]]:
@@ -181,7 +204,8 @@ class TextSource(Source):
             np.concatenate([train.labels, rows.labels]),
         )
         empty = [f"{more.where} row {row}" for row in np.setdiff1d(np.arange(len(table)), rows.ids)]
-        return TextRows(ids, texts, labels), [*more.left_out, *left_out("rows with an empty text", empty)]
+        lost = [entry for each in (more, *more.shards) for entry in each.left_out]
+        return TextRows(ids, texts, labels), [*merged(lost), *left_out("rows with an empty text", empty)]
 
     def _read(self, raw: RawTexts, phase: Phase, labelled: bool = True) -> pa.Table:
         """Read the columns text, perhaps pair, and label, after checking their types.
@@ -191,8 +215,15 @@ class TextSource(Source):
         - phase: counts files
         - labelled: whether rows have labels; otherwise there is no such column
         """
-        if raw.shards:
-            return pa.concat_tables([self._read(each, phase, labelled) for each in raw.shards])
+        # Tools that write in parallel leave shards without rows, whose columns need not have types.
+        tables = [self._read_file(each, phase, labelled, bool(raw.shards)) for each in raw.shards or (raw,)]
+        there = [table for table in tables if table is not None]
+        if not there:
+            raise ConfigError(f"{raw.where}: holds no rows")
+        return pa.concat_tables(there)
+
+    def _read_file(self, raw: RawTexts, phase: Phase, labelled: bool, shard: bool) -> pa.Table | None:
+        """Read one file as `_read` does; None for a shard that has no rows."""
         wanted = {"text": self.text_column, "pair": self.pair_column, "label": self.label_column if labelled else None}
         columns = {key: name for key, name in wanted.items() if name is not None}
         for key, name in columns.items():
@@ -200,7 +231,11 @@ class TextSource(Source):
         table = raw.read(list(columns.values()))
         phase.advance()
         if table.num_rows == 0:
+            if shard:
+                return None
             raise ConfigError(f"{raw.where}: holds no rows")
+        for key, name in columns.items():
+            self._check_type(raw, key, name)
         out = {key: valid(plain(table[columns[key]]), raw.where, columns[key]) for key in columns if key != "label"}
         if not labelled:
             return pa.table(out)
@@ -212,7 +247,7 @@ class TextSource(Source):
         return pa.table({**out, "label": pc.utf8_normalize(label, "NFC")})
 
     def _check_column(self, raw: RawTexts, key: str, name: str) -> None:
-        """Raise ConfigError where a column is missing, there twice, or of a type that doesn't fit its use."""
+        """Raise ConfigError where a column is missing or there twice."""
         found, at = raw.schema.names, f"task.data.{key}_column"
         if name not in found:
             texts = [each.name for each in raw.schema if is_text(each.type) and each.name != self.label_column]
@@ -224,6 +259,10 @@ class TextSource(Source):
             raise ConfigError(f"{at}: {raw.where} has no column '{name}'; {nearest(name, found)}")
         if found.count(name) > 1:
             raise ConfigError(f"{at}: {raw.where} has {found.count(name)} columns '{name}'; one is needed")
+
+    def _check_type(self, raw: RawTexts, key: str, name: str) -> None:
+        """Raise ConfigError where a column's type doesn't fit its use."""
+        at = f"task.data.{key}_column"
         kind = raw.schema.field(name).type
         if key != "label" and not is_text(kind):
             raise ConfigError(f"{at}: column '{name}' of {raw.where} is {kind}, expected texts")
@@ -274,6 +313,20 @@ class TextSource(Source):
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
+
+
+def _report_two_labels(where: str, rows: TextRows) -> None:
+    """Log a warning where a text comes with more than one label: at most one of them can be learnt."""
+    known = rows.take(np.flatnonzero(rows.labels >= 0))
+    pairs = known.to_table().group_by(["text", "label"], use_threads=False).aggregate([("id", "min")])
+    counts = pairs.group_by("text", use_threads=False).aggregate([("label", "count"), ("id_min", "min")])
+    several = counts.filter(pc.greater(counts["label_count"], 1))
+    if len(several):
+        row = pc.min(several["id_min_min"]).as_py()
+        log.warning(
+            "%s: %d texts come with more than one label, the first in row %d, %r",
+            *(where, len(several), row, known.texts[int(np.searchsorted(known.ids, row))].as_py()[:BEGINNING]),
+        )
 
 
 def _lost(where: str, kept: TextRows, labels: np.ndarray) -> tuple[LeftOut, ...]:

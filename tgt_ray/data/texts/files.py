@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,15 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.progress import progress
+from tgt_ray.data.account import left_out
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import names_beside
-from tgt_ray.data.parts import SPLITS, find_parts, kind_of, no_split, split_parts
+from tgt_ray.data.parts import UNLABELLED, Layout, Parts, files_named, find_parts, kind_of, no_split, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
 from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
 
@@ -50,28 +52,42 @@ class TextFiles(TextSource):
     def open_splits(self) -> dict[str, RawTexts]:
         if not self.path.is_dir():
             raise ConfigError(f"task.data.path: no folder at {self.path}")
-        for split in ("train", "test"):
-            lines = find_parts(self.path, SPLITS[split], LINES)
-            if lines is not None and find_parts(self.path, SPLITS[split], self.suffixes) is None:
-                raise ConfigError(
-                    f"{lines.where}: has texts without labels, and {split} needs labels; give it as"
-                    f" {split}{self.suffixes[0]}, and further texts without labels as unlabelled{LINES[0]}"
-                )
-        layout, found = split_parts(self.path, self.suffixes, (*self.suffixes, *LINES)), {}
+        layout = split_parts(self.path, self.suffixes, LINES)
         names, beside = names_beside(layout.folders)
-        more = {"unlabelled": layout.unlabelled} if layout.unlabelled is not None else {}
-        every = layout.parts | more
+        found = self._opened(layout.parts, names)
+        left = layout.left_out([*beside, *self._without_labels(layout)], no_split(self.suffixes))
+        return {**found, "train": replace(found["train"], left_out=left)}
+
+    def files_without_labels(self) -> list[Path]:
+        return self._without_labels(split_parts(self.path, self.suffixes))
+
+    def open_without_labels(self) -> RawTexts:
+        layout = split_parts(self.path, self.suffixes)
+        parts = find_parts(layout.home, UNLABELLED, (*self.suffixes, *LINES))
+        assert parts is not None, "it is called where there are such files"
+        return self._opened({"unlabelled": parts}, names_beside(layout.folders)[0])["unlabelled"]
+
+    def _without_labels(self, layout: Layout) -> list[Path]:
+        return files_named(layout.home, UNLABELLED, (*self.suffixes, *LINES))
+
+    def _opened(self, every: dict[str, Parts], names: list[str]) -> dict[str, RawTexts]:
+        """Open the files of splits.
+
+        - names: of the classes, where a file beside the splits has them
+        """
+        found = {}
         with progress("opening files of texts", sum(len(parts.files) for parts in every.values()), "files") as phase:
             for split, parts in every.items():
                 opened = []
                 for file in parts.files:
-                    columns = self._lines(file) if _is_lines(file) else self.open_file(file, names)
-                    opened.append(RawTexts(str(file), *columns, tuple(names)))
+                    opened.append(self._lines(file) if _is_lines(file) else self._table(file, names))
                     phase.advance()
-                whole = replace(opened[0], where=parts.where, shards=tuple(opened))
+                whole = RawTexts(parts.where, opened[0].schema, opened[0].read, tuple(names), tuple(opened))
                 found[split] = opened[0] if len(opened) == 1 else whole
-        left = layout.left_out(beside, no_split(self.suffixes))
-        return {**found, "train": replace(found["train"], left_out=left)}
+        return found
+
+    def _table(self, file: Path, names: list[str]) -> RawTexts:
+        return RawTexts(str(file), *self.open_file(file, names), tuple(names))
 
     @abstractmethod
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
@@ -80,8 +96,8 @@ class TextFiles(TextSource):
         - names: of the classes, where a file beside the splits has them
         """
 
-    def _lines(self, file: Path) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
-        """Read a file with a text on each line, as `open_file` does."""
+    def _lines(self, file: Path) -> RawTexts:
+        """Read a file with a text on each line. Blank lines are counted."""
         if self.pair_column is not None:
             raise ConfigError(
                 f"{file}: has single texts, and task.data.pair_column says that rows are pairs; give a file with both"
@@ -89,11 +105,9 @@ class TextFiles(TextSource):
             )
         with as_utf8(file).lines() as lines:
             texts = [line.strip() for line in lines]
-        blank = [number for number, text in enumerate(texts, start=1) if not text]
-        if blank:
-            log.info("%s: %d empty lines are left out, the first is line %d", file, len(blank), blank[0])
+        blank = [f"{file} line {number}" for number, text in enumerate(texts, start=1) if not text]
         table = pa.table({self.text_column: pa.array([text for text in texts if text], pa.large_string())})
-        return table.schema, table.select
+        return RawTexts(str(file), table.schema, table.select, left_out=left_out("blank lines", blank))
 
     @property
     def _as_texts(self) -> dict[str, pa.DataType]:
@@ -133,7 +147,10 @@ class CsvTexts(TextFiles):
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="character between columns; absent: a comma, in .tsv files a tab"
+        None,
+        min_length=1,
+        max_length=1,
+        description="character between columns, of ASCII; absent: a comma, in .tsv files a tab; \\t is a tab as well",
     )
     quoted: bool | None = Field(
         None,
@@ -149,9 +166,23 @@ class CsvTexts(TextFiles):
         " has the names",
     )
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        """Take a backslash and a t for a tab: single quotes in YAML, and shells, leave them as they are."""
+        return "\t" if value == r"\t" else value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_byte(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in '"\r\n\0'):
+            raise ValueError(f"{value!r} can't be between columns; give a character of ASCII, such as ';' or '|'")
+        return value
+
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
         delimiter = self.delimiter or ("\t" if kind_of(file)[1].startswith(".tsv") else ",")
-        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "")
+        head = self.columns is None
+        source = as_utf8(file, lambda number, line: "the names of the columns" if number == 1 else "", page=head)
         self._check_head(source, delimiter, names)
         with readable(file, "CSV"):
             if self.quoted is not False:
@@ -172,6 +203,13 @@ class CsvTexts(TextFiles):
         file, wanted = source.file, list(self._as_texts)
         rows = first_rows(source, delimiter, self.quoted is not False)
         head = rows[0] if rows else []
+        with source.lines() as lines:
+            first = lines.readline().strip()
+        if mark := re.fullmatch(r'"?sep=(.)"?', first):
+            raise ConfigError(
+                f"{file}: begins with the line {first!r}, which is for Excel alone; remove it, and set"
+                f" task.data.delimiter to {json.dumps(mark[1])} where that is not what the file's kind has"
+            )
         if self.columns is not None:
             if set(head) >= set(wanted):
                 raise ConfigError(f"task.data.columns: {file} has these names in its first line; leave columns out")

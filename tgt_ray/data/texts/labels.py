@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -74,8 +75,11 @@ def class_numbers(
         return numbers, len(names)
     for split, words in distinct.items():
         other = [word for word in words if not re.fullmatch(r"-?[0-9]{1,18}", word)]
+        if not other and shifted(first, may_be):
+            other = [word for word in words if word not in may_be]
         if other:
             raise ConfigError(_not_numbers(where[split], column, tables[split]["label"], other, names))
+    _check_written_alike(first, column)
     values = {split: pc.cast(table["label"], pa.int64()) for split, table in tables.items()}
     if not names:
         _check_gaps(where["train"], values["train"])
@@ -88,6 +92,27 @@ def class_numbers(
     }
     check_all_there(where["train"], numbers["train"], names)
     return numbers, num_classes
+
+
+def shifted(words: Sequence[str], names: Sequence[str]) -> bool:
+    """Tell whether one of these labels is the name of a class whose number is another.
+
+    - words: labels, all of them integers
+    """
+    places = {int(name): place for place, name in enumerate(names) if re.fullmatch(r"-?[0-9]{1,18}", name)}
+    return any(places.get(int(word), int(word)) != int(word) for word in words)
+
+
+def _check_written_alike(words: Sequence[str], column: str) -> None:
+    """Raise ConfigError for two labels that are one number, such as 1 and 01: they may be two classes."""
+    seen: dict[int, str] = {}
+    for word in words:
+        before = seen.setdefault(int(word), word)
+        if before != word:
+            raise ConfigError(
+                f"task.data.label_names: column '{column}' has the labels {before!r} and {word!r}, which are one"
+                " number; write them alike, or where they are names of two classes, give label_names"
+            )
 
 
 def one_form(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,15 +26,17 @@ class Step(Explorer):
     sigma: float = Field(
         0.5,
         ge=0,
+        le=1e6,
         description="standard deviation of the random start, in units of the latent scale; higher starts farther from"
         " the anchor",
     )
     step_size: float = Field(
         0.25,
         ge=0,
+        le=1e6,
         description="length of one step, in units of the latent scale times sqrt(dimensions); higher moves farther",
     )
-    steps: int = Field(1, ge=1, description="number of steps from the random start")
+    steps: int = Field(1, ge=1, le=10**6, description="number of steps from the random start")
 
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         latents = latents_BL + self.sigma * near.scale_L * near.noise_like(latents_BL)

@@ -22,6 +22,7 @@ class Random(Explorer):
     sigma: float = Field(
         0.5,
         ge=0,
+        le=1e6,
         description="standard deviation of the noise, in units of each latent dimension's own standard deviation;"
         " higher moves farther from the anchor",
     )

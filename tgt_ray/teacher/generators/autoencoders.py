@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import Width
+from tgt_ray.core.config import Widths
 from tgt_ray.teacher.generators.base import Generator
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class MLPAutoencoderGenerator(Autoencoder):
     latent_dim: int = Field(
         16, ge=1, le=2**16, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
     )
-    hidden: tuple[Width, ...] = Field(
+    hidden: Widths = Field(
         (256, 128), min_length=1, description="widths of the encoder's hidden layers, from the image inwards"
     )
 
@@ -54,7 +54,7 @@ class ConvAutoencoderGenerator(Autoencoder):
     latent_dim: int = Field(
         32, ge=1, le=2**16, description="size of the latent; larger reconstructs more exactly, smaller compresses more"
     )
-    widths: tuple[Width, ...] = Field(
+    widths: Widths = Field(
         (32, 64),
         min_length=1,
         description="channels of the convolutions, from the image inwards; each halves height and width",
@@ -71,7 +71,7 @@ class SpatialAutoencoderGenerator(Autoencoder):
     """An autoencoder of residual convolutions with a map as latent, for colour images of 32x32 pixels and more."""
 
     type: Literal["spatial_autoencoder"] = "spatial_autoencoder"
-    widths: tuple[Width, ...] = Field(
+    widths: Widths = Field(
         (32, 64, 96),
         min_length=1,
         description="channels of the stages, from the image inwards; each halves height and width",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import FolderOrName, Width
+from tgt_ray.core.config import FolderOrName, Widths
 from tgt_ray.models.backbones import TimmModel
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
@@ -21,7 +21,7 @@ class ConvLabeler(Labeler):
     """A plain convolutional network, for the smallest images."""
 
     type: Literal["conv"] = "conv"
-    widths: tuple[Width, ...] = Field(
+    widths: Widths = Field(
         (32, 64, 64), min_length=1, description="channels of each 3x3 convolution, with pooling in between"
     )
 
@@ -35,9 +35,7 @@ class ResidualLabeler(Labeler):
     """A small residual network, for images of 28x28 pixels and more."""
 
     type: Literal["residual"] = "residual"
-    widths: tuple[Width, ...] = Field(
-        (32, 64, 96, 128), min_length=2, description="channels of the stem and of each stage"
-    )
+    widths: Widths = Field((32, 64, 96, 128), min_length=2, description="channels of the stem and of each stage")
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.models.image.conv import Classifier, ResidualNet
