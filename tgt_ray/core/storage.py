@@ -38,7 +38,7 @@ RESERVED = (
     "benchmark_runs",
 )
 #: Those whose folders are named by a digest of what is in them.
-KEYED = ("data_cache",)
+KEYED = ("data_cache", "bank")
 #: Files that only the folder of a run or a sweep has.
 BEGUN = ("experiment.yaml", "sweep.yaml")
 #: Seconds after which a draft is left over for certain.
