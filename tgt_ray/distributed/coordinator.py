@@ -152,6 +152,13 @@ class Coordinator:
                 self.demanded.append(index)
                 self.changed.notify_all()
 
+    async def found(self, number: int, there: frozenset[int]) -> None:
+        """Note which requests of the job have come into the bank since its begin: others have made them."""
+        async with self.changed:
+            if self.job is not None and number == self.job.number:
+                self.there |= {index for index in there if index >= self.next_index}
+                self.changed.notify_all()
+
     async def consumed(self, number: int, index: int) -> None:
         """Note that the worker has consumed all requests of the job below this index, which moves the window."""
         async with self.changed:

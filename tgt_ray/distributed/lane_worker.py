@@ -196,7 +196,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment)
+        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item)
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -205,19 +205,19 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*what)
 
-    def _bank(self, experiment: Experiment) -> BankPlace | None:
+    def _bank(self, item: Run) -> BankPlace | None:
         """Say where a run's rows are kept; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
         from tgt_ray.training.banked import bank_of, uses_bank
 
+        experiment, pool = item.experiment, item.experiment.pool
         if not uses_bank(experiment):
             return None
-        pool = experiment.pool
         device = "cuda" if pool.gpus_per_actor else "cpu"
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
-        return BankPlace(bank.key, made_on)
+        return BankPlace(bank.key, made_on, item.id)
 
 
 class LaneHooks:
