@@ -144,7 +144,10 @@ class Coordinator:
         Where another lane still makes it, nothing happens.
         """
         async with self.changed:
-            if self.job is None or number != self.job.number or index not in self.there | self.elsewhere:
+            if self.job is None or number != self.job.number:
+                return
+            its_turn_comes = index >= self.next_index and index not in self.there
+            if its_turn_comes or index in self.demanded or index in self.granted.values():
                 return
             if await self._is_mine(index):
                 self.there.discard(index)

@@ -259,6 +259,10 @@ class LaneHooks:
         if self.stream is not None:
             self.stream.publish(run.step, checkpoint.snapshot(run.student))
 
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        banked = self.stream.banked if self.stream is not None else None
+        return banked.seen_and_fresh() if banked is not None else None
+
     def stream_metrics(self) -> dict[str, float]:
         return self.stream.metrics() if self.stream is not None else {}
 

@@ -6,6 +6,7 @@ Torch is imported only where a pool actor or a worker needs it, so that a pool s
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
@@ -74,6 +75,7 @@ class SyntheticStream:
         self.bank: Bank | None = None  # of the present job
         self.banked: BankedRows | None = None  # its rows, in the order of this worker
         self.taken = 0  # rows that the worker has had of the present job
+        self.beyond = 0  # index after the last one that it has waited for
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -109,13 +111,13 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = 0
+        self.dropped = self.taken = self.beyond = 0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
-        if total is not None and self.bank is not None:
-            count = min(count, total // self.rows)
+        if total is not None and self.bank is not None and total // self.rows < count:
+            count = total // self.rows + 1  # the last one is compared with
         job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
         there: frozenset[int] = frozenset()
         self.banked = None
@@ -146,7 +148,9 @@ class SyntheticStream:
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
-        asked = time.monotonic()
+        # What the worker has had before, and the bank hasn't kept, must be asked for.
+        asked = time.monotonic() if index >= self.beyond else -math.inf
+        self.beyond = max(self.beyond, index + 1)
         while index not in self.waiting:
             try:
                 self._sort_in(self.blocks.get(timeout=None if self.banked is None else LOOK_S), job, index)

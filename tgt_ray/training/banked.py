@@ -40,6 +40,7 @@ class BankedRows:
     - numbering: of the worker's requests in the bank
     - steps: of the run, in which the lag of rows is counted
     - found: how many rows were in the bank
+    - epochs: in how many passes over the bank rows were taken so far
     """
 
     bank: Bank
@@ -50,12 +51,14 @@ class BankedRows:
     numbering: Numbering = field(default_factory=Numbering)
     steps: int = 0
     found: int = 0
+    epochs: int = 1
 
     def block(self, index: int) -> Block:
         """Return the block of an index."""
         if self.total is None:
             return self.request(index)
         taken = places(index, self.rows, self.total, self.seed)
+        self.epochs = math.ceil((index + 1) * self.rows / self.total)
         if np.array_equal(taken, index * self.rows + np.arange(self.rows)):
             return self.request(index)  # the first epoch takes requests as they are
         block = self._gather(taken)
@@ -65,6 +68,12 @@ class BankedRows:
         made = [self.request(each) for each in np.unique(taken // self.rows).tolist()]
         # Where the bank takes no more rows, whole requests are used again.
         return self._gather(taken) or made[0]
+
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        """Return rows that were taken in several epochs, and as many that are in none; None before a second epoch."""
+        if self.total is None or self.epochs == 1:
+            return None
+        return self.request(0), self.request(self.total // self.rows)
 
     def _gather(self, taken: np.ndarray) -> Block | None:
         indices, inside = np.divmod(taken, self.rows)

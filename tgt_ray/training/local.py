@@ -106,6 +106,9 @@ class LocalHooks:
     def stream_metrics(self) -> dict[str, float]:
         return self.source.metrics() if self.source is not None else {}
 
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        return self.source.rows.seen_and_fresh() if self.source is not None and self.source.rows is not None else None
+
     def stopped(self) -> bool:
         return False
 
