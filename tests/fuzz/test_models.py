@@ -409,6 +409,8 @@ def vit_weight(base: Base) -> str:
         ),
         ("bert", lambda base, path: say(path / "config.json", hidden_size=-1), "its config.json"),
         ("bert", lambda base, path: say(path / "config.json", vocab_size=0), "its config.json"),
+        ("vit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
+        ("deit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
         ("vae", lambda base, path: say(path / "config.json", dtype="float16"), "its config.json (TypeError"),
     ],
 )

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 PACKAGE = "package:"
 #: Files of a model that may name code of its own.
 WITH_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+#: Sizes in a config.json of which some models take a negative one without a word, and fail with the first inputs.
+SIZES = ("num_attention_heads", "n_head", "n_heads", "num_heads", "hidden_size", "d_model", "dim", "n_embd")
 #: Files of weights that are loaded, in safetensors and, where there are none, pickles that hold nothing but weights.
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 PICKLES = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
@@ -246,6 +248,9 @@ def check_files(path: str, revision: str | None, subfolder: str | None = None) -
                 f" not run; use a model that its library knows, or, where the library's own classes do the same, take"
                 " auto_map out of a copy"
             )
+        for key in SIZES if name == "config.json" else ():
+            if isinstance(said.get(key), int) and said[key] < 0:
+                raise ConfigError(f"{path}: its config.json says {key} {said[key]}; a size is at least 1")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{path}: is an adapter (adapter_config.json), not a whole model; merge it into its model (with peft:"
