@@ -63,6 +63,11 @@ def say(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def forget(file: Path, *keys: str) -> None:
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in said.items() if key not in keys}))
+
+
 def shards(state: dict[str, torch.Tensor]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     names = list(state)
     for number in range(2):
@@ -412,6 +417,8 @@ def vit_weight(base: Base) -> str:
         ("vit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
         ("deit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
         ("vae", lambda base, path: say(path / "config.json", dtype="float16"), "its config.json (TypeError"),
+        ("vae", lambda base, path: say(path / "config.json", _class_name="Own"), "says _class_name 'Own', not"),
+        ("t5", lambda base, path: forget(path / "config.json", "decoder_start_token_id"), "the decoder starts"),
     ],
 )
 def test_what_has_failed_is_refused_in_one_line(name, spoil, says):
