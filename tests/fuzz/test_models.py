@@ -59,6 +59,9 @@ def copied(base: Base) -> Iterator[Path]:
     assert not RAN, RAN
 
 
+PROCESSOR = "preprocessor_config.json"
+
+
 def say(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
@@ -418,6 +421,10 @@ def vit_weight(base: Base) -> str:
         ("deit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
         ("vae", lambda base, path: say(path / "config.json", dtype="float16"), "its config.json (TypeError"),
         ("vae", lambda base, path: say(path / "config.json", _class_name="Own"), "says _class_name 'Own', not"),
+        ("vae", lambda base, path: (path / "config.json").write_text("[1]"), "says _class_name None, not"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_mean=[0.5] * 2), "image_mean (0.5, 0.5), not 3"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_std=[0.5, 0, 1]), "not 3 number(s) above 0"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_std="half"), "image_std half, not 3"),
         ("t5", lambda base, path: forget(path / "config.json", "decoder_start_token_id"), "the decoder starts"),
     ],
 )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
 from tgt_ray.models.hub import check_parts, place
-from tgt_ray.models.image.preprocess import Preprocess
+from tgt_ray.models.image.preprocess import Preprocess, normalisation
 from tgt_ray.models.weights import check_finite
 
 
@@ -41,10 +41,8 @@ class Variation(nn.Module):
         self.input_shape, self.pixels, self.rows_at_once = input_shape, pixels, rows_at_once
         self.how = {"num_inference_steps": steps, "guidance_scale": guidance, "noise_level": noise_level}
         processor = pipeline.feature_extractor
-        size = processor.crop_size
-        self.preprocess = Preprocess(
-            3, processor.image_mean, processor.image_std, (size["height"], size["width"]), "bicubic"
-        )
+        size, (mean, std) = processor.crop_size, normalisation(processor, 3, "teacher.generator.path")
+        self.preprocess = Preprocess(3, mean, std, (size["height"], size["width"]), "bicubic")
 
     def encode(self, inputs: Tensor) -> Tensor:
         parts = inputs.split(self.rows_at_once)
