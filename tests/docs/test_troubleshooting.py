@@ -19,6 +19,7 @@ SHOWN_RESULTS = {"lacking"}
 ELSEWHERE = {
     "core/stored.py": ["is damaged (", "; restore it from a copy, or begin anew without it"],
     "data/columns.py": ["is not a JSON object"],
+    "distributed/lines.py": ["more lines are only in the logs of its workers, which Ray keeps"],
     "distributed/cluster.py": ["cannot connect to that cluster", "cannot start a local Ray"],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
