@@ -27,6 +27,7 @@ from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.transfer_set import Prepared
 
 log = logging.getLogger(__name__)
@@ -94,14 +95,16 @@ def open_prepared_lanes(
     warm: bool = True,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    begun: Begun | None = None,
 ) -> Iterator[tuple[Any, Prepared]]:
     """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
     - objectives, unchanged: as for prepare_on_ray
+    - begun: what is to go on
     - other parameters: as for open_lanes
     - yields: the board and the prepared data
     """
-    teacher = teacher_on_ray(experiment, data, storage)
+    teacher = teacher_on_ray(experiment, data, storage, begun)
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
         prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged)
