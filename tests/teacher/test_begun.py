@@ -6,9 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 
 from tests.helpers.experiments import changed, short, tiny
+from tests.helpers.pretrained import NAME, labeler, timm_file
 from tests.helpers.stops import interrupted
 from tgt_ray.core import environment, records
 from tgt_ray.core.errors import ConfigError
@@ -186,6 +188,33 @@ def test_a_finished_run_with_other_data_is_refused_before_a_teacher_is_made(own,
     with pytest.raises(ConfigError, match="data has changed since the run was started"):
         run(own, "a", resume=True)
     assert trained.count == 0
+
+
+def test_a_labeler_from_elsewhere_with_other_weights_is_refused_before_its_head_is_fitted(
+    digits, tmp_path, monkeypatch
+):
+    file, model = timm_file(tmp_path, 7)
+    how = {"type": "timm", "name": NAME, "weights": str(file), "head": "fit"}
+    begun, storage, experiment = labeler(tmp_path / "s", digits, **how)
+    begun = Begun.of({"fingerprints": begun.fingerprints, "teacher": begun.teacher}, "run")
+    assert prepare_local(experiment, digits, storage, begun=begun).fingerprints["labeler"] == begun.names["labeler"]
+    changed_weights = {
+        name: value + 0.1 if value.is_floating_point() else value for name, value in model.state_dict().items()
+    }
+    safetensors.torch.save_file(changed_weights, file)
+    monkeypatch.setattr(type(experiment.teacher.labeler), "fit_head", lambda *args: pytest.fail("it was fitted"))
+    with pytest.raises(ConfigError, match="what it was made from"):
+        prepare_local(experiment, digits, storage, begun=begun)
+
+
+def test_a_labeler_from_elsewhere_with_a_head_of_its_own_comes_again_on_every_processor(digits, tmp_path, monkeypatch):
+    file, _ = timm_file(tmp_path, 10)
+    begun, storage, experiment = labeler(tmp_path / "s", digits, type="timm", name=NAME, weights=str(file))
+    begun = Begun.of({"fingerprints": begun.fingerprints, "teacher": begun.teacher}, "run")
+    monkeypatch.setattr(fingerprints, "cpu_model", lambda: "Another 9000")
+    with away(storage, begun.names["labeler"]):
+        again = prepare_local(experiment, digits, storage, begun=begun)
+        assert again.fingerprints["labeler"] == begun.names["labeler"]
 
 
 # ---- on Ray, as far as it goes without Ray
