@@ -134,6 +134,15 @@ class Task(Component):
         - raises ConfigError: for bad data
         """
 
+    def before_reading(self, scan: Any) -> TaskData | None:
+        """Return what a scan alone tells of the rows; None where it tells nothing.
+
+        Images that aren't read yet have numbers in their place, and `input_shape` is empty where it isn't known.
+
+        - scan: the result of `scan`
+        """
+        return scan if isinstance(scan, TaskData) else None
+
     @abstractmethod
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
         """Read the data.

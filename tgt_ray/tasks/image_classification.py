@@ -53,6 +53,14 @@ class ImageClassification(Classification):
         found = self.data.scan()
         return self._task_data(found) if isinstance(found, Splits) else found
 
+    def before_reading(self, scan: Any) -> TaskData | None:
+        if isinstance(scan, TaskData):
+            return scan
+        counted = self.data.counted(scan)
+        if counted is None:
+            return None
+        return replace(self._task_data(counted), input_shape=self.data.shape_of(scan) or ())
+
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
         data = scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
         return without_leaks(self, data, self.data.drop_leaks)

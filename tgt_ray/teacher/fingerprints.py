@@ -125,11 +125,12 @@ class Shelf:
     """Finds the parts in the storage that a recipe has given.
 
     - store: the folder that has them
+    - writes: whether records of versions before 0.2 get their identity, which is written to them
     - records: their records, the first one first
     """
 
-    def __init__(self, store: Storage, recipe: Recipe, part: Labeler | Generator):
-        self.store, self.recipe, self.part = store, recipe, part
+    def __init__(self, store: Storage, recipe: Recipe, part: Labeler | Generator, writes: bool = True):
+        self.store, self.recipe, self.part, self.writes = store, recipe, part, writes
         self.records: list[dict[str, Any]] = []
         self._seen: set[str] = set()
 
@@ -176,7 +177,7 @@ class Shelf:
         return None
 
     def _with_identity(self, record: dict[str, Any], content: bytes) -> dict[str, Any]:
-        if "identity" in record or not self.part.stored:
+        if "identity" in record or not (self.part.stored and self.writes):
             return record
         role = self.recipe.role
         where = self.store.where(f"{stem(role, record)}.safetensors")
@@ -223,13 +224,14 @@ def measured_on(role: str, data: TaskData) -> str:
 
 
 def stored_teacher(
-    config: TeacherConfig, data: TaskData, storage: Storage, with_generator: bool = True
+    config: TeacherConfig, data: TaskData, storage: Storage, with_generator: bool = True, writes: bool = True
 ) -> dict[str, Any] | None:
     """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared.
 
     It must be prepared as well where its quality was measured on other rows, as those of a run with calibration rows.
 
     - with_generator: whether one is needed; otherwise its record is None
+    - writes: false: nothing is written, and parts of versions before 0.2 aren't found
     """
     store, out = storage.within(FOLDER), dict[str, Any](labeler=None, generator=None)
     made_from: list[str] = []
@@ -240,7 +242,8 @@ def stored_teacher(
         rows = data.fingerprints[part.pretrain.split]
         before = None if before_from is None else [rows, *before_from]
         # What is wrong is said where it is made again.
-        found = Shelf(store, pretrained_recipe(role, part, [rows, *made_from], before), part).find(say=False)
+        recipe = pretrained_recipe(role, part, [rows, *made_from], before)
+        found = Shelf(store, recipe, part, writes).find(say=False)
         if found is None or "identity" not in found[0]:
             return None
         if found[0].get("measured_on") != measured_on(role, data):

@@ -27,7 +27,7 @@ from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.account import LeftOut, merged
 from tgt_ray.data.base import Advance, MapParts, Splits, stratified_holdout
-from tgt_ray.data.images.base import ImageSource, binary_column
+from tgt_ray.data.images.base import ImageRows, ImageSource, binary_column, numbered
 from tgt_ray.data.stored import StoredTable, forget, whole, write_file
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Images in one part, which makes one file of decoded images.
 IMAGES_PER_PART = 2048
+#: Images of each split that are decoded to find out their shape, where it isn't set.
+LOOKED_AT = 4
 #: How many bad images a message or record lists.
 SHOWN = 20
 #: What of images may not be used.
@@ -192,11 +194,39 @@ class EncodedImages(ImageSource):
     def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
         if self.on_bad_rows == "skip":
             return None  # only decoding tells which rows are left
+        return self._own_labels(scan)
+
+    def _own_labels(self, scan: Scan) -> dict[str, np.ndarray]:
         labels = dict(scan.labels)
         if "validation" not in labels:
             kept, held = self._holdout(labels["train"], scan.class_names)
             labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
         return labels
+
+    def counted(self, scan: Scan) -> Splits[ImageRows]:
+        labels = self._own_labels(scan)
+        if "unlabelled" in labels:
+            labels["train"] = np.concatenate([labels["train"], labels.pop("unlabelled")])
+        rows, first = {}, 0
+        for split, own in labels.items():
+            rows[split] = numbered(own, first)
+            first += len(own)
+        names = tuple(scan.class_names)
+        return Splits(rows["train"], rows["validation"], rows["test"], len(names), names, scan.left_out)
+
+    def shape_of(self, scan: Scan) -> tuple[int, ...] | None:
+        if self.size is not None:
+            return self.channels, self.size, self.size
+        shapes, bad = [], []
+        for split, labels in scan.labels.items():
+            for name, content in self.contents(self.part_of(scan.places[split], 0, min(LOOKED_AT, len(labels)))):
+                try:
+                    shapes.append((self.decode(content).shape, name))
+                except UnreadableImage as err:
+                    bad.append((name, str(err)))
+        if not shapes and self.on_bad_rows == "skip":
+            return None
+        return self._check([{"bad": bad, "shapes": shapes}])
 
     def _holdout(self, labels_N: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the train split of the rows that stay in it, and of those that are for validation."""

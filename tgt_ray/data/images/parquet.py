@@ -103,6 +103,12 @@ class ParquetImages(ImageSource):
     def labels(self, scan: Splits | Scan) -> dict[str, np.ndarray] | None:
         return None if isinstance(scan, Splits) else self._in_parts.labels(scan)
 
+    def counted(self, scan: Splits | Scan) -> Splits[ImageRows] | None:
+        return None if isinstance(scan, Splits) else self._in_parts.counted(scan)
+
+    def shape_of(self, scan: Splits | Scan) -> tuple[int, ...] | None:
+        return None if isinstance(scan, Splits) else self._in_parts.shape_of(scan)
+
     @property
     def _in_parts(self) -> RawParquet:
         return RawParquet(**self.model_dump(exclude={"type"}))
