@@ -121,6 +121,14 @@ class ImageSource(Source):
         """
         return None
 
+    def name_of(self, scan: Any, split: str, number: int) -> str:
+        """Return what messages call an image.
+
+        - scan: what `scan` returned
+        - number: the image's id, in a split other than unlabelled images
+        """
+        return f"row {number}"
+
     def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> Splits[Any]:
         """Scan the data and read it."""
         return self.read(self.scan(), storage, run)

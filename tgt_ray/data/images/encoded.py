@@ -228,6 +228,11 @@ class EncodedImages(ImageSource):
             return None
         return self._check([{"bad": bad, "shapes": shapes}])
 
+    def name_of(self, scan: Scan, split: str, number: int) -> str:
+        own = scan.places.get(split, scan.places["train"])  # validation is held out of train where it has no files
+        ((name, _),) = self.contents(self.part_of(own, number, number + 1))
+        return name
+
     def _holdout(self, labels_N: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the train split of the rows that stay in it, and of those that are for validation."""
         return stratified_holdout(labels_N, self.validation_fraction, self.seed, "the train split", names)
