@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.progress import duration
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
@@ -92,7 +93,7 @@ def _teacher(sweep: SweepConfig, data: TaskData) -> str:
     if sweep.experiment.task.has_documents:
         return f"{said}, and embeds {len(data.tables['documents']):,} documents once"
     cached = sum(counts.values()) * data.num_classes * FLOAT
-    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {_size(cached)}"
+    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {in_bytes(cached)}"
 
 
 def _synthetic_rows(experiment: Experiment) -> float:
@@ -127,6 +128,7 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
     """
     import torch
 
+    from tgt_ray.models.built import built
     from tgt_ray.training.batches import PreparesInputs
 
     train = experiment.train
@@ -135,7 +137,7 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
     device, threads = "cuda" if train.gpus_per_worker else "cpu", torch.get_num_threads()
     torch.set_num_threads(max(1, int(train.cpus_per_worker)))
     try:
-        backbone: nn.Module = experiment.student.build(spec)
+        backbone: nn.Module = built("student", experiment.student, spec)
         prepared = backbone.prepare(inputs) if isinstance(backbone, PreparesInputs) else inputs
         backbone, prepared = backbone.to(device).train(), prepared.to(device)
         optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-4) if train.optimizer == "adamw" else None
@@ -158,15 +160,15 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
 def _bytes(sweep: SweepConfig, step: Step | None, spec: Any, total: float) -> Iterator[str]:
     """Say what is kept and sent."""
     train, row = sweep.experiment.train, math.prod(spec.shape) * (1 if spec.tokenizer else FLOAT)
-    sent = f"messages: synthetic rows of about {_size(row)} each, {_size(total * row)} in all"
+    sent = f"messages: synthetic rows of about {in_bytes(row)} each, {in_bytes(total * row)} in all"
     if step is not None:
         weights = step.weights * FLOAT
         state = weights * (3 if train.optimizer == "adamw" else 2 if train.momentum else 1)
         kept = 2 * state + weights  # the last two states, and the student itself
-        yield f"checkpoints: about {_size(kept)} a trial, {_size(kept * sweep.num_trials)} in all"
+        yield f"checkpoints: about {in_bytes(kept)} a trial, {in_bytes(kept * sweep.num_trials)} in all"
         if sweep.experiment.explorer.on_policy:
             snapshots = train.steps // sweep.experiment.pool.snapshot_every + 1
-            sent += f"; snapshots of the student, about {_size(snapshots * weights)} a trial"
+            sent += f"; snapshots of the student, about {in_bytes(snapshots * weights)} a trial"
     yield sent
 
 
@@ -211,10 +213,3 @@ def _request(request: Request) -> str:
 
 def _seconds(seconds: float) -> str:
     return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def _size(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} bytes"

@@ -103,6 +103,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
 
 def _teacher(experiment: Experiment, data: TaskData, real: bool, storage: Storage | None) -> tuple[Teacher, str]:
     """Return the teacher, as it is stored or comes from elsewhere, and else with untrained weights, and say which."""
+    from tgt_ray.models.built import built
     from tgt_ray.teacher.module import Teacher
     from tgt_ray.teacher.part import frozen
     from tgt_ray.teacher.store import load_teacher
@@ -111,20 +112,18 @@ def _teacher(experiment: Experiment, data: TaskData, real: bool, storage: Storag
     if real and storage is not None and (record := stored_teacher(config, data, storage, writes=False)) is not None:
         teacher = load_teacher(config, record, data.spec, data.num_classes, storage)
         return teacher, " and ".join(f"the stored {role} {record[role]['identity']}" for role in ROLES)
-    with concerning("teacher.labeler"):
-        labeler = config.labeler.build(data.spec, data.num_classes)
-        _load(config.labeler, labeler)
-    with concerning("teacher.generator"):
-        generator = config.generator.build(data.spec)
-        _load(config.generator, generator)
-    external = {"labeler": config.labeler.external, "generator": config.generator.external}
-    said = [f"the {role}" if own else f"an untrained {role} of the same shape" for role, own in external.items()]
+    labeler = built("teacher.labeler", config.labeler, data.spec, data.num_classes)
+    generator = built("teacher.generator", config.generator, data.spec)
+    parts: list[tuple[str, Labeler | Generator, nn.Module]] = [
+        ("labeler", config.labeler, labeler),
+        ("generator", config.generator, generator),
+    ]
+    for role, part, model in parts:
+        with concerning(f"teacher.{role}"):
+            if part.external:
+                part.load_weights(model)
+    said = [f"the {role}" if part.external else f"an untrained {role} of the same shape" for role, part, _ in parts]
     return Teacher.of(frozen(labeler), frozen(generator), config.generator), " and ".join(said)
-
-
-def _load(part: Labeler | Generator, model: nn.Module) -> None:
-    if part.external:
-        part.load_weights(model)
 
 
 def _anchors(experiment: Experiment, data: TaskData, real: bool) -> tuple[Tensor, np.ndarray]:

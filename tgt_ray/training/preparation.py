@@ -33,9 +33,14 @@ def make_teacher(
 
     - returns: the teacher on `device`, and its record with its `fit_check`
     """
+    from tgt_ray.models.built import check_size
     from tgt_ray.teacher.store import prepare_teacher
 
     generates = experiment.uses_generator
+    # Before anything is trained: a generator is made after the labeler's training, and a student after both.
+    check_size("student", experiment.student, data.spec)
+    if generates:
+        check_size("teacher.generator", experiment.teacher.generator, data.spec)
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, generates)
     return teacher, {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
 

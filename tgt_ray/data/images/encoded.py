@@ -10,8 +10,9 @@ import functools
 import hashlib
 import io
 import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from tgt_ray.core import formats, records
 from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.memory import in_bytes, memory
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.account import LeftOut, merged
@@ -215,7 +217,9 @@ class EncodedImages(ImageSource):
         return Splits(rows["train"], rows["validation"], rows["test"], len(names), names, scan.left_out)
 
     def shape_of(self, scan: Scan) -> tuple[int, ...] | None:
+        largest = min(IMAGES_PER_PART, max(len(labels) for labels in scan.labels.values()))
         if self.size is not None:
+            self.check_memory(largest, (self.channels, self.size, self.size))
             return self.channels, self.size, self.size
         shapes, bad = [], []
         for split, labels in scan.labels.items():
@@ -226,7 +230,9 @@ class EncodedImages(ImageSource):
                     bad.append((name, str(err)))
         if not shapes and self.on_bad_rows == "skip":
             return None
-        return self._check([{"bad": bad, "shapes": shapes}])
+        shape = self._check([{"bad": bad, "shapes": shapes}])
+        self.check_memory(largest, shape)
+        return shape
 
     def name_of(self, scan: Scan, split: str, number: int) -> str:
         own = scan.places.get(split, scan.places["train"])  # validation is held out of train where it has no files
@@ -329,6 +335,21 @@ class EncodedImages(ImageSource):
             }
         return splits
 
+    def check_memory(self, count: int, shape: Sequence[int]) -> None:
+        """Raise ConfigError where memory doesn't hold the images of a part, which are decoded and then written.
+
+        - count: images of the part
+        - shape: of one of them
+        """
+        asked, there = 2 * count * math.prod(shape), memory()  # a list of them, and all in one array
+        if asked > there:
+            key = "task.data.size" if self.size is not None else "task.data"
+            raise ConfigError(
+                f"{key}: {count:,} images of {'x'.join(map(str, shape))} are decoded at a time, which takes"
+                f" {in_bytes(asked)}, twice their size, and this machine has {in_bytes(there)} of memory; set"
+                " task.data.size to less"
+            )
+
     def _check(self, done: list[dict[str, Any]]) -> tuple[int, ...]:
         bad = [each for part in done for each in part["bad"]]
         if bad and self.on_bad_rows == "fail":
@@ -390,6 +411,8 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Ad
     images, kept, bad = [], [], []
     shapes: dict[tuple[int, ...], str] = {}
     notes: dict[str, list[str]] = {}
+    if source.size is not None:
+        source.check_memory(len(part.labels), (source.channels, source.size, source.size))
     for index, (name, content) in enumerate(source.contents(part.places)):
         of_image: list[str] = []
         advance(1)
@@ -400,6 +423,8 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Ad
             continue
         for what in of_image:
             notes.setdefault(what, []).append(name)
+        if not shapes:
+            source.check_memory(len(part.labels), image.shape)
         shapes.setdefault(image.shape, name)
         kept.append(index)
         if len(shapes) == 1:  # with a second size nothing is written, and large images would fill the memory
