@@ -91,6 +91,15 @@ def test_a_run_is_refused_before_the_labeler_is_trained(megabyte, tmp_path, key,
         api.run(validate(Experiment, data), storage=str(tmp_path), local=True)
 
 
+def test_a_batch_that_memory_does_not_hold_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "memory", lambda: 4 * 300 * 64 - 1)
+    data = with_overrides(Experiment().model_dump(mode="json"), [("train.batch_size", 300)])
+    with pytest.raises(ConfigError, match=r"^train\.batch_size: a worker's 300 images of 1x8x8 take 76.8 kB"):
+        api.run(validate(Experiment, data), storage=str(tmp_path), local=True)
+    module.check_batch(2**40, (512,))  # texts are bytes
+    module.check_batch(299, (1, 8, 8))
+
+
 def test_texts_too(megabyte, tmp_path, sentences):
     big = texts(sentences, student={"type": "text_transformer", "layers": 2, "width": 256, "heads": 2})
     with pytest.raises(ConfigError, match=r"^student: its .* weights"):

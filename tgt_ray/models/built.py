@@ -1,7 +1,9 @@
-"""Builds models, unless their weights are more than memory holds."""
+"""Builds models, unless their weights, or the batches that they are trained on, are more than memory holds."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +49,20 @@ def check_size(key: str, part: Any, *args: Any) -> None:
                 f"its {count:.2g} weights of 4 bytes take {taken}, and this machine has {there} of memory; make it"
                 " smaller"
             )
+
+
+def check_batch(rows: int, shape: Sequence[int]) -> None:
+    """Raise ConfigError where memory doesn't hold a batch of images, which are numbers of 4 bytes.
+
+    - rows: of a batch
+    - shape: of one row's inputs; those of texts have one dimension
+    """
+    taken = 4 * rows * math.prod(shape)
+    if len(shape) > 1 and taken > (most := memory()):
+        raise ConfigError(
+            f"train.batch_size: a worker's {rows:,} images of {'x'.join(map(str, shape))} take {in_bytes(taken)}"
+            f" (4 bytes a number), and this machine has {in_bytes(most)} of memory; set it, or task.data.size, to less"
+        )
 
 
 def _weights(part: Any, args: tuple[Any, ...]) -> int:

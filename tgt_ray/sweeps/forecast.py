@@ -105,7 +105,10 @@ def _rows(experiment: Experiment, data: TaskData, real: bool) -> Tensor:
     """Return a batch of inputs: real rows where they are in memory, or random images."""
     import torch
 
+    from tgt_ray.models.built import check_batch
+
     batch = experiment.train.batch_size // experiment.train.workers
+    check_batch(batch, data.input_shape)
     if not real:
         return torch.rand(batch, *data.input_shape)
     table = data.tables["train"].slice(0, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from tgt_ray.teacher.labelers.base import Labeler
     from tgt_ray.teacher.module import Teacher
 
-#: Anchors that the measured request starts from.
-ANCHORS = 256
+#: Anchors that the measured request starts from, and numbers that they have together; always a few of them.
+ANCHORS, NUMBERS = 256, 2**26
 #: Rows of a first, small request, how many times larger the next ones are, and seconds that none should take.
 FEW, GROWTH, LONGEST_S = 4, 8, 8.0
 
@@ -132,7 +133,8 @@ def _anchors(experiment: Experiment, data: TaskData, real: bool) -> tuple[Tensor
 
     name = next(name for name in experiment.teacher.generator.starts_from if name in data.tables)
     table = data.tables[name]
-    some = np.linspace(0, len(table) - 1, min(ANCHORS, len(table))).round().astype(np.int64)
+    count = min(ANCHORS, len(table), max(FEW, NUMBERS // math.prod(data.input_shape)))
+    some = np.linspace(0, len(table) - 1, count).round().astype(np.int64)
     labels = np.maximum(data.labels(name)[some], 0)
     if not real:
         return torch.rand(len(some), *data.input_shape), labels

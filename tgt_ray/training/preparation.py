@@ -33,11 +33,12 @@ def make_teacher(
 
     - returns: the teacher on `device`, and its record with its `fit_check`
     """
-    from tgt_ray.models.built import check_size
+    from tgt_ray.models.built import check_batch, check_size
     from tgt_ray.teacher.store import prepare_teacher
 
     generates = experiment.uses_generator
     # Before anything is trained: a generator is made after the labeler's training, and a student after both.
+    check_batch(experiment.train.batch_size // experiment.train.workers, data.input_shape)
     check_size("student", experiment.student, data.spec)
     if generates:
         check_size("teacher.generator", experiment.teacher.generator, data.spec)
