@@ -91,6 +91,15 @@ def test_a_run_is_refused_before_the_labeler_is_trained(megabyte, tmp_path, key,
         api.run(validate(Experiment, data), storage=str(tmp_path), local=True)
 
 
+def test_training_needs_more_than_weights(monkeypatch):
+    part = ConvStudent()
+    count = sum(each.numel() for each in part.build(IMAGES).parameters())
+    monkeypatch.setattr(module, "memory", lambda: 4 * count)
+    module.check_size("student", part, IMAGES)
+    with pytest.raises(ConfigError, match=r"^student: its .* with gradients and what the optimizer keeps, take"):
+        module.check_size("student", part, IMAGES, copies=3)
+
+
 def test_a_batch_that_memory_does_not_hold_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "memory", lambda: 4 * 300 * 64 - 1)
     data = with_overrides(Experiment().model_dump(mode="json"), [("train.batch_size", 300)])

@@ -33,21 +33,23 @@ def built(key: str, part: Any, *args: Any) -> nn.Module:
     return model
 
 
-def check_size(key: str, part: Any, *args: Any) -> None:
+def check_size(key: str, part: Any, *args: Any, copies: int = 1) -> None:
     """Count a model's weights before memory is taken for them, where its size follows from its config alone.
 
     - key, args: as for `built`
+    - copies: as many numbers as weights are kept, in training also gradients and what the optimizer keeps
     - raises ConfigError: where memory doesn't hold them
     """
     if part.external or ":" in part.type:
         return
     with concerning(key):
         count = _weights(part, args)
-        if 4 * count > (most := memory()):
-            taken, there = in_bytes(4 * count), in_bytes(most)
+        if 4 * copies * count > (most := memory()):
+            trained = ", with gradients and what the optimizer keeps," if copies > 1 else ""
+            taken, there = in_bytes(4 * copies * count), in_bytes(most)
             raise ConfigError(
-                f"its {count:.2g} weights of 4 bytes take {taken}, and this machine has {there} of memory; make it"
-                " smaller"
+                f"its {count:.2g} weights of 4 bytes{trained} take {taken}, and this machine has {there} of memory;"
+                " make it smaller"
             )
 
 
