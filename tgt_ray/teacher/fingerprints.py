@@ -150,11 +150,19 @@ class Shelf:
 
     - store: the folder that has them
     - begun: what goes on; its part is taken before all others, also where another recipe has given it
+    - writes: whether records of versions before 0.2 get their identity, which is written to them
     - records: those of the recipe's parts, the first one first
     """
 
-    def __init__(self, store: Storage, recipe: Recipe, part: Labeler | Generator, begun: Begun | None = None):
-        self.store, self.recipe, self.part, self.begun = store, recipe, part, begun
+    def __init__(
+        self,
+        store: Storage,
+        recipe: Recipe,
+        part: Labeler | Generator,
+        begun: Begun | None = None,
+        writes: bool = True,
+    ):
+        self.store, self.recipe, self.part, self.begun, self.writes = store, recipe, part, begun, writes
         self.records: list[dict[str, Any]] = []
         self._seen: set[str] = set()
         self._name = begun.names.get(recipe.role) if begun is not None else None
@@ -248,7 +256,7 @@ class Shelf:
         return None
 
     def _with_identity(self, record: dict[str, Any], content: bytes) -> dict[str, Any]:
-        if "identity" in record or not self.part.stored:
+        if "identity" in record or not (self.part.stored and self.writes):
             return record
         role = self.recipe.role
         where = self.store.where(f"{stem(role, record)}.safetensors")
@@ -300,6 +308,7 @@ def stored_teacher(
     storage: Storage,
     with_generator: bool = True,
     begun: Begun | None = None,
+    writes: bool = True,
 ) -> dict[str, Any] | None:
     """Return the record of a pretrained teacher from the storage; None where the teacher must still be prepared.
 
@@ -307,6 +316,7 @@ def stored_teacher(
 
     - with_generator: whether one is needed; otherwise its record is None
     - begun: what is to go on with it
+    - writes: false: nothing is written, and parts of versions before 0.2 aren't found
     - raises ConfigError: where that was begun with another one, which can't be made again here
     """
     store, out = storage.within(FOLDER), dict[str, Any](labeler=None, generator=None)
@@ -319,7 +329,7 @@ def stored_teacher(
         before = None if before_from is None else [rows, *before_from]
         # What is wrong is said where it is made again.
         recipe = pretrained_recipe(role, part, [rows, *made_from], before)
-        found = Shelf(store, recipe, part, begun).find(say=False)
+        found = Shelf(store, recipe, part, begun, writes).find(say=False)
         if found is None or "identity" not in found[0]:
             return None
         if found[0].get("measured_on") != measured_on(role, data):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import InputRows, InputSpec
-from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.models.built import built
 from tgt_ray.models.optimise import threads
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.tasks import Task, TaskData, inputs_of
@@ -62,11 +63,9 @@ def load_teacher(
     store, generator = storage.within(FOLDER), None
     # Building a model draws initial weights from torch's global generator, which the student's dropout uses as well.
     with torch.random.fork_rng(devices=[]):
-        with concerning("teacher.labeler"):
-            labeler = config.labeler.build(spec, num_classes)
+        labeler = built("teacher.labeler", config.labeler, spec, num_classes)
         if record["generator"] is not None:
-            with concerning("teacher.generator"):
-                generator = config.generator.build(spec)
+            generator = built("teacher.generator", config.generator, spec)
     _load(config.labeler, labeler, "labeler", record["labeler"], store)
     if generator is None:
         return Teacher(frozen(labeler), None)
@@ -119,8 +118,7 @@ class LabelerMaker:
     def _part(self) -> Part:
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
-        with concerning("teacher.labeler"):
-            model = config.build(data.spec, data.num_classes)
+        model = built("teacher.labeler", config, data.spec, data.num_classes)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {
             "all": partial(self._fit, model),
@@ -174,8 +172,7 @@ class GeneratorMaker:
         """Return the model and its record."""
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
-        with concerning("teacher.generator"):
-            model = config.build(data.spec)
+        model = built("teacher.generator", config, data.spec)
         rows, old_names = data.fingerprints[config.pretrain.split], fingerprints.old_names(self.labeler_record)
         made_from, before_from = [rows, self.labeler_record["identity"]], old_names and [rows, *old_names]
         finish: dict[str, Finish] = {"all": partial(self._fit, model), "own": partial(self._quality, model)}

@@ -42,8 +42,27 @@ def make_teacher(
     from tgt_ray.teacher.store import prepare_teacher
 
     generates = experiment.uses_generator
+    check_sizes(experiment, data)
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, generates, begun)
     return teacher, {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+
+
+def check_sizes(experiment: Experiment, data: TaskData) -> None:
+    """Look before anything is trained whether memory holds what will be: a student is made after its teacher.
+
+    - raises ConfigError: where it doesn't
+    """
+    from tgt_ray.models.built import check_batch, check_size
+
+    train, teacher = experiment.train, experiment.teacher
+    check_batch(train.batch_size // train.workers, data.input_shape)
+    # A GPU has memory of its own, but weights are drawn on the CPU. AdamW keeps two moments of each weight.
+    moments = 2 if train.optimizer == "adamw" else int(train.momentum > 0)
+    check_size("student", experiment.student, data.spec, copies=1 if train.gpus_per_worker else 2 + moments)
+    copies = 1 if experiment.pool.gpus_per_actor else 4
+    check_size("teacher.labeler", teacher.labeler, data.spec, data.num_classes, copies=copies)
+    if experiment.uses_generator:
+        check_size("teacher.generator", teacher.generator, data.spec, copies=copies)
 
 
 def ask_teacher(

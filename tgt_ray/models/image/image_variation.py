@@ -110,6 +110,9 @@ def load(
     multiple = 8 * max(1, pipeline.vae_scale_factor // 8)
     if size is not None and size % multiple:
         raise ConfigError(f"teacher.generator.size: {size}; it must be a multiple of {multiple}")
+    longest = pipeline.scheduler.config.num_train_timesteps
+    if steps > longest:
+        raise ConfigError(f"teacher.generator.steps: {steps}; the pipeline has {longest} steps at the most")
     levels = pipeline.image_noising_scheduler.config.num_train_timesteps
     if noise_level >= levels:
         raise ConfigError(f"teacher.generator.noise_level: {noise_level}; the pipeline has {levels} levels, from 0 on")
