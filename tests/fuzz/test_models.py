@@ -405,6 +405,12 @@ def vit_weight(base: Base) -> str:
     [
         ("vit", lambda base, path: without(base, path, vit_weight(base)), "has no weights for '"),
         ("vit", lambda base, path: without(base, path, "classifier.bias"), "has no weights for 'classifier.bias'"),
+        ("vit", lambda base, path: without(base, path, "classifier.weight"), "no weights for 'classifier.weight'"),
+        (
+            "bert classifier",
+            lambda base, path: without(base, path, "classifier.weight"),
+            "no weights for 'classifier.weight'",
+        ),
         (
             "vae",
             lambda base, path: without(base, path, "encoder.conv_in.bias"),

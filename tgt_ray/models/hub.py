@@ -190,18 +190,19 @@ def model_from_hub(auto: Any, path: str, revision: str | None, where: str, **opt
     return model, info
 
 
-def has_head(info: Mapping[str, Any], head: str, where: str, hint: str = "") -> bool:
+def has_head(info: Mapping[str, Any], name: str, head: Any, where: str, hint: str = "") -> bool:
     """Tell whether a model's files have weights of its head; all others must be there.
 
     - info: what `model_from_hub` gives
-    - head: name of the head, whose own weights may be missing all together
+    - name, head: the head, whose own weights may be missing all together, but not some of them
     - where, hint: begin and end of the message
     - raises ConfigError: where other weights are missing, since the library would draw them at random
     """
     absent = set(info["missing_keys"])
-    of_head = {name for name in absent if name.startswith(f"{head}.")} if f"{head}.weight" in absent else set()
-    refuse_missing(absent - of_head, where, hint)
-    return not of_head
+    of_head = {f"{name}.{each}" for each in head.state_dict()}
+    without = of_head <= absent
+    refuse_missing(absent - of_head if without else absent, where, hint)
+    return not without
 
 
 def refuse_missing(names: Iterable[str], where: str, hint: str = "") -> None:

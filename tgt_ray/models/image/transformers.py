@@ -86,7 +86,7 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     model, info = model_from_hub(AutoModelForImageClassification, path, revision, where)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if not has_head(info, name, where):
+    if not has_head(info, name, head, where):
         return body, None, None
     return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 
