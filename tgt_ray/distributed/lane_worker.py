@@ -20,6 +20,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
+from tgt_ray.distributed.lines import Line, handed_on
 from tgt_ray.distributed.messages import BankPlace, Run
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import threads_of
@@ -54,12 +55,13 @@ def lane_worker(config: dict[str, LaneSetup]) -> None:
     """Do the runs that the board gives to this lane, until it gives none; the training function of Ray Train."""
     context = ray.train.get_context()
     worker = LaneWorker(config["setup"], context.get_world_rank(), context.get_world_size())
-    try:
-        worker.get_ready()
-        while (run := worker.take()) is not None:
-            worker.work(run)
-    finally:
-        worker.close()
+    with handed_on(worker.say, all_of_them=False):
+        try:
+            worker.get_ready()
+            while (run := worker.take()) is not None:
+                worker.work(run)
+        finally:
+            worker.close()
 
 
 class LaneWorker:
@@ -72,6 +74,7 @@ class LaneWorker:
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
+        self.run_id: str | None = None  # of the run that is worked on
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.streams else None
 
@@ -91,6 +94,11 @@ class LaneWorker:
         keep_freed_memory()
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
+
+    def say(self, line: Line) -> None:
+        """Bring a line to the driver's log, by way of the board."""
+        # This waits, so that a run's lines are there before its end is.
+        ray.get(self.board.say.remote(self.run_id, line))
 
     def close(self) -> None:
         if self.stream is not None:
@@ -121,6 +129,7 @@ class LaneWorker:
         from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
+        self.run_id = item.id
         try:
             run = self._load(item)
             self._train(item, run)
@@ -143,7 +152,7 @@ class LaneWorker:
             self.stream.finish()
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
-        self.ended = time.perf_counter()
+        self.run_id, self.ended = None, time.perf_counter()
 
     def _load(self, item: Run) -> StudentRun:
         """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""

@@ -19,10 +19,11 @@ from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.key import machine
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
-from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
 from tgt_ray.training import checkpoint, fit_check, states
 from tgt_ray.training.banked import (
     BankedRows,
@@ -49,14 +50,16 @@ def prepare_local(
     storage: Storage,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    begun: Begun | None = None,
 ) -> Prepared:
     """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
     - objectives: those of other runs that share the result, besides the experiment's own
     - unchanged: whether one of them takes anchors unchanged
+    - begun: what is to go on with this
     """
     device = devices(experiment)[1]
-    teacher, record = make_teacher(experiment, data, storage, device)
+    teacher, record = make_teacher(experiment, data, storage, device, begun)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
@@ -64,6 +67,16 @@ def prepare_local(
         return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
     return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives], unchanged)
+
+
+def begun_locally(experiment: Experiment, data: TaskData, checkpoints: Storage) -> Begun | None:
+    """Read with which teacher a run was begun whose checkpoints these are.
+
+    - returns: None where it has none yet, or where they are of an older version
+    - raises ConfigError: where it can't go on, whichever the teacher is
+    """
+    content = states.last_whole(checkpoints)
+    return None if content is None else checkpoint.begun_with(content, experiment, 1, rows_of_students(data))
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
 from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub
-from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
+from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone, normalisation
 
 
 class LogitsOf(nn.Module):
@@ -47,8 +47,7 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     if image_channels not in (1, channels):
         raise ConfigError(f"{path} takes images of {channels} channel(s), the task's have {image_channels}")
     normalises = getattr(processor, "do_normalize", True)
-    mean = processor.image_mean if normalises else [0.0] * channels
-    std = processor.image_std if normalises else [1.0] * channels
+    mean, std = normalisation(processor, channels, path) if normalises else ([0.0] * channels, [1.0] * channels)
     pixels = (size, size) if size is not None else _own_size(processor, config)
     mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
     # The argument by which a vision transformer takes other sizes than its own.
@@ -87,7 +86,7 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     model, info = model_from_hub(AutoModelForImageClassification, path, revision, where)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if not has_head(info, name, where):
+    if not has_head(info, name, head, where):
         return body, None, None
     return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 
