@@ -51,6 +51,7 @@ def test_it_says_what_is_asked_kept_and_sent_and_how_long_it_takes(monkeypatch, 
     assert starting(lines, "checkpoints:") == "checkpoints: about 280 kB a trial, 840 kB in all"
     assert "256 bytes each, 6.14 MB in all" in starting(lines, "messages:"), "8 x 8 numbers"
     assert "about 5 s a trial and 15 s in all, 1 at once; measured here: a step of 10 ms" in starting(lines, "time:")
+    assert starting(lines, "bank: rows that gradient explores for a trial's student are made for it alone")
     assert starting(lines, "  assumed:") and lines[-1] == "nothing was trained or written (--dry-run)"
 
 

@@ -21,6 +21,7 @@ from tgt_ray.distributed.board import board_name
 from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
+from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.curves import Curves
@@ -84,6 +85,10 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         Begun.of(before, "sweep") if before is not None else None,
     ) as (board, prepared):
         log_teacher(prepared)
+        student = prepared.student
+        banks = about_banks(sweep, row_bytes(student.input_shape, student.num_classes))
+        if banks is not None:
+            log.info("%s", banks)
         if before is not None:
             check_same(before, prepared.fingerprints, prepared.teacher)
         else:

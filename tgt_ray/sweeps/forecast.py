@@ -13,6 +13,7 @@ from tgt_ray.core.progress import duration
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
+from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.request import Request, measure_request
 from tgt_ray.sweeps.search import first_values
@@ -74,6 +75,10 @@ def forecast(sweep: SweepConfig, scan: Any, lanes: int, storage: Storage | None 
     generating = sweep.generating()
     request = measure_request(generating, data, real, storage) if generating is not None else None
     yield from _time(sweep, step, generating or experiment, request, lanes)
+    seconds_per_row = request.seconds / request.rows if request is not None else None
+    banks = about_banks(sweep, row_bytes(data.input_shape, data.num_classes), seconds_per_row)
+    if banks is not None:
+        yield banks
     if request is not None:
         yield _request(request)
     elif generating is not None:
