@@ -66,6 +66,11 @@ def say(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def replaced(path: Path, other: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+
 def forget(file: Path, *keys: str) -> None:
     said = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in said.items() if key not in keys}))
@@ -338,8 +343,7 @@ def another_model(base, path, draw):
         ]
     other = bases()[draw(st.sampled_from(others))]
     if base.is_folder:
-        shutil.rmtree(path)
-        shutil.copytree(other.path, path)
+        replaced(path, other.path)
     else:
         shutil.copy(other.path, path)
 
@@ -431,6 +435,8 @@ def vit_weight(base: Base) -> str:
         ("vit", lambda base, path: say(path / PROCESSOR, image_mean=[0.5] * 2), "image_mean (0.5, 0.5), not 3"),
         ("vit", lambda base, path: say(path / PROCESSOR, image_std=[0.5, 0, 1]), "not 3 number(s) above 0"),
         ("vit", lambda base, path: say(path / PROCESSOR, image_std="half"), "image_std half, not 3"),
+        ("deit", lambda base, path: forget(path / PROCESSOR, "size", "crop_size"), "doesn't take such images"),
+        ("bert masked", lambda base, path: replaced(path, bases()["bart"].path), "writes with a decoder"),
         ("t5", lambda base, path: forget(path / "config.json", "decoder_start_token_id"), "the decoder starts"),
     ],
 )

@@ -54,24 +54,31 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     resample = "interpolate_pos_encoding"
     other = size is not None and resample in inspect.signature(model.forward).parameters
     body = LogitsOf(model, {resample: True} if other else None)
-    if size is not None:
-        _check_size(body, channels, size, path)
+    own = _side(getattr(config, "image_size", None))
+    if pixels is not None and (size is not None or own not in (None, pixels)):
+        said = "teacher.labeler.img_size" if size is not None else "the size in its preprocessor_config.json"
+        _check_size(body, channels, pixels, f"{said}: {pixels[0]}x{pixels[1]}, but {path}")
     return PretrainedBackbone(
         Preprocess(channels, mean, std, pixels, mode), body, head.in_features, settings_of(config)
     )
 
 
-def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
-    """Raise ConfigError where a model doesn't take images of this height and width."""
+def _side(size: Any) -> tuple[int, int] | None:
+    """Return height and width of a model's own images, which it gives as one number or two."""
+    return (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else None
+
+
+def _check_size(body: nn.Module, channels: int, pixels: tuple[int, int], said: str) -> None:
+    """Raise ConfigError where a model doesn't take images of this height and width.
+
+    - said: what the message begins with
+    """
     body.eval()
     try:
         with torch.no_grad():
-            body(torch.zeros(1, channels, size, size))
+            body(torch.zeros(1, channels, *pixels))
     except (ValueError, RuntimeError) as err:
-        raise ConfigError(
-            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images"
-            f" ({' '.join(str(err).split())[:200]})"
-        ) from err
+        raise ConfigError(f"{said} doesn't take such images ({' '.join(str(err).split())[:200]})") from err
 
 
 def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
@@ -97,4 +104,4 @@ def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:
             height = sizes.get("height") or sizes.get("shortest_edge")
             return int(height), int(sizes.get("width") or height)
     side = getattr(config, "image_size", None)
-    return (int(side), int(side)) if side else None
+    return _side(side) if side else None

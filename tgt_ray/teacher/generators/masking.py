@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import LEAST_TEMPERATURE
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.teacher.generators.text import TextGenerator
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ class MaskedLMGenerator(Masking):
             if self.path is None
             else self._load(AutoModelForMaskedLM)
         )
+        if body.config.is_encoder_decoder:
+            raise ConfigError(
+                f"teacher.generator.path: {self.path} writes with a decoder instead of filling in masked tokens in"
+                " place; use teacher.generator.type seq2seq"
+            )
         return MaskedLanguageModel(
             body,
             tokens,
