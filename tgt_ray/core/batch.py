@@ -101,6 +101,7 @@ class Block:
     - request: its number
     - version: step of the student that the explorer used; -1: none
     - explorer: its type
+    - seconds: that the teacher took for these rows, where they come out of the bank; None: they were made for this run
     """
 
     inputs: np.ndarray
@@ -110,6 +111,7 @@ class Block:
     request: int
     version: int
     explorer: str
+    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.anchor)

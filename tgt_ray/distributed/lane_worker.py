@@ -27,6 +27,7 @@ from tgt_ray.experiment.pool import threads_of
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
     from tgt_ray.distributed.stream import SyntheticStream
+    from tgt_ray.teacher.bank.bank import Bank
     from tgt_ray.teacher.transfer_set import Prepared
     from tgt_ray.training.reader import SyntheticReader
     from tgt_ray.training.run import StudentRun
@@ -72,6 +73,7 @@ class LaneWorker:
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
+        self.held: Bank | None = None  # the present run's
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.streams else None
 
@@ -141,6 +143,9 @@ class LaneWorker:
                 raise
         if self.stream is not None:
             self.stream.finish()
+        if self.held is not None:
+            self.held.release()
+        self.held = None
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.ended = time.perf_counter()
@@ -196,7 +201,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment)
+        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment, run)
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -205,9 +210,10 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*what)
 
-    def _bank(self, experiment: Experiment) -> BankPlace | None:
-        """Say where a run's rows are kept; None: nowhere."""
+    def _bank(self, experiment: Experiment, run: StudentRun) -> BankPlace | None:
+        """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
+        from tgt_ray.training import checkpoint
         from tgt_ray.training.banked import bank_of, uses_bank
 
         if not uses_bank(experiment):
@@ -217,6 +223,8 @@ class LaneWorker:
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
+        bank.hold(checkpoint.size_of(run) if self.rank == 0 else 0)
+        self.held = bank
         return BankPlace(bank.key, made_on)
 
 
@@ -259,8 +267,13 @@ class LaneHooks:
         if self.stream is not None:
             self.stream.publish(run.step, checkpoint.snapshot(run.student))
 
-    def stream_metrics(self) -> dict[str, float]:
-        return self.stream.metrics() if self.stream is not None else {}
+    def stream_metrics(self) -> dict[str, Any]:
+        from tgt_ray.results.ledger import summed
+
+        if self.stream is None:
+            return {}
+        first, *others = gathered(self.stream.metrics(), self.rank, self.stream.world_size)
+        return {} if self.rank else summed(*others, first)
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         from tgt_ray.training import checkpoint, states

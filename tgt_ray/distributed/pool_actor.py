@@ -124,10 +124,13 @@ class TeacherGenerator:
             self.version = grant.version
         assert grant.request is not None
         shown = shown_rows(self.experiment, grant.request)
+        started = time.perf_counter()
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
         check_block(block)
         if self.bank is not None:
-            keep(self.bank, block)  # before it is sent, so that it is there for all who wait for it
+            keep(
+                self.bank, block, time.perf_counter() - started
+            )  # before it is sent, so that it is there for all who wait for it
         return block
 
     def _adopt(self, job: Job) -> None:
@@ -181,7 +184,7 @@ class TeacherGenerator:
         if job.bank.made_on != (here := machine(torch.get_num_threads(), self.device)):
             log.warning("pool.bank: rows of %s are not kept: workers look for those of %s", here, job.bank.made_on)
             return None
-        return Bank(Storage(self.setup.storage_root), job.bank.key)
+        return Bank(Storage(self.setup.storage_root), job.bank.key, job.experiment.pool.bank.max_bytes)
 
     def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
         if what not in self.loaded or self.loaded[what][0] != key:

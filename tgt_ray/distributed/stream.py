@@ -28,7 +28,7 @@ from tgt_ray.distributed.wire import unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.training.banked import BankedRows, reused_rows
+from tgt_ray.training.banked import BankedRows, about_bank, reused_rows
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -72,6 +72,7 @@ class SyntheticStream:
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
         self.bank: Bank | None = None  # of the present job
         self.taken = 0  # rows that the worker has had of the present job
+        self.banked, self.banked_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -107,7 +108,8 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = 0
+        self.dropped = self.taken = self.banked = 0
+        self.banked_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
@@ -130,6 +132,8 @@ class SyntheticStream:
         for index in itertools.count(job.first):
             block = self._next(job, index) if rows is None else rows.block(index)
             self.taken += len(block)
+            if block.seconds is not None:
+                self.banked, self.banked_s = self.banked + len(block), self.banked_s + block.seconds
             yield block
             # Without waiting: the next block is most likely here already.
             self.coordinator.consumed.remote(job.number, index + 1)
@@ -174,14 +178,18 @@ class SyntheticStream:
         """Send generators the student as it is after `version` steps, without waiting."""
         self.coordinator.publish.remote(self.number, version, weights)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
         """Return the coordinator's metrics, rows made and found, and how many blocks of earlier jobs were dropped.
 
-        Rows that were made ahead and not used count as made.
+        Rows that were made ahead and not used count as made. Some rows of this job may come out of the bank before
+        they come from its generators, so those found are the others, and what they saved is their share.
         """
         found = self._call("stream_metrics")
         made = int(found["requests_granted"]) * self.rows
-        rows = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        if self.bank is not None:
+            rows["teacher_seconds_saved"] = rows["rows_found"] * self.banked_s / max(1, self.banked)
+            rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tgt_ray.core.progress import duration
+from tgt_ray.core.progress import duration, volume
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
 from tgt_ray.sweeps.config import SweepConfig
@@ -78,7 +78,7 @@ def _teacher(sweep: SweepConfig, data: TaskData) -> str:
     if sweep.experiment.task.has_documents:
         return f"{said}, and embeds {len(data.tables['documents']):,} documents once"
     cached = sum(counts.values()) * data.num_classes * FLOAT
-    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {_size(cached)}"
+    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {volume(cached)}"
 
 
 def _synthetic_rows(experiment: Experiment) -> float:
@@ -154,15 +154,15 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
 def _bytes(sweep: SweepConfig, step: Step | None, spec: Any, total: float) -> Iterator[str]:
     """Say what is kept and sent."""
     train, row = sweep.experiment.train, math.prod(spec.shape) * (1 if spec.tokenizer else FLOAT)
-    sent = f"messages: synthetic rows of about {_size(row)} each, {_size(total * row)} in all"
+    sent = f"messages: synthetic rows of about {volume(row)} each, {volume(total * row)} in all"
     if step is not None:
         weights = step.weights * FLOAT
         state = weights * (3 if train.optimizer == "adamw" else 2 if train.momentum else 1)
         kept = 2 * state + weights  # the last two states, and the student itself
-        yield f"checkpoints: about {_size(kept)} a trial, {_size(kept * sweep.num_trials)} in all"
+        yield f"checkpoints: about {volume(kept)} a trial, {volume(kept * sweep.num_trials)} in all"
         if sweep.experiment.explorer.on_policy:
             snapshots = train.steps // sweep.experiment.pool.snapshot_every + 1
-            sent += f"; snapshots of the student, about {_size(snapshots * weights)} a trial"
+            sent += f"; snapshots of the student, about {volume(snapshots * weights)} a trial"
     yield sent
 
 
@@ -185,10 +185,3 @@ def _time(sweep: SweepConfig, step: Step | None, lanes: int) -> Iterator[str]:
         + (f" ({rows:,.0f} rows/s a trial)" if rows else "")
         + "; not in it: the loss, evaluation, the teacher, starts"
     )
-
-
-def _size(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} bytes"

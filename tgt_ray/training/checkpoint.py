@@ -209,6 +209,14 @@ def _loaded(content: bytes, device: str) -> dict[str, Any]:
     return out
 
 
+def size_of(run: StudentRun) -> int:
+    """Estimate the bytes of a run's checkpoint: the student twice, and what the optimizer keeps of trained weights."""
+    train, student = run.experiment.train, run.student
+    whole_student = sum(each.nbytes for each in student.state_dict().values())
+    trained = sum(each.nbytes for each in student.parameters() if each.requires_grad)
+    return 2 * whole_student + trained * (2 if train.optimizer == "adamw" else 1 if train.momentum else 0)
+
+
 def weights(student: Student) -> bytes:
     """Serialize the student's weights alone, as safetensors."""
     return safetensors.torch.save(whole(student.state_dict()))

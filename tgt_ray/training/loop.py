@@ -6,6 +6,7 @@ import time
 from typing import Any, Protocol
 
 from tgt_ray.core.progress import progress
+from tgt_ray.results.ledger import summed
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -19,8 +20,8 @@ class Hooks(Protocol):
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         """Take a report; called at each evaluation. A checkpoint can be written here."""
 
-    def stream_metrics(self) -> dict[str, float]:
-        """Give the generators' own metrics, which become part of the report."""
+    def stream_metrics(self) -> dict[str, Any]:
+        """Give the generators' own metrics in this session, which become part of the report; called by all workers."""
 
     def stopped(self) -> bool:
         """Tell whether to end before the last step; called about every pool.snapshot_every steps."""
@@ -39,6 +40,7 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
     if run.step == train.steps and run.history:
         # The run was killed between its last report and its end, so the report may not have arrived.
         hooks.report(run, run.history[-1])
+    before = run.history[-1] if run.history else {}
     lap = time.perf_counter()
     with progress("training", train.steps, "steps", done=run.step) as phase:
         while run.step < train.steps:
@@ -52,13 +54,14 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
                     hooks.snapshot(run)
             if due:
                 run.train_s += time.perf_counter() - lap
-                report = _report(run, reader, hooks, last) if is_main else {}
+                streamed = summed(before, hooks.stream_metrics()) if reader is not None else {}
+                report = _report(run, reader, streamed, last) if is_main else {}
                 run.history.append(report)
                 hooks.report(run, report)
                 lap = time.perf_counter()
 
 
-def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
+def _report(run: StudentRun, reader: SyntheticReader | None, streamed: dict[str, Any], last: bool) -> dict[str, Any]:
     report: dict[str, Any] = {"step": run.step, **run.train_metrics()}
     with run.evaluation.of_one_student():
         report |= run.evaluation.metrics("validation")
@@ -70,7 +73,7 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
             "wait_share": reader.wait_share(run.train_s),
             "start_wait_s": reader.start_wait_s,
             **reader.lag(),
-            **hooks.stream_metrics(),
+            **streamed,
         }
     if last:
         run.samples = reader.gallery.samples if reader is not None else []
