@@ -22,7 +22,3 @@ def test_a_size_may_have_a_unit(written, size):
 def test_what_is_no_size_or_less_than_a_chunk_needs_is_refused(written):
     with pytest.raises(ConfigError, match=r"^pool\.bank\.max_bytes: "):
         of(written)
-
-
-def test_the_limit_changes_nothing_that_a_run_is_known_by():
-    assert of("20GB").fingerprint() == Experiment().fingerprint()

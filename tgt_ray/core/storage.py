@@ -278,7 +278,7 @@ class Storage:
         if not self.is_local or not Path(self.base).is_dir():
             return 0
         own = [each for each in Path(self.base).iterdir() if _is_ours(each)]
-        left = [path for folder in own for path in _drafts(folder) if _is_left(path)]
+        left = [path for folder in own for path in _drafts(folder) if is_left(path)]
         for path in left:
             with suppress(OSError):  # another process may have been faster
                 path.unlink()
@@ -362,8 +362,8 @@ def _drafts(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if name.endswith(".tmp"))
 
 
-def _is_left(draft: Path) -> bool:
-    """Whether nobody will finish a draft: its process on this machine is gone, or it is old."""
+def is_left(draft: Path) -> bool:
+    """Tell whether nobody will finish a draft: its process on this machine is gone, or it is old."""
     said = _DRAFT.fullmatch(draft.name)
     if said is None:
         return False

@@ -125,10 +125,12 @@ def train_local(
     if experiment.streams:
         source = LocalRows(experiment, prepared, storage, run, teacher)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
-    train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
-    if source is not None and source.bank is not None:
-        source.bank.join()
-        source.bank.release()
+    try:
+        train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
+    finally:
+        if source is not None and source.bank is not None:
+            source.bank.join()
+            source.bank.release()
     return run
 
 
