@@ -17,7 +17,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.results.ledger import SUMMED
 from tgt_ray.tasks import with_calibration
 from tgt_ray.training import checkpoint
-from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
+from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE, WEIGHTS_FILE
 from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
@@ -92,6 +92,16 @@ def test_rows_and_seconds_are_counted_over_all_sessions(prepared, storage, tmp_p
         again = train_local(config, prepared.prepared, storage).history[-1]
         assert (again["rows_made"], again["rows_found"], again["teacher_seconds"]) == (0, 72, 0)
         assert again["teacher_seconds_saved"] == pytest.approx(seconds[2], rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_size_of_a_checkpoint_is_estimated_well_enough(prepared, storage, tmp_path, optimizer):
+    config = short(
+        prepared.experiment, explorer__type="random", train__optimizer=optimizer, student__widths=[64, 128, 256]
+    )
+    run = train_local(config, prepared.prepared, storage, Storage(tmp_path))
+    size = sum(each.stat().st_size for each in tmp_path.iterdir() if each.name != PREVIOUS_FILE)
+    assert size <= checkpoint.size_of(run) <= 2 * size
 
 
 def shown(run):

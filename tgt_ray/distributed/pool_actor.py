@@ -58,7 +58,7 @@ class TeacherGenerator:
         torch.set_num_threads(threads_of(setup.pool))
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}
-        self.spent, self.last_done = Spent(), 0.0
+        self.spent, self.last_done, self.took = Spent(), 0.0, 0.0
         self.number = self.version = -1
         self.bank: Any = None
         self.ended = False
@@ -107,7 +107,7 @@ class TeacherGenerator:
         # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
-        return pack(grant.number, block)
+        return pack(grant.number, block, self.took)
 
     def _synthesize(self, grant: Grant) -> Block:
         import torch

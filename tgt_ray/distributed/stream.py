@@ -73,6 +73,7 @@ class SyntheticStream:
         self.bank: Bank | None = None  # of the present job
         self.taken = 0  # rows that the worker has had of the present job
         self.banked, self.banked_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
+        self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -108,8 +109,8 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = self.banked = 0
-        self.banked_s = 0.0
+        self.dropped = self.taken = self.banked = self.timed = 0
+        self.banked_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
@@ -165,6 +166,8 @@ class SyntheticStream:
             return
         if error is not None:
             raise GenerationFailed(error)
+        if request is not None:
+            self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
         if self.bank is not None and (request is None or request // self.world_size < expected):
             return  # it was in the bank before it came here
         if request is None:
@@ -187,8 +190,11 @@ class SyntheticStream:
         found = self._call("stream_metrics")
         made = int(found["requests_granted"]) * self.rows
         rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        banked_row_s = self.banked_s / max(1, self.banked)
+        # The mean, since some requests are still on their way, or came out of the bank first.
+        rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else banked_row_s)
         if self.bank is not None:
-            rows["teacher_seconds_saved"] = rows["rows_found"] * self.banked_s / max(1, self.banked)
+            rows["teacher_seconds_saved"] = rows["rows_found"] * banked_row_s
             rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 

@@ -190,7 +190,8 @@ class Bank:
         try:
             self._join()
         except NotWritten as err:
-            self.warn("%s; synthetic rows stay in files of single requests", err)
+            if not self.full:  # else it was said already that nothing can be written
+                self.warn("%s; synthetic rows stay in files of single requests", err)
 
     def _join(self) -> None:
         with self._claimed() as mine:
