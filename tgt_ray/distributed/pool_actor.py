@@ -126,11 +126,10 @@ class TeacherGenerator:
         shown = shown_rows(self.experiment, grant.request)
         started = time.perf_counter()
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
+        self.took = time.perf_counter() - started
         check_block(block)
         if self.bank is not None:
-            keep(
-                self.bank, block, time.perf_counter() - started
-            )  # before it is sent, so that it is there for all who wait for it
+            keep(self.bank, block, self.took)  # before it is sent, so that it is there for all who wait for it
         return block
 
     def _adopt(self, job: Job) -> None:
