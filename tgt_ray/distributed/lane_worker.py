@@ -97,6 +97,13 @@ class LaneWorker:
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Let others remove the bank of the run that is over."""
+        if self.held is not None:
+            self.held.release()
+        self.held = None
 
     def take(self) -> Run | None:
         """Wait for the lane's next run; all its workers return the same one, or None where the lane must end."""
@@ -143,9 +150,7 @@ class LaneWorker:
                 raise
         if self.stream is not None:
             self.stream.finish()
-        if self.held is not None:
-            self.held.release()
-        self.held = None
+        self._release()
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.ended = time.perf_counter()

@@ -45,9 +45,11 @@ class Bounds:
         self.left -= count
 
     def _look(self, count: int) -> None:
+        self.left = max(count, LOOK_BYTES)
+        if self.max_bytes is None and not self.folder.is_local:
+            return  # an object store takes its time for a list
         there = banks(self.folder)
         self.checkpoints = _checkpoints(there)
-        self.left = max(count, LOOK_BYTES)
         if self.max_bytes is None:
             return
         taken = sum(each.bytes for each in there)
