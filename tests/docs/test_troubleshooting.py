@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE, PAGE = ROOT / "tgt_ray", ROOT / "docs" / "troubleshooting.md"
 
 #: Calls whose first text is shown to users: the logs' warnings, and why a run has failed.
-SHOWN_CALLS = {"log.warning": 0, "log.log": 1, "self._end": 1}
+SHOWN_CALLS = {"log.warning": 0, "log.log": 1, "self._end": 1, "self.warn": 0, "bank.warn": 0}
 #: Methods whose results become a part of a message.
 SHOWN_RESULTS = {"lacking"}
 #: Messages that are neither raised nor logged as warnings: the reason of a lost trial, and last lines of a sweep.

@@ -28,6 +28,7 @@ from tgt_ray.experiment.pool import threads_of
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
     from tgt_ray.distributed.stream import SyntheticStream
+    from tgt_ray.teacher.bank.bank import Bank
     from tgt_ray.teacher.transfer_set import Prepared
     from tgt_ray.training.reader import SyntheticReader
     from tgt_ray.training.run import StudentRun
@@ -75,6 +76,7 @@ class LaneWorker:
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
         self.run_id: str | None = None  # of the run that is worked on
+        self.held: Bank | None = None  # the present run's
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.streams else None
 
@@ -103,6 +105,13 @@ class LaneWorker:
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Let others remove the bank of the run that is over."""
+        if self.held is not None:
+            self.held.release()
+        self.held = None
 
     def take(self) -> Run | None:
         """Wait for the lane's next run; all its workers return the same one, or None where the lane must end."""
@@ -150,6 +159,7 @@ class LaneWorker:
                 raise
         if self.stream is not None:
             self.stream.finish()
+        self._release()
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.run_id, self.ended = None, time.perf_counter()
@@ -205,7 +215,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item)
+        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -214,9 +224,10 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*what)
 
-    def _bank(self, item: Run) -> BankPlace | None:
-        """Say where a run's rows are kept; None: nowhere."""
+    def _bank(self, item: Run, run: StudentRun) -> BankPlace | None:
+        """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
+        from tgt_ray.training import checkpoint
         from tgt_ray.training.banked import bank_of, uses_bank
 
         experiment, pool = item.experiment, item.experiment.pool
@@ -226,6 +237,8 @@ class LaneWorker:
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
+        bank.hold(checkpoint.size_of(run) if self.rank == 0 else 0)
+        self.held = bank
         return BankPlace(bank.key, made_on, item.id)
 
 
@@ -272,8 +285,13 @@ class LaneHooks:
         banked = self.stream.banked if self.stream is not None else None
         return banked.seen_and_fresh() if banked is not None else None
 
-    def stream_metrics(self) -> dict[str, float]:
-        return self.stream.metrics() if self.stream is not None else {}
+    def stream_metrics(self) -> dict[str, Any]:
+        from tgt_ray.results.ledger import summed
+
+        if self.stream is None:
+            return {}
+        first, *others = gathered(self.stream.metrics(), self.rank, self.stream.world_size)
+        return {} if self.rank else summed(*others, first)
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         from tgt_ray.training import checkpoint, states

@@ -28,6 +28,7 @@ from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import say_resized_images, warn_of_cut_texts, warn_of_odd_settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
+from tgt_ray.results.ledger import ledger
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import Task, TaskData, with_calibration
@@ -137,6 +138,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         "data": prepared.account,
         "teacher": prepared.teacher,
         "result": history[-1],
+        "ledger": ledger([history[-1]]),
         "environment": environment(),
     }
     fit_check.keep(prepared.teacher, root, folder)

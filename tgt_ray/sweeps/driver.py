@@ -21,6 +21,7 @@ from tgt_ray.distributed.board import board_name
 from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
+from tgt_ray.results.ledger import ledger
 from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
@@ -198,8 +199,10 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
 
 
 def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
-    """Keep the best trial's config, metrics and student in `best`; return the leaderboard's table."""
+    """Keep the best trial's config, metrics and student in `best`, and sum up its rows; return the trials' table."""
     table = records.read_table(folder, "trials")
+    said = records.read_json(folder, "record.json")
+    records.write_json(folder, {**said, "ledger": ledger(table.to_dict("records"))}, "record.json")
     if not folder.is_local:
         folder.write(study_path(folder).read_bytes(), STUDY_FILE)
     best = best_trial(sweep, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from tgt_ray.training.student import Student
 
 log = logging.getLogger(__name__)
 
+#: Bytes of records, reports and pages of a run, about (our choice).
+SMALL_FILES = 2**20
 #: Rows that a worker has got and not used yet; None: it has none.
 Rest = dict[str, Any] | None
 
@@ -223,6 +226,22 @@ def _loaded(content: bytes, device: str) -> dict[str, Any]:
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as err:
         raise Damaged.of(where="--resume: the run's checkpoint", reason=" ".join(str(err).split())) from err
     return out
+
+
+def size_of(run: StudentRun) -> int:
+    """Estimate the bytes that a run's checkpoint adds on a disk.
+
+    It has the student twice, what the optimizer keeps of trained weights, and the gallery twice; records and pages are
+    small.
+    """
+    train, student = run.experiment.train, run.student
+    whole_student = sum(each.nbytes for each in student.state_dict().values())
+    trained = sum(each.nbytes for each in student.parameters() if each.requires_grad)
+    kept = trained * (2 if train.optimizer == "adamw" else 1 if train.momentum else 0)
+    shown = min(gallery.IN_ALL, gallery.PER_CLASS * run.data.num_classes)
+    row = math.prod(run.data.input_shape) * (1 if run.data.spec.tokenizer else 4)
+    pictures = min(gallery.MOST_BYTES, shown * 2 * row)
+    return 2 * whole_student + kept + 2 * pictures + SMALL_FILES
 
 
 def weights(student: Student) -> bytes:
