@@ -90,8 +90,8 @@ class Bounds:
         if free - count < SPARE * self.checkpoints:
             self.left = 0
             raise NotWritten(
-                f"{self.folder.shown}: {in_bytes(free)} are free on the disk, of which {in_bytes(SPARE * self.checkpoints)}"
-                " are left for checkpoints of running trials"
+                f"{self.folder.shown}: {in_bytes(free)} are free on the disk, of which"
+                f" {in_bytes(SPARE * self.checkpoints)} are left for checkpoints of running trials"
             )
 
 
