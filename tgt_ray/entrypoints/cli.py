@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -47,6 +47,38 @@ SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Sch
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the result.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print every message, also those of Ray and other libraries.")
+]
+
+TeacherOption = Annotated[
+    str,
+    typer.Option(
+        "--teacher", metavar="NAME", help="Who has labelled them; explorer: {type: imported, teacher: NAME} uses them."
+    ),
+]
+LogitsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--logits",
+        metavar="COLUMN",
+        help="The column with a list of a logit for each class; with {class} in its name, a column for each class.",
+    ),
+]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="Names of the classes in the order of a list's numbers. Repeatable. Default: the data's order.",
+    ),
+]
+FloorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--floor",
+        min=1e-30,
+        max=0.1,
+        help="Probabilities below are raised to it, since the logarithm of 0 isn't finite. Default: 1e-6.",
+    ),
 ]
 
 #: What `--strict` sets.
@@ -162,6 +194,41 @@ def data(
         _write_page(html, "--html", data_page.page(task, found))
 
 
+def bank(
+    action: Annotated[
+        Literal["import"],
+        typer.Argument(metavar="import", help="Bring rows that were made and labelled elsewhere into the storage."),
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet files with such rows.")],
+    experiment: Annotated[
+        Path, typer.Option("--experiment", metavar="EXPERIMENT.yaml", help="An experiment with the rows' task.")
+    ],
+    teacher: TeacherOption,
+    logits: LogitsOption = None,
+    probabilities: Annotated[
+        str | None, typer.Option("--probabilities", metavar="COLUMN", help="The same with probabilities.")
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option("--inputs", metavar="COLUMN", help="The column of texts or images. Default: that of the data."),
+    ] = None,
+    classes: ClassOption = None,
+    floor: FloorOption = None,
+    sets: Sets = None,
+    storage: StorageOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Bring synthetic rows that somebody has made and labelled already into the storage, for students to learn from."""
+    from tgt_ray.entrypoints import api
+
+    with terminal.messages(_level(quiet, verbose)):
+        folder, record = api.import_rows(
+            files, _data(experiment, sets, {}), teacher, logits, probabilities, inputs, classes or (), floor, storage
+        )
+    print(f"{folder.shown}: {record['rows']} rows; use them by explorer: {{type: imported, teacher: {teacher}}}")
+
+
 def report(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders or URIs of runs and sweeps.")],
     out: Annotated[
@@ -219,7 +286,7 @@ def _level(quiet: bool, verbose: bool) -> int:
     return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
 
 
-COMMANDS = (train, sweep, data, report)
+COMMANDS = (train, sweep, data, bank, report)
 
 
 def main(*commands: Callable[..., None]) -> None:

@@ -14,6 +14,7 @@ from tgt_ray.core.batch import InputRows, InputSpec
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.models.answers import StoredAnswers
 from tgt_ray.models.optimise import threads
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.tasks import Task, TaskData, inputs_of
@@ -83,7 +84,10 @@ def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[s
         name = f"{fingerprints.stem(role, record)}.safetensors"
         where = store.where(name)
         content = fingerprints.checked(store.read(name), role, part, record, where)
-        load_strictly(model, read_safetensors(content, where), role)
+        weights = read_safetensors(content, where)
+        if isinstance(model, StoredAnswers):
+            model.make_room(weights)
+        load_strictly(model, weights, role)
     elif digest(list(state_digests(model).values())) != record["state"]:
         raise ConfigError(
             f"teacher.{role}: its weights here are not those that the run began with ({identity});"
@@ -107,6 +111,8 @@ class LabelerMaker:
         torch.manual_seed(config.pretrain.seed)
         with concerning("teacher.labeler"):
             model = config.build(data.spec, data.num_classes)
+            if not config.live:
+                config.learn(model, self.task, data)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {
             "all": partial(self._fit, model),
@@ -144,7 +150,9 @@ class LabelerMaker:
         return {**said, **self._quality(model, source)}
 
     def _quality(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
-        return {split: scores(model, self.task, self.data, split, self.device) for split in ("validation", "test")}
+        known = getattr(model, "answered", {})
+        splits = [each for each in ("validation", "test") if len(set(known.get(each, [0]))) == 1]
+        return {split: scores(model, self.task, self.data, split, self.device) for split in splits}
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def reused_rows(experiment: Experiment, workers: int = 1) -> int | None:
 
 def uses_bank(experiment: Experiment) -> bool:
     """Tell whether a run's rows are kept: those of an explorer that looks at the student are its own."""
-    return experiment.streams and experiment.pool.bank.mode != "none" and not experiment.explorer.on_policy
+    return experiment.uses_pool and experiment.pool.bank.mode != "none" and not experiment.explorer.on_policy
 
 
 def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_on: Mapping[str, Any]) -> Bank:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from tgt_ray.teacher.transfer_set import Prepared
 from tgt_ray.training import checkpoint, fit_check, states
 from tgt_ray.training.banked import BankedRows, Maker, bank_of, blocks, reused_rows, uses_bank
 from tgt_ray.training.generation import inline_blocks, shown_rows, synthesizer_of
+from tgt_ray.training.imported import imported_blocks
 from tgt_ray.training.loop import train_student
 from tgt_ray.training.preparation import ask_teacher, join, make_teacher
 from tgt_ray.training.reader import SyntheticReader
@@ -64,7 +65,7 @@ def devices(experiment: Experiment) -> tuple[str, str]:
     """
     asked = {
         "train.gpus_per_worker": experiment.train.gpus_per_worker,
-        "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.streams else 0,
+        "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.uses_pool else 0,
     }
     for key, share in asked.items():
         if share and not torch.cuda.is_available():
@@ -121,7 +122,10 @@ def train_local(
     if state is not None:
         checkpoint.load_state(run, state)
     reader, source = None, None
-    if experiment.streams:
+    if experiment.streams and not experiment.uses_pool:
+        given = partial(imported_blocks, experiment, prepared.student, storage)
+        reader = SyntheticReader.going_on(given, run.position, run.reading)
+    elif experiment.streams:
         source = LocalRows(experiment, prepared, storage, run, teacher)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
     train_student(run, reader, LocalHooks(checkpoints, report, reader, source))

@@ -117,7 +117,7 @@ def test_another_computation_under_the_same_numbers_is_noticed(at, text_spec, mo
 
 def test_each_explorer_and_each_generator_has_a_golden_request():
     """A new one needs a case in tests/helpers/golden.py."""
-    explorers = {name for name, cls in EXPLORERS.items() if cls.synthesizes}
+    explorers = {name for name, cls in EXPLORERS.items() if cls.synthesizes and not cls.ready}
     assert {case.explorer["type"] for case in CASES.values()} == explorers
     decoded = {case.generator["type"] for case in CASES.values() if EXPLORERS[case.explorer["type"]].decodes}
     assert decoded == set(GENERATORS)
