@@ -312,12 +312,23 @@ def test_settings_that_do_not_go_with_imported_rows_are_refused(changes, said):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_on_ray_no_pool_is_started_and_training_is_the_same(digits_folder, monkeypatch, ray_cluster):
-    rng = np.random.default_rng(0)
-    write_images(FORMS["raw"](rng.integers(0, 256, (ROWS, 8, 8), np.uint8)), rng.normal(size=(ROWS, 10)))
+def test_on_ray_no_pool_is_started_and_training_is_the_same(folder, monkeypatch, ray_cluster):
+    """Also with paths that count from the folder in which the command was started."""
     assert bring(monkeypatch, "--logits", "logits") == 0
     local = api.run("e.yaml", name="local", local=True)
-    on_ray = api.run("e.yaml", name="ray")
+    assert bring(monkeypatch, "--logits", "logits", "--storage", "on_ray") == 0
+    on_ray = api.run("e.yaml", name="ray", storage="on_ray")
     for column in ("step", "train_loss", "train_kl_synthetic"):
         np.testing.assert_allclose(local.metrics[column], on_ray.metrics[column], rtol=0.01, err_msg=column)
     assert "generator_utilisation" not in on_ray.metrics
+
+
+def test_a_sweep_over_whose_rows_are_taken_is_planned(folder, monkeypatch, capsys):
+    experiment = yaml.safe_load((folder / "e.yaml").read_text())
+    space = {"explorer.teacher": {"choice": ["gpt", "other"]}, "train.synthetic_ratio": {"uniform": [0.1, 0.9]}}
+    (folder / "s.yaml").write_text(yaml.safe_dump({"experiment": experiment, "space": space}))
+    assert command(monkeypatch, "sweep", "s.yaml", "--dry-run") == 0
+    assert "14 trials: 12 by tpe, and 2 controls" in capsys.readouterr().out
+    (folder / "e.yaml").unlink()
+    (folder / "s.yaml").rename("e.yaml")
+    assert bring(monkeypatch, "--logits", "logits") == 0, "a sweep has a task as well"

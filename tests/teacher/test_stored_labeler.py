@@ -13,6 +13,7 @@ from tgt_ray import run
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.tasks import with_calibration
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.generation import synthesizer_of
 from tgt_ray.training.local import prepare_local
@@ -151,6 +152,19 @@ def test_further_texts_without_labels_have_answers_too(tmp_path, own):
     (tmp_path / "data" / "unlabelled.txt").write_text("one more\nand another\n")
     with pytest.raises(ConfigError, match=r"2 of 2 rows of unlabelled have no answer in 'said' of .*: 96, 97; give"):
         prepared(experiment, own)
+
+
+def test_rows_that_weights_are_calibrated_on_need_answers(tmp_path, own):
+    write(tmp_path / "data")
+    objective = {"type": "distillation", "conformal": {"coverage": 0.5}}
+    experiment = stored(tmp_path / "data", objective=objective)
+    data = with_calibration(experiment.task, experiment.task.load(own), experiment.objective.calibration_rows)
+    ready = prepare_local(experiment, data, own)
+    said = ready.teacher["labeler"]["answered"]["calibration"]
+    assert said[0] == said[1] > 0 and ready.student.fits
+    put(table("validation", 24)[0].drop_columns(["said"]), tmp_path / "data", "validation")
+    with pytest.raises(ConfigError, match="rows of calibration have no answer in 'said' of"):
+        prepare_local(experiment, data, own)
 
 
 def images(folder, column):

@@ -35,7 +35,11 @@ def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> 
 
     Where the storage doesn't have them, the teacher is pretrained and checked in one task.
     """
-    record = found_teacher(experiment, data, storage) or _teacher_by_a_task(experiment, data, storage)
+    record = found_teacher(experiment, data, storage)
+    if record is None and not experiment.teacher.labeler.live:
+        # It reads the data's columns, and other nodes need not have the files.
+        record = make_teacher(experiment, data, storage, "cpu")[1]
+    record = record or _teacher_by_a_task(experiment, data, storage)
     fit_check.judge(experiment, record["fit_check"])
     return record
 

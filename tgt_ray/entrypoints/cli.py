@@ -179,14 +179,10 @@ def data(
     verbose: VerboseOption = False,
 ) -> None:
     """Show the data of an experiment before anything is trained: splits, classes, sizes, what is left out, leaks."""
-    from tgt_ray.core.loading import load_yaml
     from tgt_ray.entrypoints import api
     from tgt_ray.results import data_page
 
-    given = load_yaml(file) if file is not None else {}
-    source = replace(
-        _data(file, sets, {}), data=given.get("experiment", {}) if {"experiment", "space"} & set(given) else given
-    )
+    source = _experiment(file, sets)
     with terminal.messages(_level(quiet, verbose)):
         task, found = api.read_data(source, storage)
     data_page.show(task, found)
@@ -201,7 +197,8 @@ def bank(
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet files with such rows.")],
     experiment: Annotated[
-        Path, typer.Option("--experiment", metavar="EXPERIMENT.yaml", help="An experiment with the rows' task.")
+        Path,
+        typer.Option("--experiment", metavar="EXPERIMENT.yaml", help="An experiment or a sweep with the rows' task."),
     ],
     teacher: TeacherOption,
     logits: LogitsOption = None,
@@ -224,7 +221,7 @@ def bank(
 
     with terminal.messages(_level(quiet, verbose)):
         folder, record = api.import_rows(
-            files, _data(experiment, sets, {}), teacher, logits, probabilities, inputs, classes or (), floor, storage
+            files, _experiment(experiment, sets), teacher, logits, probabilities, inputs, classes or (), floor, storage
         )
     print(f"{folder.shown}: {record['rows']} rows; use them by explorer: {{type: imported, teacher: {teacher}}}")
 
@@ -264,6 +261,13 @@ def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) ->
 
     data = default if file is None else load_yaml(file)
     return Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
+
+
+def _experiment(file: Path | None, sets: list[str] | None) -> Source:
+    """Return the experiment of a file, which may be a sweep's."""
+    source = _data(file, sets, {})
+    of_sweep = {"experiment", "space"} & set(source.data)
+    return replace(source, data=source.data.get("experiment", {})) if of_sweep else source
 
 
 def _print_plan(source: Source) -> None:

@@ -18,7 +18,7 @@ from tgt_ray.core.progress import progress
 from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import left_out, said
 from tgt_ray.data.answers import Answers
-from tgt_ray.data.columns import is_text, readable, valid
+from tgt_ray.data.columns import is_text, plain, readable, valid
 from tgt_ray.data.images.encoded import EncodedImages, UnreadableImage, decode
 from tgt_ray.tasks import Task, TaskData
 
@@ -103,7 +103,7 @@ class GivenRows:
         for name in self.columns:
             if not is_text(table[name].type):
                 raise ConfigError(f"{where}: column '{name}' is {table[name].type}, expected texts")
-            column = valid(table[name].cast(pa.large_string()), where, name)
+            column = valid(plain(table[name]), where, name)
             parts.append([clean(text or "") for text in column.to_pylist()])
             if "" in parts[-1]:
                 raise ConfigError(f"{where}: row {first + parts[-1].index('')} has an empty text in '{name}'")
