@@ -101,6 +101,8 @@ class Block:
     - request: its number
     - version: step of the student that the explorer used; -1: none
     - explorer: its type
+    - origin: the run whose student the explorer looked at, where a bank has the rows; otherwise empty
+    - steps: all steps of that student's training; 0: not known
     """
 
     inputs: np.ndarray
@@ -110,6 +112,8 @@ class Block:
     request: int
     version: int
     explorer: str
+    origin: str = ""
+    steps: int = 0
 
     def __len__(self) -> int:
         return len(self.anchor)

@@ -201,7 +201,7 @@ class LaneWorker:
             return imported_blocks(*what, self.rank, self.world_size)
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        job = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment)
+        job = item.experiment, item.prepared, first, weights, run.step, self._bank(item)
         try:
             return self.stream.begin(*job)
         except StreamLost as err:
@@ -210,19 +210,19 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*job)
 
-    def _bank(self, experiment: Experiment) -> BankPlace | None:
+    def _bank(self, item: Run) -> BankPlace | None:
         """Say where a run's rows are kept; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
         from tgt_ray.training.banked import bank_of, uses_bank
 
+        experiment, pool = item.experiment, item.experiment.pool
         if not uses_bank(experiment):
             return None
-        pool = experiment.pool
         device = "cuda" if pool.gpus_per_actor else "cpu"
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
-        return BankPlace(bank.key, made_on)
+        return BankPlace(bank.key, made_on, item.id)
 
 
 class LaneHooks:
@@ -263,6 +263,10 @@ class LaneHooks:
 
         if self.stream is not None:
             self.stream.publish(run.step, checkpoint.snapshot(run.student))
+
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        banked = self.stream.banked if self.stream is not None else None
+        return banked.seen_and_fresh() if banked is not None else None
 
     def stream_metrics(self) -> dict[str, float]:
         return self.stream.metrics() if self.stream is not None else {}

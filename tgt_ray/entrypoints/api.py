@@ -172,6 +172,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
             root,
             folder.within("checkpoint"),
             report=partial(_log_report, config.task.metric_names[0]),
+            name=Path(folder.root).name,
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Protocol
 
+from tgt_ray.core.batch import Block
 from tgt_ray.core.progress import progress
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
+
+log = logging.getLogger(__name__)
+
+#: How many times the loss on a bank's rows that on fresh ones may be before it is said (our choice).
+BY_HEART = 1.1
 
 
 class Hooks(Protocol):
@@ -21,6 +28,9 @@ class Hooks(Protocol):
 
     def stream_metrics(self) -> dict[str, float]:
         """Give the generators' own metrics, which become part of the report."""
+
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        """Give synthetic rows that came again and again, and some that never came; None: no row came twice."""
 
     def stopped(self) -> bool:
         """Tell whether to end before the last step; called about every pool.snapshot_every steps."""
@@ -58,6 +68,20 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
                 lap = time.perf_counter()
 
 
+def _compare(run: StudentRun, seen: Block, fresh: Block) -> dict[str, float]:
+    """Compare the student's loss on rows of its bank with that on others, and say where it has learnt them by heart."""
+    known, new = run.loss_with(seen), run.loss_with(fresh)
+    if new > BY_HEART * known:
+        log.warning(
+            "pool.bank.rows: the loss on synthetic rows that the student has never seen is %.3g, %.0f %% above the %.3g"
+            " on those of its bank, which are too few for so many steps; give more rows",
+            new,
+            100 * (new / known - 1),
+            known,
+        )
+    return {"loss_seen_rows": known, "loss_fresh_rows": new}
+
+
 def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
     report: dict[str, Any] = {"step": run.step, **run.train_metrics()}
     with run.evaluation.of_one_student():
@@ -65,6 +89,8 @@ def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last:
         # The test split is measured only here, after the last decision about this student.
         tested = run.evaluation.metrics("test") if last else {}
     report["train_s"] = run.train_s
+    if last and reader is not None and (rows := hooks.seen_and_fresh()) is not None:
+        report |= _compare(run, *rows)
     if reader is not None:
         report |= {
             "wait_share": reader.wait_share(run.train_s),

@@ -20,8 +20,8 @@ from tgt_ray.core.signals.values import LENGTHS, Columns, Ragged, Values, concat
 #: Names of a row's own columns; those of signals have a prefix, since a signal may have any name.
 REQUEST, VERSION, ANCHOR, INPUTS = "request", "version", "anchor", "inputs"
 SIGNAL = "signal/"
-#: Keys of the metadata: the explorer of a file; type and shape of a column's values.
-EXPLORER, DTYPE, SHAPE = "explorer", "dtype", "shape"
+#: Keys of the metadata: the explorer of a file; the origin and steps of requests; type and shape of a column's values.
+EXPLORER, ORIGINS, DTYPE, SHAPE = "explorer", "origins", "dtype", "shape"
 #: The key that says by what the 8-bit numbers of a column are divided, and that number.
 DIVIDED, PIXELS = "divided by", 255
 
@@ -42,7 +42,9 @@ def to_bytes(blocks: Sequence[Block]) -> bytes:
     if pixels is not None:
         layouts[INPUTS][DIVIDED] = str(PIXELS)
     fields = [pa.field(name, column.type, metadata=layouts[name]) for name, column in columns.items()]
-    schema = pa.schema(fields, metadata={**formats.metadata("bank"), EXPLORER: blocks[0].explorer})
+    origins = json.dumps({str(each.request): [each.origin, each.steps] for each in blocks if each.origin})
+    about = {**formats.metadata("bank"), EXPLORER: blocks[0].explorer, ORIGINS: origins}
+    schema = pa.schema(fields, metadata=about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
@@ -57,7 +59,8 @@ class Chunk:
 
     def __init__(self, content: pa.Buffer | pa.MemoryMappedFile):
         batch = pa.ipc.open_file(content).get_batch(0)
-        self.explorer = _metadata(batch.schema)[EXPLORER]
+        about = _metadata(batch.schema)
+        self.explorer, self.origins = about[EXPLORER], json.loads(about[ORIGINS])
         self.divided = DIVIDED in _metadata(batch.schema.field(INPUTS))
         self.arrays = {field.name: _values(batch.column(field.name), field) for field in batch.schema}
         numbers, firsts, counts = np.unique(_array(self.arrays, REQUEST), return_index=True, return_counts=True)
@@ -72,6 +75,7 @@ class Chunk:
     def block(self, request: int) -> Block:
         """Return the rows of a request, as they were made, without what is shown of it."""
         found = take(self.arrays, self.requests[request])
+        origin, steps = self.origins.get(str(request), ("", 0))
         return Block(
             inputs=self.inputs(self.requests[request]),
             anchor=_array(found, ANCHOR),
@@ -80,6 +84,8 @@ class Chunk:
             request=request,
             version=int(_array(found, VERSION)[0]),
             explorer=self.explorer,
+            origin=origin,
+            steps=steps,
         )
 
     def rows(self, places: np.ndarray) -> Columns:
