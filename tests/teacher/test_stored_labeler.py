@@ -194,6 +194,11 @@ def test_images_of_parquet_files_have_answers_by_their_content(tmp_path, own):
     teacher = load_teacher(experiment.teacher, ready.teacher, data.spec, 3, own)
     found = teacher.labeler(experiment.task.inputs(data.tables["test"], data.input_shape)).logits
     np.testing.assert_allclose(found, answers, rtol=1e-5)
+    identity = validate(Experiment, {**experiment.model_dump(mode="json"), "explorer": {"type": "identity"}})
+    block = synthesizer_of(identity, prepared(identity, own), teacher)(0, 0, identity.explorer)
+    with torch.no_grad():
+        again = teacher.labeler(torch.from_numpy(block.inputs)).logits
+    np.testing.assert_allclose(block.columns["logits"], again, rtol=1e-6)
 
 
 def test_a_data_set_of_hugging_face_has_answers_too(tmp_path, own):

@@ -73,7 +73,7 @@ def keep(
     """
     folder, before = storage.within(FOLDER, name), find(storage, name)
     if before is not None:
-        content = digest(*(digest(data) for data, _ in _files(parts())))
+        content = digest(*(said for *_, said in _files(parts())))
         if any(before.get(key) != value for key, value in {**about, "content": content}.items()):
             raise ConfigError(
                 f"--teacher {name}: {folder.where()} has other rows already, which runs may have learnt from; choose"
@@ -82,30 +82,31 @@ def keep(
         return before
     files, contents, mine = list[dict[str, Any]](), list[str](), uuid.uuid4().hex[:8]
     try:
-        for data, rows in _files(parts()):
+        for data, rows, said in _files(parts()):
             # Of two imports at the same time each has files of its own, and the record names those of one of them.
             file = f"rows-{len(files):05d}-{mine}.arrow"
             folder.write(data, file)
             files.append({"file": file, "rows": rows})
-            contents.append(digest(data))
+            contents.append(said)
         made = {"rows": sum(each["rows"] for each in files), "files": files, "content": digest(*contents)}
         record = formats.stamped("imported", {**about, **made, "environment": environment()})
         records.write_json(folder, record, RECORD)
     except BaseException:
-        for each in files:
-            folder.fs.delete_file(folder.path(each["file"]))
-        if folder.is_local:
-            with suppress(OSError):  # it isn't there, or another import is at work
-                Path(folder.base).rmdir()
+        with suppress(OSError):  # what is told is why it failed, and not that cleaning up failed as well
+            for each in files:
+                folder.fs.delete_file(folder.path(each["file"]))
+            if folder.is_local:
+                Path(folder.base).rmdir()  # unless another import is at work
         raise
     return record
 
 
-def _files(parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[bytes, int]]:
-    """Yield the content of each file, and how many rows it has."""
+def _files(parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[bytes, int, str]]:
+    """Yield the bytes of each file, how many rows it has, and a digest of these."""
     for number, (inputs, logits) in enumerate(_filled(parts)):
         anchor = np.full(len(inputs), NO_ANCHOR)
-        yield to_bytes([Block(inputs, anchor, {"logits": logits}, {}, number, NO_ANCHOR, "imported")]), len(inputs)
+        block = Block(inputs, anchor, {"logits": logits}, {}, number, -1, "imported")
+        yield to_bytes([block]), len(inputs), digest(inputs.tobytes(), logits.tobytes())
 
 
 def _filled(parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
