@@ -20,6 +20,10 @@ QUICK_TEACHER = [("teacher.labeler.pretrain.steps", 150), ("teacher.generator.pr
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="make what tests/teacher/bank/test_golden_rows.py compares")
+
+
 @dataclass(frozen=True)
 class Ready:
     experiment: Experiment

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.helpers.diffusion import save_kl
 from tgt_ray.core.storage import Storage
 
 
@@ -30,15 +31,7 @@ def vit(tmp_path):
 @pytest.fixture
 def kl_folder(tmp_path):
     """A pipeline with a small autoencoder in it, and that autoencoder."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    model = AutoencoderKL(
-        **blocks, block_out_channels=[8, 8], norm_num_groups=4, latent_channels=2, sample_size=8
-    ).eval()
-    model.save_pretrained(tmp_path / "pipeline" / "vae")
-    return tmp_path / "pipeline", model
+    return save_kl(tmp_path)
 
 
 @pytest.fixture

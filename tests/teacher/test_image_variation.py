@@ -6,17 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from diffusers import StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 
+from tests.helpers.diffusion import EMBEDDING, save_unclip
 from tests.helpers.pretrained import config
 from tgt_ray import run
 from tgt_ray.core.batch import InputSpec
@@ -26,46 +18,10 @@ from tgt_ray.teacher.generators import ImageVariationGenerator
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.local import prepare_local
 
-EMBEDDING = 12
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("unclip")
-    (place / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}))
-    (place / "merges.txt").write_text("#version: 0.2\n")
-    small = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    blocks = {"block_out_channels": [8, 8], "norm_num_groups": 4}
-    pipeline = StableUnCLIPImg2ImgPipeline(
-        feature_extractor=CLIPImageProcessor(crop_size=16, size=16),
-        image_encoder=CLIPVisionModelWithProjection(
-            CLIPVisionConfig(**small, image_size=16, patch_size=8, projection_dim=EMBEDDING)
-        ).eval(),
-        image_normalizer=StableUnCLIPImageNormalizer(EMBEDDING),
-        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        tokenizer=CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=8),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(**small, vocab_size=3, max_position_embeddings=8, bos_token_id=0, eos_token_id=1)
-        ).eval(),
-        unet=UNet2DConditionModel(
-            **blocks,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            layers_per_block=1,
-            attention_head_dim=2,
-            cross_attention_dim=8,
-            class_embed_type="projection",
-            projection_class_embeddings_input_dim=2 * EMBEDDING,
-            sample_size=8,
-        ).eval(),
-        scheduler=DDIMScheduler(),
-        vae=AutoencoderKL(
-            **blocks, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2
-        ).eval(),
-    )
-    pipeline.save_pretrained(place / "pipeline")
-    return place / "pipeline"
+    return save_unclip(tmp_path_factory.mktemp("unclip"))
 
 
 def built(folder, shape=(3, 8, 8), **options):

@@ -34,6 +34,7 @@ RESERVED = (
     "vocabularies",
     "fit_checks",
     "bank",
+    "imported",
     "logs",
     "benchmark_runs",
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -66,8 +66,25 @@ class Rows(Protocol):
 R = TypeVar("R", bound=Rows)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Holds columns of a split that neither inputs nor labels are in, row by row as the source numbers its rows.
+
+    - where: names the split in messages
+    - names: of all columns that the split has
+    - table: the columns that were asked for; None where the split lacks one of them
+    """
+
+    where: str
+    names: tuple[str, ...]
+    table: pa.Table | None
+
+
 class Source(Component):
     """A source of labelled rows."""
+
+    #: Whether its rows are those of tables, which may have further columns: see `beside`.
+    has_columns: ClassVar[bool] = False
 
     drop_leaks: bool = Field(
         False,
@@ -75,6 +92,14 @@ class Source(Component):
         " false: they are counted, with a warning",
         json_schema_extra=SINCE_0_2,
     )
+
+    def beside(self, columns: Sequence[str]) -> dict[str, Beside]:
+        """Read further columns of each split that the source has itself; for sources with `has_columns`.
+
+        Where train has further rows without labels, these are the split `unlabelled`. A row's place is its id; ids of
+        `unlabelled` go on after those of train.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,25 @@ def json_columns(source: Utf8, texts: tuple[str, ...], free: str, mixed: bool = 
     return _by_line(source, texts, free, mixed)
 
 
+def json_values(source: Utf8, names: list[str]) -> pa.Table:
+    """Read columns of JSON lines that may have lists of numbers; a column that no line has is left out.
+
+    - raises ConfigError: where a column's values are of different kinds
+    """
+    rows = [row for _, row in _objects(source, tuple(names))]
+    out = {}
+    for name in names:
+        if not any(name in row for row in rows):
+            continue
+        try:
+            out[name] = pa.array([row.get(name) for row in rows], from_pandas=False)
+        except (pa.ArrowException, OverflowError) as err:
+            raise ConfigError(
+                f"{source.file}: {name!r} has values of different kinds ({' '.join(str(err).split())[:200]})"
+            ) from err
+    return pa.table(out)
+
+
 def json_schema(source: Utf8) -> pa.Schema:
     """Return the columns that the first lines have, by the first value of each."""
     found: dict[str, pa.DataType] = {}

@@ -78,7 +78,7 @@ class LaneWorker:
         self.run_id: str | None = None  # of the run that is worked on
         self.held: Bank | None = None  # the present run's
         # Last, and before torch is imported, so that the pool starts while this process goes on.
-        self.stream = self._open_stream() if setup.plan.streams else None
+        self.stream = self._open_stream() if setup.plan.uses_pool else None
 
     def _open_stream(self) -> SyntheticStream:
         from tgt_ray.distributed.stream import SyntheticStream
@@ -200,7 +200,7 @@ class LaneWorker:
         times = {"lane": self.setup.name, "idle_s": self.idle_s, "setup_s": time.perf_counter() - self.taken}
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
-        hooks = LaneHooks(item, self.board, self.stream if experiment.streams else None, self.rank, times, reader)
+        hooks = LaneHooks(item, self.board, self.stream if experiment.uses_pool else None, self.rank, times, reader)
         if run.history and self.rank == 0:
             hooks.send(run.history[-1])  # resumed: this report may have been lost with its process
         train_student(run, reader, hooks, is_main=self.rank == 0)
@@ -212,17 +212,22 @@ class LaneWorker:
         """
         from tgt_ray.distributed.stream import StreamLost
         from tgt_ray.training import checkpoint
+        from tgt_ray.training.imported import imported_blocks
 
+        if not item.experiment.uses_pool:
+            assert self.prepared is not None
+            what = item.experiment, self.prepared[1].student, Storage(self.setup.storage_root), first
+            return imported_blocks(*what, self.rank, self.world_size)
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
+        job = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
         try:
-            return self.stream.begin(*what)
+            return self.stream.begin(*job)
         except StreamLost as err:
             log.warning("%s opens another stream before run %s: %s", self.setup.name, item.id, err)
         self.stream.close()
         self.stream = self._open_stream()
-        return self.stream.begin(*what)
+        return self.stream.begin(*job)
 
     def _bank(self, item: Run, run: StudentRun) -> BankPlace | None:
         """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""

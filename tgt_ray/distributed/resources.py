@@ -31,7 +31,7 @@ def actor_resources(experiment: Experiment) -> Resources:
 def lane_bundles(experiment: Experiment) -> list[Resources]:
     """Return what one run holds at most: the resources of its workers, and of each generator in their pools."""
     train, pool = experiment.train, experiment.pool
-    actors = train.workers * pool.actors if experiment.streams else 0
+    actors = train.workers * pool.actors if experiment.uses_pool else 0
     return [worker_resources(experiment)] * train.workers + [actor_resources(experiment)] * actors
 
 
@@ -57,7 +57,7 @@ class LaneShape:
         return cls(
             experiment.train.workers,
             worker_resources(experiment),
-            pool.actors if experiment.streams else 0,
+            pool.actors if experiment.uses_pool else 0,
             actor_resources(experiment),
             pool.slot_length,
         )
@@ -118,7 +118,7 @@ def arithmetic(experiment: Experiment, nodes: list[Resources]) -> str:
     """Say what a run asks for, and what the nodes have."""
     train, pool = experiment.train, experiment.pool
     asked = f"{train.workers} x train worker of {_show(worker_resources(experiment))}"
-    if experiment.streams:
+    if experiment.uses_pool:
         asked += f" and {train.workers * pool.actors} x generator of {_show(actor_resources(experiment))}"
     there = "; ".join(_show(node) for node in nodes)
     return f"the run asks for {asked} and {TRIAL_CPUS} CPU for itself; the cluster's {len(nodes)} node(s) have: {there}"
@@ -135,13 +135,13 @@ def _show(resources: Resources) -> str:
 
 def needs_places(experiment: Experiment) -> bool:
     """Return whether generators need GPUs or custom resources; False where no synthetic rows are made."""
-    return experiment.streams and bool(experiment.pool.actor_resources or experiment.pool.gpus_per_actor)
+    return experiment.uses_pool and bool(experiment.pool.actor_resources or experiment.pool.gpus_per_actor)
 
 
 def pool_resources(experiment: Experiment) -> dict[str, Any]:
     """Return what one generator asks for, as options of Ray; only CPUs where no synthetic rows are made."""
     pool = experiment.pool
-    if not experiment.streams:
+    if not experiment.uses_pool:
         return {"num_cpus": pool.cpus_per_actor}
     return {
         "num_cpus": pool.cpus_per_actor,
@@ -152,4 +152,4 @@ def pool_resources(experiment: Experiment) -> dict[str, Any]:
 
 def device_of(experiment: Experiment) -> str:
     """Return the device on which the teacher computes."""
-    return "cuda" if experiment.streams and experiment.pool.gpus_per_actor else "cpu"
+    return "cuda" if experiment.uses_pool and experiment.pool.gpus_per_actor else "cpu"

@@ -73,7 +73,11 @@ def teacher_on_ray(
 
     - begun: what is to go on with it
     """
-    record = found_teacher(experiment, data, storage, begun) or _teacher_by_a_task(experiment, data, storage, begun)
+    record = found_teacher(experiment, data, storage, begun)
+    if record is None and not experiment.teacher.labeler.live:
+        # It reads the data's columns, and other nodes need not have the files.
+        record = make_teacher(experiment, data, storage, "cpu", begun)[1]
+    record = record or _teacher_by_a_task(experiment, data, storage, begun)
     fit_check.judge(experiment, record["fit_check"])
     return record
 

@@ -23,6 +23,7 @@ from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
+from tgt_ray.data.answers import CLASS, FLOOR, Answers
 from tgt_ray.entrypoints.summary import RunResult, SweepResult, say_result
 from tgt_ray.entrypoints.terminal import libraries_to_file, messages
 from tgt_ray.experiment.advice import say_resized_images, warn_of_cut_texts, warn_of_odd_settings
@@ -268,6 +269,72 @@ def read_data(
         root = Storage(storage if storage is not None else default_storage())
         root.check_folder()
         return config.task, _read(config, [config.objective], scan, root, in_this_process)
+
+
+def import_rows(
+    files: Sequence[Path | str],
+    experiment: Experiment | dict[str, Any] | str | Source,
+    teacher: str,
+    logits: str | None = None,
+    probabilities: str | None = None,
+    inputs: str | None = None,
+    classes: Sequence[str] = (),
+    floor: float | None = None,
+    storage: str | None = None,
+) -> tuple[Storage, dict[str, Any]]:
+    """Bring synthetic rows that were made and labelled elsewhere into the storage, for the explorer `imported`.
+
+    - files: Parquet files
+    - experiment: with the task that the rows are for
+    - teacher: the name under which the rows are kept
+    - logits, probabilities: the column that has them, one of the two; with `{class}` in its name, one for each class
+    - inputs: the column with the texts or images; None: as in the task's data
+    - classes: their names in the order of a list's numbers; none: the order of the data's classes
+    - floor: what probabilities are raised to before their logarithm is taken; None: 1e-6
+    - storage: folder or URI; None: `results`
+    - returns: the folder of the rows, and the record of what is there
+    - raises ConfigError: for bad input, after which nothing of it is in the storage
+    """
+    from tgt_ray.teacher.bank import imported
+    from tgt_ray.teacher.bank.importing import GivenRows
+
+    imported.check_name(teacher)
+    _check_answers(logits, probabilities, classes, floor)
+    root = Storage(storage if storage is not None else default_storage())
+    root.check_writable()
+    task, data = read_data(experiment, storage)
+    own = data.class_names or tuple(map(str, range(data.num_classes)))
+    order, least = tuple(classes) or own, FLOOR if floor is None else floor
+    if logits is not None:
+        answers = Answers(logits, "logits", own, order, least, "--logits")
+    else:
+        answers = Answers(str(probabilities), "probabilities", own, order, least, "--probabilities")
+    answers.check_order()
+    given = GivenRows([Path(file) for file in files], answers, _input_columns(task, inputs), task, data)
+    with messages():
+        record = imported.keep(root, teacher, given.parts, imported.facts(data))
+        given.say_not_used()
+    return root.within(imported.FOLDER, teacher), record
+
+
+def _check_answers(logits: str | None, probabilities: str | None, classes: Sequence[str], floor: float | None) -> None:
+    """Raise ConfigError where it isn't said what rows' answers are, or something is said that has no effect."""
+    if (logits is None) == (probabilities is None):
+        raise ConfigError("--logits, --probabilities: give one of them, with the column that has the answers")
+    if floor is not None and logits is not None:
+        raise ConfigError("--floor: has no effect on logits; leave it out, or give --probabilities")
+    if classes and CLASS in (logits or probabilities or ""):
+        raise ConfigError(f"--class: has no effect where {CLASS} in the column's name says the class; leave it out")
+
+
+def _input_columns(task: Task, inputs: str | None) -> tuple[str, ...]:
+    """Return the columns that have a row's inputs, by default those of the task's data."""
+    source = getattr(task, "data", None)
+    if task.has_documents or task.modality not in ("image", "text"):
+        raise ConfigError(f"task.type: '{task.type}' has no classes of images or texts, for which rows can be imported")
+    own = "image_column" if task.modality == "image" else "text_column"
+    first = inputs or str(getattr(source, own, own.partition("_")[0]))
+    return (first,) if task.pair_column is None else (first, task.pair_column)
 
 
 def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: Storage, run: MapParts) -> TaskData:

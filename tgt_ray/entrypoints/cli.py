@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -48,6 +48,38 @@ SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Sch
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the result.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print every message, also those of Ray and other libraries.")
+]
+
+TeacherOption = Annotated[
+    str,
+    typer.Option(
+        "--teacher", metavar="NAME", help="Who has labelled them; explorer: {type: imported, teacher: NAME} uses them."
+    ),
+]
+LogitsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--logits",
+        metavar="COLUMN",
+        help="The column with a list of a logit for each class; with {class} in its name, a column for each class.",
+    ),
+]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="Names of the classes in the order of a list's numbers. Repeatable. Default: the data's order.",
+    ),
+]
+FloorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--floor",
+        min=1e-30,
+        max=0.1,
+        help="Probabilities below are raised to it, since the logarithm of 0 isn't finite. Default: 1e-6.",
+    ),
 ]
 
 #: What `--strict` sets.
@@ -148,19 +180,51 @@ def data(
     verbose: VerboseOption = False,
 ) -> None:
     """Show the data of an experiment before anything is trained: splits, classes, sizes, what is left out, leaks."""
-    from tgt_ray.core.loading import load_yaml
     from tgt_ray.entrypoints import api
     from tgt_ray.results import data_page
 
-    given = load_yaml(file) if file is not None else {}
-    source = replace(
-        _data(file, sets, {}), data=given.get("experiment", {}) if {"experiment", "space"} & set(given) else given
-    )
+    source = _experiment(file, sets)
     with terminal.messages(_level(quiet, verbose)):
         task, found = api.read_data(source, storage)
     data_page.show(task, found)
     if html is not None:
         _write_page(html, "--html", data_page.page(task, found))
+
+
+def bank(
+    action: Annotated[
+        Literal["import"],
+        typer.Argument(metavar="import", help="Bring rows that were made and labelled elsewhere into the storage."),
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet files with such rows.")],
+    experiment: Annotated[
+        Path,
+        typer.Option("--experiment", metavar="EXPERIMENT.yaml", help="An experiment or a sweep with the rows' task."),
+    ],
+    teacher: TeacherOption,
+    logits: LogitsOption = None,
+    probabilities: Annotated[
+        str | None, typer.Option("--probabilities", metavar="COLUMN", help="The same with probabilities.")
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option("--inputs", metavar="COLUMN", help="The column of texts or images. Default: that of the data."),
+    ] = None,
+    classes: ClassOption = None,
+    floor: FloorOption = None,
+    sets: Sets = None,
+    storage: StorageOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Bring synthetic rows that somebody has made and labelled already into the storage, for students to learn from."""
+    from tgt_ray.entrypoints import api
+
+    with terminal.messages(_level(quiet, verbose)):
+        folder, record = api.import_rows(
+            files, _experiment(experiment, sets), teacher, logits, probabilities, inputs, classes or (), floor, storage
+        )
+    print(f"{folder.shown}: {record['rows']} rows; use them by explorer: {{type: imported, teacher: {teacher}}}")
 
 
 def report(
@@ -251,6 +315,13 @@ def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) ->
     return Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
 
 
+def _experiment(file: Path | None, sets: list[str] | None) -> Source:
+    """Return the experiment of a file, which may be a sweep's."""
+    source = _data(file, sets, {})
+    of_sweep = {"experiment", "space"} & set(source.data)
+    return replace(source, data=source.data.get("experiment", {})) if of_sweep else source
+
+
 def _print_plan(source: Source, storage: str | None) -> None:
     from tgt_ray.core.storage import Storage
     from tgt_ray.entrypoints.api import default_storage
@@ -273,7 +344,7 @@ def _level(quiet: bool, verbose: bool) -> int:
     return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
 
 
-COMMANDS = (train, sweep, data, report, storage)
+COMMANDS = (train, sweep, data, bank, report, storage)
 
 
 def main(*commands: Callable[..., None]) -> None:

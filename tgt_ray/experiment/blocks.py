@@ -42,13 +42,18 @@ class Blocks(Config):
 
     @property
     def streams(self) -> bool:
-        """Tell whether the run makes synthetic rows."""
+        """Tell whether the run has synthetic rows."""
         return self.explorer.synthesizes and self.train.synthetic_ratio > 0
+
+    @property
+    def uses_pool(self) -> bool:
+        """Tell whether somebody must make the run's synthetic rows, unless the bank has them."""
+        return self.streams and not self.explorer.ready
 
     @property
     def uses_generator(self) -> bool:
         """Tell whether the run needs the teacher's generator, which unchanged anchors don't."""
-        return self.streams and self.explorer.decodes
+        return self.uses_pool and self.explorer.decodes
 
     @property
     def synthetic_ratio(self) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tgt_ray.core.config import builtin_types, folders_of
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.signals.base import TeacherSide, unique
-from tgt_ray.core.signals.of_labeler import EMBEDDING
+from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.models.students import AnyStudent
 from tgt_ray.models.text.vocabulary import same_vocabulary
@@ -34,6 +34,8 @@ def check_all(experiment: Blocks) -> None:
     for check in (
         check_modality,
         check_labeler,
+        check_stored_answers,
+        check_imported,
         check_signals,
         check_documents,
         check_gradients,
@@ -86,6 +88,52 @@ def check_labeler(experiment: Blocks) -> None:
         f"teacher.labeler.type: '{labeler.type}' is for tasks whose answers are {mine},"
         f" and those of task.type '{task.type}' are {theirs}; legal: {legal(would_do)}"
     )
+
+
+def check_stored_answers(experiment: Blocks) -> None:
+    """Check what a labeler with stored answers can't do: label new rows, and embed."""
+    labeler, explorer, objective = experiment.teacher.labeler, experiment.explorer, experiment.objective
+    if labeler.live:
+        return
+    source, kind = getattr(experiment.task, "data", None), f"teacher.labeler.type: '{labeler.type}'"
+    if not getattr(source, "has_columns", False):
+        raise ValueError(
+            f"{kind} reads answers from columns of the data, and task.data.type"
+            f" '{getattr(source, 'type', None)}' has none; give tables, such as Parquet files"
+        )
+    if experiment.streams and not (explorer.unchanged or explorer.ready):
+        raise ValueError(
+            f"explorer.type: '{explorer.type}' makes new rows, and {kind} has answers for the data's own rows alone;"
+            " use none (plain distillation), identity, imported (rows that have answers already), or another labeler"
+        )
+    if EMBEDDING in (*objective.signals, *(signal for fit in objective.fits for signal in fit.signals)):
+        raise ValueError(
+            f"objective.type: '{objective.type}' needs the teacher's embeddings, and {kind} has logits alone;"
+            " use distillation"
+        )
+
+
+def check_imported(experiment: Blocks) -> None:
+    """Check what rows that were made elsewhere can't have: more than logits, documents, and another bank."""
+    explorer, objective = experiment.explorer, experiment.objective
+    if not explorer.ready:
+        return
+    more = [each.name for each in objective.signals if each.synthetic and each != LOGITS]
+    if more and experiment.streams:
+        raise ValueError(
+            f"objective.type: '{objective.type}' needs the signal '{more[0]}' of synthetic rows, and those of"
+            f" explorer.type '{explorer.type}' have logits alone; use distillation"
+        )
+    if experiment.task.has_documents:
+        raise ValueError(
+            f"explorer.type: '{explorer.type}' has rows with logits of classes, and task.type"
+            f" '{experiment.task.type}' has documents; use none"
+        )
+    if experiment.pool.bank.mode == "reuse":
+        raise ValueError(
+            f"pool.bank.mode: reuse has no effect, since all rows of explorer.type '{explorer.type}' are used again"
+            " and again; leave it out"
+        )
 
 
 def check_signals(experiment: Blocks) -> None:

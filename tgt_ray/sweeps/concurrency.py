@@ -31,7 +31,7 @@ def typical(sweep: SweepConfig) -> Experiment:
     It is the first of the search, or the most demanding one where that makes no synthetic rows.
     """
     first = [sweep.trial_experiment(point) for point in sweep.first_points()[:1]]
-    return first[0] if first and first[0].streams else most_demanding(sweep)
+    return first[0] if first and first[0].uses_pool else most_demanding(sweep)
 
 
 def checked(sweep: SweepConfig) -> Experiment:

@@ -382,4 +382,6 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], teacher: Mapping
     for role in ROLES:
         if now[role] is not None and before[role] not in (now[role], teacher[role].get("fingerprint")):
             return role
+    if before.get("imported") != now.get("imported"):
+        return "what was imported for explorer.teacher"
     return None

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import InputRows, InputSpec
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.models.answers import StoredAnswers
 from tgt_ray.models.built import built
 from tgt_ray.models.optimise import threads
 from tgt_ray.models.weights import load_strictly, read_safetensors
@@ -84,7 +85,10 @@ def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[s
         name = f"{fingerprints.stem(role, record)}.safetensors"
         where = store.where(name)
         content = fingerprints.checked(store.read(name), role, part, record, where)
-        load_strictly(model, read_safetensors(content, where), role)
+        weights = read_safetensors(content, where)
+        if isinstance(model, StoredAnswers):
+            model.make_room(weights)
+        load_strictly(model, weights, role)
     elif digest(list(state_digests(model).values())) != record["state"]:
         raise ConfigError(
             f"teacher.{role}: its weights here are not those that the run began with ({identity});"
@@ -119,6 +123,9 @@ class LabelerMaker:
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
         model = built("teacher.labeler", config, data.spec, data.num_classes)
+        if not config.live:
+            with concerning("teacher.labeler"):
+                config.learn(model, self.task, data)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {
             "all": partial(self._fit, model),
@@ -152,7 +159,9 @@ class LabelerMaker:
         return {**said, **self._quality(model, source)}
 
     def _quality(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
-        return {split: scores(model, self.task, self.data, split, self.device) for split in ("validation", "test")}
+        known = getattr(model, "answered", {})
+        splits = [each for each in ("validation", "test") if len(set(known.get(each, [0]))) == 1]
+        return {split: scores(model, self.task, self.data, split, self.device) for split in splits}
 
 
 @dataclass(frozen=True)

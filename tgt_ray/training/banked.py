@@ -167,7 +167,7 @@ def num_requests(experiment: Experiment, world_size: int) -> int:
 def uses_bank(experiment: Experiment) -> bool:
     """Tell whether a run's rows are kept: those that were explored for its student, only to share them."""
     kept = ("shared",) if experiment.explorer.on_policy else ("exact", "reuse", "shared")
-    return experiment.streams and experiment.pool.bank.mode in kept
+    return experiment.uses_pool and experiment.pool.bank.mode in kept
 
 
 def numbering_of(experiment: Experiment, count: int, rank: int = 0, world_size: int = 1) -> Numbering:

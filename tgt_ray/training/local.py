@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from tgt_ray.training.banked import (
     uses_bank,
 )
 from tgt_ray.training.generation import InlineRows, inline_blocks, synthesizer_of
+from tgt_ray.training.imported import imported_blocks
 from tgt_ray.training.loop import train_student
 from tgt_ray.training.preparation import ask_teacher, join, make_teacher
 from tgt_ray.training.reader import SyntheticReader
@@ -89,7 +90,7 @@ def devices(experiment: Experiment) -> tuple[str, str]:
     """
     asked = {
         "train.gpus_per_worker": experiment.train.gpus_per_worker,
-        "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.streams else 0,
+        "pool.gpus_per_actor": experiment.pool.gpus_per_actor if experiment.uses_pool else 0,
     }
     for key, share in asked.items():
         if share and not torch.cuda.is_available():
@@ -151,7 +152,10 @@ def train_local(
     if state is not None:
         checkpoint.load_state(run, state)
     reader, source = None, None
-    if experiment.streams:
+    if experiment.streams and not experiment.uses_pool:
+        given = partial(imported_blocks, experiment, prepared.student, storage)
+        reader = SyntheticReader.going_on(given, run.position, run.reading)
+    elif experiment.streams:
         source = LocalRows(experiment, prepared, storage, run, teacher, name)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
     try:

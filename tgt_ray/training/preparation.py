@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tgt_ray.core.signals.base import Signal
@@ -13,7 +14,7 @@ from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher.fingerprints import Begun, stored_teacher
 from tgt_ray.teacher.transfer_set import Prepared, TeacherPass, prepare
-from tgt_ray.training import fit_check
+from tgt_ray.training import fit_check, imported
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.module import Teacher
@@ -101,4 +102,6 @@ def join(
     - unchanged: whether a run besides the experiment's may take anchors unchanged
     """
     wanted, unchanged = list(objectives) or [experiment.objective], unchanged or experiment.explorer.unchanged
-    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)
+    prepared = prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)
+    rows = imported.check(experiment, data, storage)
+    return prepared if rows is None else replace(prepared, fingerprints={**prepared.fingerprints, "imported": rows})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tgt_ray.core.errors import ConfigError, cut, nearest
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.data.base import Beside
 from tgt_ray.data.columns import is_text
 from tgt_ray.data.huggingface import HuggingFaceSet
 from tgt_ray.data.images.classes import check_train
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class HuggingFaceImages(HuggingFaceSet, EncodedImages):
     """A data set of the Hugging Face library `datasets` with a column of images and one of class labels."""
 
+    has_columns: ClassVar[bool] = True
     type: Literal["huggingface"] = "huggingface"
     image_column: str = Field("image", description="name of the column with the images")
     label_column: str = Field("label", description="name of the column with the labels: class labels or integers")
@@ -78,6 +80,16 @@ class HuggingFaceImages(HuggingFaceSet, EncodedImages):
             fingerprints.append([split, own, rows._fingerprint, *self._stamps(rows)])
         key = digest(self.type, self.path, self.image_column, self.label_column, fingerprints)
         return Scan(labels, places, names, key, self.others(found))
+
+    def beside(self, columns: Sequence[str]) -> dict[str, Beside]:
+        found, out = self.open(self.place()), {}
+        for split, own in self.own_splits().items():
+            rows, where = self.find_split(found, split, own), f"split '{own}' of {self.path}"
+            names = tuple(rows.column_names)
+            there = set(columns) <= set(names)
+            table = rows.select_columns(list(columns)).with_format("arrow")[:] if there else None
+            out[split] = Beside(where, names, table)
+        return out
 
     def _stamps(self, rows: Dataset) -> list[Any]:
         """Return what changes with the files that rows lie in, and with those that rows name in place of bytes."""

@@ -20,7 +20,7 @@ from tgt_ray.core.config import FilePath, Seed
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.data.account import LeftOut, left_out
-from tgt_ray.data.base import MapParts, Splits, stratified_holdout
+from tgt_ray.data.base import Beside, MapParts, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, readable
 from tgt_ray.data.images.base import ImageRows, ImageSource
 from tgt_ray.data.images.classes import check_train
@@ -56,6 +56,7 @@ class ParquetImages(ImageSource):
     labels.json beside the files may list the names of the classes.
     """
 
+    has_columns: ClassVar[bool] = True
     type: Literal["parquet"] = "parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
     image_shape: ImageShape | None = Field(
@@ -96,6 +97,9 @@ class ParquetImages(ImageSource):
             )
             rows["validation"], rows["train"] = rows["train"].take(held), rows["train"].take(kept)
         return Splits(rows["train"], rows["validation"], rows["test"], num_classes, tuple(names), others)
+
+    def beside(self, columns: Sequence[str]) -> dict[str, Beside]:
+        return _beside(self.path, columns)
 
     def read(self, scan: Splits | Scan, storage: Storage | None, run: MapParts) -> Splits:
         return scan if isinstance(scan, Splits) else self._in_parts.read(scan, storage, run)
@@ -143,6 +147,7 @@ class EncodedParquet(EncodedImages):
     list the names of the classes.
     """
 
+    has_columns: ClassVar[bool] = True
     type: Literal["encoded_parquet"] = "encoded_parquet"
     path: FilePath = Field(description="folder that holds train.parquet, test.parquet and perhaps validation.parquet")
 
@@ -170,6 +175,9 @@ class EncodedParquet(EncodedImages):
         found = {split: stamps(each, samples=64) for split, each in files.items()}
         loose = [stamps(_loose(file)) for each in files.values() for file in each]
         return Scan(labels, places, names, digest(self.type, places, found, loose, names), others)
+
+    def beside(self, columns: Sequence[str]) -> dict[str, Beside]:
+        return _beside(self.path, columns)
 
     def part_of(self, places: list[tuple[str, int]], first: int, last: int) -> list[tuple[str, int, int]]:
         """Return the file of each image, with the first and the last of its rows."""
@@ -233,6 +241,22 @@ class RawParquet(EncodedParquet):
                 f"{len(content or b'')} bytes, an image of {'x'.join(map(str, self.shape))} has {math.prod(self.shape)}"
             )
         return np.frombuffer(content, np.uint8).reshape(self.shape)
+
+
+def _beside(folder: Path, columns: Sequence[str]) -> dict[str, Beside]:
+    """Read further columns of each split's files."""
+    out = {}
+    for split, files in _files(folder)[0].items():
+        tables, names = list[pa.Table](), tuple[str, ...]()
+        for file in files:
+            with _whole(file), pq.ParquetFile(file) as parquet:
+                names = tuple(parquet.schema_arrow.names)
+                if set(columns) <= set(names):
+                    tables.append(parquet.read(columns=list(columns)))
+        whole = len(tables) == len(files)
+        table = pa.concat_tables(tables, promote_options="permissive") if whole else None
+        out[split] = Beside(str(_source(files)), names, table)
+    return out
 
 
 @contextmanager

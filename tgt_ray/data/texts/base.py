@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.progress import Phase, progress
 from tgt_ray.core.texts import SEPARATOR, clean
 from tgt_ray.data.account import LeftOut, left_out, merged
-from tgt_ray.data.base import Source, Splits, stratified_holdout
+from tgt_ray.data.base import Beside, Source, Splits, stratified_holdout
 from tgt_ray.data.columns import is_text, plain, valid
 from tgt_ray.data.labels import ClassName
 from tgt_ray.data.subsets import Unlabelled
@@ -74,6 +74,7 @@ class RawTexts:
     - class_names: empty where the split doesn't have them itself
     - shards: where it lies in several files, each of them in the order of its rows; `read` is not used then
     - left_out: what the source has not used of what it was given; in one of the splits only
+    - beside: returns columns that hold neither texts nor labels; None: `read` does so, and `schema` has them
     """
 
     where: str
@@ -82,11 +83,13 @@ class RawTexts:
     class_names: tuple[str, ...] = ()
     shards: tuple[RawTexts, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    beside: Callable[[list[str]], pa.Table] | None = None
 
 
 class TextSource(Source):
     """A source of labelled texts or pairs of sentences; all of it is read at once, since texts are small."""
 
+    has_columns: ClassVar[bool] = True
     text_column: str = Field("text", description="name of the column with the texts, or with a pair's first sentences")
     pair_column: str | None = Field(
         None,
@@ -134,6 +137,12 @@ class TextSource(Source):
         - raises ConfigError: where they are damaged, or don't fit together
         """
         raise NotImplementedError
+
+    def beside(self, columns: Sequence[str]) -> dict[str, Beside]:
+        raw = self.open_splits()
+        if "unlabelled" not in raw and self.files_without_labels():
+            raw["unlabelled"] = self.open_without_labels()
+        return {split: _beside(each, list(columns)) for split, each in raw.items()}
 
     def scan(self, unlabelled: Unlabelled | None = None) -> Splits[TextRows]:
         """Read all splits.
@@ -313,6 +322,23 @@ class TextSource(Source):
         known = np.flatnonzero(train.labels >= 0)
         _, held = stratified_holdout(train.labels[known], self.validation_fraction, self.seed, where, names)
         return train.take(known[held]), train.take(np.setdiff1d(np.arange(len(train)), known[held]))
+
+
+def _beside(raw: RawTexts, columns: list[str]) -> Beside:
+    """Read further columns of a split; shards may have no rows, and then perhaps no columns either."""
+    tables, names = [], dict.fromkeys(raw.schema.names)
+    for each in raw.shards or (raw,):
+        if each.beside is None and not set(columns) <= set(each.schema.names):
+            if each.schema.names and each.read([each.schema.names[0]]).num_rows:
+                return Beside(raw.where, tuple(each.schema.names), None)
+            continue
+        table = (each.beside or each.read)(columns)
+        if not set(columns) <= set(table.column_names):
+            return Beside(raw.where, tuple(names), None)
+        tables.append(table)
+    if not tables:
+        return Beside(raw.where, tuple(names), None)
+    return Beside(raw.where, tuple(names), pa.concat_tables(tables, promote_options="permissive"))
 
 
 def _report_two_labels(where: str, rows: TextRows) -> None:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -22,7 +23,16 @@ from tgt_ray.core.config import FilePath
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.progress import progress
 from tgt_ray.data.account import left_out
-from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable
+from tgt_ray.data.columns import (
+    BLOCK_BYTES,
+    is_text,
+    json_columns,
+    json_schema,
+    json_values,
+    open_json,
+    plain,
+    readable,
+)
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import names_beside
 from tgt_ray.data.parts import UNLABELLED, Layout, Parts, files_named, find_parts, kind_of, no_split, split_parts
@@ -93,7 +103,11 @@ class TextFiles(TextSource):
         return found
 
     def _table(self, file: Path, names: list[str]) -> RawTexts:
-        return RawTexts(str(file), *self.open_file(file, names), tuple(names))
+        return RawTexts(str(file), *self.open_file(file, names), tuple(names), beside=self.further(file))
+
+    def further(self, file: Path) -> Callable[[list[str]], pa.Table] | None:
+        """Return what reads further columns of a file, where that isn't what `open_file` gives."""
+        return None
 
     @abstractmethod
     def open_file(self, file: Path, names: list[str]) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
@@ -327,3 +341,6 @@ class JsonTexts(TextFiles):
         # Other columns are looked at only where a message names them.
         schema = table.schema if not absent else json_schema(source)
         return schema, table.select
+
+    def further(self, file: Path) -> Callable[[list[str]], pa.Table]:
+        return partial(json_values, open_json(file))

@@ -12,10 +12,13 @@ from tgt_ray.teacher.explorers.augment import Augment
 from tgt_ray.teacher.explorers.base import Around, Explorer, Neighbourhood
 from tgt_ray.teacher.explorers.controls import Identity, NoExplorer
 from tgt_ray.teacher.explorers.gradient import Gradient, RandomMatched
+from tgt_ray.teacher.explorers.imported import Imported
 from tgt_ray.teacher.explorers.interpolation import Interpolation
 from tgt_ray.teacher.explorers.random import Random
 
-AnyExplorer = Annotated[Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Augment, Identity)]
+AnyExplorer = Annotated[
+    Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Augment, Imported, Identity)
+]
 
 __all__ = [
     "AnyExplorer",
@@ -24,6 +27,7 @@ __all__ = [
     "Explorer",
     "Gradient",
     "Identity",
+    "Imported",
     "Interpolation",
     "Neighbourhood",
     "NoExplorer",

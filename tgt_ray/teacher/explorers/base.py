@@ -75,6 +75,8 @@ class Explorer(Component):
     decodes: ClassVar[bool] = True
     #: Whether rows are anchors as they are, of which the teacher cache knows what the teacher says.
     unchanged: ClassVar[bool] = False
+    #: Whether its rows are there already, with what the teacher says of them, so that nothing has to be made.
+    ready: ClassVar[bool] = False
     #: Whether it needs the current student.
     on_policy: ClassVar[bool] = False
     #: Whether it needs the latents of other anchors.

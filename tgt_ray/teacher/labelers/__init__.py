@@ -11,6 +11,7 @@ from tgt_ray.core.config import OneOf
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.dual_encoder import DualEncoderLabeler
 from tgt_ray.teacher.labelers.image import ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler
+from tgt_ray.teacher.labelers.stored import StoredLabeler
 from tgt_ray.teacher.labelers.text import TextEncoderLabeler, TextTransformerLabeler
 
 AnyLabeler = Annotated[
@@ -23,5 +24,6 @@ AnyLabeler = Annotated[
         TextEncoderLabeler,
         TextTransformerLabeler,
         DualEncoderLabeler,
+        StoredLabeler,
     ),
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tgt_ray.core.batch import InputRows
+    from tgt_ray.tasks import Task, TaskData
 
 
 class Labeler(Component):
@@ -31,6 +32,8 @@ class Labeler(Component):
     embeds_documents: ClassVar[bool] = False
     #: Whether weights are kept in the storage; otherwise `build` returns the module with its weights.
     stored: ClassVar[bool] = True
+    #: Whether it can be asked about any row; otherwise it knows the data's own rows alone, which `learn` tells it.
+    live: ClassVar[bool] = True
     #: Libraries whose versions may change what it learns, besides torch.
     libraries: ClassVar[tuple[str, ...]] = ()
     #: Keys that say where external weights are. They are left out of its names, which cover the weights instead.
@@ -45,6 +48,15 @@ class Labeler(Component):
     @abstractmethod
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         """Build the module with fresh weights."""
+
+    def learn(self, model: Any, task: Task, data: TaskData) -> None:
+        """Tell a fresh model what it knows of the data's rows, for labelers that are not `live`.
+
+        `model.answered` says of how many rows of each table, and how many there are.
+
+        - raises ConfigError: where it lacks a row that it must know
+        """
+        raise NotImplementedError
 
     def prompt(self) -> str:
         """Return the text that it puts before each text it reads.
