@@ -84,7 +84,7 @@ def _readers(config: Experiment) -> Iterator[tuple[str, ReadsTexts, tuple[str, .
         yield "teacher.labeler", labeler, own, ""
     # A model that continues a prompt drops the prompt's first examples, and never cuts the end of a text.
     prompted = generator.only_samples and generator.starts_from_train
-    if isinstance(generator, ReadsTexts) and config.streams and not prompted:
+    if isinstance(generator, ReadsTexts) and config.uses_generator and not prompted:
         yield "teacher.generator", generator, own if generator.starts_from_train else generator.starts_from, ""
     if isinstance(student, ReadsTexts):
         yield "student", student, own, ""
