@@ -27,6 +27,7 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.versions import Changes
 
 log = logging.getLogger(__name__)
 
@@ -89,19 +90,20 @@ def open_prepared_lanes(
     warm: bool = True,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    changes: Sequence[Changes] = (),
 ) -> Iterator[tuple[Any, Prepared]]:
     """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
-    - objectives, unchanged: as for prepare_on_ray
+    - objectives, unchanged, changes: as for prepare_on_ray
     - other parameters: as for open_lanes
     - yields: the board and the prepared data
     """
     teacher = teacher_on_ray(experiment, data, storage)
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
-        prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged)
+        prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged, changes)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
-        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged)
+        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged, changes)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:

@@ -41,6 +41,7 @@ def check_all(experiment: Blocks) -> None:
         check_moves,
         check_changes,
         check_embeddings,
+        check_consistent,
         check_further_rows,
     ):
         check(experiment)
@@ -240,6 +241,16 @@ def check_embeddings(experiment: Blocks) -> None:
                 f"train.augment.mixup: {augment.mixup:g}, but objective '{objective.type}' takes its targets from"
                 f" the teacher's {kept[0].name} of a row, and a mixed row has none; use 0"
             )
+
+
+def check_consistent(experiment: Blocks) -> None:
+    """Refuse that the teacher labels augmented rows for an objective that takes nothing from it on real rows."""
+    augment, objective = experiment.train.augment, experiment.objective
+    if augment is not None and augment.consistent and not objective.teaches_real:
+        raise ValueError(
+            f"train.augment.consistent: true, but objective.type '{objective.type}' takes nothing from the teacher on"
+            " real rows (with alpha it is alpha's share); leave it out, or use distillation with alpha above 0"
+        )
 
 
 def check_further_rows(experiment: Blocks) -> None:

@@ -82,6 +82,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         how.warm_lanes,
         sweep.objectives(),
         sweep.unchanged_anchors(),
+        sweep.augmented_rows(),
     ) as (board, prepared):
         log_teacher(prepared)
         if resume:

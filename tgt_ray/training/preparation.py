@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core.progress import counted
 from tgt_ray.core.signals.base import Signal
-from tgt_ray.core.signals.values import Columns
+from tgt_ray.core.signals.values import Columns, concat_columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher.fingerprints import stored_teacher
 from tgt_ray.teacher.transfer_set import Prepared, TeacherPass, prepare
+from tgt_ray.teacher.versions import Changes, Versions
 from tgt_ray.training import fit_check
 
 if TYPE_CHECKING:
@@ -43,18 +45,22 @@ def make_teacher(
 def ask_teacher(
     experiment: Experiment,
     teacher: Teacher,
-    table: Table,
+    table: Table | Versions,
     shape: tuple[int, ...],
     signals: Sequence[Signal],
     device: str,
 ) -> Columns:
-    """Compute the teacher's outputs for the rows of a table.
+    """Compute the teacher's outputs for the rows of a table, or for the versions of its rows.
 
     - shape: of one row's inputs
     - device: where the teacher is
     """
     from tgt_ray.teacher.outputs import teacher_outputs
 
+    if isinstance(table, Versions):
+        parts = counted(table.parts(), "asking the teacher about augmented rows", len(table), "rows")
+        rows = (part.rows_of(experiment.task, shape, device) for part in parts)
+        return concat_columns([teacher_outputs(teacher, *each, shape, signals) for each in rows])
     inputs = inputs_of(experiment.task, table, shape, device)
     return teacher_outputs(teacher, inputs, table["label"].to_numpy(), shape, signals)
 
@@ -67,6 +73,7 @@ def join(
     storage: Storage,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    changes: Sequence[Changes] = (),
 ) -> Prepared:
     """Prepare what runs with the same data and teacher share.
 
@@ -74,6 +81,9 @@ def join(
     - teacher_pass: computes the teacher's outputs of tables
     - objectives: all that the runs may have; none: the experiment's alone
     - unchanged: whether a run besides the experiment's may take anchors unchanged
+    - changes: how runs besides the experiment's augment rows that the teacher labels
     """
     wanted, unchanged = list(objectives) or [experiment.objective], unchanged or experiment.explorer.unchanged
-    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)
+    own = experiment.train.relabelled
+    changes = list(dict.fromkeys([*([own] if own is not None else []), *changes]))
+    return prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged, changes)
