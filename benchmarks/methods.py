@@ -49,7 +49,16 @@ from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import LELP, Consistency, Objective
 from tgt_ray.tasks import with_calibration
-from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.teacher.explorers import (
+    Augment,
+    Compose,
+    Explorer,
+    Gradient,
+    InputChanges,
+    Interpolation,
+    Random,
+    RandomMatched,
+)
 from tgt_ray.teacher.transfer_set import Prepared
 
 EXPLORERS: dict[str, type[Explorer]] = {
@@ -57,10 +66,13 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "random-matched": RandomMatched,
     "gradient": Gradient,
     "interpolation": Interpolation,
+    # Without a generator: anchors are changed and mixed (function matching); `compose` does so with rows of `random`.
+    "augment": Augment,
+    "compose": Compose,
     # For generators of texts: masked tokens are filled in, without noise on the latents.
     "masking": Random,
 }
-#: What each long-tail baseline changes in an experiment.
+#: What each baseline changes in an experiment.
 BASELINES: dict[str, dict[str, Any]] = {
     "balanced-sampling": {"train.sampling": "balanced"},
     "logit-adjustment": {"objective.label_loss": {"type": "logit_adjusted"}},
@@ -70,6 +82,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     "lws": {"train.second_phase": {"type": "lws"}},
     "mixup": {"train.augment": {"mixup": 0.2}},
     "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
+    # Shifted real rows, with what the teacher says of them before they are shifted, or of what the student sees.
+    "shift": {"train.augment": {"shift": 1}},
+    "consistent": {"train.augment": {"shift": 1, "consistent": True}},
 }
 #: Objectives other than distillation; they follow a `+` as well: `distillation + lelp` is LELP without synthetic rows.
 OBJECTIVES: dict[str, type[Objective]] = {"lelp": LELP, "consistency": Consistency}
@@ -78,11 +93,23 @@ SUITES: dict[str, tuple[str, ...]] = {
     # Baselines stand on one-hot training; `a + b` is method a with baseline b.
     "long-tail": (
         "one_hot",
-        *(f"one_hot + {name}" for name in BASELINES),
+        *(f"one_hot + {name}" for name in BASELINES if name not in ("shift", "consistent")),
         "distillation",
         "random",
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
+    ),
+    # Ways to use the teacher on changed inputs, and the same with more steps.
+    "matching": (
+        "one_hot",
+        "distillation",
+        "distillation + shift",
+        "distillation + consistent",
+        "random",
+        "gradient",
+        "augment",
+        "compose",
+        *(f"{name} x 6" for name in ("distillation + consistent", "random", "augment", "compose")),
     ),
     "text": (
         "one_hot",
@@ -118,7 +145,8 @@ _shared: dict[str, Any] = {}
 def method_experiment(base: Experiment, method: str) -> Experiment:
     """Make the experiment of a method from the base experiment.
 
-    Another explorer keeps the settings that it shares with the base's (sigma, step size, anchors).
+    Another explorer keeps the settings that it shares with the base's (sigma, step size, anchors). The step size of
+    changed inputs is a strength, and not a length in latent space, so that one is not kept.
     """
     method, _, times = method.partition(" x ")
     if times:
@@ -150,6 +178,8 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     cls = EXPLORERS[method]
     kept = {k: v for k, v in base.explorer.model_dump(mode="json").items() if k in cls.model_fields and k != "type"}
     data = base.model_dump(mode="json")
+    if issubclass(cls, InputChanges) and not isinstance(base.explorer, InputChanges):
+        kept.pop("step_size", None)
     if method == "masking":
         kept["sigma"] = 0.0
     return Experiment.model_validate({**data, "explorer": {"type": cls.model_fields["type"].default, **kept}})
@@ -369,10 +399,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = with_calibration(base.task, base.task.load(storage), max(each.calibration_rows for each in objectives))
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
-    unchanged = not all(each.explorer.decodes for each in experiments.values())
+    unchanged = any(each.explorer.unchanged for each in experiments.values())
+    changes = [how for each in experiments.values() if (how := each.train.relabelled) is not None]
     # A generator is made where the experiment needs one.
     first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
-    prepared = prepare_local(first, data, storage, objectives, unchanged)
+    prepared = prepare_local(first, data, storage, objectives, unchanged, changes)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)
