@@ -99,7 +99,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
     ),
-    # Ways to use the teacher on changed inputs, and the same with more steps.
+    # Ways to use the teacher on changed inputs.
     "matching": (
         "one_hot",
         "distillation",
@@ -109,7 +109,6 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gradient",
         "augment",
         "compose",
-        *(f"{name} x 6" for name in ("distillation + consistent", "random", "augment", "compose")),
     ),
     "text": (
         "one_hot",
