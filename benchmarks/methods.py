@@ -72,7 +72,7 @@ EXPLORERS: dict[str, type[Explorer]] = {
     # For generators of texts: masked tokens are filled in, without noise on the latents.
     "masking": Random,
 }
-#: What each baseline changes in an experiment.
+#: What each long-tail baseline changes in an experiment.
 BASELINES: dict[str, dict[str, Any]] = {
     "balanced-sampling": {"train.sampling": "balanced"},
     "logit-adjustment": {"objective.label_loss": {"type": "logit_adjusted"}},
@@ -82,7 +82,11 @@ BASELINES: dict[str, dict[str, Any]] = {
     "lws": {"train.second_phase": {"type": "lws"}},
     "mixup": {"train.augment": {"mixup": 0.2}},
     "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
-    # Shifted real rows, with what the teacher says of them before they are shifted, or of what the student sees.
+}
+#: The same, and shifted real rows with what the teacher says of them before they are shifted, or of what the student
+#: sees.
+CHANGES: dict[str, dict[str, Any]] = {
+    **BASELINES,
     "shift": {"train.augment": {"shift": 1}},
     "consistent": {"train.augment": {"shift": 1, "consistent": True}},
 }
@@ -93,7 +97,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     # Baselines stand on one-hot training; `a + b` is method a with baseline b.
     "long-tail": (
         "one_hot",
-        *(f"one_hot + {name}" for name in BASELINES if name not in ("shift", "consistent")),
+        *(f"one_hot + {name}" for name in BASELINES),
         "distillation",
         "random",
         "gradient",
@@ -156,10 +160,10 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         longer = {key: getattr(plain.train, key) * int(times) for key in ("steps", "eval_every")}
         return plain.model_copy(update={"train": plain.train.model_copy(update=longer)})
     method, plus, baseline = method.partition(" + ")
-    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, *OBJECTIVES)):
+    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*CHANGES, *OBJECTIVES)):
         raise ConfigError(
             f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each optionally"
-            f" followed by ' + ' and one of {', '.join((*BASELINES, *OBJECTIVES))}, and by ' x ' and how many times"
+            f" followed by ' + ' and one of {', '.join((*CHANGES, *OBJECTIVES))}, and by ' x ' and how many times"
             " the steps"
         )
     if baseline in OBJECTIVES:
@@ -168,7 +172,7 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         return Experiment.model_validate({**data, "objective": {**shared, "type": baseline}})
     if baseline:
         plain = method_experiment(base, method)
-        changes = dict(BASELINES[baseline])
+        changes = dict(CHANGES[baseline])
         if "objective.label_loss" in changes and plain.objective.model_dump().get("alpha") == 1:
             changes["objective.alpha"] = 0.5  # at 1 the label loss has no effect
         return Experiment.model_validate(with_overrides(plain.model_dump(mode="json"), list(changes.items())))

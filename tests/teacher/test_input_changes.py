@@ -10,11 +10,11 @@ from tests.helpers import text_runs
 from tests.helpers.blocks import ROWS, equal
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.texts import SEPARATOR, to_texts
+from tgt_ray.core.texts import SEPARATOR, to_bytes, to_texts
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.bank.key import bank_key
-from tgt_ray.teacher.explorers import Augment, Compose, Explorer, Gradient, Identity, Interpolation, Random
+from tgt_ray.teacher.explorers import Around, Augment, Compose, Explorer, Gradient, Identity, Interpolation, Random
 from tgt_ray.teacher.synthesizer import Recipe, Synthesizer
 
 STILL: dict[str, Any] = {"step_size": 0.0}
@@ -201,3 +201,14 @@ def test_settings_of_images_are_refused_for_texts(sentences, name):
 def test_texts_need_a_generator_where_one_makes_rows(sentences):
     with pytest.raises(ConfigError, match=r"teacher\.generator\.type: 'mlp_autoencoder' is for images"):
         of_texts(sentences, {"type": "compose"})
+
+
+def test_a_mixed_text_that_is_too_long_is_cut_as_any_text_is():
+    rows = torch.from_numpy(to_bytes(["a b c d", f"e{SEPARATOR}f g h"], 16))
+    others = torch.from_numpy(to_bytes(["äöüäöü ßßßßß", f"äöüä{SEPARATOR}ßßß"], 16))
+    for seed in range(20):
+        around = Around(lambda: others, torch.Generator().manual_seed(seed))
+        changed = Augment(step_size=1.0, span=0.99, dropout=0.0).change(rows, around)
+        assert changed.shape == rows.shape and changed.dtype == torch.uint8
+        texts = to_texts(changed.numpy())
+        assert all("\ufffd" not in text for text in texts) and texts[1].count(SEPARATOR) == 1
