@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.places import ROOT
+from tgt_ray.experiment.experiment import Experiment
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -82,6 +83,24 @@ def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
     assert len(trained) == 4
     measure(tmp_path, 1, "one_hot", resume=False)
     assert len(trained) == 5, "without --resume all is trained"
+
+
+def test_changes_of_inputs_have_a_strength_of_their_own():
+    base = Experiment()
+    assert base.explorer.step_size == 0.25, "a length in latent space"
+    for name in ("augment", "compose"):
+        explorer = methods.method_experiment(base, name).explorer
+        assert explorer.type == name and explorer.step_size == 0.5
+    strong = Experiment(explorer={"type": "augment", "step_size": 0.9, "anchors": "balanced"})
+    assert methods.method_experiment(strong, "compose").explorer.step_size == 0.9
+    shifted = methods.method_experiment(base, "distillation + shift").train
+    seen = methods.method_experiment(base, "distillation + consistent").train
+    assert shifted.relabelled is None and seen.relabelled.shift == shifted.augment.shift == 1
+
+
+def test_consistent_teaching_is_prepared_for(tmp_path, trained):
+    record = measure(tmp_path, 1, "distillation,distillation + consistent,augment")
+    assert [each["method"] for each in record["results"]] == [*record["methods"]]
 
 
 def test_who_was_given_weights_is_said_of_few_labels_too():

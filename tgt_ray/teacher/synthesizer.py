@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -118,6 +119,7 @@ class Synthesizer:
             ]
         )
         inputs = self.teacher.decode(latents, rng, context)
+        inputs = explorer.change(inputs, Around(partial(shuffled, inputs, rng), rng))
         if not shown:
             return inputs, inputs[:0]
         return inputs, self.teacher.decode(start[:shown], rng, context[:shown] if context is not None else None)
@@ -246,6 +248,11 @@ def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
 def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
     """Repeat a scale of H dimensions for latents whose size is a multiple of H."""
     return scale.repeat(latents_BL.shape[1] // len(scale)) if len(scale) else scale
+
+
+def shuffled(inputs: Tensor, rng: torch.Generator) -> Tensor:
+    """Return rows (B, ...) in random order: a request's rows are drawn independently, so each is as any other."""
+    return inputs[torch.randperm(len(inputs), generator=rng).to(inputs.device)]
 
 
 def check_block(block: Block) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core.progress import counted
 from tgt_ray.core.signals.base import Signal
-from tgt_ray.core.signals.values import Columns
+from tgt_ray.core.signals.values import Columns, concat_columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData, inputs_of
 from tgt_ray.teacher.fingerprints import Begun, stored_teacher
 from tgt_ray.teacher.transfer_set import Prepared, TeacherPass, prepare
+from tgt_ray.teacher.versions import Changes, Versions
 from tgt_ray.training import fit_check, imported
 
 if TYPE_CHECKING:
@@ -69,18 +71,22 @@ def check_sizes(experiment: Experiment, data: TaskData) -> None:
 def ask_teacher(
     experiment: Experiment,
     teacher: Teacher,
-    table: Table,
+    table: Table | Versions,
     shape: tuple[int, ...],
     signals: Sequence[Signal],
     device: str,
 ) -> Columns:
-    """Compute the teacher's outputs for the rows of a table.
+    """Compute the teacher's outputs for the rows of a table, or for the versions of its rows.
 
     - shape: of one row's inputs
     - device: where the teacher is
     """
     from tgt_ray.teacher.outputs import teacher_outputs
 
+    if isinstance(table, Versions):
+        parts = counted(table.parts(), "asking the teacher about augmented rows", len(table), "rows")
+        rows = (part.rows_of(experiment.task, shape, device) for part in parts)
+        return concat_columns([teacher_outputs(teacher, *each, shape, signals) for each in rows])
     inputs = inputs_of(experiment.task, table, shape, device)
     return teacher_outputs(teacher, inputs, table["label"].to_numpy(), shape, signals)
 
@@ -93,6 +99,7 @@ def join(
     storage: Storage,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    changes: Sequence[Changes] = (),
 ) -> Prepared:
     """Prepare what runs with the same data and teacher share.
 
@@ -100,8 +107,11 @@ def join(
     - teacher_pass: computes the teacher's outputs of tables
     - objectives: all that the runs may have; none: the experiment's alone
     - unchanged: whether a run besides the experiment's may take anchors unchanged
+    - changes: how runs besides the experiment's augment rows that the teacher labels
     """
     wanted, unchanged = list(objectives) or [experiment.objective], unchanged or experiment.explorer.unchanged
-    prepared = prepare(data, record, experiment.teacher.generator, wanted, teacher_pass, storage, unchanged)
+    own, generator = experiment.train.relabelled, experiment.teacher.generator
+    changes = list(dict.fromkeys([*([own] if own is not None else []), *changes]))
+    prepared = prepare(data, record, generator, wanted, teacher_pass, storage, unchanged, changes)
     rows = imported.check(experiment, data, storage)
     return prepared if rows is None else replace(prepared, fingerprints={**prepared.fingerprints, "imported": rows})
