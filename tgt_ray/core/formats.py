@@ -26,6 +26,7 @@ FORMATS = {
     "student": 1,
     "table": 1,
     "bank": 1,
+    "form": 1,
 }
 #: Older numbers that this version reads as well.
 ALSO_READ = {"teacher": (1,)}

@@ -279,4 +279,4 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], teacher: Mapping
     for role in ROLES:
         if now[role] is not None and before[role] not in (now[role], teacher[role].get("fingerprint")):
             return role
-    return None
+    return None if before.get("forms") == now.get("forms") else "the form in which the teacher runs"

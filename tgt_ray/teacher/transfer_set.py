@@ -24,6 +24,7 @@ from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.fingerprints import FOLDER, ROLES, stem
+from tgt_ray.teacher.forms.names import form_facts, speaker
 from tgt_ray.teacher.generators import Generator
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def prepare(
     log_classes(teacher)
     made_by = {role: part and part["identity"] for role in ROLES for part in [teacher[role]]}
     latents = teacher["generator"] is not None and not generator.contextual
-    cache = TeacherCache(storage, data.fingerprints, made_by)
+    cache = TeacherCache(storage, data.fingerprints, {role: speaker(teacher, role) for role in ROLES})
     own, fits = needs(objectives)
     check_tables(data, fits.values())
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
@@ -148,8 +149,10 @@ def prepare(
         {name: data.fingerprints[name] for name in tables},
     )
     check_objectives(objectives, student.facts)
-    fingerprints = {"data": data.fingerprints, **made_by}
-    whole = digest(data.fingerprints["train"], *made_by.values())
+    # Without a form other than the reference, names are those of before there were forms.
+    forms = {"forms": form_facts(teacher)} if form_facts(teacher) else {}
+    fingerprints = {"data": data.fingerprints, **made_by, **forms}
+    whole = digest(data.fingerprints["train"], *made_by.values(), *forms.values())
     anchors = anchors_of(cache, data, generator, kept, latents)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
@@ -21,23 +22,58 @@ if TYPE_CHECKING:
 
 def found_teacher(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any] | None:
     """Read the teacher's record with its `fit_check`; None where the storage lacks one of them."""
+    if experiment.teacher.run_as == "fast":
+        return None  # its forms are those of the machine that it runs on, which this process needn't be
     record = stored_teacher(experiment.teacher, data, storage, experiment.uses_generator)
     check = fit_check.stored(experiment, record, data, storage) if record is not None else None
     return None if record is None or check is None else {**record, "fit_check": check}
 
 
 def make_teacher(
-    experiment: Experiment, data: TaskData, storage: Storage, device: str
+    experiment: Experiment, data: TaskData, storage: Storage, device: str, threads: int | None = None
 ) -> tuple[Teacher, dict[str, Any]]:
     """Load the teacher, or make it and its fit check where the storage doesn't have them.
 
-    - returns: the teacher on `device`, and its record with its `fit_check`
+    - threads: of the processes that it will work in; None: as many as torch has here
+    - returns: the teacher on `device`, and its record with its `fit_check`, and with `forms` where it is to be fast
     """
     from tgt_ray.teacher.store import prepare_teacher
 
     generates = experiment.uses_generator
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, generates)
-    return teacher, {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+    record = {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+    if experiment.teacher.run_as == "reference":
+        return teacher, record
+    return _fast(experiment, teacher, record, data, storage, device, threads)
+
+
+def _fast(
+    experiment: Experiment,
+    teacher: Teacher,
+    record: dict[str, Any],
+    data: TaskData,
+    storage: Storage,
+    device: str,
+    threads: int | None,
+) -> tuple[Teacher, dict[str, Any]]:
+    """Bring the teacher into its fastest forms, which are measured on the fit check's number of validation rows."""
+    import torch
+
+    from tgt_ray.models.optimise import threads as with_threads
+    from tgt_ray.teacher.bank.key import machine
+    from tgt_ray.teacher.forms.choice import Rows, with_forms
+
+    table, count = data.tables["validation"], experiment.fit_check.rows
+
+    def rows() -> Rows:
+        places = torch.from_numpy(fit_check.held_out_rows(len(table), count))
+        inputs = inputs_of(experiment.task, table, data.input_shape, device)[places]
+        return Rows(inputs, experiment.task.pixels)
+
+    threads = threads or torch.get_num_threads()
+    with with_threads(threads):
+        name = digest(data.fingerprints["validation"], count)
+        return with_forms(teacher, record, rows, name, storage, machine(threads, device))
 
 
 def ask_teacher(

@@ -42,7 +42,7 @@ def bank_key(
 
     The student, the share of synthetic rows and the temperature are no part of it.
 
-    - made_from: the fingerprints of anchors, labeler and generator
+    - made_from: the fingerprints of anchors, labeler and generator, and their forms where these aren't the reference
     - seed: of anchors and noise
     - made_on: see `machine`
     """
