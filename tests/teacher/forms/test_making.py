@@ -152,6 +152,15 @@ def test_openvino_says_what_torch_says(labeler):
     torch.testing.assert_close(first.embedding, reference.embedding, rtol=1e-4, atol=1e-4)
 
 
+def test_the_start_of_a_library_is_measured_once(monkeypatch):
+    begun = []
+    monkeypatch.setitem(making.STEPS, "openvino", lambda module, example: (begun.append(module), module)[1])
+    making.library_start.cache_clear()
+    assert making.library_start("openvino") == making.library_start("openvino") > 0 == making.library_start("folded")
+    assert len(begun) == 1
+    making.library_start.cache_clear()
+
+
 @pytest.mark.slow
 def test_a_compiled_model_says_what_it_said():
     if making.LACKING["compiled"]() is not None:

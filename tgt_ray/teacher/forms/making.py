@@ -6,8 +6,11 @@ import copy
 import importlib.util
 import os
 import shutil
+import sys
+import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -153,11 +156,10 @@ def _fold(module: nn.Module) -> int:
 
 def _after(norm: nn.Module) -> nn.Module | None:
     """Return what is left of a batch norm once it is folded; None where it can't be."""
-    from timm.layers import BatchNormAct2d
-
     if not isinstance(norm, _BatchNorm) or not norm.track_running_stats:
         return None
-    if isinstance(norm, BatchNormAct2d):
+    timm = sys.modules.get("timm.layers")  # a model of timm's has loaded it
+    if timm is not None and isinstance(norm, timm.BatchNormAct2d):
         return nn.Sequential(norm.drop, norm.act)
     return nn.Identity() if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) else None
 
@@ -180,6 +182,20 @@ def compiled(module: nn.Module, example: Tensor) -> nn.Module:
     if (count := sum(isinstance(each, CONVERTED) for each in module.modules())) > MOST_COMPILED:
         raise NoSuchForm(f"it has {count} layers, and compiling more than {MOST_COMPILED} takes minutes")
     return torch.compile(module, dynamic=True)  # type: ignore[return-value]
+
+
+@cache
+def library_start(step: str) -> float:
+    """Start the library of a step, once in a process; return the seconds that it took.
+
+    - raises NoSuchForm: where it isn't there
+    """
+    if step not in LACKING:
+        return 0.0
+    started = time.perf_counter()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        STEPS[step](nn.Sequential(nn.Linear(1, 1)), torch.zeros(2, 1))(torch.zeros(2, 1))
+    return time.perf_counter() - started
 
 
 def _no_compiler() -> str | None:
