@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from common import METRIC
+from forms import summary
 from hot_loops import describe
 from methods import BASELINES, gap_closed
 from results_records import (
@@ -253,6 +254,8 @@ class Page:
             record = self.record(name)
             if "student" in record:
                 often = f"{len(record['student'])} pairs of segments, the median of their ratios"
+            elif "repeats" in record:
+                often = f"{record['repeats']} times, the median"
             elif "found" in record:
                 often = f"{len(record['found']['student'][0]['images_per_s'])} times, the median"
             else:
@@ -454,6 +457,33 @@ class Page:
                     firsts = [median(one[loop][0]["images_per_s"]) for one in found]
                     cells = [figure(speed / first, 2) for speed, first in zip(speeds, firsts, strict=True)]
                     rows.append([f"{loop}: {what.replace('thread(s)', 'threads')}", *cells])
+        return markdown(rows)
+
+    def form(self, name: str, role: str, form: str) -> dict[str, Any]:
+        """What was found of a form of a teacher's part, the median of the repeats."""
+        for each in summary(self.record(name)["found"][role]["tried"]):
+            if each["form"] == form and each["lacking"] is None:
+                return each
+        raise ResultsError(f"{name}: {role} was not measured in the form '{form}'")
+
+    def chosen(self, name: str, role: str) -> set[str]:
+        """The forms that the repeats have chosen."""
+        return set(self.record(name)["found"][role]["chosen"])
+
+    def forms(self, *records: str) -> str:
+        """Every form that each part of these teachers has, and how often it was chosen."""
+        rows = [["part", "form", "speed", "agreement", "mean KL", "seconds to start", "speed with start", "chosen"]]
+        for name in records:
+            record = self.record(name)
+            for role, found in record["found"].items():
+                config = record["experiment"]["teacher"][role]
+                part = f"{record['data']}: {config.get('name') or config['type']}"
+                for each in summary(found["tried"]):
+                    if each["lacking"] is None:
+                        often = f"{found['chosen'].count(each['form'])} of {len(found['chosen'])}"
+                        shares = [f"{figure(each['agreement'], 2)} %", f"{each['kl']:.0e}"]
+                        times = [figure(each[key], 2) for key in ("speed", "start_s", "worth")]
+                        rows.append([part, f"`{each['form']}`", times[0], *shares, *times[1:], often])
         return markdown(rows)
 
     def repeats(self, name: str) -> str:

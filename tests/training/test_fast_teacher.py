@@ -82,6 +82,11 @@ def test_the_reference_keeps_all_its_names(fast, prepared, digits, storage, tmp_
 def test_a_run_does_not_go_on_with_another_form(fast, prepared, digits, storage):
     ready = prepare_local(fast, digits, storage)
     check_same({"fingerprints": ready.fingerprints}, ready.fingerprints, ready.teacher)
+    assert ready.student.taught_by == {
+        **prepared.prepared.student.taught_by,
+        "labeler's form": "bfloat16",
+        "generator's form": "bfloat16",
+    }
     with pytest.raises(ValueError, match="the form in which the teacher runs has changed"):
         check_same({"fingerprints": prepared.prepared.fingerprints}, ready.fingerprints, ready.teacher)
 

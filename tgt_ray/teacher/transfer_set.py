@@ -24,7 +24,7 @@ from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.fingerprints import FOLDER, ROLES, stem
-from tgt_ray.teacher.forms.names import form_facts, speaker
+from tgt_ray.teacher.forms.names import form_facts, forms_of, speaker
 from tgt_ray.teacher.generators import Generator
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ class StudentData:
     - columns: columns of the objectives' signals, of the train rows in the table's order
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
-    - taught_by: identities of labeler and generator; None where there is no generator
+    - taught_by: identities of labeler and generator, None where there is no generator, and the forms they run in where
+      these aren't the reference
     - fingerprints: those of the tables
     """
 
@@ -145,7 +146,7 @@ def prepare(
         {name: find(fit, cache, data, head) for name, fit in fits.items()},
         data.class_names,
         generator.starts_from,
-        made_by,
+        {**made_by, **{f"{role}'s form": form for role, form in forms_of(teacher).items()}},
         {name: data.fingerprints[name] for name in tables},
     )
     check_objectives(objectives, student.facts)

@@ -141,6 +141,18 @@ def test_a_choice_is_made_once_for_each_teacher_rows_and_machine(teacher, tmp_pa
     assert len(asked) == 9, "damaged records are made again"
 
 
+def test_of_two_that_choose_at_once_the_second_follows_the_first(teacher, tmp_path, monkeypatch):
+    given = teacher, {**RECORD, "generator": None}, lambda: ROWS, "rows", Storage(tmp_path), MADE_ON
+
+    def meanwhile(self):
+        monkeypatch.setattr(Compared, "tried", lambda self: [GOOD])
+        with_forms(*given)
+        return [replace(GOOD, form="bfloat16")]
+
+    monkeypatch.setattr(Compared, "tried", meanwhile)
+    assert with_forms(*given)[0].forms == {"labeler": "folded"}
+
+
 def test_one_line_says_why_a_part_stays_the_reference(teacher, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(Compared, "tried", lambda self: [replace(GOOD, agreement=99.0)])
     with caplog.at_level(logging.INFO):
