@@ -43,6 +43,7 @@ from results_records import (
 from results_text import ResultsError, figure, listed, markdown, mean_and_spread, say, shell, wrapped
 
 from tgt_ray.experiment.pool import FitCheckConfig
+from tgt_ray.teacher.forms.names import LEAST_AGREEMENT, MOST_KL
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "results.md"
@@ -540,7 +541,12 @@ def render(folder: Path = RECORDS, template: str | None = None) -> str:
     }
     public = {name: getattr(page, name) for name in dir(page) if not name.startswith("_")}
     given = environment.get_template(TEMPLATE) if template is None else environment.from_string(template)
-    constants = {"baselines": [f"one_hot + {name}" for name in BASELINES], "fit_minimum": FitCheckConfig().minimum}
+    constants = {
+        "baselines": [f"one_hot + {name}" for name in BASELINES],
+        "fit_minimum": FitCheckConfig().minimum,
+        "least_agreement": f"{LEAST_AGREEMENT:g}",
+        "most_kl": f"{MOST_KL:g}",
+    }
     text = given.render({**public, **constants})
     if template is None and (left := page.unused()):
         raise ResultsError(f"records and pictures that the page doesn't use: {', '.join(left)}")

@@ -18,17 +18,13 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.numerics import kl_rows, on_pixels
 from tgt_ray.teacher.forms.making import Decodes, InForm, NoSuchForm, Says, library_start
-from tgt_ray.teacher.forms.names import FORMS, REFERENCE, REVISION, facts_of
+from tgt_ray.teacher.forms.names import FORMS, LEAST_AGREEMENT, MOST_KL, REFERENCE, REVISION, facts_of
 from tgt_ray.teacher.module import Teacher
 
 log = logging.getLogger(__name__)
 
 #: Folder of the storage that keeps choices.
 FOLDER = "forms"
-#: The labeler must name the same class on at least this percentage of rows.
-LEAST_AGREEMENT = 99.5
-#: Its probabilities may differ by this mean KL divergence from the reference, in nats (our choice).
-MOST_KL = 0.001
 #: A form must be so many times as fast as the reference (our choice): less is within what measurements differ by.
 MARGIN = 1.1
 #: What it takes to be made ready counts as part of so many seconds of the reference's work (our choice).

@@ -13,6 +13,10 @@ REFERENCE = "reference"
 #: The other forms, as what is done to the part, in order. folded: batch norms become part of the convolutions before
 #: them; bfloat16: autocast; compiled: by torch.compile; openvino: by OpenVINO, in float32.
 FORMS = ("folded", "bfloat16", "folded+bfloat16", "compiled", "bfloat16+compiled", "openvino")
+#: The labeler must name the same class on at least this percentage of rows.
+LEAST_AGREEMENT = 99.5
+#: Its probabilities may differ by this mean KL divergence from the reference, in nats (our choice).
+MOST_KL = 0.001
 #: Raise it when a form computes something else than before, so that what is stored is not used.
 REVISION = 1
 
