@@ -36,7 +36,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 
 ROLES = ("labeler", "generator")
-FIGURES = ("speed", "agreement", "kl", "start_s", "worth")
+FIGURES = ("speed", "agreement", "kl", "start_s", "work_s", "worth")
 
 
 def measure(experiment: Experiment, storage: Storage, repeats: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from results_records import (
 from results_text import ResultsError, figure, listed, markdown, mean_and_spread, say, shell, wrapped
 
 from tgt_ray.experiment.pool import FitCheckConfig
-from tgt_ray.teacher.forms.names import LEAST_AGREEMENT, MOST_KL
+from tgt_ray.teacher.forms.names import LEAST_AGREEMENT, MOST_KL, WORK_ROWS
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "results.md"
@@ -546,6 +546,7 @@ def render(folder: Path = RECORDS, template: str | None = None) -> str:
         "fit_minimum": FitCheckConfig().minimum,
         "least_agreement": f"{LEAST_AGREEMENT:g}",
         "most_kl": f"{MOST_KL:g}",
+        "work_rows": f"{WORK_ROWS:,}",
     }
     text = given.render({**public, **constants})
     if template is None and (left := page.unused()):

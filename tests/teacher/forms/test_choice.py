@@ -102,11 +102,12 @@ def test_forms_are_measured_against_the_reference(teacher, monkeypatch):
 
 
 def test_the_time_until_a_form_is_ready_counts(teacher, monkeypatch):
-    monkeypatch.setattr(subject, "WORK_S", 1e-3)
     monkeypatch.setattr(subject, "library_start", lambda step: 7.0)
     tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said[0], 512, ("bfloat16",)).tried()[0]
     assert tried.start_s > 7
-    assert tried.worth == pytest.approx(1e-3 / (tried.start_s + 1e-3 / tried.speed)) and tried.worth < tried.speed
+    assert 0 < tried.work_s < 7
+    assert tried.worth < tried.speed
+    assert tried.worth == pytest.approx(tried.work_s / (tried.start_s + tried.work_s / tried.speed))
 
 
 def test_generators_are_judged_by_the_labels_of_their_rows(teacher):

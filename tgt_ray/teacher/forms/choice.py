@@ -18,7 +18,7 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.numerics import kl_rows, on_pixels
 from tgt_ray.teacher.forms.making import Decodes, InForm, NoSuchForm, Says, library_start
-from tgt_ray.teacher.forms.names import FORMS, LEAST_AGREEMENT, MOST_KL, REFERENCE, REVISION, facts_of
+from tgt_ray.teacher.forms.names import FORMS, LEAST_AGREEMENT, MOST_KL, REFERENCE, REVISION, WORK_ROWS, facts_of
 from tgt_ray.teacher.module import Teacher
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 FOLDER = "forms"
 #: A form must be so many times as fast as the reference (our choice): less is within what measurements differ by.
 MARGIN = 1.1
-#: What it takes to be made ready counts as part of so many seconds of the reference's work (our choice).
-WORK_S = 60.0
 #: Forms take turns so many times; the median counts.
 ROUNDS = 5
 #: The seconds that the reference takes for a turn, at least and at most: fewer rows, or several calls.
@@ -48,7 +46,8 @@ class Tried:
     - agreement: percent of rows on which the labeler names the same class as with the reference
     - kl: mean KL divergence from the reference, in nats
     - start_s: what it takes to be made ready in a new process, with the first call
-    - worth: `speed` with `start_s` counted, see `WORK_S`
+    - work_s: what `WORK_ROWS` rows take the reference
+    - worth: `speed` with `start_s` counted once for so many rows
     - lacking: why it wasn't measured
     """
 
@@ -57,6 +56,7 @@ class Tried:
     agreement: float | None = None
     kl: float | None = None
     start_s: float | None = None
+    work_s: float | None = None
     worth: float | None = None
     lacking: str | None = None
 
@@ -236,7 +236,8 @@ class Compared:
             if tried.form in self.runs:
                 pairs = zip(times[REFERENCE], times[tried.form], strict=True)
                 tried.speed = median(reference / own for reference, own in pairs)
-                tried.worth = WORK_S / ((tried.start_s or 0.0) + WORK_S / tried.speed)
+                tried.work_s = median(times[REFERENCE]) / (calls * len(few)) * WORK_ROWS
+                tried.worth = tried.work_s / ((tried.start_s or 0.0) + tried.work_s / tried.speed)
 
     def _seconds(self, run: Run, rows: Tensor, calls: int) -> float:
         # On a CPU the seconds of all threads of this process count, whatever else the machine does meanwhile.
