@@ -21,6 +21,7 @@ from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_p
 from tgt_ray.distributed.task_lines import run_and_say
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import threads_of
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun
@@ -144,7 +145,7 @@ def _make_teacher(
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-    return make_teacher(experiment, data, storage, device_of(experiment), begun)[1]
+    return make_teacher(experiment, data, storage, device_of(experiment), begun, threads_of(experiment.pool))[1]
 
 
 def run_on_ray(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:

@@ -41,6 +41,7 @@ def check_all(experiment: Blocks) -> None:
         check_documents,
         check_gradients,
         check_reuse,
+        check_forms,
         check_moves,
         check_changes,
         check_embeddings,
@@ -227,6 +228,15 @@ def check_gradients(experiment: Blocks) -> None:
         raise ValueError(
             f"explorer.type: '{explorer.type}' needs gradients through the generator,"
             f" and teacher.generator.type '{generator.type}' gives none; use random, random-matched or interpolation"
+        )
+
+
+def check_forms(experiment: Blocks) -> None:
+    """Refuse a precision where the teacher's form brings its own."""
+    if experiment.teacher.run_as == "fast" and experiment.pool.precision != "float32":
+        raise ValueError(
+            f"pool.precision: {experiment.pool.precision}, but teacher.run_as: fast chooses the precision itself;"
+            " leave one of them out"
         )
 
 

@@ -183,8 +183,8 @@ class Synthesizer:
             rest = say(signals, self._seen(inputs, chosen, None), len(inputs))
             few = min(shown, len(inputs))
             # What people look at is asked for, since the cache may not have it.
-            said = self.teacher.labeler(inputs[:few]) if few else NOTHING_SAID
-            seen = say((TOP,), self._seen(inputs[:few], chosen[:few], said), few)
+            looked = self.teacher.say(inputs[:few]) if few else NOTHING_SAID
+            seen = say((TOP,), self._seen(inputs[:few], chosen[:few], looked), few)
             return {**take(known, chosen), **rest}, seen
         labeler, signals, total = self.teacher.labeler, self.recipe.signals, len(inputs)
         # Where logits aren't among the signals there may be very many classes, so the labeler gets a few rows at a
@@ -193,7 +193,7 @@ class Synthesizer:
         said, looked_at = [], []
         for first in range(0, total, size):
             rows = slice(first, min(first + size, total))
-            outputs = labeler(inputs[rows])
+            outputs = self.teacher.say(inputs[rows])
             said.append(say(signals, self._seen(inputs[rows], chosen[rows], outputs), rows.stop - first))
             few = max(0, min(shown, rows.stop) - first)
             top = Outputs(outputs.logits[:few], outputs.embedding[:few])

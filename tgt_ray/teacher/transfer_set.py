@@ -24,6 +24,7 @@ from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.fingerprints import FOLDER, ROLES, stem
+from tgt_ray.teacher.forms.names import form_facts, forms_of, speaker
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.versions import Changes, Versions
 
@@ -47,7 +48,8 @@ class StudentData:
       `tgt_ray.teacher.versions`
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
-    - taught_by: identities of labeler and generator; None where there is no generator
+    - taught_by: identities of labeler and generator, None where there is no generator, and the forms they run in where
+      these aren't the reference
     - fingerprints: those of the tables
     """
 
@@ -138,7 +140,8 @@ def prepare(
     latents = teacher["generator"] is not None and not generator.contextual
     versions = {how.key: Versions(data.tables["train"], how) for how in changes}
     named = {key: digest(data.fingerprints["train"], key) for key in versions}
-    cache = TeacherCache(storage, {**data.fingerprints, **named}, made_by)
+    speakers = {role: speaker(teacher, role) for role in ROLES}
+    cache = TeacherCache(storage, {**data.fingerprints, **named}, speakers)
     own, fits = needs(objectives)
     check_tables(data, fits.values())
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
@@ -154,13 +157,15 @@ def prepare(
         {name: find(fit, cache, data, head) for name, fit in fits.items()},
         data.class_names,
         generator.starts_from,
-        made_by,
+        {**made_by, **{f"{role}'s form": form for role, form in forms_of(teacher).items()}},
         rows_of_students(data),
         {key: cache.read_signals(key, own) for key in versions},
     )
     check_objectives(objectives, student.facts)
-    fingerprints = {"data": data.fingerprints, **made_by}
-    whole = digest(data.fingerprints["train"], *made_by.values())
+    # Without a form other than the reference, names are those of before there were forms.
+    forms = {"forms": form_facts(teacher)} if form_facts(teacher) else {}
+    fingerprints = {"data": data.fingerprints, **made_by, **forms}
+    whole = digest(data.fingerprints["train"], *made_by.values(), *forms.values())
     anchors = anchors_of(cache, data, generator, kept, latents)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 
