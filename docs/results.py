@@ -347,6 +347,28 @@ class Page:
         spent = self.side(name, side)["processor_s"]
         return sum(spent[role] for role in roles or spent)
 
+    def shared_rows(self, name: str) -> str:
+        """Trials that explore rows for themselves, and trials that share them."""
+        rows = [["rows", "test", "best by validation", "processor seconds of a run", "rows found"]]
+        summary = self.record(name)["summary"]
+        for what, side in (("of its own student", summary["own"]), ("shared", summary["shared"])):
+            scores = [mean_and_spread(side[key]) for key in ("test", "best_test")]
+            rows.append([what, *scores, figure(side["core_s"]["mean"], 1), f"{figure(100 * side['found'])} %"])
+        return markdown(rows)
+
+    def lost(self, name: str) -> dict[str, Any]:
+        """Points that trials lose which share rows: mean and standard deviation over seeds."""
+        difference: dict[str, Any] = self.record(name)["summary"]["difference"]
+        return {"mean": -difference["mean"], "std": difference["std"]}
+
+    def levels(self, name: str) -> str:
+        """What searches find that try some values of a range."""
+        rows = [["values of the step size", "best of 16 trials", "points above all values (95 % interval)"]]
+        for levels, found in self.record(name)["summary"]["searches"].items():
+            points = f"{figure(found['difference'], 2, '+')} ± {figure(found['half_interval'], 2)}"
+            rows.append([levels, mean_and_spread(found["best"]), "–" if levels == "all" else points])
+        return markdown(rows)
+
     def walls(self, *records: str) -> str:
         """A row for each sweep: seconds on warm lanes, on cold ones and in a plain loop."""
         rows = [["sweep", *SIDES.values(), "warm lanes / plain loop"]]
