@@ -88,6 +88,7 @@ class Batches:
         self.columns = {name: data.columns[name] for name in cached}
         self.changes = train.relabelled
         if self.changes is not None:
+            assert self.changes.key in data.versions, "the data was prepared for other augmentations"
             self.columns = {name: data.versions[self.changes.key][name] for name in cached}
         # Signals that are computed from the row itself, without the teacher.
         self.own = [signal for signal in real if not signal.cached]
