@@ -91,12 +91,15 @@ def test_a_second_run_takes_the_rows_of_the_first_bit_for_bit(lane, config, prep
     stream, begin = lane()
     blocks = begin()
     first = [next(blocks) for _ in range(count)]
-    assert stream.metrics()["rows_made"] == count * 64 and stream.metrics()["rows_found"] == 0
+    said = stream.metrics()
+    assert said["rows_made"] == count * 64 and said["rows_found"] == said["teacher_seconds_saved"] == 0
+    assert said["teacher_seconds"] > 0 and said["bank_bytes"] > 0 and said["bank_damaged"] == 0
     stream.finish()
     blocks = begin()
     again = [next(blocks) for _ in range(count)]
     assert stream.metrics()["rows_made"] == 0 and stream.metrics()["rows_found"] == count * 64
-    assert stream.metrics()["teacher_seconds"] == 0
+    assert stream.metrics()["teacher_seconds"] == 0 and stream.metrics()["bank"] == said["bank"]
+    assert stream.metrics()["teacher_seconds_saved"] == pytest.approx(said["teacher_seconds"], rel=0.5)
     expected = alone(config, prepared, storage, count)
     assert all(equal(a, c) and equal(b, c) for a, b, c in zip(first, again, expected, strict=True))
     assert [each.request for each in again] == list(range(count))

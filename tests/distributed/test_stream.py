@@ -58,7 +58,7 @@ def test_every_request_comes_once_in_order_and_equals_the_local_one(opened, refe
     data = prepared.prepared.student
     teacher = load_teacher(config.teacher, prepared.prepared.teacher, data.spec, data.num_classes, storage)
     local = inline_blocks(
-        Synthesizer(teacher, prepared.prepared.anchors, Recipe(64)), config, run.student, 0, lambda: 0
+        Synthesizer(teacher, prepared.prepared.anchors, Recipe(64, pixels=True)), config, run.student, 0, lambda: 0
     )
     for index, block in enumerate(blocks):
         assert (block.request, block.version, block.explorer) == (index, -1, "random")

@@ -12,14 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE, PAGE = ROOT / "tgt_ray", ROOT / "docs" / "troubleshooting.md"
 
 #: Calls whose first text is shown to users: the logs' warnings, and why a run has failed.
-SHOWN_CALLS = {"log.warning": 0, "log.log": 1, "self._end": 1}
+SHOWN_CALLS = {"log.warning": 0, "log.log": 1, "self._end": 1, "self.warn": 0, "bank.warn": 0}
 #: Methods whose results become a part of a message.
 SHOWN_RESULTS = {"lacking"}
 #: Messages that are neither raised nor logged as warnings: the reason of a lost trial, and last lines of a sweep.
 ELSEWHERE = {
     "core/stored.py": ["is damaged (", "; restore it from a copy, or begin anew without it"],
     "data/columns.py": ["is not a JSON object"],
+    "distributed/lines.py": ["more lines are only in the logs of its workers, which Ray keeps"],
     "distributed/cluster.py": ["cannot connect to that cluster", "cannot start a local Ray"],
+    "teacher/fingerprints.py": [
+        "which is there, is another one",
+        "what it was made from (settings, data, versions of libraries) was not what is here now",
+        "it was made on another processor (",
+    ],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
     "entrypoints/summary.py": ["no trial has finished", "is not behind the best trial by validation"],

@@ -65,6 +65,9 @@ def test_the_record_says_what_the_numbers_depend_on(short, storage, digits):
     assert {"torch", "ray", "tgt-ray", "numpy"} <= environment["packages"].keys()
     assert {"commit", "created", "python", "hardware"} <= environment.keys()
     assert {"balanced_accuracy", "test_balanced_accuracy", "step"} <= record["result"].keys()
+    rows = record["ledger"]
+    assert rows["rows_made"] == record["result"]["rows_made"] > 0 and rows["teacher_seconds"] > 0
+    assert rows["rows_found"] == 0 and rows["banks"] == []  # gradient: its rows are its own
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tgt_ray.core.storage import Storage
 
 
@@ -15,3 +17,23 @@ def storage_at(path: Path, is_local: bool, folder: str) -> Storage:
     if not is_local:
         (path / folder).mkdir()
     return out
+
+
+def remote(monkeypatch: pytest.MonkeyPatch, path: Path) -> Storage:
+    """A storage in a folder that takes itself for an object store, as all storages in it do."""
+    begin, write = Storage.__init__, Storage.write
+
+    def init(self, root):
+        begin(self, root)
+        if Path(self.base).is_relative_to(path):
+            self.is_local = False
+            Path(self.base).mkdir(parents=True, exist_ok=True)  # an object store has no folders
+
+    def whole_or_not(self, *args, **more):
+        there = Storage.__new__(Storage)
+        there.__dict__ = {**self.__dict__, "is_local": True}
+        write(there, *args, **more)
+
+    monkeypatch.setattr(Storage, "__init__", init)
+    monkeypatch.setattr(Storage, "write", whole_or_not)
+    return Storage(path)

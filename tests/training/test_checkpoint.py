@@ -14,15 +14,16 @@ from tests.helpers.experiments import short
 from tests.helpers.stops import Killed, kill_at, weights_of
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.results.ledger import SUMMED
 from tgt_ray.tasks import with_calibration
 from tgt_ray.training import checkpoint
-from tgt_ray.training.files import STATE_FILE, WEIGHTS_FILE
+from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE, WEIGHTS_FILE
 from tgt_ray.training.local import prepare_local, train_local
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
 #: Ends of names of what depends on how long something took, and on what the bank had already.
-TIMES = ("_s", "wait_share", "rows_made", "rows_found", "teacher_seconds")
+TIMES = ("_s", "wait_share", *SUMMED, "bank_bytes")
 
 
 def without_times(history):
@@ -71,6 +72,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prepared, storage, tmp_path, 
     assert weights_of(resumed) == weights_of(whole)
     assert without_times(resumed.history) == without_times(whole.history)
     assert shown(resumed) == shown(whole)
+
+
+@pytest.mark.parametrize("explorer", ["random", "gradient"])
+def test_rows_and_seconds_are_counted_over_all_sessions(prepared, storage, tmp_path, explorer):
+    config = short(prepared.experiment, explorer__type=explorer, train__synthetic_ratio=0.37, train__seed=4711)
+    checkpoints, kept = Storage(tmp_path), explorer == "random"
+    with pytest.raises(Killed):
+        train_local(config, prepared.prepared, storage, checkpoints, kill_at(4))
+    run = train_local(config, prepared.prepared, storage, checkpoints)
+    made, found, seconds = ([row[name] for row in run.history] for name in SUMMED[:3])
+    # Of 12 steps with 5.92 rows each; the second request was begun by the first session.
+    assert made == [24, 48, 72] and found == ([0, 24, 24] if kept else [0, 0, 0])
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    last = run.history[-1]
+    if kept:
+        assert last["bank_damaged"] == 0 and last["bank_bytes"] > 0 and storage.exists("bank", last["bank"])
+        assert last["teacher_seconds_saved"] == pytest.approx(seconds[0], rel=0.01)
+        again = train_local(config, prepared.prepared, storage).history[-1]
+        assert (again["rows_made"], again["rows_found"], again["teacher_seconds"]) == (0, 72, 0)
+        assert again["teacher_seconds_saved"] == pytest.approx(seconds[2], rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_size_of_a_checkpoint_is_estimated_well_enough(prepared, storage, tmp_path, optimizer):
+    config = short(
+        prepared.experiment, explorer__type="random", train__optimizer=optimizer, student__widths=[64, 128, 256]
+    )
+    run = train_local(config, prepared.prepared, storage, Storage(tmp_path))
+    size = sum(each.stat().st_size for each in tmp_path.iterdir() if each.name != PREVIOUS_FILE)
+    assert size <= checkpoint.size_of(run) <= 2 * size
 
 
 def shown(run):

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tests.helpers.text_runs import GENERATORS, SIZE, experiment
 from tgt_ray import run
 from tgt_ray.core.storage import Storage
+from tgt_ray.results.ledger import SUMMED
 from tgt_ray.training import local
 
 
@@ -112,7 +113,7 @@ def test_a_run_goes_on_exactly(sentences, tmp_path, monkeypatch, explorer, gener
         run(config, storage=storage, name="cut", local=True)
     monkeypatch.undo()
     cut = run(config, storage=storage, name="cut", local=True, resume=True)
-    ends = ("_s", "wait_share", "rows_made", "rows_found", "teacher_seconds")
+    ends = ("_s", "wait_share", *SUMMED, "bank_bytes")
     timed = [name for name in whole.metrics if name.endswith(ends)]
     pd.testing.assert_frame_equal(cut.metrics.drop(columns=timed), whole.metrics.drop(columns=timed))
     for name in ("student.safetensors", "gallery.parquet", "per_class.csv"):

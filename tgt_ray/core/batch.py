@@ -103,6 +103,7 @@ class Block:
     - explorer: its type
     - origin: the run whose student the explorer looked at, where a bank has the rows; otherwise empty
     - steps: all steps of that student's training; 0: not known
+    - seconds: that the teacher took for these rows, where they come out of the bank; None: they were made for this run
     """
 
     inputs: np.ndarray
@@ -114,6 +115,7 @@ class Block:
     explorer: str
     origin: str = ""
     steps: int = 0
+    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.anchor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import Storage
+from tgt_ray.core.storage import DRAFT_S, Storage
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,29 @@ def claimed(root: Storage, name: str, resume: bool) -> Iterator[None]:
         os.close(file)
         with suppress(OSError):  # it isn't empty: the run has begun
             folder.rmdir()
+
+
+def in_use(root: Storage, name: str) -> bool:
+    """Return whether a command works in a folder now; where there are no locks, whether one has begun within a day."""
+    info = root.fs.get_file_info(root.path(name, LOCK))
+    if info.type == fs.FileType.NotFound:
+        return False
+    if root.is_local:
+        try:
+            file = os.open(root.path(name, LOCK), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # the command has just ended
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            pass
+        else:
+            return False
+        finally:
+            os.close(file)
+    return time.time() - (info.mtime_ns or 0) / 1e9 < DRAFT_S
 
 
 def _locked(root: Storage, name: str, resume: bool) -> int:

@@ -183,17 +183,35 @@ class Storage:
         """Whether there is a whole file, which isn't kept in memory; for a damaged one see `find`."""
         if not self.is_local:
             return self.find(*parts) is not None
-        path = Path(self.path(*parts))
-        if not path.is_file():
+        if not Path(self.path(*parts)).is_file():
             return False
         try:
-            content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else b""
-        except OSError as err:
-            raise ConfigError(f"{path}: cannot be read ({self._reason(err)})") from err
-        reason = stored.damage(self._known_as(*parts), content)
+            reason = self.damage(*parts)
+        except FileNotFoundError:  # somebody has just removed it
+            return False
         if reason is not None:
             log.warning("%s; made again", Damaged.of(self.where(*parts), reason).fact)
         return reason is None
+
+    def damage(self, *parts: str) -> str | None:
+        """Return what is wrong with a file; None where it is whole, or of a format that has no checksum.
+
+        - raises FileNotFoundError: where there is none
+        """
+        try:
+            if self.is_local:
+                path = Path(self.path(*parts))
+                content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else b""
+            else:
+                with self.fs.open_input_file(self.path(*parts)) as file:
+                    content = file.read()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as err:
+            if getattr(err, "errno", None) == errno.EIO:
+                return self._reason(err)
+            raise ConfigError(f"{self.where(*parts)}: cannot be read ({self._reason(err)})") from err
+        return stored.damage(self._known_as(*parts), content)
 
     def write(self, data: bytes, *parts: str, keep: str | None = None) -> None:
         """Write a whole file or none: on a local disk it is written beside its place and moved there.
@@ -202,7 +220,7 @@ class Storage:
         - raises NotWritten: where the disk is full, or nothing may be written there
         """
         target, content = self.path(*parts), stored.sealed(self._known_as(*parts), data)
-        draft = f"{target}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
+        draft = f"{target}.{host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
         try:
             if self.is_local:
                 self.fs.create_dir(target.rpartition("/")[0], recursive=True)
@@ -261,7 +279,7 @@ class Storage:
         if not self.is_local or not Path(self.base).is_dir():
             return 0
         own = [each for each in Path(self.base).iterdir() if _is_ours(each)]
-        left = [path for folder in own for path in _drafts(folder) if _is_left(path)]
+        left = [path for folder in own for path in _drafts(folder) if is_left(path)]
         for path in left:
             with suppress(OSError):  # another process may have been faster
                 path.unlink()
@@ -345,13 +363,13 @@ def _drafts(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if name.endswith(".tmp"))
 
 
-def _is_left(draft: Path) -> bool:
-    """Whether nobody will finish a draft: its process on this machine is gone, or it is old."""
+def is_left(draft: Path) -> bool:
+    """Tell whether nobody will finish a draft: its process on this machine is gone, or it is old."""
     said = _DRAFT.fullmatch(draft.name)
     if said is None:
         return False
     try:
-        if said["host"] == _host() and not _is_alive(int(said["pid"])):
+        if said["host"] == host() and not _is_alive(int(said["pid"])):
             return True
         return time.time() - draft.stat().st_mtime > DRAFT_S
     except OSError:
@@ -368,7 +386,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _host() -> str:
+def host() -> str:
+    """Return the name of this machine, as it stands in the names of files."""
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
 
 

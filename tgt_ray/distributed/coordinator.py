@@ -188,7 +188,6 @@ class Coordinator:
         return {
             "requests_granted": float(self.count),
             "generator_utilisation": self.busy_s / self.total_s if self.total_s else 0.0,
-            "teacher_seconds": self.busy_s,
         }
 
 

@@ -20,6 +20,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
+from tgt_ray.distributed.lines import Line, handed_on
 from tgt_ray.distributed.messages import BankPlace, Run
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import threads_of
@@ -27,6 +28,7 @@ from tgt_ray.experiment.pool import threads_of
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
     from tgt_ray.distributed.stream import SyntheticStream
+    from tgt_ray.teacher.bank.bank import Bank
     from tgt_ray.teacher.transfer_set import Prepared
     from tgt_ray.training.reader import SyntheticReader
     from tgt_ray.training.run import StudentRun
@@ -54,12 +56,13 @@ def lane_worker(config: dict[str, LaneSetup]) -> None:
     """Do the runs that the board gives to this lane, until it gives none; the training function of Ray Train."""
     context = ray.train.get_context()
     worker = LaneWorker(config["setup"], context.get_world_rank(), context.get_world_size())
-    try:
-        worker.get_ready()
-        while (run := worker.take()) is not None:
-            worker.work(run)
-    finally:
-        worker.close()
+    with handed_on(worker.say, all_of_them=False):
+        try:
+            worker.get_ready()
+            while (run := worker.take()) is not None:
+                worker.work(run)
+        finally:
+            worker.close()
 
 
 class LaneWorker:
@@ -72,6 +75,8 @@ class LaneWorker:
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
+        self.run_id: str | None = None  # of the run that is worked on
+        self.held: Bank | None = None  # the present run's
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.uses_pool else None
 
@@ -92,9 +97,21 @@ class LaneWorker:
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
 
+    def say(self, line: Line) -> None:
+        """Bring a line to the driver's log, by way of the board."""
+        # This waits, so that a run's lines are there before its end is.
+        ray.get(self.board.say.remote(self.run_id, line))
+
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Let others remove the bank of the run that is over."""
+        if self.held is not None:
+            self.held.release()
+        self.held = None
 
     def take(self) -> Run | None:
         """Wait for the lane's next run; all its workers return the same one, or None where the lane must end."""
@@ -121,6 +138,7 @@ class LaneWorker:
         from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
+        self.run_id = item.id
         try:
             run = self._load(item)
             self._train(item, run)
@@ -141,9 +159,10 @@ class LaneWorker:
                 raise
         if self.stream is not None:
             self.stream.finish()
+        self._release()
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
-        self.ended = time.perf_counter()
+        self.run_id, self.ended = None, time.perf_counter()
 
     def _load(self, item: Run) -> StudentRun:
         """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""
@@ -201,7 +220,7 @@ class LaneWorker:
             return imported_blocks(*what, self.rank, self.world_size)
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        job = item.experiment, item.prepared, first, weights, run.step, self._bank(item)
+        job = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
         try:
             return self.stream.begin(*job)
         except StreamLost as err:
@@ -210,9 +229,10 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*job)
 
-    def _bank(self, item: Run) -> BankPlace | None:
-        """Say where a run's rows are kept; None: nowhere."""
+    def _bank(self, item: Run, run: StudentRun) -> BankPlace | None:
+        """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
+        from tgt_ray.training import checkpoint
         from tgt_ray.training.banked import bank_of, uses_bank
 
         experiment, pool = item.experiment, item.experiment.pool
@@ -222,6 +242,8 @@ class LaneWorker:
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
+        bank.hold(checkpoint.size_of(run) if self.rank == 0 else 0)
+        self.held = bank
         return BankPlace(bank.key, made_on, item.id)
 
 
@@ -268,8 +290,13 @@ class LaneHooks:
         banked = self.stream.banked if self.stream is not None else None
         return banked.seen_and_fresh() if banked is not None else None
 
-    def stream_metrics(self) -> dict[str, float]:
-        return self.stream.metrics() if self.stream is not None else {}
+    def stream_metrics(self) -> dict[str, Any]:
+        from tgt_ray.results.ledger import summed
+
+        if self.stream is None:
+            return {}
+        first, *others = gathered(self.stream.metrics(), self.rank, self.stream.world_size)
+        return {} if self.rank else summed(*others, first)
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         from tgt_ray.training import checkpoint, states

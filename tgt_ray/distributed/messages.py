@@ -17,12 +17,14 @@ class Run:
 
     - prepared: holds a reference to a Prepared
     - folder: of the run's checkpoint
+    - called: what lines of its workers begin with; empty where there is one run alone
     """
 
     id: str
     experiment: Experiment
     prepared: tuple[Any, ...]
     folder: str
+    called: str = ""
 
 
 @dataclass(frozen=True)

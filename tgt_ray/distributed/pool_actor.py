@@ -58,7 +58,7 @@ class TeacherGenerator:
         torch.set_num_threads(threads_of(setup.pool))
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}
-        self.spent, self.last_done = Spent(), 0.0
+        self.spent, self.last_done, self.took = Spent(), 0.0, 0.0
         self.number = self.version = -1
         self.bank: Any = None
         self.run = ""
@@ -108,7 +108,7 @@ class TeacherGenerator:
         # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
-        return pack(grant.number, block)
+        return pack(grant.number, block, self.took)
 
     def _synthesize(self, grant: Grant) -> Block:
         import torch
@@ -125,12 +125,14 @@ class TeacherGenerator:
             self.version = grant.version
         assert grant.request is not None
         shown = shown_rows(self.experiment, grant.request)
+        started = time.perf_counter()
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
+        self.took = time.perf_counter() - started
         check_block(block)
         if self.bank is not None:
             if block.version >= 0:
                 block = replace(block, origin=self.run, steps=self.experiment.train.steps)
-            keep(self.bank, block)  # before it is sent, so that it is there for all who wait for it
+            keep(self.bank, block, self.took)  # before it is sent, so that it is there for all who wait for it
         return block
 
     def _adopt(self, job: Job) -> None:
@@ -185,7 +187,7 @@ class TeacherGenerator:
         if job.bank.made_on != (here := machine(torch.get_num_threads(), self.device)):
             log.warning("pool.bank: rows of %s are not kept: workers look for those of %s", here, job.bank.made_on)
             return None
-        return Bank(Storage(self.setup.storage_root), job.bank.key)
+        return Bank(Storage(self.setup.storage_root), job.bank.key, job.experiment.pool.bank.max_bytes)
 
     def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
         if what not in self.loaded or self.loaded[what][0] != key:

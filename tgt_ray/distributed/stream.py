@@ -28,7 +28,7 @@ from tgt_ray.distributed.wire import unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.training.banked import BankedRows, num_requests, reused_rows
+from tgt_ray.training.banked import BankedRows, about_bank, num_requests, reused_rows
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -76,6 +76,8 @@ class SyntheticStream:
         self.banked: BankedRows | None = None  # its rows, in the order of this worker
         self.taken = 0  # rows that the worker has had of the present job
         self.beyond = 0  # index after the last one that it has waited for
+        self.found, self.found_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
+        self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -111,7 +113,8 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = self.beyond = 0
+        self.dropped = self.taken = self.beyond = self.found = self.timed = 0
+        self.found_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
@@ -136,6 +139,8 @@ class SyntheticStream:
             block = self._next(job, index) if self.banked is None else self.banked.block(index)
             self.waiting.pop(index, None)  # where it was in the bank as well
             self.taken += len(block)
+            if block.seconds is not None:
+                self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
             # Without waiting: the next block is most likely here already.
             self.coordinator.consumed.remote(job.number, index + 1)
@@ -175,6 +180,8 @@ class SyntheticStream:
             return
         if error is not None:
             raise GenerationFailed(error)
+        if request is not None:
+            self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
         if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here
         if request is None:
@@ -188,14 +195,21 @@ class SyntheticStream:
         """Send generators the student as it is after `version` steps, without waiting."""
         self.coordinator.publish.remote(self.number, version, weights)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
         """Return the coordinator's metrics, rows made and found, and how many blocks of earlier jobs were dropped.
 
-        Rows that were made ahead and not used count as made.
+        Rows that were made ahead and not used count as made. Some rows of this job may come out of the bank before
+        they come from its generators, so those found are the others, and what they saved is their share.
         """
         found = self._call("stream_metrics")
         made = int(found["requests_granted"]) * self.rows
-        rows = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        found_row_s = self.found_s / max(1, self.found)
+        # The mean, since some requests are still on their way, or came out of the bank first.
+        rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else found_row_s)
+        if self.bank is not None:
+            rows["teacher_seconds_saved"] = rows["rows_found"] * found_row_s
+            rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 
     def finish(self) -> None:

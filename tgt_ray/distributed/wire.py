@@ -14,6 +14,7 @@ from tgt_ray.core.signals.values import Columns, flat, unflat
 #:
 #: - error: why it wasn't made; null where it was
 #: - request: null where there are no rows
+#: - seconds: that the teacher took for them
 #: - payload: the arrays of its rows, as safetensors; null where there are no rows. It is a single buffer, since Arrow's
 #:   tensor columns cost both sides milliseconds.
 ROW = pa.schema(
@@ -25,6 +26,7 @@ ROW = pa.schema(
         ("explorer", pa.string()),
         ("origin", pa.string()),
         ("steps", pa.int64()),
+        ("seconds", pa.float64()),
         ("payload", pa.large_binary()),
     ]
 )
@@ -34,8 +36,11 @@ SAME = ("request", "version", "explorer", "origin", "steps")
 ROWS, COLUMNS, SHOWN = "rows/", "columns/", "shown/"
 
 
-def pack(job: int, block: Block) -> pa.Table:
-    """Return the row of a request of job number `job`."""
+def pack(job: int, block: Block, seconds: float = 0.0) -> pa.Table:
+    """Return the row of a request of job number `job`.
+
+    - seconds: that the teacher took for it
+    """
     parts: dict[str, Columns] = {
         ROWS: {"inputs": block.inputs, "anchor": block.anchor},
         COLUMNS: block.columns,
@@ -43,7 +48,7 @@ def pack(job: int, block: Block) -> pa.Table:
     }
     arrays = flat({f"{prefix}{name}": values for prefix, part in parts.items() for name, values in part.items()})
     same = {name: getattr(block, name) for name in SAME}
-    return _row(job=job, **same, payload=safetensors.numpy.save(arrays))
+    return _row(job=job, **same, seconds=seconds, payload=safetensors.numpy.save(arrays))
 
 
 def stub(job: int, error: str | None = None) -> pa.Table:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -151,7 +152,7 @@ def sweep(
     if dry_run:
         if resume:
             raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
-        return _print_plan(_data(file, sets, default_sweep()))
+        return _print_plan(_data(file, sets, default_sweep()), storage)
     with terminal.messages(_level(quiet, verbose)):
         result = api.run_sweep(
             None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
@@ -247,6 +248,57 @@ def report(
         print(there[0].where(REPORT_FILE))
 
 
+class Action(StrEnum):
+    """What the command `storage` does."""
+
+    LS = "ls"
+    RM = "rm"
+    GC = "gc"
+    VERIFY = "verify"
+
+
+def storage(
+    action: Annotated[
+        Action,
+        typer.Argument(
+            help="ls: list kind, name, size, age and who needs it. rm: remove things by name. gc: remove what no run or"
+            " sweep needs, and half-written files of processes that are gone. verify: compare all files with their"
+            " checksums; exit code 1 where one is damaged."
+        ),
+    ],
+    root: Annotated[str, typer.Argument(metavar="STORAGE", help="Folder or URI.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="For rm: names as ls lists them.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="rm, gc: only say what would be removed.")] = False,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="TIME", help="gc: only what has been unused for so long, as 30d or 12h."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="rm: also what a run or sweep needs.")] = False,
+) -> None:
+    """List, remove and check what a storage holds: runs, teachers, caches, synthetic rows. Never what is in use."""
+    from tgt_ray.core.storage import Storage
+    from tgt_ray.entrypoints import storage as commands
+
+    given = {"--dry-run": dry_run, "--older-than": older_than is not None, "--force": force, "NAME": bool(names)}
+    takes = {Action.RM: {"--dry-run", "--force", "NAME"}, Action.GC: {"--dry-run", "--older-than"}}.get(action, set())
+    if wrong := [name for name, there in given.items() if there and name not in takes]:
+        raise ConfigError(f"storage {action}: takes no {wrong[0]}; see storage --help")
+    if action == Action.RM and not names:
+        raise ConfigError("storage rm: give the names of what is to be removed, as storage ls lists them")
+    there = Storage(root)
+    with terminal.messages():
+        if action == Action.LS:
+            commands.show(there)
+        elif action == Action.RM:
+            commands.remove(there, names or [], force, dry_run)
+        elif action == Action.GC:
+            commands.collect(there, older_than, dry_run)
+        else:
+            commands.verify(there)
+
+
 def _write_page(target: Path, option: str, content: bytes) -> None:
     try:
         target.write_bytes(content)
@@ -270,13 +322,15 @@ def _experiment(file: Path | None, sets: list[str] | None) -> Source:
     return replace(source, data=source.data.get("experiment", {})) if of_sweep else source
 
 
-def _print_plan(source: Source) -> None:
+def _print_plan(source: Source, storage: str | None) -> None:
+    from tgt_ray.core.storage import Storage
+    from tgt_ray.entrypoints.api import default_storage
     from tgt_ray.sweeps.config import SweepConfig
     from tgt_ray.sweeps.dry_run import plan
 
     sweep = source.build(SweepConfig)
     sweep.check_files()
-    for line in plan(sweep):
+    for line in plan(sweep, Storage(storage if storage is not None else default_storage())):
         print(line)
 
 
@@ -290,7 +344,7 @@ def _level(quiet: bool, verbose: bool) -> int:
     return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
 
 
-COMMANDS = (train, sweep, data, bank, report)
+COMMANDS = (train, sweep, data, bank, report, storage)
 
 
 def main(*commands: Callable[..., None]) -> None:

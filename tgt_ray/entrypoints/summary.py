@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from tgt_ray.core.storage import shown
+from tgt_ray.results.ledger import ledger, line
 from tgt_ray.sweeps.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class RunResult:
     def __repr__(self) -> str:
         last = self.metrics.iloc[-1]
         tested = [f"test {key.removeprefix('test_')} {last[key]:.2f}" for key in last.index if key.startswith("test_")]
-        return "\n".join([*tested, f"student, records and report.html: {shown(self.folder)}"])
+        sums = [line(made) for made in [ledger([last.to_dict()])] if made]
+        return "\n".join([*tested, *sums, f"student, records and report.html: {shown(self.folder)}"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +76,8 @@ class SweepResult:
             yield "no trial has finished"
         else:
             yield from self._comparison(self.best)
+        if sums := ledger(self.trials.to_dict("records")):
+            yield line(sums)
         yield f"table, best student, records and report.html: {shown(self.folder)}"
 
     def _comparison(self, best: pd.Series) -> Iterator[str]:
@@ -113,5 +117,5 @@ def print_result(result: SweepResult, with_table: bool = True) -> None:
     console = Console(width=None if Console().is_terminal else NO_TERMINAL)
     if with_table:
         console.print(render(result.config, result.trials, width=console.width))
-    for line in result.lines():
-        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for each in result.lines():
+        console.print(each, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -5,7 +5,6 @@ Torch is imported only where it is needed: a worker imports this before its pool
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +25,6 @@ from tgt_ray.teacher.bank.numbering import Numbering
 if TYPE_CHECKING:
     from tgt_ray.teacher.transfer_set import Prepared
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class BankedRows:
@@ -41,6 +38,7 @@ class BankedRows:
     - steps: of the run, in which the lag of rows is counted
     - found: how many rows were in the bank
     - epochs: in how many passes over the bank rows were taken so far
+    - saved: seconds that the teacher took for these when they were made
     """
 
     bank: Bank
@@ -52,6 +50,7 @@ class BankedRows:
     steps: int = 0
     found: int = 0
     epochs: int = 1
+    saved: float = 0.0
 
     def block(self, index: int) -> Block:
         """Return the block of an index."""
@@ -63,7 +62,7 @@ class BankedRows:
             return self.request(index)  # the first epoch takes requests as they are
         block = self._gather(taken)
         if block is not None:
-            self.found += self.rows
+            self._count(block)
             return block
         made = [self.request(each) for each in np.unique(taken // self.rows).tolist()]
         # Where the bank takes no more rows, whole requests are used again.
@@ -85,7 +84,7 @@ class BankedRows:
         found = self.find(index)
         if found is None:
             return self.make(index)
-        self.found += len(found)
+        self._count(found)
         return found
 
     def find(self, index: int) -> Block | None:
@@ -103,6 +102,10 @@ class BankedRows:
         """Return which of the worker's requests are served by rows that the bank is known to have."""
         numbering, served = self.numbering, ((self.numbering.index(each), each) for each in self.bank.requests)
         return frozenset(index for index, number in served if number in numbering.serving(index))
+
+    def _count(self, found: Block) -> None:
+        self.found += len(found)
+        self.saved += found.seconds or 0.0
 
 
 @dataclass
@@ -122,21 +125,25 @@ class Maker:
     def __call__(self, request: int) -> Block:
         started = time.perf_counter()
         block = self.make(request)
+        took = time.perf_counter() - started
         self.made += len(block)
-        self.seconds += time.perf_counter() - started
-        keep(self.bank, block)
+        self.seconds += took
+        keep(self.bank, block, took)
         return block
 
 
-def keep(bank: Bank, block: Block) -> None:
-    """Add a request's rows to the bank; where that fails, say so once, and go on without."""
+def keep(bank: Bank, block: Block, seconds: float = 0.0) -> None:
+    """Add a request's rows to the bank; where that fails, say so once, and go on without.
+
+    - seconds: that the teacher took for them
+    """
     if bank.full:
         return
     try:
-        bank.put(block)
+        bank.put(block, seconds)
     except NotWritten as err:
         bank.full = True
-        log.warning("%s; the run goes on, and its further synthetic rows are not kept", err)
+        bank.warn("%s; the run goes on, and its further synthetic rows are not kept", err)
 
 
 def reused_rows(experiment: Experiment, workers: int = 1) -> int | None:
@@ -183,13 +190,18 @@ def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_o
     anchors = {name: fingerprints["data"][name] for name in generator.starts_from if name in fingerprints["data"]}
     made_from = {**anchors, **{role: fingerprints[role] for role in roles}}
     key, about = bank_key(recipe_of(experiment), explorer, generator, made_from, experiment.train.seed, made_on)
-    bank = Bank(storage, key)
+    bank = Bank(storage, key, experiment.pool.bank.max_bytes)
     if not bank.full:
         try:
             bank.describe(about)
         except NotWritten:
             bank.full = True  # said when the first rows are to be kept
     return bank
+
+
+def about_bank(bank: Bank) -> dict[str, Any]:
+    """Return what a run's reports say of its bank: its name, its size, and how many damaged files it had."""
+    return {"bank": bank.key, "bank_bytes": bank.bytes, "bank_damaged": bank.damaged}
 
 
 def blocks(rows: BankedRows, first: int) -> Iterator[Block]:

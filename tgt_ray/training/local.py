@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -19,14 +20,16 @@ from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.key import machine
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
-from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
 from tgt_ray.training import checkpoint, fit_check, states
 from tgt_ray.training.banked import (
     BankedRows,
     Maker,
+    about_bank,
     bank_of,
     blocks,
     num_requests,
@@ -50,14 +53,16 @@ def prepare_local(
     storage: Storage,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    begun: Begun | None = None,
 ) -> Prepared:
     """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
     - objectives: those of other runs that share the result, besides the experiment's own
     - unchanged: whether one of them takes anchors unchanged
+    - begun: what is to go on with this
     """
     device = devices(experiment)[1]
-    teacher, record = make_teacher(experiment, data, storage, device)
+    teacher, record = make_teacher(experiment, data, storage, device, begun)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
@@ -65,6 +70,16 @@ def prepare_local(
         return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
     return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives], unchanged)
+
+
+def begun_locally(experiment: Experiment, data: TaskData, checkpoints: Storage) -> Begun | None:
+    """Read with which teacher a run was begun whose checkpoints these are.
+
+    - returns: None where it has none yet, or where they are of an older version
+    - raises ConfigError: where it can't go on, whichever the teacher is
+    """
+    content = states.last_whole(checkpoints)
+    return None if content is None else checkpoint.begun_with(content, experiment, 1, rows_of_students(data))
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
@@ -104,7 +119,7 @@ class LocalHooks:
             states.write_files(checkpoint.files_of(run, self.reader), self.checkpoints)
         self.on_report(metrics)
 
-    def stream_metrics(self) -> dict[str, float]:
+    def stream_metrics(self) -> dict[str, Any]:
         return self.source.metrics() if self.source is not None else {}
 
     def seen_and_fresh(self) -> tuple[Block, Block] | None:
@@ -143,9 +158,12 @@ def train_local(
     elif experiment.streams:
         source = LocalRows(experiment, prepared, storage, run, teacher, name)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
-    train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
-    if source is not None and source.bank is not None:
-        source.bank.join()
+    try:
+        train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
+    finally:
+        if source is not None and source.bank is not None:
+            source.bank.join()
+            source.bank.release()
     return run
 
 
@@ -169,9 +187,11 @@ class LocalRows:
         self.run, self.teacher, self.name, self.device = run, teacher, name, devices(experiment)[1]
         self.rows: BankedRows | None = None
         self.bank: Bank | None = None
+        self.made, self.seconds = 0, 0.0  # rows without a bank, and what making them took
         if uses_bank(experiment):
             train, size = experiment.train, experiment.pool.rows_per_request
             self.bank = bank_of(experiment, prepared, storage, machine(torch.get_num_threads(), self.device))
+            self.bank.hold(checkpoint.size_of(run))
             self.inline = InlineRows(experiment, run.student, lambda: run.step, lambda: self.synthesizer, self.device)
             self.maker = Maker(self.bank, self.make)
             self.numbering = numbering_of(experiment, num_requests(experiment, 1))
@@ -182,7 +202,16 @@ class LocalRows:
         """Yield the blocks from a request on."""
         if self.rows is not None:
             return blocks(self.rows, first)
-        return inline_blocks(self.synthesizer, self.experiment, self.run.student, first, lambda: self.run.step)
+        own = inline_blocks(self.synthesizer, self.experiment, self.run.student, first, lambda: self.run.step)
+        return self._counted(own)
+
+    def _counted(self, own: Iterator[Block]) -> Iterator[Block]:
+        while True:
+            started = time.perf_counter()
+            block = next(own)
+            self.made += len(block)
+            self.seconds += time.perf_counter() - started
+            yield block
 
     def make(self, index: int) -> Block:
         """Make a request's rows for the bank."""
@@ -198,9 +227,10 @@ class LocalRows:
         )
         return synthesizer_of(self.experiment, self.prepared, teacher.to(self.device), self.device)
 
-    def metrics(self) -> dict[str, float]:
-        """Return how many rows were made and found, and what making them took."""
+    def metrics(self) -> dict[str, Any]:
+        """Return how many rows were made and found, what making them took and has saved, and the bank's state."""
         if self.rows is None:
-            return {}
+            return {"rows_made": self.made, "rows_found": 0, "teacher_seconds": self.seconds}
         made = {"rows_made": self.maker.made, "teacher_seconds": self.maker.seconds}
-        return {**made, "rows_found": self.rows.found}
+        found = {"rows_found": self.rows.found, "teacher_seconds_saved": self.rows.saved}
+        return {**made, **found, **about_bank(self.rows.bank)}

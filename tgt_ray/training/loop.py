@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tgt_ray.core.batch import Block
 from tgt_ray.core.progress import progress
+from tgt_ray.results.ledger import summed
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -26,8 +27,8 @@ class Hooks(Protocol):
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
         """Take a report; called at each evaluation. A checkpoint can be written here."""
 
-    def stream_metrics(self) -> dict[str, float]:
-        """Give the generators' own metrics, which become part of the report."""
+    def stream_metrics(self) -> dict[str, Any]:
+        """Give the generators' own metrics in this session, which become part of the report; called by all workers."""
 
     def seen_and_fresh(self) -> tuple[Block, Block] | None:
         """Give synthetic rows that came again and again, and some that never came; None: no row came twice."""
@@ -49,6 +50,7 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
     if run.step == train.steps and run.history:
         # The run was killed between its last report and its end, so the report may not have arrived.
         hooks.report(run, run.history[-1])
+    before = run.history[-1] if run.history else {}
     lap = time.perf_counter()
     with progress("training", train.steps, "steps", done=run.step) as phase:
         while run.step < train.steps:
@@ -62,15 +64,23 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
                     hooks.snapshot(run)
             if due:
                 run.train_s += time.perf_counter() - lap
-                report = _report(run, reader, hooks, last) if is_main else {}
+                compared = _compared(run, hooks) if last and is_main and reader is not None else {}
+                streamed = summed(before, hooks.stream_metrics()) if reader is not None else {}
+                report = _report(run, reader, {**compared, **streamed}, last) if is_main else {}
                 run.history.append(report)
                 hooks.report(run, report)
                 lap = time.perf_counter()
 
 
-def _compare(run: StudentRun, seen: Block, fresh: Block) -> dict[str, float]:
-    """Compare the student's loss on rows of its bank with that on others, and say where it has learnt them by heart."""
-    known, new = run.loss_with(seen), run.loss_with(fresh)
+def _compared(run: StudentRun, hooks: Hooks) -> dict[str, float]:
+    """Compare the student's loss on rows of its bank with that on others, and say where it has learnt them by heart.
+
+    - returns: empty where no row came twice
+    """
+    rows = hooks.seen_and_fresh()
+    if rows is None:
+        return {}
+    known, new = (run.loss_with(block) for block in rows)
     if new > BY_HEART * known:
         log.warning(
             "pool.bank.rows: the loss on synthetic rows that the student has never seen is %.3g, %.0f %% above the %.3g"
@@ -82,21 +92,19 @@ def _compare(run: StudentRun, seen: Block, fresh: Block) -> dict[str, float]:
     return {"loss_seen_rows": known, "loss_fresh_rows": new}
 
 
-def _report(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks, last: bool) -> dict[str, Any]:
+def _report(run: StudentRun, reader: SyntheticReader | None, streamed: dict[str, Any], last: bool) -> dict[str, Any]:
     report: dict[str, Any] = {"step": run.step, **run.train_metrics()}
     with run.evaluation.of_one_student():
         report |= run.evaluation.metrics("validation")
         # The test split is measured only here, after the last decision about this student.
         tested = run.evaluation.metrics("test") if last else {}
     report["train_s"] = run.train_s
-    if last and reader is not None and (rows := hooks.seen_and_fresh()) is not None:
-        report |= _compare(run, *rows)
     if reader is not None:
         report |= {
             "wait_share": reader.wait_share(run.train_s),
             "start_wait_s": reader.start_wait_s,
             **reader.lag(),
-            **hooks.stream_metrics(),
+            **streamed,
         }
     if last:
         run.samples = reader.gallery.samples if reader is not None else []

@@ -2,7 +2,7 @@
 
 A request is first a file of its own, so that others can use it as soon as it is made. Once they are many, or a run
 ends, such files are joined to a chunk. Files never change: they are written under a draft's name and renamed, and bear
-a checksum that is checked when they are first opened. Two processes that make one request write the same bytes.
+a checksum that is checked when they are first opened. Two processes that make one request write the same rows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
+from pyarrow import fs
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.batch import Block
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.signals.values import concat_columns, flat, take, unflat
 from tgt_ray.core.storage import Storage
-from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, signals, to_bytes
+from tgt_ray.core.stored import Damaged
+from tgt_ray.teacher.bank import copies
+from tgt_ray.teacher.bank.bounds import Bounds
+from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, OtherFormat, signals, to_bytes
+from tgt_ray.teacher.bank.marks import Mark
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +44,53 @@ CLAIM_S = 600.0
 
 _REQUEST, _CHUNK, _SHOWN, _RECORD, _JOINING = "request-", "chunk-", "shown-", "bank.json", "joining"
 
+_said: set[tuple[str, str]] = set()  # what this process has warned of, and for which storage
+
 
 class Bank:
     """The rows of one recipe, by the number of their request.
 
     - key: digest of all that the rows follow from
+    - max_bytes: of all banks of the storage together; None: any size
     - damaged: how many files were left out since they are damaged
     - full: whether nothing more can be added
     """
 
-    def __init__(self, storage: Storage, key: str):
+    def __init__(self, storage: Storage, key: str, max_bytes: int | None = None):
         self.key, self.folder, self.damaged, self.full = key, storage.within(FOLDER, key), 0, False
+        self._bounds = Bounds(storage.within(FOLDER), key, max_bytes)
+        self._mark: Mark | None = None
         self._requests: dict[int, str] = {}  # which file holds it
         self._open: dict[str, Chunk] = {}
+        self._useless: set[str] = set()  # files that can't be read, and couldn't be removed
         self._bytes = 0  # of requests that this process has added since it last joined files
+
+    def hold(self, checkpoint_bytes: int = 0) -> None:
+        """Mark the bank as in use, so that nobody removes it, until `release` or the end of this process.
+
+        - checkpoint_bytes: size of a checkpoint of the run that uses it, for which room is left on the disk
+        """
+        self.release()
+        self._mark = Mark(self.folder, checkpoint_bytes)
+
+    def release(self) -> None:
+        """Let others remove the bank."""
+        if self._mark is not None:
+            self._mark.close()
+        self._mark = None
+
+    def warn(self, message: str, err: NotWritten) -> None:
+        """Warn of something once in this process, since the banks of other runs have the same disk."""
+        said = message, self._bounds.folder.root
+        if said not in _said:
+            _said.add(said)
+            log.warning(message, err)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes its rows take in the storage."""
+        found = self.folder.fs.get_file_info(fs.FileSelector(self.folder.base, allow_not_found=True))
+        return sum(each.size or 0 for each in found)
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write what the rows follow from, for people, unless it is there already."""
@@ -62,10 +101,10 @@ class Bank:
         """Find out what others have added."""
         there = sorted(Path(each).name for each in self.folder.files())
         for name in there:
-            if name.startswith(_REQUEST) and name.endswith(".arrow"):
+            if name.startswith(_REQUEST) and name.endswith(".arrow") and name not in self._useless:
                 number = int(name.removeprefix(_REQUEST).removesuffix(".arrow"))
                 self._requests.setdefault(number, name)
-            elif name.startswith(_CHUNK) and name.endswith(".arrow") and name not in self._open:
+            elif name.startswith(_CHUNK) and name.endswith(".arrow") and name not in (*self._open, *self._useless):
                 chunk = self._opened(name)
                 self._requests |= dict.fromkeys(chunk.requests if chunk is not None else (), name)
 
@@ -85,21 +124,34 @@ class Bank:
 
     def read(self, request: int) -> Block | None:
         """Return a request's rows, mapped into memory; None where they aren't here, or are damaged."""
+        if self._mark is not None:
+            self._mark.renew()
         chunk = self._holding(request)
-        if chunk is None:
+        shown = None if chunk is None else self._shown(request)
+        if chunk is None or shown is None:
             return None
-        return replace(chunk.block(request), shown=self._shown(request))
+        return replace(chunk.block(request), shown=shown)
 
-    def put(self, block: Block) -> None:
+    def put(self, block: Block, seconds: float = 0.0) -> None:
         """Add the rows of a request.
 
-        - raises NotWritten: where the disk is full, or nothing may be written there
+        - seconds: that the teacher took for them
+        - raises NotWritten: where the disk is full, nothing may be written there, or a bound is reached
         """
-        if block.shown and len(next(iter(block.shown.values()))):
-            self.folder.write(safetensors.numpy.save(flat(block.shown)), _shown_name(block.request))
-        content = to_bytes([block])
+        shown = safetensors.numpy.save(flat(block.shown)) if block.shown and len(_first(block.shown)) else b""
+        content = to_bytes([replace(block, seconds=seconds)])
+        self._bounds.make_room(len(shown) + len(content))
+        # Before the rows, so that whoever finds these finds it.
+        if shown:
+            self.folder.write(shown, _shown_name(block.request))
         name = f"{_REQUEST}{block.request:08d}.arrow"
-        self.folder.write(content, name)
+        try:
+            self.folder.write(content, name)
+        except NotWritten:
+            if shown:
+                self._remove(_shown_name(block.request))
+            raise
+        self._useless.discard(name)
         self._requests.setdefault(block.request, name)
         self._bytes += len(content)
         if self._bytes >= CHUNK_BYTES:
@@ -135,11 +187,19 @@ class Bank:
             request=int(numbers[0]),
             version=-1,
             explorer=next(iter(files.values())).explorer,
+            seconds=sum(chunks[number].row_s for number in numbers.tolist()),
         )
 
     def join(self) -> None:
-        """Join the files of single requests to chunks."""
+        """Join the files of single requests to chunks; where these can't be written, all stays as it is."""
         self._bytes = 0
+        try:
+            self._join()
+        except NotWritten as err:
+            if not self.full:  # else it was said already that nothing can be written
+                self.warn("%s; synthetic rows stay in files of single requests", err)
+
+    def _join(self) -> None:
         with self._claimed() as mine:
             if not mine:
                 return  # someone else does it at this moment
@@ -157,8 +217,9 @@ class Bank:
                 self._write_chunk(group)
 
     def _write_chunk(self, blocks: list[Block]) -> None:
-        name = f"{_CHUNK}{blocks[0].request:08d}-{uuid.uuid4().hex[:8]}.arrow"
-        self.folder.write(to_bytes(blocks), name)
+        name, content = f"{_CHUNK}{blocks[0].request:08d}-{uuid.uuid4().hex[:8]}.arrow", to_bytes(blocks)
+        self._bounds.check_disk(len(content))
+        self.folder.write(content, name)
         for each in blocks:
             single = self._requests[each.request]
             self._requests[each.request] = name
@@ -176,9 +237,10 @@ class Bank:
             if time.time() - claim.stat().st_mtime > CLAIM_S:
                 claim.unlink()
         try:
-            claim.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
+        except OSError as err:
+            # Somebody else does it, there are no files to be joined, or nothing may be written there.
+            log.debug("%s: single requests are not joined (%s)", self.folder.shown, err)
             yield False
             return
         try:
@@ -200,29 +262,68 @@ class Bank:
     def _opened(self, name: str) -> Chunk | None:
         """Open a file, and check it where this process hasn't yet; None where it isn't there any more, or damaged."""
         if name not in self._open:
-            if not self.folder.exists(name):
+            if name in self._useless or not self.folder.exists(name):
                 return None
-            content = self._content(name)
-            if content is None:
-                self.damaged += 1
-                self._remove(name)
+            try:
+                content = self._content(name)
+                chunk = None if content is None else Chunk(content)
+            except OtherFormat as err:
+                log.warning(
+                    "%s: has format %s, which this version doesn't know; made again", self.folder.where(name), err
+                )
+                self._useless.add(name)
                 return None
-            self._open[name] = Chunk(content)
+            except (pa.ArrowException, KeyError, ValueError) as err:  # of a file without a checksum
+                log.warning(
+                    "%s; made again", Damaged.of(self.folder.where(name), f"it is no part of a bank: {err}").fact
+                )
+                chunk = None
+            if chunk is None:
+                if self.folder.exists(name):  # else somebody has just joined or removed it
+                    self._leave_out(name)
+                return None
+            self._open[name] = chunk
         return self._open[name]
 
+    def _leave_out(self, name: str) -> None:
+        """Count a file as damaged, and remove it."""
+        self.damaged += 1
+        self._remove(name)
+        if self.folder.exists(name):
+            self._useless.add(name)
+
     def _content(self, name: str) -> pa.Buffer | pa.MemoryMappedFile | None:
-        if self.folder.is_local:
-            return pa.memory_map(self.folder.path(name)) if self.folder.holds(name) else None
+        try:
+            if self.folder.is_local:
+                return pa.memory_map(self.folder.path(name)) if self.folder.holds(name) else None
+            if name.startswith(_CHUNK):
+                copy = copies.copied(self.folder, name)
+                return None if copy is None else pa.memory_map(copy.path(name))
+        except FileNotFoundError:  # somebody has just joined or removed it
+            return None
+        except NotWritten as err:
+            self.warn("%s; chunks of synthetic rows are read into memory", err)
         content = self.folder.find(name)
         return None if content is None else pa.py_buffer(content)
 
-    def _shown(self, request: int) -> dict[str, Any]:
-        content = self.folder.find(_shown_name(request))
-        return {} if content is None else unflat(safetensors.numpy.load(content))
+    def _shown(self, request: int) -> dict[str, Any] | None:
+        """Return what is shown of a request, nothing for most of them; None where it is damaged."""
+        name = _shown_name(request)
+        if not self.folder.exists(name):
+            return {}
+        content = self.folder.find(name)
+        if content is None:
+            self._leave_out(name)
+            return None
+        return unflat(safetensors.numpy.load(content))
 
     def _remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):  # someone else may have been faster
+        with suppress(OSError):  # someone else may have been faster, or nothing may be removed there
             self.folder.fs.delete_file(self.folder.path(name))
+
+
+def _first(columns: dict[str, Any]) -> Any:
+    return next(iter(columns.values()))
 
 
 def _shown_name(request: int) -> str:

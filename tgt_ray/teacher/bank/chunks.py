@@ -20,8 +20,9 @@ from tgt_ray.core.signals.values import LENGTHS, Columns, Ragged, Values, concat
 #: Names of a row's own columns; those of signals have a prefix, since a signal may have any name.
 REQUEST, VERSION, ANCHOR, INPUTS = "request", "version", "anchor", "inputs"
 SIGNAL = "signal/"
-#: Keys of the metadata: the explorer of a file; the origin and steps of requests; type and shape of a column's values.
-EXPLORER, ORIGINS, DTYPE, SHAPE = "explorer", "origins", "dtype", "shape"
+#: Keys of the metadata: the explorer of a file, the origin and steps of requests, and the seconds that the teacher took
+#: for all its rows; type and shape of a column's values.
+EXPLORER, ORIGINS, SECONDS, DTYPE, SHAPE = "explorer", "origins", "seconds", "dtype", "shape"
 #: The key that says by what the 8-bit numbers of a column are divided, and that number.
 DIVIDED, PIXELS = "divided by", 255
 
@@ -42,8 +43,10 @@ def to_bytes(blocks: Sequence[Block]) -> bytes:
     if pixels is not None:
         layouts[INPUTS][DIVIDED] = str(PIXELS)
     fields = [pa.field(name, column.type, metadata=layouts[name]) for name, column in columns.items()]
+    took = sum(each.seconds or 0.0 for each in blocks)
     origins = json.dumps({str(each.request): [each.origin, each.steps] for each in blocks if each.origin})
-    about = {**formats.metadata("bank"), EXPLORER: blocks[0].explorer, ORIGINS: origins}
+    own = {EXPLORER: blocks[0].explorer, ORIGINS: origins, SECONDS: f"{took:.6g}"}
+    about = {**formats.metadata("bank"), **own}
     schema = pa.schema(fields, metadata=about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
@@ -51,16 +54,25 @@ def to_bytes(blocks: Sequence[Block]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+class OtherFormat(ValueError):
+    """A file has another format than this version reads; the message is its number."""
+
+
 class Chunk:
     """The rows of one file.
 
     - requests: the requests that it holds, each with the slice of its rows
+    - row_s: seconds that the teacher took for a row, mean of the file
+    - raises OtherFormat: where another version has written it, in a format that this one doesn't know
     """
 
     def __init__(self, content: pa.Buffer | pa.MemoryMappedFile):
         batch = pa.ipc.open_file(content).get_batch(0)
         about = _metadata(batch.schema)
+        if not formats.readable("bank", about):
+            raise OtherFormat(str(formats.number(about)))
         self.explorer, self.origins = about[EXPLORER], json.loads(about[ORIGINS])
+        self.row_s = float(about.get(SECONDS, 0.0)) / max(1, batch.num_rows)
         self.divided = DIVIDED in _metadata(batch.schema.field(INPUTS))
         self.arrays = {field.name: _values(batch.column(field.name), field) for field in batch.schema}
         numbers, firsts, counts = np.unique(_array(self.arrays, REQUEST), return_index=True, return_counts=True)
@@ -86,6 +98,7 @@ class Chunk:
             explorer=self.explorer,
             origin=origin,
             steps=steps,
+            seconds=self.row_s * len(_array(found, ANCHOR)),
         )
 
     def rows(self, places: np.ndarray) -> Columns:

@@ -1,0 +1,46 @@
+"""What all trials have made and found is in a sweep's table, in its record and in its last lines."""
+
+from typing import Any
+
+from tests.helpers.trials import METRIC, sweep, trial
+from tgt_ray.core import records
+from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints.summary import SweepResult
+from tgt_ray.sweeps.driver import finish
+from tgt_ray.sweeps.table import trial_table
+
+
+def reported(made: int, found: int, seconds: float, saved: float, bank: str, size: int) -> dict[str, Any]:
+    times = {"teacher_seconds": seconds, "teacher_seconds_saved": saved}
+    about = {"bank": bank, "bank_bytes": size, "bank_damaged": 0}
+    return {"step": 50, METRIC: 70.0, "rows_made": made, "rows_found": found, **times, **about}
+
+
+def test_trials_are_summed_at_the_end_of_a_sweep(tmp_path):
+    config, folder = sweep(), Storage(tmp_path)
+    trials = [
+        trial("a", 70.0, last_result=reported(12_000, 4_320, 40.5, 10.0, "k", 20_000_000)),
+        trial("b", 70.0, last_result=reported(288, 180_000, 0.5, 600.0, "k", 24_000_000)),
+        trial("c", 70.0, last_result=reported(0, 0, 0.0, 0.0, "l", 1_000_000)),
+        trial("d", 60.0, config={"control": "distillation"}),
+    ]
+    table = trial_table(config, trials)
+    assert {"rows_made", "rows_found", "teacher_seconds", "teacher_seconds_saved", "bank"} <= set(table.columns)
+    records.write_table(folder, table, "trials")
+    records.write_json(folder, {"kind": "sweep", "teacher": {"labeler": {}}}, "record.json")
+    found = finish(config, folder)
+    record = records.read_json(folder, "record.json")
+    assert record["kind"] == "sweep" and record["ledger"] == {
+        "rows_made": 12_288,
+        "rows_found": 184_320,
+        "bank_damaged": 0,
+        "teacher_seconds": 41.0,
+        "teacher_seconds_saved": 610.0,
+        "bank_bytes": 24_000_000,
+        "banks": ["k"],
+    }
+    lines = repr(SweepResult("results/s", config, found, None, record)).splitlines()
+    assert (
+        "synthetic rows: 12,288 made, 184,320 found; the teacher took 41 s and the bank saved about 10 min 10 s; 24 MB"
+        in lines
+    )
