@@ -49,7 +49,16 @@ from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import LELP, Consistency, Objective
 from tgt_ray.tasks import with_calibration
-from tgt_ray.teacher.explorers import Explorer, Gradient, Interpolation, Random, RandomMatched
+from tgt_ray.teacher.explorers import (
+    Augment,
+    Compose,
+    Explorer,
+    Gradient,
+    InputChanges,
+    Interpolation,
+    Random,
+    RandomMatched,
+)
 from tgt_ray.teacher.transfer_set import Prepared
 
 EXPLORERS: dict[str, type[Explorer]] = {
@@ -57,6 +66,9 @@ EXPLORERS: dict[str, type[Explorer]] = {
     "random-matched": RandomMatched,
     "gradient": Gradient,
     "interpolation": Interpolation,
+    # Without a generator: anchors are changed and mixed (function matching); `compose` does so with rows of `random`.
+    "augment": Augment,
+    "compose": Compose,
     # For generators of texts: masked tokens are filled in, without noise on the latents.
     "masking": Random,
 }
@@ -71,6 +83,13 @@ BASELINES: dict[str, dict[str, Any]] = {
     "mixup": {"train.augment": {"mixup": 0.2}},
     "randaugment": {"train.augment": {"randaugment": "rand-m9-mstd0.5", "flip": True, "shift": 4}},
 }
+#: The same, and shifted real rows with what the teacher says of them before they are shifted, or of what the student
+#: sees.
+CHANGES: dict[str, dict[str, Any]] = {
+    **BASELINES,
+    "shift": {"train.augment": {"shift": 1}},
+    "consistent": {"train.augment": {"shift": 1, "consistent": True}},
+}
 #: Objectives other than distillation; they follow a `+` as well: `distillation + lelp` is LELP without synthetic rows.
 OBJECTIVES: dict[str, type[Objective]] = {"lelp": LELP, "consistency": Consistency}
 SUITES: dict[str, tuple[str, ...]] = {
@@ -83,6 +102,17 @@ SUITES: dict[str, tuple[str, ...]] = {
         "random",
         "gradient",
         *(f"gradient + {name}" for name in ("balanced-sampling", "logit-adjustment")),
+    ),
+    # Ways to use the teacher on changed inputs.
+    "matching": (
+        "one_hot",
+        "distillation",
+        "distillation + shift",
+        "distillation + consistent",
+        "random",
+        "gradient",
+        "augment",
+        "compose",
     ),
     "text": (
         "one_hot",
@@ -118,7 +148,8 @@ _shared: dict[str, Any] = {}
 def method_experiment(base: Experiment, method: str) -> Experiment:
     """Make the experiment of a method from the base experiment.
 
-    Another explorer keeps the settings that it shares with the base's (sigma, step size, anchors).
+    Another explorer keeps the settings that it shares with the base's (sigma, step size, anchors). The step size of
+    changed inputs is a strength, and not a length in latent space, so that one is not kept.
     """
     method, _, times = method.partition(" x ")
     if times:
@@ -129,10 +160,10 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         longer = {key: getattr(plain.train, key) * int(times) for key in ("steps", "eval_every")}
         return plain.model_copy(update={"train": plain.train.model_copy(update=longer)})
     method, plus, baseline = method.partition(" + ")
-    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*BASELINES, *OBJECTIVES)):
+    if method not in (*CONTROLS, *EXPLORERS) or (plus and baseline not in (*CHANGES, *OBJECTIVES)):
         raise ConfigError(
             f"--methods: '{method}{plus}{baseline}'; legal are {', '.join((*CONTROLS, *EXPLORERS))}, each optionally"
-            f" followed by ' + ' and one of {', '.join((*BASELINES, *OBJECTIVES))}, and by ' x ' and how many times"
+            f" followed by ' + ' and one of {', '.join((*CHANGES, *OBJECTIVES))}, and by ' x ' and how many times"
             " the steps"
         )
     if baseline in OBJECTIVES:
@@ -141,7 +172,7 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
         return Experiment.model_validate({**data, "objective": {**shared, "type": baseline}})
     if baseline:
         plain = method_experiment(base, method)
-        changes = dict(BASELINES[baseline])
+        changes = dict(CHANGES[baseline])
         if "objective.label_loss" in changes and plain.objective.model_dump().get("alpha") == 1:
             changes["objective.alpha"] = 0.5  # at 1 the label loss has no effect
         return Experiment.model_validate(with_overrides(plain.model_dump(mode="json"), list(changes.items())))
@@ -150,6 +181,8 @@ def method_experiment(base: Experiment, method: str) -> Experiment:
     cls = EXPLORERS[method]
     kept = {k: v for k, v in base.explorer.model_dump(mode="json").items() if k in cls.model_fields and k != "type"}
     data = base.model_dump(mode="json")
+    if issubclass(cls, InputChanges) and not isinstance(base.explorer, InputChanges):
+        kept.pop("step_size", None)
     if method == "masking":
         kept["sigma"] = 0.0
     return Experiment.model_validate({**data, "explorer": {"type": cls.model_fields["type"].default, **kept}})
@@ -369,10 +402,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = with_calibration(base.task, base.task.load(storage), max(each.calibration_rows for each in objectives))
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
-    unchanged = not all(each.explorer.decodes for each in experiments.values())
+    unchanged = any(each.explorer.unchanged for each in experiments.values())
+    changes = [how for each in experiments.values() if (how := each.train.relabelled) is not None]
     # A generator is made where the experiment needs one.
     first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
-    prepared = prepare_local(first, data, storage, objectives, unchanged)
+    prepared = prepare_local(first, data, storage, objectives, unchanged, changes)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)

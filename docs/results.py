@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from common import METRIC
+from forms import summary
 from hot_loops import describe
 from methods import BASELINES, gap_closed
 from results_records import (
@@ -42,6 +43,7 @@ from results_records import (
 from results_text import ResultsError, figure, listed, markdown, mean_and_spread, say, shell, wrapped
 
 from tgt_ray.experiment.pool import FitCheckConfig
+from tgt_ray.teacher.forms.names import LEAST_AGREEMENT, MOST_KL, WORK_ROWS
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "results.md"
@@ -253,6 +255,8 @@ class Page:
             record = self.record(name)
             if "student" in record:
                 often = f"{len(record['student'])} pairs of segments, the median of their ratios"
+            elif "repeats" in record:
+                often = f"{record['repeats']} times, the median"
             elif "found" in record:
                 often = f"{len(record['found']['student'][0]['images_per_s'])} times, the median"
             else:
@@ -456,6 +460,33 @@ class Page:
                     rows.append([f"{loop}: {what.replace('thread(s)', 'threads')}", *cells])
         return markdown(rows)
 
+    def form(self, name: str, role: str, form: str) -> dict[str, Any]:
+        """What was found of a form of a teacher's part, the median of the repeats."""
+        for each in summary(self.record(name)["found"][role]["tried"]):
+            if each["form"] == form and each["lacking"] is None:
+                return each
+        raise ResultsError(f"{name}: {role} was not measured in the form '{form}'")
+
+    def chosen(self, name: str, role: str) -> set[str]:
+        """The forms that the repeats have chosen."""
+        return set(self.record(name)["found"][role]["chosen"])
+
+    def forms(self, *records: str) -> str:
+        """Every form that each part of these teachers has, and how often it was chosen."""
+        rows = [["part", "form", "speed", "agreement", "mean KL", "seconds to start", "speed with start", "chosen"]]
+        for name in records:
+            record = self.record(name)
+            for role, found in record["found"].items():
+                config = record["experiment"]["teacher"][role]
+                part = f"{record['data']}: {config.get('name') or config['type']}"
+                for each in summary(found["tried"]):
+                    if each["lacking"] is None:
+                        often = f"{found['chosen'].count(each['form'])} of {len(found['chosen'])}"
+                        shares = [f"{figure(each['agreement'], 2)} %", f"{each['kl']:.0e}"]
+                        times = [figure(each[key], 2) for key in ("speed", "start_s", "worth")]
+                        rows.append([part, f"`{each['form']}`", times[0], *shares, *times[1:], often])
+        return markdown(rows)
+
     def repeats(self, name: str) -> str:
         """Sweeps of one file by several versions of the code, which must not differ."""
         record = self.record(name)
@@ -510,7 +541,13 @@ def render(folder: Path = RECORDS, template: str | None = None) -> str:
     }
     public = {name: getattr(page, name) for name in dir(page) if not name.startswith("_")}
     given = environment.get_template(TEMPLATE) if template is None else environment.from_string(template)
-    constants = {"baselines": [f"one_hot + {name}" for name in BASELINES], "fit_minimum": FitCheckConfig().minimum}
+    constants = {
+        "baselines": [f"one_hot + {name}" for name in BASELINES],
+        "fit_minimum": FitCheckConfig().minimum,
+        "least_agreement": f"{LEAST_AGREEMENT:g}",
+        "most_kl": f"{MOST_KL:g}",
+        "work_rows": f"{WORK_ROWS:,}",
+    }
     text = given.render({**public, **constants})
     if template is None and (left := page.unused()):
         raise ResultsError(f"records and pictures that the page doesn't use: {', '.join(left)}")

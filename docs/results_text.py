@@ -27,6 +27,10 @@ SAID = {
     "lws": "LWS",
     "mixup": "MixUp",
     "randaugment": "RandAugment",
+    "augment": "function matching",
+    "compose": "function matching on random",
+    "shift": "shifts, labels from before",
+    "consistent": "shifts, labelled as seen",
     "teacher": "teacher (labeler)",
 }
 

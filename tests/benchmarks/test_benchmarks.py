@@ -8,11 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from tests.helpers.experiments import tiny
 from tests.helpers.places import ROOT
+from tgt_ray.core.environment import environment
+from tgt_ray.core.storage import Storage
+from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.teacher.forms.choice import Compared, Tried
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common
+import forms
 import methods
 import retrieval
 
@@ -84,6 +90,24 @@ def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
     assert len(trained) == 5, "without --resume all is trained"
 
 
+def test_changes_of_inputs_have_a_strength_of_their_own():
+    base = Experiment()
+    assert base.explorer.step_size == 0.25, "a length in latent space"
+    for name in ("augment", "compose"):
+        explorer = methods.method_experiment(base, name).explorer
+        assert explorer.type == name and explorer.step_size == 0.5
+    strong = Experiment(explorer={"type": "augment", "step_size": 0.9, "anchors": "balanced"})
+    assert methods.method_experiment(strong, "compose").explorer.step_size == 0.9
+    shifted = methods.method_experiment(base, "distillation + shift").train
+    seen = methods.method_experiment(base, "distillation + consistent").train
+    assert shifted.relabelled is None and seen.relabelled.shift == shifted.augment.shift == 1
+
+
+def test_consistent_teaching_is_prepared_for(tmp_path, trained):
+    record = measure(tmp_path, 1, "distillation,distillation + consistent,augment")
+    assert [each["method"] for each in record["results"]] == [*record["methods"]]
+
+
 def test_who_was_given_weights_is_said_of_few_labels_too():
     labeler = {"weights": "labeler.safetensors", "path": None}
     teacher = {"labeler": labeler, "generator": {"weights": None, "path": "a/b"}}
@@ -110,3 +134,18 @@ def test_what_spans_are_is_said_where_a_method_of_theirs_ran():
     said = retrieval.render(record)
     assert "`spans`" not in said
     assert "and their documents what it finds\n" in said
+
+
+def test_forms_of_a_teacher_are_measured_and_shown(tmp_path, monkeypatch):
+    speeds = iter([1.0, 5.0, 3.0, 7.0])
+
+    def tried(self):
+        return [Tried("folded", lacking="none"), Tried("bfloat16", next(speeds), 99.9, 1e-6, 0.1, 30.0, 2)]
+
+    monkeypatch.setattr(Compared, "tried", tried)
+    found = forms.measure(tiny(), Storage(tmp_path), repeats=2)
+    assert found["found"]["labeler"]["chosen"] == ["bfloat16", "bfloat16"] and found["rows"] > 100
+    folded, half = forms.summary(found["found"]["generator"]["tried"])
+    assert (folded["lacking"], folded["speed"], half["speed"]) == ("none", None, 6.0)
+    text = forms.render({"data": "digits", "command": "c", "environment": environment(), **found})
+    assert "labeler: bfloat16" in text and "99.90" in text and "none" in text

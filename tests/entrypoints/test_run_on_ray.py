@@ -76,6 +76,17 @@ def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
     np.testing.assert_allclose(resumed.metrics["train_loss"], whole["train_loss"], rtol=0.01)
 
 
+@pytest.mark.slow
+def test_augmented_rows_that_the_teacher_labels_are_the_same_on_ray_and_here(ray_cluster, prepared, storage):
+    """Real rows (consistent teaching) and synthetic ones (function matching)."""
+    augment = {"shift": 1, "flip": True, "consistent": True, "versions": 4}
+    config = small(prepared, explorer={"type": "augment"}, train__augment=augment)
+    here, there = (
+        api.run(config, storage=storage.root, name=f"augmented-{local}", local=local).metrics for local in (True, False)
+    )
+    np.testing.assert_allclose(there["train_loss"], here["train_loss"], rtol=0.01)
+
+
 def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     config = small(prepared, explorer__type="random", train__workers=2, pool__cpus_per_actor=0.3)
     run = api.run(config, storage=storage.root, name="two-workers")

@@ -59,6 +59,12 @@ EXPLORERS = {
     "gradient": st.fixed_dictionaries({"type": st.just("gradient"), "steps": st.integers(1, 2), "anchors": ANCHORS}),
     "random-matched": st.fixed_dictionaries({"type": st.just("random-matched"), "anchors": ANCHORS}),
     "interpolation": st.fixed_dictionaries({"type": st.just("interpolation"), "anchors": ANCHORS}),
+    "augment": st.fixed_dictionaries(
+        {"type": st.just("augment"), "anchors": ANCHORS, "step_size": st.sampled_from([0, 0.3, 1])}
+    ),
+    "compose": st.fixed_dictionaries(
+        {"type": st.just("compose"), "anchors": ANCHORS, "of": st.just({"type": "random", "sigma": 0.2})}
+    ),
 }
 CHEAP = {"fit_check.rows": 8, "fit_check.minimum": 0, "fit_check.minimum_explored": 0, "pool.window": 2}
 
@@ -124,7 +130,7 @@ def of_texts(draw: Any) -> Experiment:
         )
     )
     # Gradients need one vocabulary.
-    kinds = ["none", "identity", "random", "random-matched"]
+    kinds = ["none", "identity", "random", "random-matched", "augment", "compose"]
     kinds += ["gradient"] if student["type"] == "text_transformer" else []
     if student["type"] != "text_transformer":
         kinds.remove("random-matched")
@@ -143,9 +149,9 @@ def of_queries(draw: Any) -> Experiment:
         "alpha": draw(st.floats(0, 1)),
         "document_encoder": draw(st.sampled_from(["teacher", "student"])),
     }
-    explorer = {"type": draw(st.sampled_from(["none", "random"]))}
+    explorer = {"type": draw(st.sampled_from(["none", "random", "augment", "compose"]))}
     values = {**CHEAP, "teacher.generator.pretrain.steps": 3, "explorer": explorer, "objective": objective}
-    if explorer["type"] == "random" and draw(st.booleans()):
+    if explorer["type"] in ("random", "compose") and draw(st.booleans()):
         values["teacher.generator"] = {"type": "spans"}
         values.pop("teacher.generator.pretrain.steps")
     return changed(retrieval.experiment(beir, encoder), values, **_train(draw(TRAIN)))

@@ -74,6 +74,16 @@ def test_files_say_what_was_seen_in_each_row(shape):
     assert Image.open(io.BytesIO(files[gallery.PICTURE_FILE])).format == "PNG"
 
 
+def test_without_a_generator_anchors_are_not_shown_as_reconstructions():
+    kept = Gallery()
+    kept.look_at(block([10, 20], [0, 2]), step=5)
+    table = gallery.rows_table(kept.samples, np.eye(K)[[3, 1]], np.array([0, 2]))
+    again = np.stack([sample.reconstructed for sample in kept.samples])
+    lines = [len(gallery.draw(kept.samples, table, anchors).axes) for anchors in (np.zeros_like(again), again)]
+    assert lines[0] - lines[1] == 1, "one line of pictures less"
+    assert len(gallery.draw(kept.samples, table, again + 0.001).axes) == lines[1], "8 bits are as many as are kept"
+
+
 def test_inputs_that_are_no_images_have_no_picture():
     kept = Gallery()
     kept.look_at(block([1], [0], shape=(6,)), step=5)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.helpers import text_runs
 from tests.helpers.experiments import changed, short, tiny
+from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import api
@@ -111,3 +112,47 @@ def test_a_run_that_was_begun_with_another_teacher_does_not_go_on(tmp_path, monk
     with pytest.raises(ConfigError, match=r"another teacher \(labeler \w+.* restore its files in teachers/, or begin"):
         api.run(storage=str(tmp_path), name="a", local=True, resume=True)
     assert stopped.read("checkpoint", "state.pt") == state
+
+
+CHANGED = {"type": "augment", "step_size": 0.7}
+
+
+def test_changed_anchors_are_checked_kept_and_shown_without_one(never, tmp_path, caplog):
+    caplog.set_level("INFO", "tgt_ray")
+    experiment = short(tiny(), {"explorer": {**CHANGED, "anchors": "balanced"}})
+    first, again = (api.run(experiment, storage=str(tmp_path), name=name, local=True).record for name in "ab")
+    assert again["result"]["train_loss"] == first["result"]["train_loss"]
+    assert first["result"]["rows_made"] == again["result"]["rows_found"] == 96 and not again["result"]["rows_made"]
+    check = first["teacher"]["fit_check"]
+    assert first["teacher"]["generator"] is None and check["explorer"] == "augment" and check["rows_per_second"] > 0
+    assert {"accuracy", "agreement_explored", "accuracy_explored", "majority"} < check.keys()
+    assert not [name for name in check if "reconstruct" in name or name.startswith("agreement_above")]
+    assert "explored rows (augment)" in caplog.text and "which may be low" in caplog.text
+    assert "reconstruction" not in caplog.text and "minimum_explored" not in caplog.text
+    assert {file.suffix for file in (tmp_path / "fit_checks").iterdir()} == {".json", ".png"}
+    assert (tmp_path / "a" / "gallery.png").stat().st_size > 1000
+    page = report([Storage(tmp_path / "a")]).decode()
+    assert "augment" in page and "agreement_explored" in page
+
+
+def test_what_is_asked_for_of_changed_anchors_is_what_the_user_sets(tmp_path):
+    strict = {"explorer": CHANGED, "fit_check.on_low": "fail", "fit_check.minimum_accuracy": 0.0}
+    strict["teacher.labeler.pretrain.steps"] = 40
+    api.run(short(tiny(), strict), storage=str(tmp_path), name="a", local=True)
+    with pytest.raises(ConfigError, match=r"of explored rows \(augment\), less than fit_check\.minimum_explored 99"):
+        api.run(
+            short(tiny(), {**strict, "fit_check.minimum_explored": 99}), storage=str(tmp_path), name="b", local=True
+        )
+
+
+def test_changed_texts_are_checked_and_shown_without_one(sentences, tmp_path):
+    plain = text_runs.experiment(sentences).model_dump(mode="json")
+    del plain["teacher"]["generator"]
+    plain["train"]["steps"] = 4
+    experiment = validate(Experiment, {**plain, "explorer": CHANGED})
+    record = api.run(experiment, storage=str(tmp_path), name="a", local=True).record
+    check = record["teacher"]["fit_check"]
+    assert 0 < check["exact_copy_explored"] < 100 and "exact_copy_reconstructed" not in check
+    for file in ("gallery.html", "fit_check.html"):
+        page = (tmp_path / "a" / file).read_text(encoding="utf-8")
+        assert "explored" in page and "reconstruction" not in page

@@ -24,6 +24,7 @@ PACKAGES = (
     "tokenizers",
     "diffusers",
     "datasets",
+    "openvino",
 )
 
 

@@ -27,6 +27,7 @@ FORMATS = {
     "table": 1,
     "bank": 1,
     "imported": 1,
+    "form": 1,
 }
 #: Older numbers that this version reads as well.
 ALSO_READ = {"teacher": (1,)}

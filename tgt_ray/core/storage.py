@@ -33,6 +33,7 @@ RESERVED = (
     "documents",
     "vocabularies",
     "fit_checks",
+    "forms",
     "bank",
     "imported",
     "logs",

@@ -29,6 +29,7 @@ from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.versions import Changes
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,11 @@ def open_prepared_lanes(
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
     begun: Begun | None = None,
+    changes: Sequence[Changes] = (),
 ) -> Iterator[tuple[Any, Prepared]]:
     """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
-    - objectives, unchanged: as for prepare_on_ray
+    - objectives, unchanged, changes: as for prepare_on_ray
     - begun: what is to go on
     - other parameters: as for open_lanes
     - yields: the board and the prepared data
@@ -107,9 +109,9 @@ def open_prepared_lanes(
     teacher = teacher_on_ray(experiment, data, storage, begun)
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
-        prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged)
+        prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged, changes)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
-        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged)
+        yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged, changes)
 
 
 def _listen(board: Any) -> None:

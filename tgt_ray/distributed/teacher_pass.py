@@ -11,13 +11,13 @@ import safetensors.numpy
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.progress import progress
-from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, concat_columns, flat, unflat
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.resources import check_teacher_fits, device_of, pool_resources
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.tasks import Table, TaskData
+from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.transfer_set import Asked
 from tgt_ray.training.preparation import ask_teacher
 
 #: Rows that an actor labels in one call.
@@ -64,7 +64,7 @@ def label_rows(
     experiment: Experiment,
     record: dict[str, Any],
     data: TaskData,
-    asked: list[tuple[Table, tuple[Signal, ...]]],
+    asked: Asked,
     storage: Storage,
     beside_lanes: bool,
 ) -> list[Columns]:

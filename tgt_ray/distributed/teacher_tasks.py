@@ -12,7 +12,6 @@ import ray
 
 from tgt_ray.core.errors import OneLine
 from tgt_ray.core.memory import keep_freed_memory
-from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.base import Advance
@@ -22,10 +21,12 @@ from tgt_ray.distributed.resources import check_teacher_fits, device_of, needs_p
 from tgt_ray.distributed.task_lines import run_and_say
 from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import threads_of
 from tgt_ray.objectives import Objective
-from tgt_ray.tasks import Table, TaskData
+from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun
-from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
+from tgt_ray.teacher.transfer_set import Asked, Prepared, rows_of_students
+from tgt_ray.teacher.versions import Changes
 from tgt_ray.training import fit_check, states
 from tgt_ray.training.preparation import found_teacher, join, make_teacher
 
@@ -90,6 +91,7 @@ def prepare_on_ray(
     beside_lanes: bool,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    changes: Sequence[Changes] = (),
 ) -> Prepared:
     """Prepare what all trials share, from the teacher cache or with a pass of an actor pool.
 
@@ -97,12 +99,13 @@ def prepare_on_ray(
     - beside_lanes: lanes are starting, and hold the resources that the pool would ask for
     - objectives: all that trials may have; none: only the experiment's
     - unchanged: whether a trial besides the experiment's may take anchors unchanged
+    - changes: how trials besides the experiment's augment rows that the teacher labels
     """
 
-    def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
+    def teacher_pass(asked: Asked) -> list[Columns]:
         return label_rows(experiment, teacher, data, asked, storage, beside_lanes)
 
-    return join(experiment, data, teacher, teacher_pass, storage, objectives, unchanged)
+    return join(experiment, data, teacher, teacher_pass, storage, objectives, unchanged, changes)
 
 
 def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage, begun: Begun | None) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def _make_teacher(
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-    return make_teacher(experiment, data, storage, device_of(experiment), begun)[1]
+    return make_teacher(experiment, data, storage, device_of(experiment), begun, threads_of(experiment.pool))[1]
 
 
 def run_on_ray(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:

@@ -52,8 +52,13 @@ class Blocks(Config):
 
     @property
     def uses_generator(self) -> bool:
-        """Tell whether the run needs the teacher's generator, which unchanged anchors don't."""
+        """Tell whether the run needs the teacher's generator, which anchors don't, changed or not."""
         return self.uses_pool and self.explorer.decodes
+
+    @property
+    def makes_new_rows(self) -> bool:
+        """Tell whether the run trains on rows that nobody has given, whose labels the fit check looks at."""
+        return self.uses_pool and not self.explorer.unchanged
 
     @property
     def synthetic_ratio(self) -> float:

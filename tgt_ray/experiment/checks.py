@@ -15,7 +15,8 @@ from tgt_ray.models.backbones import ReadsTexts
 from tgt_ray.models.students import AnyStudent
 from tgt_ray.models.text.vocabulary import same_vocabulary
 from tgt_ray.objectives import AnyObjective
-from tgt_ray.teacher.explorers import AnyExplorer, Random
+from tgt_ray.teacher.config import TeacherConfig
+from tgt_ray.teacher.explorers import AnyExplorer, InputChanges, Random
 from tgt_ray.teacher.generators import AnyGenerator
 from tgt_ray.teacher.labelers import AnyLabeler
 
@@ -40,8 +41,11 @@ def check_all(experiment: Blocks) -> None:
         check_documents,
         check_gradients,
         check_reuse,
+        check_forms,
         check_moves,
+        check_changes,
         check_embeddings,
+        check_consistent,
         check_further_rows,
     ):
         check(experiment)
@@ -62,10 +66,13 @@ def check_modality(experiment: Blocks) -> None:
     task, kind = experiment.task, experiment.task.modality
     parts: list[tuple[str, Any, Any]] = [
         ("teacher.labeler", experiment.teacher.labeler, AnyLabeler),
-        ("teacher.generator", experiment.teacher.generator, AnyGenerator),
         ("student", experiment.student, AnyStudent),
         ("explorer", experiment.explorer, AnyExplorer),
     ]
+    generator = experiment.teacher.generator
+    # Where nothing needs a generator, none has to be named: the default is one of images.
+    if experiment.uses_generator or generator != TeacherConfig().generator:
+        parts.insert(1, ("teacher.generator", generator, AnyGenerator))
     for key, part, family in parts:
         if not fits(part.modality, kind):
             would_do = [name for name, cls in builtin_types(family).items() if fits(cls.modality, kind)]
@@ -105,6 +112,12 @@ def check_stored_answers(experiment: Blocks) -> None:
         raise ValueError(
             f"explorer.type: '{explorer.type}' makes new rows, and {kind} has answers for the data's own rows alone;"
             " use none (plain distillation), identity, imported (rows that have answers already), or another labeler"
+        )
+    augment = experiment.train.augment
+    if augment is not None and augment.consistent:
+        raise ValueError(
+            f"train.augment.consistent: true asks the teacher about augmented rows, and {kind} has answers for the"
+            " data's own rows alone; use false"
         )
     if EMBEDDING in (*objective.signals, *(signal for fit in objective.fits for signal in fit.signals)):
         raise ValueError(
@@ -224,6 +237,15 @@ def check_gradients(experiment: Blocks) -> None:
         )
 
 
+def check_forms(experiment: Blocks) -> None:
+    """Refuse a precision where the teacher's form brings its own."""
+    if experiment.teacher.run_as == "fast" and experiment.pool.precision != "float32":
+        raise ValueError(
+            f"pool.precision: {experiment.pool.precision}, but teacher.run_as: fast chooses the precision itself;"
+            " leave one of them out"
+        )
+
+
 def check_moves(experiment: Blocks) -> None:
     """Require that the generator supports the moves that the explorer makes."""
     explorer, generator = experiment.explorer, experiment.teacher.generator
@@ -234,7 +256,7 @@ def check_moves(experiment: Blocks) -> None:
             " use random or random-matched"
         )
     pairs = experiment.task.pair_column
-    if pairs is not None and not generator.keeps_pairs and experiment.streams:
+    if pairs is not None and not generator.keeps_pairs and experiment.uses_generator:
         raise ValueError(
             f"task.data.pair_column: '{pairs}', but teacher.generator.type '{generator.type}' writes one text for"
             " a pair; use masked_lm, or seq2seq with decoding: parallel"
@@ -245,16 +267,36 @@ def check_moves(experiment: Blocks) -> None:
             f" and teacher.generator.type '{generator.type}' starts from documents, which are not queries;"
             " use random, or another generator"
         )
-    if generator.only_samples and isinstance(explorer, Random) and explorer.sigma != Random().sigma:
+    latent = explorer.within
+    of = "" if latent is explorer else ".of"
+    if generator.only_samples and isinstance(latent, Random) and latent.sigma != Random().sigma:
         raise ValueError(
-            f"explorer.sigma: {explorer.sigma:g} has no effect, since teacher.generator.type '{generator.type}' has no"
-            " latents to move; leave it out"
+            f"explorer{of}.sigma: {latent.sigma:g} has no effect, since teacher.generator.type '{generator.type}' has"
+            " no latents to move; leave it out"
         )
-    if generator.only_samples and explorer.synthesizes and explorer.decodes and explorer.type != "random":
+    if generator.only_samples and explorer.synthesizes and explorer.decodes and latent.type != "random":
         raise ValueError(
-            f"explorer.type: '{explorer.type}' moves latents, and teacher.generator.type '{generator.type}' has none;"
+            f"explorer{of}.type: '{latent.type}' moves latents, and teacher.generator.type '{generator.type}' has none;"
             " use random"
         )
+
+
+def check_changes(experiment: Blocks) -> None:
+    """Refuse settings of changes for another kind of inputs than the task has."""
+    explorer, task = experiment.explorer, experiment.task
+    if not isinstance(explorer, InputChanges):
+        return
+    if task.modality not in explorer.of_kind:
+        raise ValueError(
+            f"explorer.type: '{explorer.type}' changes images and texts, and task.type '{task.type}' has other inputs;"
+            " use another explorer"
+        )
+    for kind, names in explorer.of_kind.items():
+        for name in names if kind != task.modality else ():
+            if getattr(explorer, name) != type(explorer).model_fields[name].default:
+                raise ValueError(
+                    f"explorer.{name}: is for {kind}s, and task.type '{task.type}' has {task.modality}s; leave it out"
+                )
 
 
 def check_embeddings(experiment: Blocks) -> None:
@@ -274,6 +316,16 @@ def check_embeddings(experiment: Blocks) -> None:
                 f"train.augment.mixup: {augment.mixup:g}, but objective '{objective.type}' takes its targets from"
                 f" the teacher's {kept[0].name} of a row, and a mixed row has none; use 0"
             )
+
+
+def check_consistent(experiment: Blocks) -> None:
+    """Refuse that the teacher labels augmented rows for an objective that takes nothing from it on real rows."""
+    augment, objective = experiment.train.augment, experiment.objective
+    if augment is not None and augment.consistent and not objective.teaches_real:
+        raise ValueError(
+            f"train.augment.consistent: true, but objective.type '{objective.type}' takes nothing from the teacher on"
+            " real rows (with alpha it is alpha's share); leave it out, or use distillation with alpha above 0"
+        )
 
 
 def check_further_rows(experiment: Blocks) -> None:

@@ -8,6 +8,7 @@ from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.train import AugmentConfig
 
 #: What each control changes in an experiment.
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,10 @@ def control(experiment: Experiment, name: str) -> Experiment:
         raise ConfigError(f"control '{name}': legal are {', '.join(CONTROLS)}")
     plain = experiment.model_dump(mode="json")
     plain["objective"] = experiment.objective.plain()
+    if name == "one_hot" and plain["train"]["augment"] is not None:
+        # Rows are augmented as in the trials, with the data's own labels.
+        shared = AugmentConfig.model_fields
+        plain["train"]["augment"] |= {key: shared[key].default for key in ("consistent", "versions")}
     data = with_overrides(plain, list(CONTROLS[name].items()))
     if data["explorer"]["type"] != "none":
         data["explorer"]["anchors"] = experiment.explorer.anchors  # drawn as the trials draw them

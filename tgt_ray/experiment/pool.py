@@ -147,7 +147,7 @@ class FitCheckConfig(Config):
         ge=0,
         le=100,
         description="the same for explored rows, which may well be of another class; absent: half of `minimum` (our"
-        " choice); 0: none is required",
+        " choice), and none of `augment` and `compose`, whose rows are mixed; 0: none is required",
         json_schema_extra=SINCE_0_2,
     )
     on_low: Literal["warn", "fail", "skip"] = Field(

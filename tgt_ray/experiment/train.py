@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import Precision
-from tgt_ray.core.config import Config, Seed
+from tgt_ray.core.config import SINCE_0_2, Config, Seed
+from tgt_ray.teacher.versions import Changes
 
 #: Ways to draw real rows.
 Sampling = Literal["natural", "square_root", "balanced"]
@@ -16,8 +17,8 @@ Sampling = Literal["natural", "square_root", "balanced"]
 class AugmentConfig(Config):
     """Augmentation changes the images of real rows at random.
 
-    Synthetic rows are not augmented. The teacher's outputs are cached, so they are those of the original image;
-    MixUp also mixes the teacher's probabilities (our choice).
+    Synthetic rows are not augmented. The teacher's outputs are cached, so they are those of the original image, unless
+    `consistent` is set; MixUp also mixes the teacher's probabilities (our choice).
     """
 
     shift: int = Field(0, ge=0, le=1024, description="largest random shift in each direction, in pixels; 0: none")
@@ -33,6 +34,32 @@ class AugmentConfig(Config):
         le=1e6,
         description="alpha of MixUp (Zhang et al. 2018, arXiv 1710.09412); higher mixes more evenly; 0: none",
     )
+    consistent: bool = Field(
+        False,
+        description="the teacher labels real rows as the student sees them, shifted, flipped and changed by RandAugment"
+        " (Beyer et al. 2022, arXiv 2106.05237); labels of the data stay. For each row it is asked about `versions`"
+        " ways to change it, once for all runs",
+        json_schema_extra=SINCE_0_2,
+    )
+    versions: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="with `consistent`: how many ways of changing each row there are, the same ones in all runs; each"
+        " epoch takes the next; more: rows repeat less, and the teacher is asked about more rows (our choice)",
+        json_schema_extra=SINCE_0_2,
+    )
+
+    @model_validator(mode="after")
+    def _labelled_as_seen(self) -> AugmentConfig:
+        if self.consistent and self.mixup:
+            raise ValueError(
+                f"mixup: {self.mixup:g}, but with consistent: true the teacher labels each row by itself; use 0, or"
+                " explorer.type augment, which mixes"
+            )
+        if not self.consistent and self.versions != type(self).model_fields["versions"].default:
+            raise ValueError(f"versions: {self.versions} has no effect without consistent: true; leave it out")
+        return self
 
 
 class SecondPhase(Config):
@@ -132,6 +159,14 @@ class TrainConfig(Config):
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
         return self
+
+    @property
+    def relabelled(self) -> Changes | None:
+        """How real rows are changed that the teacher labels as the student sees them; None where it doesn't."""
+        how = self.augment
+        if how is None or not how.consistent or not (how.shift or how.flip or how.randaugment):
+            return None
+        return Changes(how.shift, how.flip, how.randaugment, how.versions)
 
     @property
     def first_phase_steps(self) -> int:

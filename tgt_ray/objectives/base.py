@@ -58,6 +58,11 @@ class Objective(Component):
         """Whether synthetic rows contribute to the loss."""
         return True
 
+    @property
+    def teaches_real(self) -> bool:
+        """Whether the teacher's outputs for real rows contribute to the loss."""
+        return any(signal.real and signal.cached for signal in self.signals)
+
     def plain(self) -> dict[str, Any]:
         """Return the objective that this one is compared with, as plain data: distillation with the shared settings."""
         shared = {

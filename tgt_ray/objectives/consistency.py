@@ -47,6 +47,10 @@ class Consistency(Objective):
     def signals(self) -> tuple[Signal, ...]:
         return *super().signals, ANCHOR_INPUTS
 
+    @property
+    def teaches_real(self) -> bool:
+        return False
+
     def build(self, dim: int, facts: Facts) -> Criterion:
         from torch import nn
 

@@ -105,6 +105,10 @@ class Distillation(Objective):
     def calibration_rows(self) -> int:
         return self.conformal.rows if self.conformal is not None else 0
 
+    @property
+    def teaches_real(self) -> bool:
+        return self.alpha > 0
+
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 

@@ -88,6 +88,10 @@ class LELP(Objective):
     def fits(self) -> tuple[Fit, ...]:
         return (CLASS_DIRECTIONS,)
 
+    @property
+    def teaches_real(self) -> bool:
+        return self.alpha > 0
+
     def check(self, facts: Facts) -> None:
         """Raise ConfigError where a class has too few dimensions for S subclasses.
 

@@ -31,7 +31,7 @@ def files(
 ) -> dict[str, bytes]:
     """Make the gallery of a check.
 
-    - rows: by kind (real, reconstructed, explored), inputs (N, ...)
+    - rows: by kind (real, reconstructed, explored), inputs (N, ...); a kind may be missing
     - first: by kind, (N, 2), the labeler's most likely class and its probability
     - labels: (N,)
     - class_names: empty where classes have none
@@ -73,6 +73,7 @@ def text_gallery(
     facts = [
         say_texts(texts["real"], texts[kind], what, longest)
         for kind, what in (("reconstructed", "reconstructions"), ("explored", "explored rows"))
+        if kind in texts
     ]
     return page("Does the teacher fit?", facts, [f"{kind} [labeler]" for kind in texts], groups)
 

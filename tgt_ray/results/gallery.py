@@ -176,21 +176,28 @@ def files(
 def draw(samples: list[Sample], table: pa.Table, anchors: np.ndarray, class_names: Sequence[str] = ()) -> Figure:
     """Draw a column for each class that the teacher predicts.
 
-    It shows the anchor, its reconstruction, and the explored image with the predictions of teacher (T) and student (S),
-    and its lag in student steps.
+    It shows the anchor, its reconstruction where a generator has made one, and the explored image with the predictions
+    of teacher (T) and student (S), and its lag in student steps.
     """
     rows = table.to_pylist()
     first = list({row["teacher_class"]: index for index, row in reversed(list(enumerate(rows)))}.items())
     columns = [index for _, index in sorted(first)][:SHOWN]
     name = partial(class_label, class_names=class_names)
     seen = [_seen(rows[index], name) for index in columns]
+    again = [samples[index].reconstructed for index in columns]
+    decoded = any(not _same(anchors[index], image) for index, image in zip(columns, again, strict=True))
     return grid(
         [
             Line("anchor", [anchors[index] for index in columns], [name(rows[i]["anchor_class"]) for i in columns]),
-            Line("reconstruction", [samples[index].reconstructed for index in columns], [""] * len(columns)),
+            *([Line("reconstruction", again, [""] * len(columns))] if decoded else []),
             Line("explored", [samples[index].explored for index in columns], seen),
         ]
     )
+
+
+def _same(anchor: np.ndarray, again: np.ndarray) -> bool:
+    """Tell whether a reconstruction is the anchor itself, up to 8 bits: without a generator there is no other."""
+    return bool(np.abs(anchor - again).max() < 1 / 255)
 
 
 def _seen(row: dict[str, Any], name: Callable[[int], str]) -> str:
@@ -209,22 +216,22 @@ def text_page(table: pa.Table, class_names: Sequence[str] = (), longest: int | N
     - longest: see `exact_copy_rate`
     """
     anchors, again, explored = (table[name].to_pylist() for name in ("anchor_text", "reconstructed", "explored"))
-    facts = [
-        f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows', longest)}",
-        say_texts(anchors, again, "reconstructions", longest),
-    ]
+    facts = [f"{len(anchors)} synthetic rows. {say_texts(anchors, explored, 'explored rows', longest)}"]
+    decoded = again != anchors  # without a generator, anchors stand in for reconstructions
+    if decoded:
+        facts.append(say_texts(anchors, again, "reconstructions", longest))
     name = partial(class_label, class_names=class_names, most=None)
     groups: dict[int, list[list[str]]] = {}
     for row in table.to_pylist():
         groups.setdefault(row["teacher_class"], []).append(
             [
                 f"{shown(row['anchor_text'])} [{name(row['anchor_class'])}]",
-                *(shown(row[each]) for each in ("reconstructed", "explored")),
+                *(shown(row[each]) for each in (*(["reconstructed"] if decoded else []), "explored")),
                 *(f"{name(row[f'{who}_class'])}: {100 * row[f'{who}_p']:.0f} %" for who in ("teacher", "student")),
                 "" if row["lag"] is None else str(row["lag"]),
             ]
         )
-    columns = ("anchor [class]", "reconstruction", "explored", "teacher", "student", "lag")
+    columns = ("anchor [class]", *(["reconstruction"] if decoded else []), "explored", "teacher", "student", "lag")
     found = [(f"teacher: {name(seen)}", rows) for seen, rows in sorted(groups.items())]
     return page("Synthetic rows that the student was trained on", facts, columns, found)
 

@@ -26,7 +26,7 @@ REPORT_FILE = "report.html"
 #: Pictures that a run keeps, with what they show.
 KEPT = {
     "gallery.png": ("Synthetic rows", "Rows that the student has trained on, with what the teacher says of them."),
-    "fit_check.png": ("Teacher's fit", "Held-out rows, as the generator decodes them, and as they are explored."),
+    "fit_check.png": ("Teacher's fit", "Held-out rows, as a generator decodes them if there is one, and as explored."),
 }
 #: Columns of the trials' table that nobody compares trials by.
 LEFT_OUT = ("lane",)

@@ -19,6 +19,10 @@ from tgt_ray.experiment.controls import CONTROLS, control
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.sweeps.space import Distribution, lookup
+from tgt_ray.teacher.versions import Changes
+
+#: The key of the augmentation of real rows.
+AUGMENT = "train.augment"
 
 
 class SearchConfig(Config):
@@ -156,6 +160,7 @@ class SweepConfig(Config):
                 raise ValueError(f"space.{key}: the trials of a sweep share task and teacher; run one sweep for each")
         for point in self._probes(self.space):
             self._check_point(point)
+        self._augments_by_values()
         for name in self.search.controls:
             try:
                 self.trial_experiment({"control": name})
@@ -169,6 +174,16 @@ class SweepConfig(Config):
         if self.search.metric not in legal:
             raise ValueError(f"search.metric: unknown '{self.search.metric}'; {nearest(self.search.metric, legal)}")
         return self
+
+    def _augments_by_values(self) -> None:
+        how = self.experiment.train.augment
+        may = (how is not None and how.consistent) or f"{AUGMENT}.consistent" in self.space
+        for key, distribution in self.space.items():
+            if may and key.startswith(AUGMENT) and distribution.all_values() is None:
+                raise ValueError(
+                    f"space.{key}: with train.augment.consistent the teacher labels augmented rows before trials start,"
+                    " so all values must be known; give a choice, or levels"
+                )
 
     def _probes(self, space: dict[str, Distribution]) -> Iterator[dict[str, Any]]:
         """Yield points to check before a sweep starts: each combination of types with each probe of each other key."""
@@ -189,6 +204,16 @@ class SweepConfig(Config):
         own = {key: d for key, d in self.space.items() if key == "explorer.type"}
         points = [*self._probes(own), *({"control": name} for name in self.search.controls)]
         return any(self.trial_experiment(point).explorer.unchanged for point in points)
+
+    def augmented_rows(self) -> list[Changes]:
+        """Return how trials augment rows that the teacher labels as students see them, before trials start."""
+        own = {key: d.all_values() for key, d in self.space.items() if key.startswith(AUGMENT)}
+        found = list[Changes]()
+        for values in itertools.product(*(each or () for each in own.values())):
+            with suppress(ConfigError):  # some values are legal only together with those of other keys
+                how = self.trial_experiment(dict(zip(own, values, strict=True))).train.relabelled
+                found += [how] if how is not None else []
+        return found
 
     def generating(self) -> Experiment | None:
         """Return the experiment of a trial that needs the teacher's generator; None where none does."""
@@ -324,7 +349,7 @@ class SweepConfig(Config):
 
 
 #: Keys whose values controls share with trials, since they have nothing to do with synthetic rows.
-SHARED = ("train.augment", "train.sampling", "train.steps", "explorer.anchors")
+SHARED = (AUGMENT, "train.sampling", "train.steps", "explorer.anchors")
 #: Anchors whose classes are drawn in proportion to their size to at most this power count as balanced (our choice).
 BALANCED = 0.5
 

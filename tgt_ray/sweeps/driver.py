@@ -84,6 +84,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         sweep.objectives(),
         sweep.unchanged_anchors(),
         Begun.of(before, "sweep") if before is not None else None,
+        sweep.augmented_rows(),
     ) as (board, prepared):
         log_teacher(prepared)
         student = prepared.student

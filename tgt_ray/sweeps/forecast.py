@@ -93,6 +93,10 @@ def _teacher(sweep: SweepConfig, data: TaskData) -> str:
     signals, fits = needs(sweep.objectives())
     wanted = wanted_signals(data, sweep.experiment.teacher.generator, signals, tuple(fits.values()))
     counts = {name: len(data.tables[name]) for name, asked in wanted.items() if asked}
+    own = sweep.experiment.train.relabelled
+    changes = {*sweep.augmented_rows(), *([own] if own is not None else [])}
+    if changes and signals:
+        counts["augmented train"] = sum(each.versions for each in changes) * len(data.tables["train"])
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     said = f"teacher: labels {sum(counts.values()):,} rows once for all trials ({named or 'none'})"
     if sweep.experiment.task.has_documents:

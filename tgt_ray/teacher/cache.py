@@ -26,7 +26,7 @@ class TeacherCache:
     """Reads and writes the cached outputs of one teacher on one task's splits.
 
     - splits: fingerprint of each split
-    - makers: identities of labeler and generator; None where there is no generator
+    - makers: names of labeler and generator, see `tgt_ray.teacher.forms.names.speaker`; None where there is none
     """
 
     storage: Storage

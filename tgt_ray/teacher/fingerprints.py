@@ -384,4 +384,4 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], teacher: Mapping
             return role
     if before.get("imported") != now.get("imported"):
         return "what was imported for explorer.teacher"
-    return None
+    return None if before.get("forms") == now.get("forms") else "the form in which the teacher runs"

@@ -42,7 +42,7 @@ def teacher_outputs(
             labels[first : first + len(some)],
             partial(_same, some),
             partial(_same, some),
-            teacher.labeler(some) if asked else None,
+            teacher.say(some) if asked else None,
             teacher.labeler,
             None if generator is None else generator.encode,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import InputRows, InputSpec
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.answers import StoredAnswers
@@ -22,6 +22,7 @@ from tgt_ray.tasks import Task, TaskData, inputs_of
 from tgt_ray.teacher import documents, fingerprints
 from tgt_ray.teacher.config import TeacherConfig
 from tgt_ray.teacher.fingerprints import FOLDER, Begun
+from tgt_ray.teacher.forms.names import forms_of
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
@@ -59,7 +60,7 @@ def load_teacher(
 ) -> Teacher:
     """Load a teacher that `prepare_teacher` has prepared, without needing its data.
 
-    - record: the record that `prepare_teacher` returned
+    - record: the record that `prepare_teacher` returned, perhaps with `forms`
     """
     store, generator = storage.within(FOLDER), None
     # Building a model draws initial weights from torch's global generator, which the student's dropout uses as well.
@@ -69,9 +70,9 @@ def load_teacher(
             generator = built("teacher.generator", config.generator, spec)
     _load(config.labeler, labeler, "labeler", record["labeler"], store)
     if generator is None:
-        return Teacher(frozen(labeler), None)
+        return Teacher(frozen(labeler), None).in_forms(forms_of(record))
     _load(config.generator, generator, "generator", record["generator"], store)
-    return Teacher.of(frozen(labeler), frozen(generator), config.generator)
+    return Teacher.of(frozen(labeler), frozen(generator), config.generator).in_forms(forms_of(record))
 
 
 def _load(part: Labeler | Generator, model: nn.Module, role: str, record: dict[str, Any], store: Storage) -> None:
@@ -124,7 +125,8 @@ class LabelerMaker:
         torch.manual_seed(config.pretrain.seed)
         model = built("teacher.labeler", config, data.spec, data.num_classes)
         if not config.live:
-            config.learn(model, self.task, data)
+            with concerning("teacher.labeler"):
+                config.learn(model, self.task, data)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {
             "all": partial(self._fit, model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -118,6 +119,7 @@ class Synthesizer:
             ]
         )
         inputs = self.teacher.decode(latents, rng, context)
+        inputs = explorer.change(inputs, Around(partial(shuffled, inputs, rng), rng))
         if not shown:
             return inputs, inputs[:0]
         return inputs, self.teacher.decode(start[:shown], rng, context[:shown] if context is not None else None)
@@ -181,8 +183,8 @@ class Synthesizer:
             rest = say(signals, self._seen(inputs, chosen, None), len(inputs))
             few = min(shown, len(inputs))
             # What people look at is asked for, since the cache may not have it.
-            said = self.teacher.labeler(inputs[:few]) if few else NOTHING_SAID
-            seen = say((TOP,), self._seen(inputs[:few], chosen[:few], said), few)
+            looked = self.teacher.say(inputs[:few]) if few else NOTHING_SAID
+            seen = say((TOP,), self._seen(inputs[:few], chosen[:few], looked), few)
             return {**take(known, chosen), **rest}, seen
         labeler, signals, total = self.teacher.labeler, self.recipe.signals, len(inputs)
         # Where logits aren't among the signals there may be very many classes, so the labeler gets a few rows at a
@@ -191,7 +193,7 @@ class Synthesizer:
         said, looked_at = [], []
         for first in range(0, total, size):
             rows = slice(first, min(first + size, total))
-            outputs = labeler(inputs[rows])
+            outputs = self.teacher.say(inputs[rows])
             said.append(say(signals, self._seen(inputs[rows], chosen[rows], outputs), rows.stop - first))
             few = max(0, min(shown, rows.stop) - first)
             top = Outputs(outputs.logits[:few], outputs.embedding[:few])
@@ -246,6 +248,11 @@ def latent_std(teacher: Teacher, inputs: InputRows, device: str) -> Tensor:
 def along(scale: Tensor, latents_BL: Tensor) -> Tensor:
     """Repeat a scale of H dimensions for latents whose size is a multiple of H."""
     return scale.repeat(latents_BL.shape[1] // len(scale)) if len(scale) else scale
+
+
+def shuffled(inputs: Tensor, rng: torch.Generator) -> Tensor:
+    """Return rows (B, ...) in random order: a request's rows are drawn independently, so each is as any other."""
+    return inputs[torch.randperm(len(inputs), generator=rng).to(inputs.device)]
 
 
 def check_block(block: Block) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -24,13 +24,16 @@ from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.fingerprints import FOLDER, ROLES, stem
+from tgt_ray.teacher.forms.names import form_facts, forms_of, speaker
 from tgt_ray.teacher.generators import Generator
+from tgt_ray.teacher.versions import Changes, Versions
 
 log = logging.getLogger(__name__)
 
-#: Asks the teacher about the rows of tables. Takes pairs of a table and signals, and returns the columns of the signals
-#: for each table, in the order of its rows.
-TeacherPass: TypeAlias = Callable[[list[tuple[Table, tuple[Signal, ...]]]], list[Columns]]
+#: Tables, or the versions of one's rows, each with the signals that are wanted of its rows.
+Asked: TypeAlias = list[tuple[Table | Versions, tuple[Signal, ...]]]
+#: Asks the teacher about rows. Returns the columns of the signals for each table, in the order of its rows.
+TeacherPass: TypeAlias = Callable[[Asked], list[Columns]]
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,12 @@ class StudentData:
     - spec: what the student needs to know to be built
     - num_classes: K
     - columns: columns of the objectives' signals, of the train rows in the table's order
+    - versions: the same columns of augmented train rows, by the key of how they are changed, see
+      `tgt_ray.teacher.versions`
     - fits: the results of fits that objectives start from
     - starts_from: names of the tables that explorers start from; some may be missing in `tables`
-    - taught_by: identities of labeler and generator; None where there is no generator
+    - taught_by: identities of labeler and generator, None where there is no generator, and the forms they run in where
+      these aren't the reference
     - fingerprints: those of the tables
     """
 
@@ -56,6 +62,7 @@ class StudentData:
     starts_from: tuple[str, ...] = ("train", "unlabelled")
     taught_by: dict[str, str | None] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Columns] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -117,23 +124,29 @@ def prepare(
     teacher_pass: TeacherPass,
     storage: Storage,
     unchanged: bool = False,
+    changes: Sequence[Changes] = (),
 ) -> Prepared:
     """Join the task's rows with what the teacher says of them, from the teacher cache or by `teacher_pass`.
 
     - teacher: the teacher's record
     - objectives: the objectives that runs on this may have
     - unchanged: whether some of the runs take anchors unchanged
+    - changes: how runs augment train rows that the teacher labels as it sees them
     - raises ConfigError: where all objectives of one type do not fit the task and its teacher, or rows that one of them
       is calibrated on are not held out
     """
     log_classes(teacher)
     made_by = {role: part and part["identity"] for role in ROLES for part in [teacher[role]]}
     latents = teacher["generator"] is not None and not generator.contextual
-    cache = TeacherCache(storage, data.fingerprints, made_by)
+    versions = {how.key: Versions(data.tables["train"], how) for how in changes}
+    named = {key: digest(data.fingerprints["train"], key) for key in versions}
+    speakers = {role: speaker(teacher, role) for role in ROLES}
+    cache = TeacherCache(storage, {**data.fingerprints, **named}, speakers)
     own, fits = needs(objectives)
     check_tables(data, fits.values())
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
-    fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
+    wanted = wanted_signals(data, generator, own, list(fits.values()), kept, latents)
+    fill(cache, {**data.tables, **versions}, {**wanted, **dict.fromkeys(versions, own)}, teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
     tables = {name: data.tables[name] for name in rows_of_students(data)}
     student = StudentData(
@@ -144,12 +157,15 @@ def prepare(
         {name: find(fit, cache, data, head) for name, fit in fits.items()},
         data.class_names,
         generator.starts_from,
-        made_by,
+        {**made_by, **{f"{role}'s form": form for role, form in forms_of(teacher).items()}},
         rows_of_students(data),
+        {key: cache.read_signals(key, own) for key in versions},
     )
     check_objectives(objectives, student.facts)
-    fingerprints = {"data": data.fingerprints, **made_by}
-    whole = digest(data.fingerprints["train"], *made_by.values())
+    # Without a form other than the reference, names are those of before there were forms.
+    forms = {"forms": form_facts(teacher)} if form_facts(teacher) else {}
+    fingerprints = {"data": data.fingerprints, **made_by, **forms}
+    whole = digest(data.fingerprints["train"], *made_by.values(), *forms.values())
     anchors = anchors_of(cache, data, generator, kept, latents)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
 
@@ -224,14 +240,19 @@ def _of_anchors(data: TaskData, name: str, latents: bool) -> tuple[Signal, ...]:
     return (*([LATENT] if latents else []), *([TOP] if (data.labels(name) < 0).any() else []))
 
 
-def fill(cache: TeacherCache, data: TaskData, wanted: dict[str, tuple[Signal, ...]], teacher_pass: TeacherPass) -> None:
+def fill(
+    cache: TeacherCache,
+    tables: Mapping[str, Table | Versions],
+    wanted: dict[str, tuple[Signal, ...]],
+    teacher_pass: TeacherPass,
+) -> None:
     """Ask the teacher, in one pass, for what the cache does not have."""
     missing = {split: signals for split, all_ in wanted.items() if (signals := cache.missing(split, all_))}
     if not missing:
         return
     if cache.holds_older():
         log.info("teacher_cache: outputs stored by an older version are not used; the teacher is asked again, once")
-    said = teacher_pass([(data.tables[split], signals) for split, signals in missing.items()])
+    said = teacher_pass([(tables[split], signals) for split, signals in missing.items()])
     for (split, signals), columns in zip(missing.items(), said, strict=True):
         cache.keep(split, signals, columns)
 

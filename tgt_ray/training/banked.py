@@ -188,7 +188,8 @@ def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_o
     generator, explorer = experiment.teacher.generator, experiment.explorer
     fingerprints, roles = prepared.fingerprints, ("labeler", *(("generator",) if explorer.decodes else ()))
     anchors = {name: fingerprints["data"][name] for name in generator.starts_from if name in fingerprints["data"]}
-    made_from = {**anchors, **{role: fingerprints[role] for role in roles}}
+    forms = {role: facts for role, facts in fingerprints.get("forms", {}).items() if role in roles}
+    made_from = {**anchors, **{role: fingerprints[role] for role in roles}, **({"forms": forms} if forms else {})}
     key, about = bank_key(recipe_of(experiment), explorer, generator, made_from, experiment.train.seed, made_on)
     bank = Bank(storage, key, experiment.pool.bank.max_bytes)
     if not bank.full:

@@ -86,13 +86,16 @@ class Batches:
         missing = [name for name in cached if name not in data.columns]
         assert not missing, f"the data was prepared for objectives that need no {missing[0]}"
         self.columns = {name: data.columns[name] for name in cached}
+        self.changes = train.relabelled
+        if self.changes is not None:
+            self.columns = {name: data.versions[self.changes.key][name] for name in cached}
         # Signals that are computed from the row itself, without the teacher.
         self.own = [signal for signal in real if not signal.cached]
         self.answers = answers_of(data.tables["train"]) if ANSWERS in self.own else None
         self.further = [signal for signal in objective.signals if signal.through_student]
         self.augmentation = (
             Augmentation(train.augment, data.num_classes, train.seed, plan.rank, objective.signals)
-            if train.augment is not None
+            if train.augment is not None and self.changes is None
             else None
         )
 
@@ -104,9 +107,13 @@ class Batches:
         indices = self.plan.real_indices(step)
         rows = torch.from_numpy(indices)
         inputs, labels = self.inputs.of("train")[rows], self.labels[rows]
+        own, said_of = self._of_rows(inputs, labels, indices), indices
+        if self.changes is not None:
+            versions = self.plan.real_versions(step, self.changes.versions)
+            inputs = self.changes.images(inputs, len(self.labels), indices, versions)
+            said_of = versions * len(self.labels) + indices
         teacher: dict[str, Any] = {
-            name: to_torch(values)
-            for name, values in {**take(self.columns, indices), **self._of_rows(inputs, labels, indices)}.items()
+            name: to_torch(values) for name, values in {**take(self.columns, said_of), **own}.items()
         }
         if self.augmentation is not None:
             real = self.augmentation(RealRows(inputs, labels, teacher), step)

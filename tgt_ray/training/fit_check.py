@@ -45,7 +45,7 @@ CLEARLY_ABOVE = 10.0
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
     """Digest everything that the measurement depends on."""
     return digest(
-        [teacher[role]["identity"] for role in TEACHER],
+        [teacher[role] and teacher[role]["identity"] for role in TEACHER],
         data.fingerprints["validation"],
         experiment.explorer.model_dump(mode="json"),
         *([experiment.explorer.revision] if experiment.explorer.revision > 1 else []),
@@ -66,7 +66,7 @@ def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, stor
     - teacher: the teacher's record
     - returns: the result; empty where there is nothing to check; None where it has not been measured yet
     """
-    if not experiment.uses_generator or experiment.fit_check.on_low == "skip":
+    if not experiment.makes_new_rows or experiment.fit_check.on_low == "skip":
         return {}
     found = records.find(storage, "fit_check", FOLDER, f"{key(experiment, teacher, data)}.json")
     return None if found is None else completed(experiment, found, teacher, data)
@@ -108,25 +108,26 @@ def completed(experiment: Experiment, result: dict[str, Any], record: dict[str, 
     - record: the teacher's
     """
     out = dict(result)
-    measured = {"accuracy_rows": result["rows"], "agreement_rows": result["rows"]}
+    decoded = "agreement_reconstructed" in result
+    measured = {"accuracy_rows": result["rows"], **({"agreement_rows": result["rows"]} if decoded else {})}
     if experiment.teacher.generator.starts_from_train:
         labels = data.labels("validation")
         counts = np.bincount(labels[labels >= 0])
         out["majority"] = 100 * float(counts.max() / counts.sum())
-        of_labeler, of_generator = (record[role].get("quality", {}).get("validation", {}) for role in TEACHER)
+        of_labeler, of_generator = ((record[role] or {}).get("quality", {}).get("validation", {}) for role in TEACHER)
         if "accuracy" in of_labeler:
             out["accuracy"], measured["accuracy_rows"] = of_labeler["accuracy"], int(counts.sum())
-        if "labeler_agreement" in of_generator:
+        if decoded and "labeler_agreement" in of_generator:
             out["agreement_reconstructed"] = of_generator["labeler_agreement"]
             measured["agreement_rows"] = len(labels)
-        out["agreement_above_chance"] = above_chance(out["agreement_reconstructed"], out["majority"])
+        if decoded:
+            out["agreement_above_chance"] = above_chance(out["agreement_reconstructed"], out["majority"])
         if "balanced_accuracy" in of_labeler:
             out["balanced_above_chance"] = above_chance(of_labeler["balanced_accuracy"], 100 / (counts > 0).sum())
-    return out | {
-        **measured,
-        "accuracy_interval": list(interval(out["accuracy"], measured["accuracy_rows"])),
-        "agreement_interval": list(interval(out["agreement_reconstructed"], measured["agreement_rows"])),
-    }
+    out |= {**measured, "accuracy_interval": list(interval(out["accuracy"], measured["accuracy_rows"]))}
+    if decoded:
+        out["agreement_interval"] = list(interval(out["agreement_reconstructed"], measured["agreement_rows"]))
+    return out
 
 
 def judge(experiment: Experiment, result: dict[str, Any]) -> None:
@@ -189,7 +190,7 @@ def needed_agreement(minimum: float, majority: float) -> float:
 def _low_agreement(experiment: Experiment, result: dict[str, Any]) -> str | None:
     least, majority = experiment.fit_check.minimum, result.get("majority", 0.0)
     needed = needed_agreement(least, majority)
-    if result["agreement_reconstructed"] >= needed:
+    if result.get("agreement_reconstructed", 100.0) >= needed:  # nothing is reconstructed where nothing is decoded
         return None
     # What was measured so far: see docs/results.md.
     seen = {
@@ -212,8 +213,11 @@ def _low_agreement(experiment: Experiment, result: dict[str, Any]) -> str | None
 
 
 def _low_explored(experiment: Experiment, result: dict[str, Any]) -> str | None:
-    agreement, least = result["agreement_explored"], experiment.fit_check.least_explored
-    if agreement >= least:
+    agreement, how = result["agreement_explored"], experiment.fit_check
+    # Rows that are mixed with others are meant to be of another class, or of none.
+    asked = experiment.explorer.keeps_class or how.minimum_explored is not None
+    least = how.least_explored
+    if not asked or agreement >= least:
         return None
     return (
         f"the labeler agrees with itself on {agreement:.1f} % of explored rows ({result['explorer']}), less than"
@@ -249,32 +253,37 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     speed = result["rows_per_second"]
     yield f"fit of the teacher on {result['rows']} held-out rows:"
     yield f"  labeler's accuracy {result['accuracy']:.1f} %{_exact(result, 'accuracy')}"
-    agreement = f"{result['agreement_reconstructed']:.1f} %{_exact(result, 'agreement')}"
-    yield f"  its agreement with itself on reconstructions {agreement}"
-    if "majority" in result:
+    if "agreement_reconstructed" in result:
+        agreement = f"{result['agreement_reconstructed']:.1f} %{_exact(result, 'agreement')}"
+        yield f"  its agreement with itself on reconstructions {agreement}"
+    if "agreement_above_chance" in result:
         yield (
             f"  corrected for chance {result['agreement_above_chance']:.1f} %: the largest class has"
             f" {result['majority']:.1f} % of the rows"
         )
-    yield f"  its agreement with itself on explored rows ({result['explorer']}) {result['agreement_explored']:.1f} %"
+    explored = f"({result['explorer']}) {result['agreement_explored']:.1f} %"
+    free = "" if experiment.explorer.keeps_class else ", which may be low: it labels rows as they are changed and mixed"
+    yield f"  its agreement with itself on explored rows {explored}{free}"
     if "accuracy_explored" in result:
         yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
-    yield f"  {_likeness(result)}"
+    yield from _likeness(result)
     yield (
         f"  {speed:,.0f} explored rows a second on {result['device']}: the {rows:,.0f} rows of a run take about"
         f" {duration(rows / speed)}"
     )
 
 
-def _likeness(result: dict[str, Any]) -> str:
+def _likeness(result: dict[str, Any]) -> Iterator[str]:
     """Say how similar rows are to those that they were made from."""
     if "reconstruction_mse" in result:
-        return f"squared error of reconstructions {result['reconstruction_mse']:.4f}"
-    return (
-        f"exact copies {result['exact_copy_reconstructed']:.1f} % of reconstructions,"
-        f" {result['exact_copy_explored']:.1f} % of explored rows, whose distinct-2 is"
-        f" {result['distinct_2_explored']:.3f}"
-    )
+        yield f"  squared error of reconstructions {result['reconstruction_mse']:.4f}"
+    if "exact_copy_explored" in result:
+        copied = result.get("exact_copy_reconstructed")
+        again = "" if copied is None else f"{copied:.1f} % of reconstructions, "
+        yield (
+            f"  exact copies {again}{result['exact_copy_explored']:.1f} % of explored rows, whose distinct-2 is"
+            f" {result['distinct_2_explored']:.3f}"
+        )
 
 
 def duration(seconds: float) -> str:
@@ -324,7 +333,8 @@ def measure(
     inputs = inputs_of(task, table, data.input_shape, device)[torch.from_numpy(rows)]
     student = fresh_student(experiment, teacher, data).to(device).eval().requires_grad_(False)
     # Gradients keep the activations of every layer, so few rows are taken at once.
-    size = rows_at_once(data.input_shape, teacher.labeler, teacher.generator, student, most=64)
+    models = [each for each in (teacher.labeler, teacher.generator, student) if each is not None]
+    size = rows_at_once(data.input_shape, *models, most=64)
     size = min(size, generator.most_rows or size)
     held_out = HeldOut(inputs, labels, task.pixels)
     seen = measure_rows(teacher, experiment.explorer, student, held_out, size, how.seconds, device)

@@ -12,19 +12,19 @@ import torch
 
 from tgt_ray.core.batch import Block
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
-from tgt_ray.tasks import Table, TaskData
+from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.key import machine
 from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.teacher.synthesizer import Synthesizer
-from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
+from tgt_ray.teacher.transfer_set import Asked, Prepared, rows_of_students
+from tgt_ray.teacher.versions import Changes
 from tgt_ray.training import checkpoint, fit_check, states
 from tgt_ray.training.banked import (
     BankedRows,
@@ -54,22 +54,25 @@ def prepare_local(
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
     begun: Begun | None = None,
+    changes: Sequence[Changes] = (),
 ) -> Prepared:
     """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
     - objectives: those of other runs that share the result, besides the experiment's own
     - unchanged: whether one of them takes anchors unchanged
     - begun: what is to go on with this
+    - changes: how they augment rows that the teacher labels
     """
     device = devices(experiment)[1]
     teacher, record = make_teacher(experiment, data, storage, device, begun)
     fit_check.judge(experiment, record["fit_check"])
 
-    def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
+    def teacher_pass(asked: Asked) -> list[Columns]:
         shape = data.input_shape
         return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
-    return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives], unchanged)
+    wanted = [experiment.objective, *objectives]
+    return join(experiment, data, record, teacher_pass, storage, wanted, unchanged, changes)
 
 
 def begun_locally(experiment: Experiment, data: TaskData, checkpoints: Storage) -> Begun | None:

@@ -47,19 +47,35 @@ class Plan:
 
         - returns: (n,) int64 places in the train split
         """
-        count = self.batch_size - self.synthetic_count(step)
-        first = (step * self.batch_size - self.synthetic_before(step)) * self.world_size + self.rank * count
-        positions = np.arange(first, first + count)
-        out = np.empty(count, np.int64)
+        positions = self._positions(step)
+        out = np.empty(len(positions), np.int64)
         for epoch in np.unique(positions // self.num_real):
             here = positions // self.num_real == epoch
             out[here] = self._drawn(int(epoch), step)[positions[here] % self.num_real]
         return out
 
+    def real_versions(self, step: int, versions: int) -> np.ndarray:
+        """Choose which of its versions each of the step's real rows has, (n,).
+
+        A row has the next one in each epoch. Where rows are drawn with replacement, a row may come several times in an
+        epoch, and its place in the epoch counts as well.
+        """
+        epochs, places = np.divmod(self._positions(step), self.num_real)
+        return (epochs + (0 if self.phases[self._phase(step)][1] is None else places)) % versions
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Number the step's real rows of this worker among those of all steps and workers, (n,)."""
+        count = self.batch_size - self.synthetic_count(step)
+        first = (step * self.batch_size - self.synthetic_before(step)) * self.world_size + self.rank * count
+        return np.arange(first, first + count)
+
+    def _phase(self, step: int) -> int:
+        return max(index for index, (first, _) in enumerate(self.phases) if step >= first)
+
     def _drawn(self, epoch: int, step: int) -> np.ndarray:
         """Order the rows of an epoch; where the phase has probabilities, draw as many with replacement."""
         cached = self.__dict__.setdefault("_cache", {})
-        phase = max(index for index, (first, _) in enumerate(self.phases) if step >= first)
+        phase = self._phase(step)
         if (epoch, phase) not in cached:
             if len(cached) > 2:
                 cached.clear()

@@ -6,7 +6,7 @@ Images are (B, C, H, W) in [0, 1]. Random numbers come from a generator on the C
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,22 +18,28 @@ from torch.nn import functional as F
 
 def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
     """Shift every image by up to `shift` pixels each way (zeros come in) and flip half of them left to right."""
-    size, _, height, width = images.shape
+    size = len(images)
     if shift:
-        padded = F.pad(images, (shift,) * 4)
-        down, right = torch.randint(2 * shift + 1, (2, size), generator=rng)
-        rows = (down[:, None] + torch.arange(height))[:, None, :, None]
-        columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-        images = padded[
-            torch.arange(size)[:, None, None, None],
-            torch.arange(images.shape[1])[:, None, None],
-            rows,
-            columns,
-        ]
-    if flip:
-        chosen = (torch.rand(size, generator=rng) < 0.5).to(images.device)
-        images = torch.where(chosen[:, None, None, None], images.flip(3), images)
-    return images
+        images = shifted(images, shift, torch.randint(2 * shift + 1, (2, size), generator=rng))
+    return flipped(images, torch.rand(size, generator=rng) < 0.5) if flip else images
+
+
+def shifted(images: Tensor, most: int, steps_2B: Tensor) -> Tensor:
+    """Shift every image up and to the left by `steps_2B` - `most` pixels; zeros come in.
+
+    - most: pixels of the largest shift
+    - steps_2B: from 0 to 2 `most`, on the CPU
+    """
+    size, channels, height, width = images.shape
+    padded = F.pad(images, (most,) * 4)
+    rows = (steps_2B[0, :, None] + torch.arange(height))[:, None, :, None]
+    columns = (steps_2B[1, :, None] + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(size)[:, None, None, None], torch.arange(channels)[:, None, None], rows, columns]
+
+
+def flipped(images: Tensor, chosen_B: Tensor) -> Tensor:
+    """Flip the chosen images left to right."""
+    return torch.where(chosen_B.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def crop(images: Tensor, smallest: float, rng: torch.Generator) -> Tensor:
@@ -73,27 +79,31 @@ def cutmix(images: Tensor, others: Tensor, share_B: Tensor, rng: torch.Generator
     return torch.where(inside[:, None].to(images.device), others, images)
 
 
-def rand_augment(images: Tensor, config: str, number: int) -> Tensor:
+def rand_augment(images: Tensor, config: str, number: int | Sequence[int]) -> Tensor:
     """Change images by timm's RandAugment (Cubuk et al. 2020, arXiv 1909.13719), on 8-bit pixels.
 
+    - images: one with a number that is not finite stays as it is, to be found
     - config: timm's config string, such as rand-m9-mstd0.5
-    - number: fixes the random choices
+    - number: fixes the random choices for all images together, or one for each image
     """
     from PIL import Image
 
     # timm draws from the global random generators, which other code uses as well.
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
+    numbers = [number, *[None] * (len(images) - 1)] if isinstance(number, int) else number
     try:
         grey = images.shape[1] == 1
-        pixels = (images.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels = (images.nan_to_num().clamp(0, 1).cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         out = []
-        for image in pixels:
+        for image, begin in zip(pixels, numbers, strict=True):
+            if begin is not None:
+                random.seed(begin)
+                np.random.seed(begin % 2**32)
             changed = _transform(config)(Image.fromarray(np.repeat(image, 3, 2) if grey else image))
             array = np.asarray(changed)
             out.append(array[..., :1] if grey else array)
-        return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(images).div_(255)
+        changed_images = torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(images).div_(255)
+        return torch.where(images.isfinite().flatten(1).all(dim=1)[:, None, None, None], changed_images, images)
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)

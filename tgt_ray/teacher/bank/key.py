@@ -43,7 +43,7 @@ def bank_key(
     The student, the share of synthetic rows and the temperature are no part of it, even where an explorer looks at the
     student: such rows serve other students as well.
 
-    - made_from: the fingerprints of anchors, labeler and generator
+    - made_from: the fingerprints of anchors, labeler and generator, and their forms where these aren't the reference
     - seed: of anchors and noise
     - made_on: see `machine`
     """

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from tgt_ray.core.config import OneOf
-from tgt_ray.teacher.explorers.augment import Augment
+from tgt_ray.teacher.explorers.augment import Augment, InputChanges
 from tgt_ray.teacher.explorers.base import Around, Explorer, Neighbourhood
+from tgt_ray.teacher.explorers.compose import Compose
 from tgt_ray.teacher.explorers.controls import Identity, NoExplorer
 from tgt_ray.teacher.explorers.gradient import Gradient, RandomMatched
 from tgt_ray.teacher.explorers.imported import Imported
@@ -17,17 +18,19 @@ from tgt_ray.teacher.explorers.interpolation import Interpolation
 from tgt_ray.teacher.explorers.random import Random
 
 AnyExplorer = Annotated[
-    Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Augment, Imported, Identity)
+    Explorer, OneOf(NoExplorer, Random, Gradient, RandomMatched, Interpolation, Augment, Compose, Imported, Identity)
 ]
 
 __all__ = [
     "AnyExplorer",
     "Around",
     "Augment",
+    "Compose",
     "Explorer",
     "Gradient",
     "Identity",
     "Imported",
+    "InputChanges",
     "Interpolation",
     "Neighbourhood",
     "NoExplorer",

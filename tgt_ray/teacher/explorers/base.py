@@ -56,7 +56,8 @@ class Neighbourhood:
 class Around:
     """Holds what an explorer of inputs may look at.
 
-    - others: draws another anchor for each row, as anchors are drawn, and gives their inputs (B, ...)
+    - others: gives for each row the inputs of another one, (B, ...), drawn as anchors are: of another anchor, or, where
+      rows are decoded, of another row of the request
     - rng: the request's own generator of random numbers, on the CPU
     """
 
@@ -71,7 +72,7 @@ class Explorer(Component):
     modality: ClassVar[str] = "any"
     #: Whether it makes synthetic rows at all.
     synthesizes: ClassVar[bool] = True
-    #: Whether rows are decoded by the generator; otherwise they are anchors, changed by `change`.
+    #: Whether rows are decoded by the generator; otherwise they are anchors. Both go through `change`.
     decodes: ClassVar[bool] = True
     #: Whether rows are anchors as they are, of which the teacher cache knows what the teacher says.
     unchanged: ClassVar[bool] = False
@@ -83,6 +84,8 @@ class Explorer(Component):
     needs_neighbours: ClassVar[bool] = False
     #: Whether it needs gradients through the generator.
     needs_differentiable: ClassVar[bool] = False
+    #: Whether rows should keep the class of their anchors, which the fit check asks for.
+    keeps_class: ClassVar[bool] = True
     #: Raise it when the same settings give other rows than before, so that what was measured of them is not used.
     revision: ClassVar[int] = 1
 
@@ -91,6 +94,11 @@ class Explorer(Component):
         description="how often anchors of each class are drawn: `natural`: in proportion to its rows; `balanced`:"
         " equally often; a number: in proportion to its rows to this power (1: natural, 0: balanced)",
     )
+
+    @property
+    def within(self) -> Explorer:
+        """The explorer that moves latents: this one, or the one that it is composed with."""
+        return self
 
     def class_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
         """Return the probability that an anchor of each class is drawn, (K,); classes without a row have 0."""
@@ -114,5 +122,5 @@ class Explorer(Component):
         """Return new latents (B, L) for anchors with the latents `latents_BL`."""
 
     def change(self, inputs: Tensor, around: Around) -> Tensor:
-        """Return new inputs (B, ...) for anchors; for explorers that don't decode."""
+        """Return new inputs (B, ...) for decoded rows, or for anchors where the explorer doesn't decode."""
         return inputs
