@@ -18,6 +18,7 @@ from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import to_texts
 from tgt_ray.entrypoints import api, cli
+from tgt_ray.entrypoints.inventory import things
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.imported import ImportedRows
 
@@ -125,6 +126,21 @@ def test_rows_for_other_classes_or_inputs_are_refused(folder, monkeypatch, capsy
     assert bring(monkeypatch, "--logits", "logits") == 0
     assert command(monkeypatch, "train", "e.yaml", "--local", "--set", "task.max_bytes=64") == 2
     assert "have other input shape than the task's: 128, not 64" in capsys.readouterr().err
+
+
+def test_the_storage_knows_who_has_learnt_from_imported_rows(folder, monkeypatch, capsys):
+    for name in ("gpt", "gpt-2"):
+        args = ("--experiment", "e.yaml", "--teacher", name, "--logits", "logits")
+        assert command(monkeypatch, "bank", "import", "rows.parquet", *args) == 0
+    assert command(monkeypatch, "train", "e.yaml", "--local", "--name", "a") == 0
+    there = {each.name: each for each in things(Storage("results"))}
+    assert there["imported/gpt"].users == ["a"] and there["imported/gpt-2"].users == []
+    assert command(monkeypatch, "storage", "gc", "results") == 0
+    assert sorted(each.name for each in (folder / "results/imported").iterdir()) == ["gpt", "gpt-2"]
+    assert command(monkeypatch, "storage", "rm", "results", "imported/gpt") == 2
+    assert command(monkeypatch, "storage", "rm", "results", "imported/gpt-2") == 0
+    assert [each.name for each in (folder / "results/imported").iterdir()] == ["gpt"]
+    assert command(monkeypatch, "storage", "verify", "results") == 0
 
 
 def put(**changes):

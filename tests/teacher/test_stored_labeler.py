@@ -279,6 +279,20 @@ def test_what_needs_a_labeler_that_can_be_asked_is_refused(tmp_path, changes, sa
         stored(tmp_path / "data", **changes)
 
 
+def test_augmented_rows_have_no_stored_answers(tmp_path):
+    images(tmp_path / "data", "logits")
+    settings = {
+        "task": {"type": "image_classification", "data": {"type": "parquet", "path": str(tmp_path / "data")}},
+        "teacher": {"labeler": {"type": "stored", "column": "logits", "values": "logits"}},
+        "explorer": {"type": "none"},
+        "train": {"augment": {"shift": 1}},
+    }
+    validate(Experiment, settings)
+    settings["train"]["augment"]["consistent"] = True
+    with pytest.raises(ConfigError, match=r"train\.augment\.consistent: true asks the teacher about augmented rows"):
+        validate(Experiment, settings)
+
+
 def test_data_without_tables_has_no_columns():
     with pytest.raises(ConfigError, match=r"reads answers from columns of the data, and task\.data\.type 'digits' has"):
         validate(

@@ -29,7 +29,7 @@ from tgt_ray.core.storage import BEGUN, RESERVED, Storage, is_left
 from tgt_ray.core.stored import Damaged
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.teacher.bank import marks
+from tgt_ray.teacher.bank import imported, marks
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.transfer_set import needs
 from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
@@ -37,9 +37,9 @@ from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
 #: Kinds that can be made again; each is a folder of the storage, but for a pretraining that isn't over.
 SHARED = ("teachers", "pretraining", "teacher_cache", "fit_checks", "bank", "data_cache", "documents", "vocabularies")
 #: All kinds, in the order in which they are listed.
-KINDS = ("runs", "sweeps", "benchmark_runs", *SHARED, "logs", "drafts")
+KINDS = ("runs", "sweeps", "benchmark_runs", imported.FOLDER, *SHARED, "logs", "drafts")
 #: Folders whose things are folders; in the others, files of one name belong together.
-_OF_FOLDERS = ("bank", "data_cache")
+_OF_FOLDERS = ("bank", "data_cache", imported.FOLDER)
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
 
 
@@ -141,7 +141,7 @@ def _note_banks(storage: Storage, found: dict[tuple[str, str], Thing]) -> None:
 
 def _note_users(storage: Storage, all_things: list[Thing]) -> None:
     """Note for each thing who needs it, and who works with it."""
-    shared = [each for each in all_things if each.kind in (*SHARED, "logs")]
+    shared = [each for each in all_things if each.kind in (*SHARED, imported.FOLDER, "logs")]
     names = _names(storage, shared)
     running = running_in(storage)
     owners = [each for each in all_things if each.kind in ("runs", "sweeps", "benchmark_runs")]
@@ -177,6 +177,8 @@ def _names(storage: Storage, shared: Iterable[Thing]) -> dict[str, set[str]]:
             out[thing.name] = {last.rpartition("-")[2]}  # its identity, or the fingerprint of a version before 0.2
         elif thing.kind == "data_cache":
             out[thing.name] = {_source(storage, last)}
+        elif thing.kind == imported.FOLDER:
+            out[thing.name] = {thing.name}
         else:
             out[thing.name] = set() if thing.kind in ("pretraining", "logs") else {last}
     return out
@@ -193,8 +195,8 @@ def _source(storage: Storage, key: str) -> str:
 
 def needs_of(storage: Storage, owner: Thing) -> Needs:
     """Find out what a run, a sweep or a benchmark needs."""
-    said = frozenset(_said(storage, owner))
     settings = next((name for name in BEGUN if f"{owner.name}/{name}" in owner.files), None)
+    said = frozenset([*_said(storage, owner), *(_brought(storage, owner.name, settings) if settings else ())])
     if not said or settings is None:
         return Needs(said)
     try:
@@ -209,6 +211,14 @@ def needs_of(storage: Storage, owner: Thing) -> Needs:
             )
     except (ConfigError, FileNotFoundError):  # of another version, or with a class that isn't here
         return Needs(said, frozenset({"teacher_cache", "documents", "vocabularies", "data_cache", "fit_checks"}))
+
+
+def _brought(storage: Storage, name: str, settings: str) -> Iterator[str]:
+    """Yield the imported rows that the settings of a run or sweep name anywhere, by the names of these."""
+    content = _content(storage, f"{name}/{settings}").decode(errors="replace")
+    for folder in storage.fs.get_file_info(fs.FileSelector(storage.path(imported.FOLDER), allow_not_found=True)):
+        if re.search(rf"(?<![\w.-]){re.escape(folder.base_name)}(?![\w.-])", content):
+            yield f"{imported.FOLDER}/{folder.base_name}"
 
 
 def _said(storage: Storage, owner: Thing) -> Iterator[str]:

@@ -113,6 +113,12 @@ def check_stored_answers(experiment: Blocks) -> None:
             f"explorer.type: '{explorer.type}' makes new rows, and {kind} has answers for the data's own rows alone;"
             " use none (plain distillation), identity, imported (rows that have answers already), or another labeler"
         )
+    augment = experiment.train.augment
+    if augment is not None and augment.consistent:
+        raise ValueError(
+            f"train.augment.consistent: true asks the teacher about augmented rows, and {kind} has answers for the"
+            " data's own rows alone; use false"
+        )
     if EMBEDDING in (*objective.signals, *(signal for fit in objective.fits for signal in fit.signals)):
         raise ValueError(
             f"objective.type: '{objective.type}' needs the teacher's embeddings, and {kind} has logits alone;"
