@@ -489,9 +489,9 @@ class Page:
                 return each
         raise ResultsError(f"{name}: {role} was not measured in the form '{form}'")
 
-    def chosen(self, name: str, role: str) -> set[str]:
+    def chosen(self, name: str, role: str) -> list[str]:
         """The forms that the repeats have chosen."""
-        return set(self.record(name)["found"][role]["chosen"])
+        return sorted(set(self.record(name)["found"][role]["chosen"]))
 
     def forms(self, *records: str) -> str:
         """Every form that each part of these teachers has, and how often it was chosen."""
