@@ -74,6 +74,7 @@ class SyntheticStream:
         self.taken = 0  # rows that the worker has had of the present job
         self.banked, self.banked_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
         self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
+        self.unkept = 0  # those of them that the bank didn't take
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -109,7 +110,7 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = self.banked = self.timed = 0
+        self.dropped = self.taken = self.banked = self.timed = self.unkept = 0
         self.banked_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
@@ -168,6 +169,7 @@ class SyntheticStream:
             raise GenerationFailed(error)
         if request is not None:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
+            self.unkept += not row["kept"][0].as_py()
         if self.bank is not None and (request is None or request // self.world_size < expected):
             return  # it was in the bank before it came here
         if request is None:
@@ -195,6 +197,7 @@ class SyntheticStream:
         rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else banked_row_s)
         if self.bank is not None:
             rows["teacher_seconds_saved"] = rows["rows_found"] * banked_row_s
+            rows["rows_not_kept"] = self.unkept * self.rows
             rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 
