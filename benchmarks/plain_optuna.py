@@ -1,6 +1,9 @@
-"""Search with one plain PyTorch process in an Optuna loop, as a user would write it instead of a sweep of tgt-ray.
+"""Search with plain PyTorch in an Optuna loop, as a user would write it instead of a sweep of tgt-ray.
 
-python benchmarks/plain_optuna.py SWEEP.yaml --storage DIR --out FILE.json [--threads N]
+python benchmarks/plain_optuna.py SWEEP.yaml --storage DIR --out FILE.json [--threads N] [--bank DIR] [--processes N]
+
+With --bank it keeps synthetic rows in files, and a trial takes those that an earlier one with the same settings of the
+explorer has made, also where they were explored for the earlier trial's student.
 
 It is what `python -m tgt_ray.sweep` is compared with. The training loop, loss, generation and search are its own. So
 that both do the same work, they share the data, the teacher's weights and its cached outputs for the real rows, the
@@ -13,6 +16,8 @@ import argparse
 import copy
 import json
 import math
+import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,14 +33,19 @@ from tgt_ray.core.loading import load_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.space import from_optuna, to_optuna
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.local import prepare_local
 
 
 class Shared:
-    """Hold what trials have in common, as tensors in memory: rows, the teacher's outputs for them, and the teacher."""
+    """Hold what trials have in common, as tensors in memory: rows, the teacher's outputs for them, and the teacher.
 
-    def __init__(self, experiment: Experiment, storage: Storage):
+    - bank: folder for synthetic rows; None: each trial makes its own
+    """
+
+    def __init__(self, experiment: Experiment, storage: Storage, bank: Path | None = None):
+        self.bank, self.kept = bank, {}
         data = experiment.task.load(storage)
         self.spec, self.shape, self.classes = data.spec, data.input_shape, data.num_classes
         splits = ("train", "validation", "test")
@@ -74,6 +84,25 @@ def generate(shared: Shared, student: nn.Module, experiment: Experiment) -> tupl
         return rows, teacher.labeler(rows).logits
 
 
+def request(shared: Shared, student: nn.Module, experiment: Experiment, number: int) -> tuple[Tensor, Tensor]:
+    """Give the rows of a trial's request: those in the bank, if there is one and they are there."""
+    if shared.bank is None:
+        return generate(shared, student, experiment)
+    settings = "-".join(f"{key}={value}" for key, value in sorted(experiment.explorer.model_dump().items()))
+    file = shared.bank / settings / f"{number}.pt"
+    if file not in shared.kept and file.exists():
+        shared.kept[file] = torch.load(file, weights_only=True)
+    if file not in shared.kept:
+        rows, logits = generate(shared, student, experiment)
+        shared.kept[file] = (rows * 255).round().to(torch.uint8), logits
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}")
+        torch.save(shared.kept[file], draft)
+        draft.rename(file)
+    rows, logits = shared.kept[file]
+    return rows.float() / 255, logits
+
+
 @torch.no_grad()
 def evaluate(student: nn.Module, shared: Shared, split: str) -> float:
     """Compute the student's balanced accuracy on a split, in percent."""
@@ -109,14 +138,15 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, how.steps, warmup))
     synthetic = round(how.batch_size * how.synthetic_ratio)
     real, order, used = how.batch_size - synthetic, torch.empty(0, dtype=torch.long), 0
-    rows, rows_logits = torch.empty(0, *shared.shape), torch.empty(0, shared.classes)
+    rows, rows_logits, requests = torch.empty(0, *shared.shape), torch.empty(0, shared.classes), 0
     for step in range(1, how.steps + 1):
         if len(order) < real:
             order = torch.cat([order, torch.randperm(len(shared.logits))])
         batch, order = order[:real], order[real:]
         while used + synthetic > len(rows):
             started = time.perf_counter()
-            fresh, fresh_logits = generate(shared, student, experiment)
+            fresh, fresh_logits = request(shared, student, experiment, requests)
+            requests += 1
             rows, rows_logits = torch.cat([rows[used:], fresh]), torch.cat([rows_logits[used:], fresh_logits])
             used = 0
             spent["generate_s"] += time.perf_counter() - started
@@ -142,9 +172,13 @@ def train(
     return student, {"validation": score, "test": evaluate(student, shared, "test")}
 
 
-def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn.Module | None]:
+def search(
+    sweep: SweepConfig, shared: Shared, journal: Path | None = None, first: bool = True
+) -> tuple[list[dict[str, Any]], nn.Module | None]:
     """Run the Optuna loop.
 
+    - journal: file of a study that several processes share; None: this is the only one
+    - first: whether this process gives the study its first points
     - returns: a row for each trial, and the best student; None where no trial finished
     """
     how, space = sweep.search, {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
@@ -153,17 +187,27 @@ def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn
     if how.scheduler == "asha":
         grace = how.grace_evaluations * sweep.experiment.train.eval_every
         pruner = optuna.pruners.SuccessiveHalvingPruner(grace, reduction_factor=round(how.reduction_factor))
-    sampler = optuna.samplers.TPESampler(seed=how.seed, n_startup_trials=how.startup_trials)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-    for point in sweep.first_points():
-        study.enqueue_trial(point)
+    parallel = journal is not None
+    sampler = optuna.samplers.TPESampler(
+        seed=how.seed if first else how.seed + 1, n_startup_trials=how.startup_trials, constant_liar=parallel
+    )
+    files = optuna.storages.journal
+    storage = optuna.storages.JournalStorage(files.JournalFileBackend(str(journal))) if parallel else None
+    study = optuna.create_study(
+        study_name="plain", storage=storage, load_if_exists=True, direction="maximize", sampler=sampler, pruner=pruner
+    )
+    for point in sweep.first_points() if first else ():
+        study.enqueue_trial(to_optuna(sweep.space, point))
     table, best, best_score = [], None, -math.inf
-    for _ in range(how.trials):
+    while True:
         started, trial = time.perf_counter(), study.ask(space)
-        row: dict[str, Any] = {**trial.params, "status": "finished"}
+        if trial.number >= how.trials:
+            break
+        values = from_optuna(sweep.space, trial.params)
+        row: dict[str, Any] = {**values, "status": "finished"}
         spent = {"generate_s": 0.0, "evaluate_s": 0.0}
         try:
-            student, result = train(sweep.trial_experiment(trial.params), shared, trial, spent)
+            student, result = train(sweep.trial_experiment(values), shared, trial, spent)
             study.tell(trial, result["validation"])
             row |= result
             if result["validation"] > best_score:
@@ -176,22 +220,39 @@ def search(sweep: SweepConfig, shared: Shared) -> tuple[list[dict[str, Any]], nn
     return table, best
 
 
-def main() -> None:
+def work(args: argparse.Namespace, number: int) -> dict[str, Any]:
+    """Run one process's part of the search, and give its table and how long it loaded."""
     started = time.perf_counter()
+    torch.set_num_threads(args.threads)
+    sweep = validate(SweepConfig, load_yaml(args.sweep), args.sweep)
+    shared = Shared(sweep.experiment, Storage(args.storage), Path(args.bank) if args.bank else None)
+    loaded = time.perf_counter() - started
+    journal = Path(args.out).with_suffix(".journal") if args.processes > 1 else None
+    table, best = search(sweep, shared, journal, first=number == 0)
+    if best is not None:
+        torch.save(best.state_dict(), Path(args.out).with_suffix(f".{number}.pt"))
+    return {"load_s": loaded, "trials": table}
+
+
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sweep")
     parser.add_argument("--storage", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--bank", metavar="DIR", help="folder for synthetic rows that trials share")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the study")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    sweep = validate(SweepConfig, load_yaml(args.sweep), args.sweep)
-    shared = Shared(sweep.experiment, Storage(args.storage))
-    loaded = time.perf_counter() - started
-    table, best = search(sweep, shared)
-    if best is not None:
-        torch.save(best.state_dict(), Path(args.out).with_suffix(".pt"))
-    Path(args.out).write_text(json.dumps({"load_s": loaded, "trials": table}, indent=1), encoding="utf-8")
+    if args.processes == 1:
+        parts = [work(args, 0)]
+    else:
+        with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+            parts = pool.starmap(work, [(args, number) for number in range(args.processes)])
+    told = {
+        "load_s": max(each["load_s"] for each in parts),
+        "trials": [row for each in parts for row in each["trials"]],
+    }
+    Path(args.out).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Measure the wall time of a sweep on warm lanes, on cold ones, and of one plain PyTorch process in an Optuna loop.
+"""Measure the wall time of a sweep, with and without synthetic rows that are there already, and of plain Optuna loops.
 
 python benchmarks/sweep.py [--trials 12] [--scheduler none|asha] [--storage DIR] [--out FILE.json]
-    [--data digits|FOLDER] [--repeats 1] [--sides warm,cold,plain] [--threads N] [--set KEY=VALUE ...]
+    [--data digits|FOLDER] [--repeats 1] [--sides empty,filled,plain,...] [--threads N] [--set KEY=VALUE ...]
 python benchmarks/sweep.py --show FILE.json
 
 All run as commands in processes of their own, one after the other. benchmarks/README.md says what is measured and how.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -48,6 +49,17 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import Prepared
+
+#: Settings of the sides that are sweeps of tgt-ray. What the bank of synthetic rows has at their start:
+#: empty: nothing; filled: what the same sweep has left there; warm, cold: they have none.
+OURS: dict[str, tuple[str, ...]] = {
+    "empty": (),
+    "filled": (),
+    "warm": ("experiment.pool.bank.mode=none",),
+    "cold": ("experiment.pool.bank.mode=none", "search.warm_lanes=false"),
+}
+#: Of the sides that are plain loops: whether their trials share rows, which are there at the start, and processes.
+PLAIN = {"plain": (False, 1), "plain-bank": (True, 1), "plain-bank-2": (True, 2)}
 
 
 def build_sweep(args: argparse.Namespace) -> SweepConfig:
@@ -88,19 +100,26 @@ def prepare(sweep: SweepConfig, storage: Storage) -> tuple[TaskData, Prepared]:
     return data, prepare_local(sweep.experiment, data, storage)
 
 
-def run_ours(sweep: SweepConfig, file: Path, storage: Storage, warm: bool) -> dict[str, Any]:
+def run_ours(sweep: SweepConfig, file: Path, storage: Storage, side: str) -> dict[str, Any]:
     """Run the sweep of tgt-ray, and give its wall time and its table."""
+    bank = Path(storage.root) / "bank"
+    if side == "filled" and not bank.exists():
+        run_ours(sweep, file, storage, "empty")  # is not counted
+    elif side == "empty":
+        shutil.rmtree(bank, ignore_errors=True)
     name = f"benchmark-{uuid.uuid4().hex[:8]}"
     arguments = ["-m", "tgt_ray.sweep", str(file), "--storage", storage.root, "--name", name]
-    wall, processes = timed([*arguments, "--set", f"search.warm_lanes={str(warm).lower()}"])
+    wall, processes = timed([*arguments, *(option for each in OURS[side] for option in ("--set", each))])
     folder = storage.within(name)
     table = records.read_table(folder, "trials")
     trials = json.loads(table.to_json(orient="records"))  # plain numbers, and null where there is none
     concurrent = records.read_json(folder, "record.json")["concurrent"]
+    made, found = (sum(trial.get(key) or 0 for trial in trials) for key in ("rows_made", "rows_found"))
     return {
         "wall_s": wall,
         "processor": processes,
         "concurrent": concurrent,
+        "rows": {"made": made, "found": found},
         "where": where_ours(trials, wall, concurrent),
         "gaps_s": [trial["gap_s"] for trial in trials if trial.get("gap_s") is not None],
         **outcome(sweep, trials, METRIC, f"test_{METRIC}"),
@@ -117,19 +136,23 @@ def where_ours(trials: list[dict[str, Any]], wall: float, concurrent: int) -> di
     return {"lane_s": lane, **spent, "outside_s": lane - sum(spent.values())}
 
 
-def run_plain(sweep: SweepConfig, file: Path, storage: Storage, threads: int) -> dict[str, Any]:
-    """Run the plain loop, and give its wall time and its table."""
-    out = file.parent / "plain.json"
-    script = str(HERE / "plain_optuna.py")
-    wall, processes = timed(
-        [script, str(file), "--storage", storage.root, "--out", str(out), "--threads", str(threads)]
-    )
+def run_plain(sweep: SweepConfig, file: Path, storage: Storage, side: str, threads: int) -> dict[str, Any]:
+    """Run a plain loop, and give its wall time and its table."""
+    bank, processes = PLAIN[side]
+    folder = file.parent / "plain-bank"
+    if bank and not folder.exists():
+        folder.mkdir()
+        run_plain(sweep, file, storage, side, threads)  # fills the bank, and is not counted
+    out = file.parent / f"plain-{uuid.uuid4().hex[:8]}.json"
+    script = [str(HERE / "plain_optuna.py"), str(file), "--storage", storage.root, "--out", str(out)]
+    script += ["--processes", str(processes), "--threads", str(max(1, threads // processes))]
+    wall, spent = timed([*script, *(["--bank", str(folder)] if bank else [])])
     told = json.loads(out.read_text(encoding="utf-8"))
     return {
         "wall_s": wall,
-        "processor": processes,
+        "processor": spent,
         "load_s": told["load_s"],
-        "where": where_plain(told["trials"], wall),
+        "where": where_plain(told["trials"], wall * processes),
         **outcome(sweep, told["trials"], "validation", "test"),
         "trials": told["trials"],
     }
@@ -177,10 +200,10 @@ def run_repeats(args: argparse.Namespace, sweep: SweepConfig, storage: Storage) 
             first = repeat % len(args.sides)
             for side in args.sides[first:] + args.sides[:first]:
                 load = os.getloadavg()[0]  # over the last minute; where others use the machine, wall times mean little
-                if side == "plain":
-                    result = run_plain(sweep, file, storage, args.threads)
+                if side in PLAIN:
+                    result = run_plain(sweep, file, storage, side, args.threads)
                 else:
-                    result = run_ours(sweep, file, storage, side == "warm")
+                    result = run_ours(sweep, file, storage, side)
                 runs[side].append({"load_before": load, **result})
                 print(
                     f"{side}, repeat {repeat + 1} of {args.repeats}: {result['wall_s']:.1f} s, load before {load:.1f}",
@@ -209,6 +232,9 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "best": {split: mean_std([run["best"][split] for run in results]) for split in ("validation", "test")},
             "mean_synthetic_ratio": results[0]["mean_synthetic_ratio"],
             "num_finished": mean(run["num_finished"] for run in results),
+            "rows": {what: mean(run["rows"][what] for run in results) for what in ("made", "found")}
+            if "rows" in results[0]
+            else {"made": None, "found": None},
             "median_gap_s": median(gaps)
             if (gaps := [gap for run in results for gap in run.get("gaps_s", [])])
             else None,
@@ -243,8 +269,10 @@ def render(record: dict[str, Any]) -> str:
         f" repeats: {len(next(iter(runs.values())))}",
         f"space: {', '.join(sweep['space'])}; teacher and teacher cache were made before timing started",
         record["teacher_has_seen"],
-        f"warm, cold: python -m tgt_ray.sweep on {lanes} lanes that outlive trials, or are started for each;"
-        f" plain: plain_optuna.py, one trial at a time on {record['plain_threads']} threads",
+        f"empty, filled: python -m tgt_ray.sweep on {lanes} lanes, with a bank of synthetic rows that is empty at"
+        " first, or has those of the same sweep; warm, cold: without a bank, on lanes that outlive trials or not",
+        f"plain: plain_optuna.py, one trial at a time on {record['plain_threads']} threads, which makes its rows;"
+        " plain-bank: with rows that are there already; plain-bank-2: the same in two processes",
         f"best student by validation balanced accuracy, in percent; {record['command']}",
         hardware(record["environment"]),
     ]
@@ -261,12 +289,19 @@ def render(record: dict[str, Any]) -> str:
     )
     roles = list(dict.fromkeys(role for side in sides.values() for role in side["processor_s"]))
     rows += [[f"  {role}", *(number(s["processor_s"].get(role), 1) for s in sides.values())] for role in roles]
+    rows += [
+        [f"synthetic rows {what}", *(number(side.get("rows", {}).get(what), 0) for side in sides.values())]
+        for what in ("made", "found")
+    ]
     closing = "wall time (medians): " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary["ratios"].items())
     return "\n".join(head) + "\n\n" + aligned(rows) + "\n\n" + closing
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run all sides and give the record."""
+    for side in args.sides:
+        if side not in (*OURS, *PLAIN):
+            raise ConfigError(f"--sides: '{side}'; legal are {', '.join((*OURS, *PLAIN))}")
     sweep, storage = build_sweep(args), Storage(args.storage)
     made_on = environment()  # read now, since the checkout may change while this runs
     print("teacher: pretraining it, unless the storage has it", flush=True)
@@ -298,8 +333,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--sides",
         type=lambda text: text.split(","),
-        default=["warm", "cold", "plain"],
-        help="what to run; the first is compared with the others",
+        default=["empty", "filled", "plain", "plain-bank", "plain-bank-2"],
+        help=f"what to run, of {', '.join((*OURS, *PLAIN))}; the first is compared with the others",
     )
     parser.add_argument("--scheduler", choices=["none", "asha"], default="asha", help="early stopping on all sides")
     parser.add_argument("--repeats", type=at_least_one, default=1)

@@ -78,7 +78,7 @@ def test_an_unknown_key_like_no_other_is_refused_with_the_legal_names():
         ("train.learning_rate", float("inf"), "finite"),
         ("train.optimizer", "adam", "'adamw' or 'sgd'"),
         ("train", 5, "TrainConfig"),
-        ("objective.temperature", 0, "greater than 0"),
+        ("objective.temperature", 0, "greater than or equal to 0.000001"),
         ("objective.scale_by_t2", "perhaps", "boolean"),
         ("explorer.sigma", -1, "greater than or equal to 0"),
         ("explorer.anchors", "both", "natural"),

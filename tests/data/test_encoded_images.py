@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import CLASSES, COUNTS, picture
+from tests.helpers.pictures import CLASSES, COUNTS, picture, write_pictures
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.data import (
     EncodedParquet,
     HuggingFaceImages,
@@ -303,3 +304,29 @@ def test_a_wrong_hugging_face_set_is_refused(folder, change, says):
     source = HuggingFaceImages.model_validate({**huggingface(folder).model_dump(), **change})
     with pytest.raises(ConfigError, match=says):
         source.scan()
+
+
+#: The module that asks how much memory there is.
+ENCODED = "tgt_ray.data.images.encoded"
+
+
+def test_a_size_that_memory_does_not_hold_is_refused_before_an_image_is_decoded(tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "data")
+    monkeypatch.setattr(f"{ENCODED}.decode", None)
+    source = ImageFolder(path=folder, size=2**14)
+    for ask in (lambda: source.load(Storage(tmp_path / "storage")), lambda: source.shape_of(source.scan())):
+        monkeypatch.setattr(f"{ENCODED}.memory", lambda: 2**30)
+        with pytest.raises(ConfigError, match=r"^task\.data\.size: 24 images of 3x16384x16384 .*38.7 GB.* 1.07 GB"):
+            ask()
+    assert not list((tmp_path / "storage").rglob("*.arrow"))
+
+
+def test_images_that_are_too_large_as_they_are_are_refused_after_the_first_one(tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "data")
+    monkeypatch.setattr(f"{ENCODED}.memory", lambda: 2 * 24 * 3 * 12 * 12 - 1)
+    source = ImageFolder(path=folder)
+    for ask in (lambda: source.load(Storage(tmp_path / "storage")), lambda: source.shape_of(source.scan())):
+        with pytest.raises(ConfigError, match=r"^task\.data: 24 images of 3x12x12 .* 20.7 kB, twice their size"):
+            ask()
+    monkeypatch.setattr(f"{ENCODED}.memory", lambda: 2 * 24 * 3 * 12 * 12)
+    assert source.load(Storage(tmp_path / "storage")).train.shape == (3, 12, 12)

@@ -257,3 +257,27 @@ def test_one_label_of_a_list_is_not_written_in_two_ways(folder):
     file.write_text(file.read_text().replace("01.png 00", "01.png 0"))
     with pytest.raises(ConfigError, match=r"train\.txt: line 2: the label '0' is one number with '00'"):
         source.scan()
+    file.write_text(file.read_text().replace("01.png 0\n", "01.png 00\n"))
+    (folder / "test.txt").write_text((folder / "test.txt").read_text().replace(" 00", " 0"))
+    with pytest.raises(ConfigError, match=r"test\.txt: line 1: the label '0' is one number with '00'.*label_names"):
+        source.scan()
+
+
+def test_labels_that_are_one_number_may_be_names_of_two_classes(folder):
+    source = lists(folder)
+    for split in ("train", "test", "validation"):
+        file = folder / f"{split}.txt"
+        lines = [line.rpartition(" ") for line in file.read_text().splitlines()]
+        file.write_text("".join(f"{name} {['0', '00', '1'][int(label)]}\n" for name, _, label in lines))
+    with pytest.raises(ConfigError, match=r"the label '00' is one number with '0'"):
+        source.scan()
+    found = source.model_copy(update={"label_names": ("0", "00", "1")}).scan()
+    assert found.class_names == ["0", "00", "1"] and set(found.labels["test"]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("mark", ["sep=;", '"sep=;"'])
+def test_excel_s_line_before_a_list_is_named(folder, mark):
+    (folder / "train.csv").write_text(f"{mark}\nfile_name;label\na.png;0\n")
+    with pytest.raises(ConfigError) as refused:
+        lists(folder).model_copy(update={"train": type(folder)("train.csv")}).scan()
+    assert f"train.csv: begins with the line {mark!r}, which is for Excel alone; remove it" in str(refused.value)

@@ -21,8 +21,10 @@ from tgt_ray.experiment.pool import threads_of
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.key import machine
 from tgt_ray.teacher.store import load_teacher
+from tgt_ray.training import checkpoint
 from tgt_ray.training.banked import bank_of
 from tgt_ray.training.generation import synthesizer_of
+from tgt_ray.training.student import build_student
 
 pytestmark = pytest.mark.ray
 
@@ -52,10 +54,10 @@ def lane(ray_cluster, storage, prepared, config, tmp_path):
         stream = SyntheticStream(config.pool, root.root, generator=generator, board=board)
         streams.append(stream)
 
-        def begin(**values):
+        def begin(snapshot=None, version=-1, run="", **values):
             own = changed(config, **{f"train__{name}": value for name, value in values.items()})
-            place = BankPlace(bank_of(own, prepared.prepared, root, made_on).key, made_on)
-            return stream.begin(own, reference, 0, place=place)
+            place = BankPlace(bank_of(own, prepared.prepared, root, made_on).key, made_on, run)
+            return stream.begin(own, reference, 0, snapshot, version, place)
 
         return stream, begin
 
@@ -125,6 +127,25 @@ def test_two_lanes_that_start_together_make_each_request_once(lane, config, prep
     expected = alone(config, prepared, storage, count)
     for own in rows:
         assert all(equal(a, b) for a, b in zip(own, expected, strict=True))
+
+
+def test_rows_explored_for_one_student_serve_another(lane, config, prepared):
+    """The second student takes half as many rows, all of which lie at a share of the training that the first had."""
+    config = changed(config, explorer={"type": "gradient"}, pool__bank={"mode": "shared"}, pool__snapshot_every=4)
+    student = build_student(config, prepared.prepared.student)
+    stream, begin = lane(config=config)
+    blocks = begin(snapshot=checkpoint.snapshot(student), version=0, run="first")
+    count, rows = num_requests(config, 1), []
+    for step in range(count):
+        rows.append(next(blocks))
+        stream.publish(step + 1, checkpoint.snapshot(student))
+    assert stream.metrics()["rows_made"] == count * 64
+    assert {(each.origin, each.steps) for each in rows} == {("first", 60)} and rows[-1].version > 0
+    stream.finish()
+    blocks = begin(snapshot=checkpoint.snapshot(student), version=0, run="second", synthetic_ratio=0.25)
+    again = [next(blocks) for _ in range(count // 2)]
+    assert stream.metrics()["rows_made"] == 0 and {each.origin for each in again} == {"first"}
+    assert all(equal(a, b) for a, b in zip(again, rows[::2], strict=True))
 
 
 def test_what_a_lost_lane_has_claimed_is_made_by_another(lane, config, monkeypatch):

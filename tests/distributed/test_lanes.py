@@ -1,17 +1,20 @@
 """Lanes that do one run after another: what came before must not show."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
 
 from tests.helpers.experiments import changed
 from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.messages import Run
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.training.files import STATE_FILE
 
 pytestmark = pytest.mark.ray
 
@@ -58,7 +61,8 @@ def test_a_run_gives_the_same_alone_and_after_others_on_a_warm_lane(ray_cluster,
     assert reports[-1]["gap_s"] < 3, "no process was started for it"
 
 
-def test_what_goes_wrong_in_a_run_stays_in_it(ray_cluster, prepared, storage):
+def test_what_goes_wrong_in_a_run_stays_in_it_and_its_workers_are_heard(ray_cluster, prepared, storage, caplog):
+    caplog.set_level("INFO", "tgt_ray")
     config = experiment(prepared.experiment)
     reference = (ray.put(prepared.prepared),)
     hopeless = experiment(prepared.experiment, train__optimizer="sgd", train__learning_rate=1e30)
@@ -71,7 +75,18 @@ def test_what_goes_wrong_in_a_run_stays_in_it(ray_cluster, prepared, storage):
         good = all_reports(board, Run("good", config, reference, storage.within("broken", "good").root))
         assert "not finite" in ray.get(board.next_report.remote("diverges", 9)).reason
         assert ray.get(board.next_report.remote("raises", 9)).reason.startswith("KeyError")
+        resumed = Run("again", config, reference, _damaged(storage.within("broken", "good")).root, "trial again")
+        assert all_reports(board, resumed)[-1]["step"] == 120
     assert good[-1]["step"] == 120
+    (line,) = [line for line in caplog.messages if "is damaged" in line]
+    assert line.startswith("trial again: ") and "goes on from the state before it" in line
+    assert not [line for line in caplog.messages if "steps in" in line or "Traceback" in line]
+
+
+def _damaged(folder: Storage) -> Storage:
+    content = Path(folder.path(STATE_FILE)).read_bytes()
+    Path(folder.path(STATE_FILE)).write_bytes(content[: len(content) // 2])
+    return folder
 
 
 @pytest.mark.slow

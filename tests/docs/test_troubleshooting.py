@@ -19,7 +19,13 @@ SHOWN_RESULTS = {"lacking"}
 ELSEWHERE = {
     "core/stored.py": ["is damaged (", "; restore it from a copy, or begin anew without it"],
     "data/columns.py": ["is not a JSON object"],
+    "distributed/lines.py": ["more lines are only in the logs of its workers, which Ray keeps"],
     "distributed/cluster.py": ["cannot connect to that cluster", "cannot start a local Ray"],
+    "teacher/fingerprints.py": [
+        "which is there, is another one",
+        "what it was made from (settings, data, versions of libraries) was not what is here now",
+        "it was made on another processor (",
+    ],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
     "entrypoints/summary.py": ["no trial has finished", "is not behind the best trial by validation"],

@@ -98,8 +98,11 @@ EXPERIMENT = {
     "wrong type": (["train.steps=many"], ["train.steps", "integer", "'many'"]),
     "ratio above 1": (["train.synthetic_ratio=1.2"], ["train.synthetic_ratio", "less than or equal to 1", "1.2"]),
     "ratio below 0": (["train.synthetic_ratio=-0.2"], ["train.synthetic_ratio", "greater than or equal to 0", "-0.2"]),
-    "temperature 0": (["objective.temperature=0"], ["objective.temperature", "greater than 0", "0"]),
-    "temperature negative": (["objective.temperature=-2"], ["objective.temperature", "greater than 0", "-2"]),
+    "temperature 0": (["objective.temperature=0"], ["objective.temperature", "greater than or equal to 0.000001", "0"]),
+    "temperature negative": (
+        ["objective.temperature=-2"],
+        ["objective.temperature", "greater than or equal to 0.000001", "-2"],
+    ),
     "unknown explorer": (["explorer.type=gradint"], ["explorer", "'gradint'", "'gradient'"]),
     "own class absent": (["explorer.type=no_such_module:X"], ["explorer", "no_such_module:X"]),
     "an empty class": (["task.long_tail.imbalance=500"], ["task.long_tail", "class 8", "head 80", "below 160"]),
@@ -249,7 +252,7 @@ SWEEPS = {
     ),
     "temperature outside its range": (
         "space={objective.temperature: {uniform: [0, 4]}}",
-        ["space.objective.temperature", "0", "greater than 0"],
+        ["space.objective.temperature", "0", "greater than or equal to 0.000001"],
     ),
     "one bad choice": (
         "space={explorer.type: {choice: [random, gradint]}}",

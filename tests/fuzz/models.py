@@ -132,7 +132,7 @@ def _student(path: Path, **more: Any) -> Tensor:
 def _labeler(path: Path) -> Tensor:
     how = TextEncoderLabeler(path=str(path), max_tokens=30)
     model = how.build(spec(), CLASSES)
-    assert how.load_weights(model)["head"] == "own"
+    how.load_weights(model)
     return model.eval()(rows(*ASKED)).logits
 
 
@@ -266,7 +266,7 @@ def pixels() -> Tensor:
 def _image_labeler(path: Path) -> Tensor:
     how = TransformersLabeler(path=str(path))
     model = how.build(IMAGES, CLASSES)
-    assert how.load_weights(model)["head"] == "own"
+    how.load_weights(model)
     return model.eval()(pixels()).logits
 
 
@@ -325,7 +325,7 @@ def _timm_student(path: Path) -> Tensor:
 def _timm_labeler(path: Path) -> Tensor:
     how = TimmLabeler(name=TIMM, weights=path, img_size=16)
     model = how.build(IMAGES, CLASSES)
-    assert how.load_weights(model)["head"] == "own"
+    how.load_weights(model)
     return model.eval()(pixels()).logits
 
 

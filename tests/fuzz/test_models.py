@@ -59,8 +59,21 @@ def copied(base: Base) -> Iterator[Path]:
     assert not RAN, RAN
 
 
+PROCESSOR = "preprocessor_config.json"
+
+
 def say(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def replaced(path: Path, other: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+
+def forget(file: Path, *keys: str) -> None:
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in said.items() if key not in keys}))
 
 
 def shards(state: dict[str, torch.Tensor]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
@@ -330,8 +343,7 @@ def another_model(base, path, draw):
         ]
     other = bases()[draw(st.sampled_from(others))]
     if base.is_folder:
-        shutil.rmtree(path)
-        shutil.copytree(other.path, path)
+        replaced(path, other.path)
     else:
         shutil.copy(other.path, path)
 
@@ -397,6 +409,12 @@ def vit_weight(base: Base) -> str:
     [
         ("vit", lambda base, path: without(base, path, vit_weight(base)), "has no weights for '"),
         ("vit", lambda base, path: without(base, path, "classifier.bias"), "has no weights for 'classifier.bias'"),
+        ("vit", lambda base, path: without(base, path, "classifier.weight"), "no weights for 'classifier.weight'"),
+        (
+            "bert classifier",
+            lambda base, path: without(base, path, "classifier.weight"),
+            "no weights for 'classifier.weight'",
+        ),
         (
             "vae",
             lambda base, path: without(base, path, "encoder.conv_in.bias"),
@@ -409,7 +427,17 @@ def vit_weight(base: Base) -> str:
         ),
         ("bert", lambda base, path: say(path / "config.json", hidden_size=-1), "its config.json"),
         ("bert", lambda base, path: say(path / "config.json", vocab_size=0), "its config.json"),
+        ("vit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
+        ("deit", lambda base, path: say(path / "config.json", num_attention_heads=-1), "says num_attention_heads -1"),
         ("vae", lambda base, path: say(path / "config.json", dtype="float16"), "its config.json (TypeError"),
+        ("vae", lambda base, path: say(path / "config.json", _class_name="Own"), "says _class_name 'Own', not"),
+        ("vae", lambda base, path: (path / "config.json").write_text("[1]"), "says _class_name None, not"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_mean=[0.5] * 2), "image_mean (0.5, 0.5), not 3"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_std=[0.5, 0, 1]), "not 3 number(s) above 0"),
+        ("vit", lambda base, path: say(path / PROCESSOR, image_std="half"), "image_std half, not 3"),
+        ("deit", lambda base, path: forget(path / PROCESSOR, "size", "crop_size"), "doesn't take such images"),
+        ("bert masked", lambda base, path: replaced(path, bases()["bart"].path), "writes with a decoder"),
+        ("t5", lambda base, path: forget(path / "config.json", "decoder_start_token_id"), "the decoder starts"),
     ],
 )
 def test_what_has_failed_is_refused_in_one_line(name, spoil, says):

@@ -1,20 +1,21 @@
 """Rows of train that are held out as well: counted, refused, or left out of train."""
 
 import logging
+import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers.pictures import CLASSES, picture
+from tests.helpers.pictures import CLASSES, picture, write_pictures
 from tgt_ray.core import progress
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.tasks import ImageClassification, TextClassification
-from tgt_ray.tasks.leaks import keys_of
+from tgt_ray.tasks import ImageClassification, TextClassification, with_calibration
+from tgt_ray.tasks.leaks import keys_of, several_labels
 
 
 def text_task(folder, **settings) -> TextClassification:
@@ -101,6 +102,57 @@ def test_images_are_compared_by_their_pixels(tmp_path):
     picture(1, 2).save(tmp_path / "data/test/green/20.bmp")  # the pixels of a train image in another kind of file
     task = validate(ImageClassification, {"data": {"type": "folder", "path": tmp_path / "data"}})
     assert task.load(Storage(tmp_path / "storage")).leaks == {"test": 1, "validation": 0, "validation and test": 0}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of which one of train is in two classes, in files of two kinds."""
+    folder = write_pictures(tmp_path / "data")
+    picture(0, 1).save(folder / "train/red/again.bmp")
+    return folder
+
+
+def test_an_image_with_two_labels_is_named(pictures, tmp_path, caplog):
+    task = validate(ImageClassification, {"data": {"type": "folder", "path": pictures}})
+    task.load(Storage(tmp_path / "storage"))
+    (line,) = [each for each in caplog.messages if "more than one label" in each]
+    one, other = (str(pictures / "train" / name) for name in ("blue/01.png", "red/again.bmp"))
+    assert line == f"train: 1 images come with more than one label, the first: {one} is 'blue', {other} is 'red'"
+
+
+def test_it_is_named_where_validation_is_held_out_of_train(pictures, tmp_path, caplog):
+    for number in range(4):  # so that validation has two of them as well
+        picture(0, 1).save(pictures / f"train/green/{number}.bmp")
+        picture(0, 1).save(pictures / f"train/red/{number}.bmp")
+    shutil.rmtree(pictures / "validation")
+    data = {"type": "folder", "path": pictures, "validation_fraction": 0.9}
+    validate(ImageClassification, {"data": data}).load(Storage(tmp_path / "storage"))
+    lines = [each for each in caplog.messages if each.startswith("validation: 1 images come")]
+    assert len(lines) == 1 and str(pictures / "train") in lines[0]
+
+
+def test_raw_pixels_with_two_labels_are_named_by_their_rows(tmp_path, caplog):
+    pixels = [bytes([number] * 16) for number in (1, 2, 3, 1, 2)]
+    for split, labels in (("train", [0, 1, 0, 1, 1]), ("validation", [0, 1, 0, 0, 1]), ("test", [0, 1, 0, 0, 1])):
+        pq.write_table(pa.table({"image": pixels, "label": labels}), tmp_path / f"{split}.parquet")
+    validate(ImageClassification, {"data": {"type": "parquet", "path": tmp_path}}).load()
+    lines = [each for each in caplog.messages if "more than one label" in each]
+    assert lines == ["train: 1 images come with more than one label, the first: row 0 is 0, row 3 is 1"]
+
+
+def test_images_without_a_label_have_no_second_one():
+    keys = np.array([b"a", b"b", b"a", b"b", b"c", b"a"])
+    assert several_labels(keys, np.array([0, 1, -1, 1, 2, -1])) == (0, (0, 0))
+    assert several_labels(keys, np.array([-1, 1, 0, 2, 0, 3])) == (2, (1, 3))
+    assert several_labels(keys, np.full(6, -1)) == (0, (0, 0))
+
+
+def test_what_is_known_of_rows_is_used_for_calibration(texts, monkeypatch):
+    task = text_task(texts, drop_leaks=True)
+    data = task.load()
+    assert data.keys["full"].tolist() == keys_of(task, "full", data.tables["full"]).tolist()
+    monkeypatch.setattr("tgt_ray.tasks.calibration.keys_of", None)
+    assert "validation" not in with_calibration(task, data, 1).keys, "it has fewer rows then"
 
 
 def test_digits_have_none():

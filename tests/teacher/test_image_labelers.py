@@ -230,7 +230,7 @@ def test_a_transformers_classifier_takes_another_size_or_says_that_it_does_not(v
     fixed = transformers.ViTMSNForImageClassification(transformers.ViTMSNConfig(**sizes, image_size=16, patch_size=5))
     fixed.save_pretrained(tmp_path / "msn")
     transformers.AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "msn")
-    with pytest.raises(ConfigError, match=r"teacher\.labeler\.img_size: 3, but .*msn doesn't take such images"):
+    with pytest.raises(ConfigError, match=r"teacher\.labeler\.img_size: 3x3, but .*msn doesn't take such images"):
         TransformersLabeler.model_construct(path=str(tmp_path / "msn"), img_size=3, revision=None).build(
             InputSpec((3, 8, 8)), 2
         )

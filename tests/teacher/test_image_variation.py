@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 
 
 def built(folder, shape=(3, 8, 8), **options):
-    how = ImageVariationGenerator(path=str(folder), steps=2, **options)
+    how = ImageVariationGenerator(**{"path": str(folder), "steps": 2, **options})
     return how.build(InputSpec(shape)).eval().requires_grad_(False)
 
 
@@ -121,6 +121,7 @@ def test_grey_images_of_any_size_and_few_at_a_time(folder):
     ("options", "message"),
     [
         ({"size": 20}, "teacher.generator.size: 20; it must be a multiple of 8"),
+        ({"steps": 1001}, "teacher.generator.steps: 1001; the pipeline has 1000 steps at the most"),
         ({"noise_level": 1000}, "teacher.generator.noise_level: 1000; the pipeline has 1000 levels"),
     ],
 )

@@ -69,6 +69,17 @@ def test_a_small_bank_is_used_epoch_after_epoch(tmp_path):
     assert all(same(a.inputs, b.inputs) for a, b in zip(first(other, 12), taken, strict=True)) and idle.asked == []
 
 
+def test_rows_of_every_epoch_are_compared_with_rows_of_none(tmp_path):
+    own, teacher = rows(Storage(tmp_path), total=3 * ROWS)
+    first(own, 3)
+    assert own.seen_and_fresh() is None, "no row has come twice"
+    first(own, 1, start=3)
+    seen, fresh = own.seen_and_fresh()
+    check(seen, made_block(0, ROWS))
+    check(fresh, made_block(3, ROWS))
+    assert teacher.asked == [0, 1, 2, 3] and own.epochs == 2
+
+
 def test_a_resumed_run_makes_again_what_its_epoch_needs(tmp_path):
     own, _ = rows(Storage(tmp_path / "one"), total=3 * ROWS)
     taken = first(own, 6)

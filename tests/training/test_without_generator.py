@@ -108,6 +108,6 @@ def test_a_run_that_was_begun_with_another_teacher_does_not_go_on(tmp_path, monk
         (mine,) = (tmp_path / "teachers").glob(f"labeler-*.{kind}")
         mine.unlink()
     monkeypatch.setattr(type(experiment.teacher.labeler), "fit", lambda self, *args: None)
-    with pytest.raises(ConfigError, match=r"another teacher \(labeler \w+.* move those of the present one away"):
+    with pytest.raises(ConfigError, match=r"another teacher \(labeler \w+.* restore its files in teachers/, or begin"):
         api.run(storage=str(tmp_path), name="a", local=True, resume=True)
     assert stopped.read("checkpoint", "state.pt") == state

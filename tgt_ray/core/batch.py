@@ -101,6 +101,8 @@ class Block:
     - request: its number
     - version: step of the student that the explorer used; -1: none
     - explorer: its type
+    - origin: the run whose student the explorer looked at, where a bank has the rows; otherwise empty
+    - steps: all steps of that student's training; 0: not known
     - seconds: that the teacher took for these rows, where they come out of the bank; None: they were made for this run
     """
 
@@ -111,6 +113,8 @@ class Block:
     request: int
     version: int
     explorer: str
+    origin: str = ""
+    steps: int = 0
     seconds: float | None = None
 
     def __len__(self) -> int:

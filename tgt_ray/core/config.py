@@ -173,6 +173,10 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
 #: Widths of the layers of a network, one after the other.
 Widths = Annotated[tuple[Width, ...], AfterValidator(_few_weights)]
+#: Divided by a lower temperature, logits are more than float32 holds.
+LEAST_TEMPERATURE = 1e-6
+#: Temperature of a softmax.
+Temperature = Annotated[float, Field(ge=LEAST_TEMPERATURE, le=1e6)]
 #: A path, made absolute, since the processes of a cluster start in folders of their own.
 FilePath = Annotated[Path, AfterValidator(_whole)]
 #: A folder, made absolute, or a name on the hub.

@@ -146,11 +146,3 @@ def duration(seconds: float) -> str:
     if whole < 2 * 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def volume(count: float) -> str:
-    """Write bytes for people: "12 bytes", "3.4 MB", "20 GB"."""
-    for unit, bytes_of_it in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_of_it:
-            return f"{count / bytes_of_it:.3g} {unit}"
-    return f"{count:.0f} bytes"

@@ -13,6 +13,7 @@ import ray
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.claims import Claims
 from tgt_ray.distributed.cluster import beside_the_caller
+from tgt_ray.distributed.lines import Line, LinesOfRuns
 from tgt_ray.distributed.messages import Answer, Metrics, Run
 from tgt_ray.distributed.run_queue import Overview, RunQueue
 from tgt_ray.experiment.experiment import Experiment
@@ -26,6 +27,7 @@ class Board:
 
     def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
         self.runs = RunQueue(plan, lanes, max_rebuilds, warm)
+        self.lines, self.silent = LinesOfRuns(), False
         self.changed = asyncio.Condition()
         self.claims = Claims()
 
@@ -93,6 +95,18 @@ class Board:
         """Keep why the run's worker is about to give up, for the message if the run can't go on."""
         self.runs.trouble(run_id, reason)
 
+    async def say(self, run_id: str | None, line: Line) -> None:
+        """Keep a line of a worker for the driver's log.
+
+        - run_id: of the run that the worker has; None: it has none
+        """
+        async with self.changed:
+            self.lines.add(self._called(run_id), line)
+            self.changed.notify_all()
+
+    def _called(self, run_id: str | None) -> str:
+        return self.runs.entries[run_id].run.called if run_id is not None else ""
+
     async def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
         """Mark a run as over.
 
@@ -101,6 +115,7 @@ class Board:
         """
         async with self.changed:
             self.runs.end(run_id, reason, history)
+            self.lines.ended(self._called(run_id))
             self.changed.notify_all()
 
     async def cancelled(self, run_id: str) -> None:
@@ -130,6 +145,19 @@ class Board:
     async def overview(self) -> Overview:
         """Say what lanes do right now."""
         return self.runs.overview()
+
+    async def listen(self) -> list[Line] | None:
+        """Wait for lines of workers and return them; None where none will come any more."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.lines.waiting or self.silent)
+            return self.lines.take() or None
+
+    async def hush(self) -> None:
+        """Note that all lanes have ended, so that no more lines will come."""
+        async with self.changed:
+            self.silent = True
+            self.lines.all_ended()
+            self.changed.notify_all()
 
     async def close(self) -> None:
         """End all lanes and stop their runs."""

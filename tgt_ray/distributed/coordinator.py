@@ -144,12 +144,22 @@ class Coordinator:
         Where another lane still makes it, nothing happens.
         """
         async with self.changed:
-            if self.job is None or number != self.job.number or index not in self.there | self.elsewhere:
+            if self.job is None or number != self.job.number:
+                return
+            its_turn_comes = index >= self.next_index and index not in self.there
+            if its_turn_comes or index in self.demanded or index in self.granted.values():
                 return
             if await self._is_mine(index):
                 self.there.discard(index)
                 self.elsewhere.discard(index)
                 self.demanded.append(index)
+                self.changed.notify_all()
+
+    async def found(self, number: int, there: frozenset[int]) -> None:
+        """Note which requests of the job have come into the bank since its begin: others have made them."""
+        async with self.changed:
+            if self.job is not None and number == self.job.number:
+                self.there |= {index for index in there if index >= self.next_index}
                 self.changed.notify_all()
 
     async def consumed(self, number: int, index: int) -> None:

@@ -20,6 +20,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
+from tgt_ray.distributed.lines import Line, handed_on
 from tgt_ray.distributed.messages import BankPlace, Run
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import threads_of
@@ -55,12 +56,13 @@ def lane_worker(config: dict[str, LaneSetup]) -> None:
     """Do the runs that the board gives to this lane, until it gives none; the training function of Ray Train."""
     context = ray.train.get_context()
     worker = LaneWorker(config["setup"], context.get_world_rank(), context.get_world_size())
-    try:
-        worker.get_ready()
-        while (run := worker.take()) is not None:
-            worker.work(run)
-    finally:
-        worker.close()
+    with handed_on(worker.say, all_of_them=False):
+        try:
+            worker.get_ready()
+            while (run := worker.take()) is not None:
+                worker.work(run)
+        finally:
+            worker.close()
 
 
 class LaneWorker:
@@ -73,6 +75,7 @@ class LaneWorker:
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
+        self.run_id: str | None = None  # of the run that is worked on
         self.held: Bank | None = None  # the present run's
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.streams else None
@@ -93,6 +96,11 @@ class LaneWorker:
         keep_freed_memory()
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         self.device = f"cuda:{torch.cuda.current_device()}" if train.gpus_per_worker else "cpu"
+
+    def say(self, line: Line) -> None:
+        """Bring a line to the driver's log, by way of the board."""
+        # This waits, so that a run's lines are there before its end is.
+        ray.get(self.board.say.remote(self.run_id, line))
 
     def close(self) -> None:
         if self.stream is not None:
@@ -130,6 +138,7 @@ class LaneWorker:
         from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
+        self.run_id = item.id
         try:
             run = self._load(item)
             self._train(item, run)
@@ -153,7 +162,7 @@ class LaneWorker:
         self._release()
         if self.rank == 0:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
-        self.ended = time.perf_counter()
+        self.run_id, self.ended = None, time.perf_counter()
 
     def _load(self, item: Run) -> StudentRun:
         """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""
@@ -206,7 +215,7 @@ class LaneWorker:
 
         assert self.stream is not None, "the board gives a run only to a lane that serves it"
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
-        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item.experiment, run)
+        what = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
         try:
             return self.stream.begin(*what)
         except StreamLost as err:
@@ -215,22 +224,22 @@ class LaneWorker:
         self.stream = self._open_stream()
         return self.stream.begin(*what)
 
-    def _bank(self, experiment: Experiment, run: StudentRun) -> BankPlace | None:
+    def _bank(self, item: Run, run: StudentRun) -> BankPlace | None:
         """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""
         from tgt_ray.teacher.bank.key import machine
         from tgt_ray.training import checkpoint
         from tgt_ray.training.banked import bank_of, uses_bank
 
+        experiment, pool = item.experiment, item.experiment.pool
         if not uses_bank(experiment):
             return None
-        pool = experiment.pool
         device = "cuda" if pool.gpus_per_actor else "cpu"
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
         bank.hold(checkpoint.size_of(run) if self.rank == 0 else 0)
         self.held = bank
-        return BankPlace(bank.key, made_on)
+        return BankPlace(bank.key, made_on, item.id)
 
 
 class LaneHooks:
@@ -271,6 +280,10 @@ class LaneHooks:
 
         if self.stream is not None:
             self.stream.publish(run.step, checkpoint.snapshot(run.student))
+
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        banked = self.stream.banked if self.stream is not None else None
+        return banked.seen_and_fresh() if banked is not None else None
 
     def stream_metrics(self) -> dict[str, Any]:
         from tgt_ray.results.ledger import summed

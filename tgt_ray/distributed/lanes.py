@@ -20,12 +20,14 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.board import start_board
 from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.lane_worker import LaneSetup, lane_worker
+from tgt_ray.distributed.lines import say
 from tgt_ray.distributed.ray_train import RememberPlacement, backend, remove_placement, trainer_class
 from tgt_ray.distributed.resources import needs_places, worker_resources
 from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.transfer_set import Prepared
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ def open_lanes(
         threads = [
             threading.Thread(target=_keep_open, args=(board, name, storage, folder), daemon=True) for name in names
         ]
-        for thread in threads:
+        listener = threading.Thread(target=_listen, args=(board,), daemon=True)
+        for thread in (*threads, listener):
             thread.start()
         try:
             yield board
@@ -73,6 +76,9 @@ def open_lanes(
                 thread.join(timeout=max(0.0, deadline - time.time()))
             if any(thread.is_alive() for thread in threads):
                 log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
+            with suppress(RayActorError):
+                ray.get(board.hush.remote())
+            listener.join(timeout=CLOSE_TIMEOUT_S)
             # Killed at once and not with its last reference, since its name may be needed again.
             ray.kill(board)
 
@@ -89,19 +95,28 @@ def open_prepared_lanes(
     warm: bool = True,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    begun: Begun | None = None,
 ) -> Iterator[tuple[Any, Prepared]]:
     """Open lanes, and prepare what all runs with the task and teacher of `experiment` share while the lanes start.
 
     - objectives, unchanged: as for prepare_on_ray
+    - begun: what is to go on
     - other parameters: as for open_lanes
     - yields: the board and the prepared data
     """
-    teacher = teacher_on_ray(experiment, data, storage)
+    teacher = teacher_on_ray(experiment, data, storage, begun)
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
         prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged)
     with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
         yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged)
+
+
+def _listen(board: Any) -> None:
+    """Log here what the workers of lanes say, which is in logs of their own otherwise, until all have ended."""
+    with suppress(RayActorError):  # the board was lost: so were their lines
+        while (lines := ray.get(board.listen.remote())) is not None:
+            say(lines)
 
 
 def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:

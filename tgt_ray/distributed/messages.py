@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.teacher.bank.numbering import Numbering
 
 Metrics = dict[str, Any]
 
@@ -16,12 +17,14 @@ class Run:
 
     - prepared: holds a reference to a Prepared
     - folder: of the run's checkpoint
+    - called: what lines of its workers begin with; empty where there is one run alone
     """
 
     id: str
     experiment: Experiment
     prepared: tuple[Any, ...]
     folder: str
+    called: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ class BankPlace:
 
     - key: of the bank
     - made_on: what the key takes for granted of the machine that makes the rows, see `tgt_ray.teacher.bank.key.machine`
+    - run: the job's name, which stands with rows that are explored for its student
     """
 
     key: str
     made_on: dict[str, Any]
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,15 @@ class Job:
     count: int
     bank: BankPlace | None = None
 
+    @property
+    def numbering(self) -> Numbering:
+        """The numbers of this worker's requests."""
+        shared = self.bank is not None and self.experiment.explorer.on_policy
+        return Numbering(self.rank, self.world_size, self.count * self.world_size if shared else None)
+
     def request(self, index: int) -> int:
-        """Return the request's number in the whole run from its index among those of this worker."""
-        return index * self.world_size + self.rank
+        """Return the number of a request in the whole run, and its bank, from its index among those of this worker."""
+        return self.numbering.number(index)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class TeacherGenerator:
         self.kept = True  # whether the last request is in the bank, where there is one
         self.number = self.version = -1
         self.bank: Any = None
+        self.run = ""
         self.ended = False
         # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
         self.ahead = ThreadPoolExecutor(max_workers=1)
@@ -129,6 +130,8 @@ class TeacherGenerator:
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
         self.took = time.perf_counter() - started
         check_block(block)
+        if self.bank is not None and block.version >= 0:
+            block = replace(block, origin=self.run, steps=self.experiment.train.steps)
         # Before it is sent, so that it is there for all who wait for it.
         self.kept = self.bank is None or keep(self.bank, block, self.took)
         return block
@@ -170,6 +173,7 @@ class TeacherGenerator:
         )
         self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
         self.number, self.version, self.bank = job.number, -1, self._bank(job)
+        self.run = job.bank.run if job.bank is not None else ""
 
     def _bank(self, job: Job) -> Any:
         """Return the bank that a job's rows are kept in; None where there is none."""

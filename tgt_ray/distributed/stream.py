@@ -28,7 +28,7 @@ from tgt_ray.distributed.wire import unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.training.banked import BankedRows, about_bank, reused_rows
+from tgt_ray.training.banked import BankedRows, about_bank, num_requests, reused_rows
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
@@ -42,6 +42,8 @@ CLOSE_TIMEOUT_S = 15
 SLOTS = 256
 #: Seconds between two looks for rows that another lane makes, and after which the own generators make them.
 LOOK_S, DEMAND_S = 0.05, 5.0
+#: Seconds between two looks for rows that others have made meanwhile, and that needn't be made here any more.
+NEWS_S = 1.0
 
 
 class StreamLost(RuntimeError):
@@ -71,8 +73,10 @@ class SyntheticStream:
         self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
         self.bank: Bank | None = None  # of the present job
+        self.banked: BankedRows | None = None  # its rows, in the order of this worker
         self.taken = 0  # rows that the worker has had of the present job
-        self.banked, self.banked_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
+        self.beyond = 0  # index after the last one that it has waited for
+        self.found, self.found_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
         self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
         self.unkept = 0  # those of them that the bank didn't take
         self.rank, self.world_size = rank, world_size
@@ -110,46 +114,56 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = self.banked = self.timed = self.unkept = 0
-        self.banked_s = self.timed_s = 0.0
+        self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
+        self.found_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
         self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
-        if total is not None and self.bank is not None:
-            count = min(count, total // self.rows)
+        if total is not None and self.bank is not None and total // self.rows < count:
+            count = total // self.rows + 1  # the last one is compared with
         job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
         there: frozenset[int] = frozenset()
+        self.banked = None
         if self.bank is not None:
             self.bank.look()
-            there = frozenset(index for index in range(count) if job.request(index) in self.bank)
+            train = experiment.train
+            make = partial(self._next, job)
+            self.banked = BankedRows(self.bank, make, self.rows, total, train.seed, job.numbering, train.steps)
+            there = self.banked.there()
         self._call("begin", job, snapshot, version, there)
-        return self._blocks(job, total)
+        return self._blocks(job, there)
 
-    def _blocks(self, job: Job, total: int | None) -> Iterator[Block]:
-        rows = None
-        if self.bank is not None:
-            make, seed = partial(self._next, job), job.experiment.train.seed
-            rows = BankedRows(self.bank, make, self.rows, total, seed, job.request)
+    def _blocks(self, job: Job, there: frozenset[int]) -> Iterator[Block]:
+        looked = time.monotonic()
         for index in itertools.count(job.first):
-            block = self._next(job, index) if rows is None else rows.block(index)
+            block = self._next(job, index) if self.banked is None else self.banked.block(index)
+            self.waiting.pop(index, None)  # where it was in the bank as well
             self.taken += len(block)
             if block.seconds is not None:
-                self.banked, self.banked_s = self.banked + len(block), self.banked_s + block.seconds
+                self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
             # Without waiting: the next block is most likely here already.
             self.coordinator.consumed.remote(job.number, index + 1)
+            if self.banked is not None and time.monotonic() - looked > NEWS_S:
+                self.banked.bank.look()
+                news, looked = self.banked.there() - there, time.monotonic()
+                if news:
+                    self.coordinator.found.remote(job.number, news)
+                    there |= news
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
-        asked = time.monotonic()
+        # What the worker has had before, and the bank hasn't kept, must be asked for.
+        asked = time.monotonic() if index >= self.beyond else -math.inf
+        self.beyond = max(self.beyond, index + 1)
         while index not in self.waiting:
             try:
-                self._sort_in(self.blocks.get(timeout=None if self.bank is None else LOOK_S), job, index)
+                self._sort_in(self.blocks.get(timeout=None if self.banked is None else LOOK_S), job, index)
             except queue.Empty:
-                assert self.bank is not None
-                self.bank.look()
-                found = self.bank.read(job.request(index))
+                assert self.banked is not None
+                self.banked.bank.look()
+                found = self.banked.find(index)
                 if found is not None:
                     return found
                 if time.monotonic() - asked > DEMAND_S:
@@ -170,11 +184,11 @@ class SyntheticStream:
         if request is not None:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
             self.unkept += not row["kept"][0].as_py()
-        if self.bank is not None and (request is None or request // self.world_size < expected):
+        if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here
         if request is None:
             raise RuntimeError("the block of a consumed request came twice")
-        index = request // self.world_size
+        index = job.numbering.index(request)
         if index < expected or index in self.waiting:
             raise RuntimeError(f"the block of request index {index} came twice")
         self.waiting[index] = row
@@ -192,11 +206,11 @@ class SyntheticStream:
         found = self._call("stream_metrics")
         made = int(found["requests_granted"]) * self.rows
         rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
-        banked_row_s = self.banked_s / max(1, self.banked)
+        found_row_s = self.found_s / max(1, self.found)
         # The mean, since some requests are still on their way, or came out of the bank first.
-        rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else banked_row_s)
+        rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else found_row_s)
         if self.bank is not None:
-            rows["teacher_seconds_saved"] = rows["rows_found"] * banked_row_s
+            rows["teacher_seconds_saved"] = rows["rows_found"] * found_row_s
             rows["rows_not_kept"] = self.unkept * self.rows
             rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
@@ -244,13 +258,6 @@ class SyntheticStream:
     def _drain(self) -> None:
         while not self.blocks.empty():
             self.blocks.get_nowait()
-
-
-def num_requests(experiment: Experiment, world_size: int) -> int:
-    """Return the number of requests that one worker consumes in a whole run."""
-    train = experiment.train
-    rows = train.steps * (train.batch_size // world_size) * experiment.synthetic_ratio
-    return math.ceil(rows / experiment.pool.rows_per_request)
 
 
 def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,6 +11,7 @@ from ray.exceptions import RayError
 from ray.util.queue import Queue
 
 from tgt_ray.distributed.cluster import beside_the_caller
+from tgt_ray.distributed.lines import handed_on, say
 
 #: Seconds between two looks at what the task has said.
 LOOK_EVERY_S = 0.5
@@ -37,22 +37,9 @@ def run_and_say(function: Callable[..., Any], options: dict[str, Any], *args: An
 
 def _log(lines: Queue) -> None:
     with suppress(RayError):  # its actor was lost: the task goes on, without a word
-        for name, level, message in lines.get_nowait_batch(lines.qsize()):
-            logging.getLogger(name).log(level, "%s", message)
+        say(lines.get_nowait_batch(lines.qsize()))
 
 
 def _said(function: Callable[..., Any], lines: Queue, *args: Any) -> Any:
-    ours = logging.getLogger("tgt_ray")
-    ours.setLevel(logging.INFO)
-    ours.addHandler(_ToCaller(lines))
-    return function(*args)
-
-
-class _ToCaller(logging.Handler):
-    def __init__(self, lines: Queue):
-        super().__init__(logging.INFO)
-        self.lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(RayError):
-            self.lines.put((record.name, record.levelno, record.getMessage()))
+    with handed_on(lines.put):
+        return function(*args)

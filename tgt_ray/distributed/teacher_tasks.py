@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -23,19 +24,56 @@ from tgt_ray.distributed.teacher_pass import label_rows
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
-from tgt_ray.teacher.transfer_set import Prepared
-from tgt_ray.training import fit_check
+from tgt_ray.teacher.fingerprints import Begun
+from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
+from tgt_ray.training import fit_check, states
 from tgt_ray.training.preparation import found_teacher, join, make_teacher
 
 log = logging.getLogger(__name__)
 
 
-def teacher_on_ray(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+def begun_on_ray(experiment: Experiment, data: TaskData, checkpoints: Storage) -> Begun | None:
+    """Read in a task, which imports torch, with which teacher a run was begun whose checkpoints these are.
+
+    - returns: None where it has none yet, or where they are of an older version
+    - raises ConfigError: where it can't go on, whichever the teacher is
+    """
+    if not states.any_in(checkpoints):
+        return None
+    begun = ray.remote(num_cpus=0, max_calls=1)(_begun)
+    with _one_line():
+        found: Begun | None = ray.get(begun.remote(experiment, checkpoints, rows_of_students(data)))
+    return found
+
+
+def _begun(experiment: Experiment, checkpoints: Storage, rows: dict[str, str]) -> Begun | None:
+    from tgt_ray.training import checkpoint
+
+    content = states.last_whole(checkpoints)
+    return None if content is None else checkpoint.begun_with(content, experiment, experiment.train.workers, rows)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Raise what a task has raised for the user as it was."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, OneLine):
+            raise err.cause from None
+        raise
+
+
+def teacher_on_ray(
+    experiment: Experiment, data: TaskData, storage: Storage, begun: Begun | None = None
+) -> dict[str, Any]:
     """Return the teacher's record with its `fit_check`.
 
     Where the storage doesn't have them, the teacher is pretrained and checked in one task.
+
+    - begun: what is to go on with it
     """
-    record = found_teacher(experiment, data, storage) or _teacher_by_a_task(experiment, data, storage)
+    record = found_teacher(experiment, data, storage, begun) or _teacher_by_a_task(experiment, data, storage, begun)
     fit_check.judge(experiment, record["fit_check"])
     return record
 
@@ -63,7 +101,7 @@ def prepare_on_ray(
     return join(experiment, data, teacher, teacher_pass, storage, objectives, unchanged)
 
 
-def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage) -> dict[str, Any]:
+def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage, begun: Begun | None) -> dict[str, Any]:
     # The task asks for one CPU, so that a busy cluster doesn't delay it, but has threads for a whole node, since
     # nothing else of this run works meanwhile. Where generators need GPUs or custom resources, it asks for a
     # generator's. Its process ends with it, which frees the memory that it holds on a GPU.
@@ -74,32 +112,33 @@ def _teacher_by_a_task(experiment: Experiment, data: TaskData, storage: Storage)
     threads = max(1, int(largest_node_cpus()))
     log.info("teacher: prepared and checked now, in a task")
     reference = ray.put(data)
-    try:
+    with _one_line():
         if experiment.teacher.labeler.embeds_documents:
             look = ray.remote(max_calls=1)(_missing_documents).options(**options)
-            file = ray.get(look.remote(experiment, reference, storage))
+            file = ray.get(look.remote(experiment, reference, storage, begun))
             if file is not None:
                 embed_documents(experiment, data, file, storage)
-        record: dict[str, Any] = run_and_say(_make_teacher, options, experiment, reference, storage, threads)
+        record: dict[str, Any] = run_and_say(_make_teacher, options, experiment, reference, storage, threads, begun)
         return record
-    except ray.exceptions.RayTaskError as err:
-        if isinstance(err.cause, OneLine):
-            raise err.cause from None
-        raise
 
 
-def _missing_documents(experiment: Experiment, data: TaskData, storage: Storage) -> str | None:
+def _missing_documents(experiment: Experiment, data: TaskData, storage: Storage, begun: Begun | None) -> str | None:
     from tgt_ray.teacher.documents import missing
+    from tgt_ray.teacher.store import LabelerMaker
 
+    if begun is not None:  # before many documents are embedded for nothing
+        LabelerMaker(experiment.teacher.labeler, experiment.task, data, storage, "cpu", begun).check_begun()
     return missing(experiment.teacher.labeler, data, storage)
 
 
-def _make_teacher(experiment: Experiment, data: TaskData, storage: Storage, threads: int) -> dict[str, Any]:
+def _make_teacher(
+    experiment: Experiment, data: TaskData, storage: Storage, threads: int, begun: Begun | None
+) -> dict[str, Any]:
     import torch
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-    return make_teacher(experiment, data, storage, device_of(experiment))[1]
+    return make_teacher(experiment, data, storage, device_of(experiment), begun)[1]
 
 
 def run_on_ray(function: Callable[[Any, Advance], Any], parts: list[Any], advance: Advance) -> list[Any]:

@@ -25,11 +25,15 @@ ROW = pa.schema(
         ("request", pa.int64()),
         ("version", pa.int64()),
         ("explorer", pa.string()),
+        ("origin", pa.string()),
+        ("steps", pa.int64()),
         ("seconds", pa.float64()),
         ("kept", pa.bool_()),
         ("payload", pa.large_binary()),
     ]
 )
+#: What all rows of a request have in common.
+SAME = ("request", "version", "explorer", "origin", "steps")
 #: Prefixes of the names of arrays; they keep the arrays apart, since a signal may have any name.
 ROWS, COLUMNS, SHOWN = "rows/", "columns/", "shown/"
 
@@ -46,7 +50,7 @@ def pack(job: int, block: Block, seconds: float = 0.0, kept: bool = True) -> pa.
         SHOWN: block.shown,
     }
     arrays = flat({f"{prefix}{name}": values for prefix, part in parts.items() for name, values in part.items()})
-    same = {"request": block.request, "version": block.version, "explorer": block.explorer}
+    same = {name: getattr(block, name) for name in SAME}
     return _row(job=job, **same, seconds=seconds, kept=kept, payload=safetensors.numpy.save(arrays))
 
 
@@ -66,5 +70,5 @@ def unpack(row: pa.Table) -> Block:
         {name.removeprefix(prefix): values for name, values in found.items() if name.startswith(prefix)}
         for prefix in (ROWS, COLUMNS, SHOWN)
     )
-    same = {name: row[name][0].as_py() for name in ("request", "version", "explorer")}
+    same = {name: row[name][0].as_py() for name in SAME}
     return Block(**rows, columns=columns, shown=shown, **same)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from tgt_ray.results.ledger import ledger
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
 from tgt_ray.tasks import Task, TaskData, with_calibration
-from tgt_ray.teacher.fingerprints import check_same
+from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check, states
 from tgt_ray.training.files import kept_files
@@ -118,17 +118,15 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
 
     folder = root.within(name)
     begun = folder.where("experiment.yaml")
-    if resume:
-        _check_state(folder, name)
+    before = _check_state(folder, name) if resume else None
     with as_stored():
         there = validate(Experiment, parse_yaml(folder.read("experiment.yaml"), begun), begun) if resume else config
     if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
-        history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder)
-    content = folder.find("record.json") if resume else None
-    if content is not None:
-        check_same(json.loads(content), prepared.fingerprints, prepared.teacher, "run")
+        history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder, before)
+    if before is not None:
+        check_same(before, prepared.fingerprints, prepared.teacher, "run")
     record = {
         formats.KEY: formats.FORMATS["run"],
         "kind": "run",
@@ -150,21 +148,41 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     return RunResult(folder.root, pd.DataFrame(history), record)
 
 
-def _check_state(folder: Storage, name: str) -> None:
-    """Raise ConfigError where a later version has written the run, or nothing whole is left to resume it from."""
+def _check_state(folder: Storage, name: str) -> dict[str, Any] | None:
+    """Raise ConfigError where a later version has written the run, or nothing whole is left to resume it from.
+
+    - returns: its record, where it was finished before
+    """
     content = folder.find("record.json")  # written anew at the end
-    if content is not None:
-        formats.check_not_newer("run", json.loads(content), f"--resume: run '{name}'")
+    before: dict[str, Any] | None = None if content is None else json.loads(content)
+    if before is not None:
+        formats.check_not_newer("run", before, f"--resume: run '{name}'")
     states.check(folder.within("checkpoint"))
+    return before
 
 
-def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
-    from tgt_ray.training.local import devices, prepare_local, train_local
+def _begun(of_state: Begun | None, before: dict[str, Any] | None, data: TaskData) -> Begun | None:
+    """Return with which teacher a run was begun, where that is known; ConfigError where its data have changed.
+
+    - of_state: what its checkpoint says
+    - before: its record, where it was finished before; it says more
+    """
+    if before is None:
+        return of_state
+    check_data(before, data.fingerprints, "run")
+    return Begun.of(before, "run")
+
+
+def _run_local(
+    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], Prepared]:
+    from tgt_ray.training.local import begun_locally, devices, prepare_local, train_local
     from tgt_ray.training.run import Diverged
 
     devices(config)
     data = _read(config, [config.objective], scan, root, in_this_process)
-    prepared = prepare_local(config, data, root)
+    begun = _begun(begun_locally(config, data, folder.within("checkpoint")), before, data)
+    prepared = prepare_local(config, data, root, begun=begun)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
     try:
         run = train_local(
@@ -173,6 +191,7 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
             root,
             folder.within("checkpoint"),
             report=partial(_log_report, config.task.metric_names[0]),
+            name=Path(folder.root).name,
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
@@ -180,7 +199,9 @@ def _run_local(config: Experiment, scan: Any, root: Storage, folder: Storage) ->
     return run.history, prepared
 
 
-def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> tuple[list[dict[str, Any]], Prepared]:
+def _run_ray(
+    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], Prepared]:
     """Train on Ray: a run is a lane with one job."""
     import ray
     from ray.exceptions import RayActorError
@@ -190,16 +211,18 @@ def _run_ray(config: Experiment, scan: Any, root: Storage, folder: Storage) -> t
     from tgt_ray.distributed.lanes import open_prepared_lanes
     from tgt_ray.distributed.messages import Run
     from tgt_ray.distributed.resources import check_fits
-    from tgt_ray.distributed.teacher_tasks import run_on_ray
+    from tgt_ray.distributed.teacher_tasks import begun_on_ray, run_on_ray
 
+    checkpoints = folder.within("checkpoint")
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
         data = _read(config, [config.objective], scan, root, run_on_ray)
-        with open_prepared_lanes(board_name(folder), config, data, config, 1, root) as (board, prepared):
+        begun = _begun(begun_on_ray(config, data, checkpoints), before, data)
+        with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
-            run = Run(folder.root, config, (ray.put(prepared),), folder.within("checkpoint").root)
+            run = Run(folder.root, config, (ray.put(prepared),), checkpoints.root)
             try:
                 ray.get(board.submit.remote(run))
                 answer = _followed(config, board, run.id)

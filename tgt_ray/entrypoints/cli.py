@@ -120,7 +120,7 @@ def sweep(
     if dry_run:
         if resume:
             raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
-        return _print_plan(_data(file, sets, default_sweep()))
+        return _print_plan(_data(file, sets, default_sweep()), storage)
     with terminal.messages(_level(quiet, verbose)):
         result = api.run_sweep(
             None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
@@ -251,13 +251,15 @@ def _data(file: Path | None, sets: list[str] | None, default: dict[str, Any]) ->
     return Source(data, where=str(file) if file else "", overrides=[parse_override(text) for text in sets or []])
 
 
-def _print_plan(source: Source) -> None:
+def _print_plan(source: Source, storage: str | None) -> None:
+    from tgt_ray.core.storage import Storage
+    from tgt_ray.entrypoints.api import default_storage
     from tgt_ray.sweeps.config import SweepConfig
     from tgt_ray.sweeps.dry_run import plan
 
     sweep = source.build(SweepConfig)
     sweep.check_files()
-    for line in plan(sweep):
+    for line in plan(sweep, Storage(storage if storage is not None else default_storage())):
         print(line)
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tgt_ray.core.errors import ConfigError, RunFailed, nearest
-from tgt_ray.core.progress import duration, progress, volume
+from tgt_ray.core.memory import in_bytes
+from tgt_ray.core.progress import duration, progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints.inventory import SHARED, Thing, running_in, things
 
@@ -34,13 +35,13 @@ def show(storage: Storage) -> None:
     for name in ("kind", "name", "size", "age", "used by"):
         table.add_column(name, justify="right" if name in ("size", "age") else "left", no_wrap=True)
     for each in found:
-        cells = each.kind, each.name, volume(each.bytes), duration(max(0.0, now - each.changed)), _said_of(each)
+        cells = each.kind, each.name, in_bytes(each.bytes), duration(max(0.0, now - each.changed)), _said_of(each)
         table.add_row(*map(Text, cells))
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)  # nothing is cut in a file
     console.print(table)
-    console.print(f"{len(found)} in all, {volume(sum(each.bytes for each in found))}", highlight=False)
+    console.print(f"{len(found)} in all, {in_bytes(sum(each.bytes for each in found))}", highlight=False)
 
 
 def _said_of(thing: Thing) -> str:
@@ -118,8 +119,8 @@ def _remove(storage: Storage, chosen: Iterable[Thing], dry_run: bool) -> None:
         if not dry_run:
             _delete(storage, thing)
         total, count = total + thing.bytes, count + 1
-        print(f"{'would remove' if dry_run else 'removed'} {thing.name} ({volume(thing.bytes)})")
-    print(f"{count} {'would be removed' if dry_run else 'removed'}, {volume(total)}")
+        print(f"{'would remove' if dry_run else 'removed'} {thing.name} ({in_bytes(thing.bytes)})")
+    print(f"{count} {'would be removed' if dry_run else 'removed'}, {in_bytes(total)}")
 
 
 def _delete(storage: Storage, thing: Thing) -> None:

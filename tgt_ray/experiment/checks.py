@@ -37,6 +37,7 @@ def check_all(experiment: Blocks) -> None:
         check_signals,
         check_documents,
         check_gradients,
+        check_reuse,
         check_moves,
         check_embeddings,
         check_further_rows,
@@ -152,6 +153,16 @@ def check_documents(experiment: Blocks) -> None:
         raise ValueError(
             f"objective.document_encoder: student, but explorer.type '{explorer.type}' looks at the student's"
             " embeddings of documents, which generators don't have; use random, or document_encoder: teacher"
+        )
+
+
+def check_reuse(experiment: Blocks) -> None:
+    """Refuse to use rows epoch after epoch that were explored for the student as it was in the first."""
+    explorer = experiment.explorer
+    if experiment.pool.bank.mode == "reuse" and explorer.on_policy:
+        raise ValueError(
+            f"pool.bank.mode: reuse, but explorer.type '{explorer.type}' looks at the student, which changes from epoch"
+            " to epoch; use shared, or an explorer that doesn't look at it"
         )
 
 

@@ -26,11 +26,12 @@ def in_bytes(value: Any) -> Any:
 class BankConfig(Config):
     """The bank keeps synthetic rows in the storage, for all runs that would make the same ones."""
 
-    mode: Literal["exact", "reuse", "none"] = Field(
+    mode: Literal["exact", "reuse", "shared", "none"] = Field(
         "exact",
         description="exact: a run trains on the rows that it would make itself, and makes only those that no run has"
-        " made before; reuse: a run takes `rows` rows again and again, each once in an epoch; none: rows are not kept;"
-        " rows of explorers that look at the student are never kept",
+        " made before; reuse: a run takes `rows` rows again and again, each once in an epoch; shared: as exact, and"
+        " rows that were explored for one student also serve others at about the same share of their training; none:"
+        " rows are not kept; with exact, rows of explorers that look at the student are not kept either",
     )
     rows: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.25,

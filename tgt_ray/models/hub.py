@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 PACKAGE = "package:"
 #: Files of a model that may name code of its own.
 WITH_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+#: Sizes in a config.json of which some models take a negative one without a word, and fail with the first inputs.
+SIZES = ("num_attention_heads", "n_head", "n_heads", "num_heads", "hidden_size", "d_model", "dim", "n_embd")
 #: Files of weights that are loaded, in safetensors and, where there are none, pickles that hold nothing but weights.
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 PICKLES = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")
@@ -188,18 +190,19 @@ def model_from_hub(auto: Any, path: str, revision: str | None, where: str, **opt
     return model, info
 
 
-def has_head(info: Mapping[str, Any], head: str, where: str, hint: str = "") -> bool:
+def has_head(info: Mapping[str, Any], name: str, head: Any, where: str, hint: str = "") -> bool:
     """Tell whether a model's files have weights of its head; all others must be there.
 
     - info: what `model_from_hub` gives
-    - head: name of the head, whose own weights may be missing all together
+    - name, head: the head, whose own weights may be missing all together, but not some of them
     - where, hint: begin and end of the message
     - raises ConfigError: where other weights are missing, since the library would draw them at random
     """
     absent = set(info["missing_keys"])
-    of_head = {name for name in absent if name.startswith(f"{head}.")} if f"{head}.weight" in absent else set()
-    refuse_missing(absent - of_head, where, hint)
-    return not of_head
+    of_head = {f"{name}.{each}" for each in head.state_dict()}
+    without = of_head <= absent
+    refuse_missing(absent - of_head if without else absent, where, hint)
+    return not without
 
 
 def refuse_missing(names: Iterable[str], where: str, hint: str = "") -> None:
@@ -246,6 +249,9 @@ def check_files(path: str, revision: str | None, subfolder: str | None = None) -
                 f" not run; use a model that its library knows, or, where the library's own classes do the same, take"
                 " auto_map out of a copy"
             )
+        for key in SIZES if name == "config.json" else ():
+            if isinstance(said.get(key), int) and said[key] < 0:
+                raise ConfigError(f"{path}: its config.json says {key} {said[key]}; a size is at least 1")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{path}: is an adapter (adapter_config.json), not a whole model; merge it into its model (with peft:"

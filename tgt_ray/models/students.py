@@ -30,6 +30,11 @@ class StudentBackbone(Component):
         return False
 
     @property
+    def external(self) -> bool:
+        """Whether its weights come from elsewhere, as those of a teacher's parts may."""
+        return self.pretrained_elsewhere
+
+    @property
     def weights_file(self) -> Path | None:
         """The file that its weights come from, where the user has named one."""
         return None

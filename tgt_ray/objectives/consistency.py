@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.config import LEAST_TEMPERATURE
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_anchor import ANCHOR_INPUTS
 from tgt_ray.objectives.base import Objective
@@ -29,7 +30,10 @@ class Consistency(Objective):
     type: Literal["consistency"] = "consistency"
     weight: float = Field(1.0, ge=0, le=1e6, description="weight of the loss of synthetic rows")
     sharpening: float = Field(
-        0.4, gt=0, le=1, description="temperature of the prediction on the anchor; lower makes the target sharper"
+        0.4,
+        ge=LEAST_TEMPERATURE,
+        le=1,
+        description="temperature of the prediction on the anchor; lower makes the target sharper",
     )
     threshold: float = Field(
         0.8,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.core.config import Config
+from tgt_ray.core.config import Config, Temperature
 from tgt_ray.objectives.base import Objective
 from tgt_ray.objectives.facts import CALIBRATION, Facts, Fit
 from tgt_ray.objectives.label_losses import AnyLabelLoss, CrossEntropy
@@ -75,7 +75,7 @@ class Distillation(Objective):
 
     type: Literal["distillation"] = "distillation"
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(4.0, gt=0, le=1e6, description="T, softens both distributions; higher is softer")
+    temperature: Temperature = Field(4.0, description="T, softens both distributions; higher is softer")
     scale_by_t2: bool = Field(
         True,
         description="multiply the teacher's term by T^2, so that T doesn't change the size of its gradient",

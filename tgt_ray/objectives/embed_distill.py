@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tgt_ray.core.config import Temperature
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_anchor import ANSWERS, DOCUMENT
 from tgt_ray.core.signals.of_labeler import EMBEDDING
@@ -46,14 +47,12 @@ class EmbedDistill(Objective):
     alpha: float = Field(
         1.0, ge=0, le=1, description="share of the teacher's terms on real rows; 0 is training on labels alone"
     )
-    temperature: float = Field(
+    temperature: Temperature = Field(
         0.05,
-        gt=0,
-        le=1e6,
         description="temperature of the scores of teacher and student in the teacher's term; higher is softer; scores"
         " may be cosines",
     )
-    student_temperature: float = Field(0.05, gt=0, le=1e6, description="temperature of the scores in the labels' term")
+    student_temperature: Temperature = Field(0.05, description="temperature of the scores in the labels' term")
     embedding_weight: float = Field(
         1.0, ge=0, le=1e6, description="weight of the distance between embeddings; 0: only scores are distilled"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from tgt_ray.core.config import Seed
+from tgt_ray.core.config import Seed, Temperature
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
@@ -53,9 +53,7 @@ class LELP(Objective):
     type: Literal["lelp"] = "lelp"
 
     alpha: float = Field(1.0, ge=0, le=1, description="share of the teacher's term on real rows; 0 is one-hot training")
-    temperature: float = Field(
-        4.0, gt=0, le=1e6, description="T, softens the classes of teacher and student; higher is softer"
-    )
+    temperature: Temperature = Field(4.0, description="T, softens the classes of teacher and student; higher is softer")
     scale_by_t2: bool = Field(
         True, description="multiply the term between classes by T^2, so that T doesn't change the size of its gradient"
     )
@@ -66,10 +64,8 @@ class LELP(Objective):
         description="S, subclasses of each class: fewer than the rows of the rarest class, and at most the dimensions"
         " of the null space of the labeler's head",
     )
-    beta: float = Field(
+    beta: Temperature = Field(
         1.0,
-        gt=0,
-        le=1e6,
         description="temperature of the teacher's subclasses, in standard deviations of z (over the train rows, each in"
         " its own class); higher is softer",
     )

@@ -42,6 +42,7 @@ class Sample:
     - teacher_class, teacher_p: the teacher's most likely class of the row, and its probability
     - step: the step at which the student used the row
     - version: the step of the student snapshot that the explorer looked at; -1: none
+    - origin: the run whose student that was, where a bank has the row; otherwise empty
     """
 
     anchor: int
@@ -51,6 +52,7 @@ class Sample:
     teacher_p: float
     step: int
     version: int
+    origin: str = ""
 
 
 class Gallery:
@@ -77,6 +79,7 @@ class Gallery:
                 p,
                 step,
                 block.version,
+                block.origin,
             )
             kept.move_to_end(anchor)
             if len(kept) > PER_CLASS or (len(kept) > 1 and len(self) > most):
@@ -87,7 +90,7 @@ class Gallery:
         samples = [sample for kept in self.by_class.values() for sample in kept.values()]
         if not samples:
             return {}
-        plain = ("anchor", "teacher_class", "teacher_p", "step", "version")
+        plain = ("anchor", "teacher_class", "teacher_p", "step", "version", "origin")
         stacked = {name: np.stack([getattr(each, name) for each in samples]) for name in ("reconstructed", "explored")}
         return {**{name: [getattr(each, name) for each in samples] for name in plain}, **stacked}
 
@@ -129,6 +132,7 @@ def rows_table(samples: list[Sample], student_scores_NK: np.ndarray, anchor_labe
             "student_p": student.max(axis=1),
             "step": [sample.step for sample in samples],
             "lag": [sample.step - sample.version if sample.version >= 0 else None for sample in samples],
+            "explored_for": pa.array([sample.origin or None for sample in samples], pa.string()),
             **_inputs(samples),
         }
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tgt_ray.core.progress import duration, volume
+from tgt_ray.core.memory import in_bytes
+from tgt_ray.core.progress import duration
 
 #: Columns of a report that are sums over workers and over the sessions of a run.
 SUMMED = ("rows_made", "rows_found", "rows_not_kept", "teacher_seconds", "teacher_seconds_saved", "bank_damaged")
@@ -43,7 +44,7 @@ def line(sums: Mapping[str, Any]) -> str:
         f"synthetic rows: {sums['rows_made']:,} made, {sums['rows_found']:,} found; the teacher took"
         f" {duration(sums['teacher_seconds'])} and the bank saved about {duration(sums['teacher_seconds_saved'])}"
     )
-    size = f"; {volume(sums['bank_bytes'])}" if sums["banks"] else ""
+    size = f"; {in_bytes(sums['bank_bytes'])}" if sums["banks"] else ""
     damaged = f"; {sums['bank_damaged']} damaged file(s) were made again" if sums["bank_damaged"] else ""
     unkept = f"; {sums['rows_not_kept']:,} of those made could not be kept" if sums["rows_not_kept"] else ""
     return f"{said}{size}{damaged}{unkept}"

@@ -22,6 +22,7 @@ from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
 from tgt_ray.results.ledger import ledger
+from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.curves import Curves
@@ -31,7 +32,7 @@ from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
 from tgt_ray.sweeps.table import best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
-from tgt_ray.teacher.fingerprints import check_same
+from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -67,10 +68,9 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     """
     folder = storage.within(name)
     concurrent = check_concurrency(sweep)
-    if resume and concurrent < (before := records.read_json(folder, "record.json")["concurrent"]):
-        raise ConfigError(
-            f"--resume: the sweep runs {before} trials at once, but this cluster holds {concurrent}; use a larger one"
-        )
+    before = records.read_json(folder, "record.json") if resume else None
+    if before is not None:
+        check_goes_on(before, concurrent, data)
     how = sweep.search
     with lanes.open_prepared_lanes(
         board_name(folder),
@@ -83,11 +83,16 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         how.warm_lanes,
         sweep.objectives(),
         sweep.unchanged_anchors(),
+        Begun.of(before, "sweep") if before is not None else None,
     ) as (board, prepared):
         log_teacher(prepared)
-        if resume:
-            check_same(records.read_json(folder, "record.json"), prepared.fingerprints, prepared.teacher)
-        if not resume:
+        student = prepared.student
+        banks = about_banks(sweep, row_bytes(student.input_shape, student.num_classes))
+        if banks is not None:
+            log.info("%s", banks)
+        if before is not None:
+            check_same(before, prepared.fingerprints, prepared.teacher)
+        else:
             folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
             fit_check.keep(prepared.teacher, storage, folder)
             records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
@@ -101,6 +106,20 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         )
         make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
     return finish(sweep, folder)
+
+
+def check_goes_on(before: dict[str, Any], concurrent: int, data: TaskData) -> None:
+    """Raise ConfigError where a sweep can't go on, whichever the teacher is.
+
+    - before: its record
+    - concurrent: how many trials the cluster holds
+    """
+    if concurrent < before["concurrent"]:
+        raise ConfigError(
+            f"--resume: the sweep runs {before['concurrent']} trials at once, but this cluster holds {concurrent};"
+            " use a larger one"
+        )
+    check_data(before, data.fingerprints)
 
 
 def make_tuner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.resources import Resources, arithmetic, check_fits, count_lanes
 from tgt_ray.sweeps.concurrency import most_demanding
 from tgt_ray.sweeps.config import SweepConfig
@@ -16,9 +17,10 @@ from tgt_ray.sweeps.table import tried
 SHOWN = 20
 
 
-def plan(sweep: SweepConfig) -> Iterator[str]:
+def plan(sweep: SweepConfig, storage: Storage | None = None) -> Iterator[str]:
     """Yield what a sweep would run, a fact a line: trials, values, controls, what they ask of the cluster, and take.
 
+    - storage: may have the teacher; nothing is written to it
     - raises ConfigError: where not even one trial fits
     """
     search, known = sweep.search, first_values(sweep)
@@ -45,7 +47,7 @@ def plan(sweep: SweepConfig) -> Iterator[str]:
     yield f"resources, of {whose}: {arithmetic(demanding, nodes)}"
     lanes = count_lanes(demanding, asked, nodes)
     yield f"trials at once: {lanes}"
-    yield from forecast(sweep, sweep.experiment.task.scan(), lanes)
+    yield from forecast(sweep, sweep.experiment.task.scan(), lanes, storage)
     yield "nothing was trained or written (--dry-run)"
 
 

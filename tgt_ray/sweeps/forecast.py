@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tgt_ray.core.progress import duration, volume
+from tgt_ray.core.memory import in_bytes
+from tgt_ray.core.progress import duration
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.vocabulary import corpus_vocabulary
+from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.request import Request, measure_request
 from tgt_ray.sweeps.search import first_values
 from tgt_ray.tasks import TaskData, inputs_of, with_calibration
 from tgt_ray.teacher.transfer_set import needs, wanted_signals
@@ -41,17 +45,19 @@ class Step:
     steps: int
 
 
-def forecast(sweep: SweepConfig, scan: Any, lanes: int) -> Iterator[str]:
+def forecast(sweep: SweepConfig, scan: Any, lanes: int, storage: Storage | None = None) -> Iterator[str]:
     """Yield what a sweep will take, a fact a line: teacher calls, synthetic rows, bytes, time.
 
     - scan: what the task's `scan` has found
     - lanes: trials that run at once
+    - storage: may have the teacher; nothing is written to it
     """
     experiment = sweep.experiment
-    if isinstance(scan, TaskData):
+    data = experiment.task.before_reading(scan)
+    if data is not None:
         needed = max((each.calibration_rows for each in sweep.objectives()), default=0)
-        scan = with_calibration(experiment.task, scan, needed)
-        yield _teacher(sweep, scan)
+        data = with_calibration(experiment.task, data, needed)
+        yield _teacher(sweep, data)
     trials = [sweep.trial_experiment(values) for values in first_values(sweep)]
     controls = [sweep.trial_experiment({"control": name}) for name in sweep.search.controls]
     unknown = sweep.num_trials - len(trials) - len(controls)
@@ -59,13 +65,27 @@ def forecast(sweep: SweepConfig, scan: Any, lanes: int) -> Iterator[str]:
     usual = sum(rows) / len(rows) if rows else _synthetic_rows(experiment)
     total = sum(rows) + sum(_synthetic_rows(each) for each in controls) + unknown * usual
     yield f"synthetic rows: about {usual:,.0f} a trial, {total:,.0f} in all, unless trials are stopped early"
-    rows_, why = _rows(experiment, scan)
-    if rows_ is None:
-        yield f"bytes and time: not known before the data is read ({why})"
+    if data is None or not data.input_shape:
+        yield "bytes and time: not known before the data is read, since its scan doesn't tell the shape of rows"
         return
-    step = measure(experiment, *rows_)
-    yield from _bytes(sweep, step, rows_[0], total)
-    yield from _time(sweep, step, lanes)
+    real = isinstance(scan, TaskData)
+    data = replace(data, tokenizer=_vocabulary(experiment.task, data))
+    step = measure(experiment, data.spec, _rows(experiment, data, real))
+    yield from _bytes(sweep, step, data.spec, total)
+    generating = sweep.generating()
+    request = measure_request(generating, data, real, storage) if generating is not None else None
+    yield from _time(sweep, step, generating or experiment, request, lanes)
+    seconds_per_row = request.seconds / request.rows if request is not None else None
+    banks = about_banks(sweep, row_bytes(data.input_shape, data.num_classes), seconds_per_row)
+    if banks is not None:
+        yield banks
+    if request is not None:
+        yield _request(request)
+    elif generating is not None:
+        yield (
+            "request: not measured, since generators use a GPU (pool.gpus_per_actor) and this machine has none;"
+            " assumed that they keep up"
+        )
 
 
 def _teacher(sweep: SweepConfig, data: TaskData) -> str:
@@ -78,7 +98,7 @@ def _teacher(sweep: SweepConfig, data: TaskData) -> str:
     if sweep.experiment.task.has_documents:
         return f"{said}, and embeds {len(data.tables['documents']):,} documents once"
     cached = sum(counts.values()) * data.num_classes * FLOAT
-    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {volume(cached)}"
+    return f"{said}; with logits of {data.num_classes:,} classes its cache takes about {in_bytes(cached)}"
 
 
 def _synthetic_rows(experiment: Experiment) -> float:
@@ -86,25 +106,18 @@ def _synthetic_rows(experiment: Experiment) -> float:
     return train.steps * train.batch_size * experiment.synthetic_ratio
 
 
-def _rows(experiment: Experiment, scan: Any) -> tuple[tuple[Any, Tensor] | None, str]:
-    """Return the models' spec and a batch of inputs: real rows where they are in memory, or random images.
-
-    - returns: None, and the reason, where their shape is not known yet
-    """
+def _rows(experiment: Experiment, data: TaskData, real: bool) -> Tensor:
+    """Return a batch of inputs: real rows where they are in memory, or random images."""
     import torch
 
-    from tgt_ray.core.batch import InputSpec
+    from tgt_ray.models.built import check_batch
 
     batch = experiment.train.batch_size // experiment.train.workers
-    if isinstance(scan, TaskData):
-        table = scan.tables["train"].slice(0, batch)
-        rows = inputs_of(experiment.task, table, scan.input_shape)[torch.arange(batch) % len(table)]
-        return (InputSpec(scan.input_shape, _vocabulary(experiment.task, scan)), rows), ""
-    size = getattr(experiment.task.data, "size", None)  # type: ignore[attr-defined]
-    if size is None:
-        return None, "task.data.size isn't set, so an image must be decoded first"
-    shape = (experiment.task.data.channels, size, size)  # type: ignore[attr-defined]
-    return (InputSpec(shape), torch.rand(batch, *shape)), ""
+    check_batch(batch, data.input_shape)
+    if not real:
+        return torch.rand(batch, *data.input_shape)
+    table = data.tables["train"].slice(0, batch)
+    return inputs_of(experiment.task, table, data.input_shape)[torch.arange(batch) % len(table)]
 
 
 def _vocabulary(task: Any, data: TaskData) -> str:
@@ -123,6 +136,7 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
     """
     import torch
 
+    from tgt_ray.models.built import built
     from tgt_ray.training.batches import PreparesInputs
 
     train = experiment.train
@@ -131,7 +145,7 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
     device, threads = "cuda" if train.gpus_per_worker else "cpu", torch.get_num_threads()
     torch.set_num_threads(max(1, int(train.cpus_per_worker)))
     try:
-        backbone: nn.Module = experiment.student.build(spec)
+        backbone: nn.Module = built("student", experiment.student, spec)
         prepared = backbone.prepare(inputs) if isinstance(backbone, PreparesInputs) else inputs
         backbone, prepared = backbone.to(device).train(), prepared.to(device)
         optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-4) if train.optimizer == "adamw" else None
@@ -154,34 +168,56 @@ def measure(experiment: Experiment, spec: Any, inputs: Tensor) -> Step | None:
 def _bytes(sweep: SweepConfig, step: Step | None, spec: Any, total: float) -> Iterator[str]:
     """Say what is kept and sent."""
     train, row = sweep.experiment.train, math.prod(spec.shape) * (1 if spec.tokenizer else FLOAT)
-    sent = f"messages: synthetic rows of about {volume(row)} each, {volume(total * row)} in all"
+    sent = f"messages: synthetic rows of about {in_bytes(row)} each, {in_bytes(total * row)} in all"
     if step is not None:
         weights = step.weights * FLOAT
         state = weights * (3 if train.optimizer == "adamw" else 2 if train.momentum else 1)
         kept = 2 * state + weights  # the last two states, and the student itself
-        yield f"checkpoints: about {volume(kept)} a trial, {volume(kept * sweep.num_trials)} in all"
+        yield f"checkpoints: about {in_bytes(kept)} a trial, {in_bytes(kept * sweep.num_trials)} in all"
         if sweep.experiment.explorer.on_policy:
             snapshots = train.steps // sweep.experiment.pool.snapshot_every + 1
-            sent += f"; snapshots of the student, about {volume(snapshots * weights)} a trial"
+            sent += f"; snapshots of the student, about {in_bytes(snapshots * weights)} a trial"
     yield sent
 
 
-def _time(sweep: SweepConfig, step: Step | None, lanes: int) -> Iterator[str]:
-    """Say how long trials take, what was measured for that, and what is assumed."""
-    train = sweep.experiment.train
+def _time(
+    sweep: SweepConfig, step: Step | None, generating: Experiment, request: Request | None, lanes: int
+) -> Iterator[str]:
+    """Say how long trials take, what was measured for that, and what is assumed.
+
+    - generating: a trial with synthetic rows, where there is one
+    """
+    train, pool = generating.train, generating.pool
     if step is None:
         yield "time: not measured, since students train on a GPU (train.gpus_per_worker) and this machine has none"
         return
     longest = int(sweep.largest("train.steps"))
-    trial, rows = longest * step.seconds, train.batch_size * sweep.experiment.synthetic_ratio / step.seconds
+    rows, seconds, slower = train.batch_size * generating.synthetic_ratio, step.seconds, ""
+    if request is not None and rows / (made := train.workers * pool.actors * request.rows / request.seconds) > seconds:
+        slower = f"; its generators are slower: {made:,.0f} of {rows / seconds:,.0f} rows/s; more pool.actors may help"
+        seconds = rows / made
+    trial = longest * seconds
     together = math.ceil(sweep.num_trials / max(1, lanes)) * trial
     yield (
         f"time: about {duration(trial)} a trial and {duration(together)} in all, {lanes} at once; measured here: a step"
         f" of {1000 * step.seconds:.3g} ms (the student's network with {step.weights:,} weights,"
-        f" {train.batch_size // train.workers} rows, median of {step.steps})"
+        f" {train.batch_size // train.workers} rows, median of {step.steps}){slower}"
     )
     yield (
-        "  assumed: as many free cores as are asked for, no trial is stopped early, and generators keep up"
-        + (f" ({rows:,.0f} rows/s a trial)" if rows else "")
-        + "; not in it: the loss, evaluation, the teacher, starts"
+        "  assumed: as many free cores as are asked for, no trial is stopped early"
+        + (f", and generators work beside students ({rows / seconds:,.0f} rows/s a trial)" if rows else "")
+        + "; not in it: the loss, evaluation, the teacher's training and its pass, starts"
     )
+
+
+def _request(request: Request) -> str:
+    """Say how long a generator takes, and what was measured for that."""
+    some = "" if request.measured == request.rows else f", from {request.measured:,} of them"
+    return (
+        f"request: {request.rows:,} synthetic rows take a generator about {_seconds(request.seconds)}"
+        f" ({request.rows / request.seconds:,.0f} rows/s{some}); measured here: {request.by}"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

@@ -34,7 +34,8 @@ class LaneTrial(tune.Trainable):
     def _submit(self, values: dict[str, Any]) -> None:
         experiment = self.sweep.trial_experiment(values)
         self.seen, self.last_step = 0, experiment.train.steps
-        run = Run(self.trial_id, experiment, self.prepared, self.folder.within(self.trial_id).root)
+        folder, called = self.folder.within(self.trial_id).root, f"trial {self.trial_id}"
+        run = Run(self.trial_id, experiment, self.prepared, folder, called)
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class TaskData:
     - tokenizer: for texts, the vocabulary of models that have none of their own, as JSON of the library `tokenizers`
     - left_out: what is not used of what the user gave
     - leaks: rows of test and of validation that are in train, or among unlabelled rows, as well
+    - keys: what stands for the content of each row, by table, as far as it is known: see `tgt_ray.tasks.leaks`
     """
 
     tables: dict[str, Table]
@@ -60,6 +61,7 @@ class TaskData:
     tokenizer: str = ""
     left_out: tuple[LeftOut, ...] = ()
     leaks: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def spec(self) -> InputSpec:
@@ -135,6 +137,15 @@ class Task(Component):
 
         - raises ConfigError: for bad data
         """
+
+    def before_reading(self, scan: Any) -> TaskData | None:
+        """Return what a scan alone tells of the rows; None where it tells nothing.
+
+        Images that aren't read yet have numbers in their place, and `input_shape` is empty where it isn't known.
+
+        - scan: the result of `scan`
+        """
+        return scan if isinstance(scan, TaskData) else None
 
     @abstractmethod
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:

@@ -56,7 +56,8 @@ def with_calibration(task: Task, data: TaskData, needed: int) -> TaskData:
             for part, rows in ((name, kept), (CALIBRATION, chosen)):
                 tables[part] = take(table, rows)
                 fingerprints[part] = digest(data.fingerprints[name], part, rows.tobytes())
-    return replace(data, tables=tables, fingerprints=fingerprints)
+    keys = {name: each for name, each in data.keys.items() if name != "validation"}
+    return replace(data, tables=tables, fingerprints=fingerprints, keys=keys)
 
 
 def proportional(labels_N: np.ndarray, may_be_N: np.ndarray, wanted: int, seed: int) -> np.ndarray:
@@ -78,7 +79,10 @@ def proportional(labels_N: np.ndarray, may_be_N: np.ndarray, wanted: int, seed: 
 
 def _fresh(task: Task, data: TaskData) -> np.ndarray:
     """Tell which validation rows are nowhere else, (N,)."""
-    keys = keys_of(task, "validation", data.tables["validation"])
+    keys, full = (
+        data.keys[name] if name in data.keys else keys_of(task, name, data.tables[name])
+        for name in ("validation", "full")
+    )
     _, place, count = np.unique(keys, return_inverse=True, return_counts=True)
-    out: np.ndarray = (count[place] == 1) & ~np.isin(keys, keys_of(task, "full", data.tables["full"]))
+    out: np.ndarray = (count[place] == 1) & ~np.isin(keys, full)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,12 +15,14 @@ from tgt_ray.data import AnySource, Digits, ImageRows, Labelled, MapParts, Split
 from tgt_ray.data.account import LeftOut
 from tgt_ray.tasks.base import TaskData
 from tgt_ray.tasks.classification import Classification
-from tgt_ray.tasks.leaks import without_leaks
+from tgt_ray.tasks.leaks import several_labels, without_leaks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tgt_ray.core.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 class ImageClassification(Classification):
@@ -55,9 +58,36 @@ class ImageClassification(Classification):
         found = self.data.scan()
         return self._task_data(found) if isinstance(found, Splits) else found
 
+    def before_reading(self, scan: Any) -> TaskData | None:
+        if isinstance(scan, TaskData):
+            return scan
+        counted = self.data.counted(scan)
+        if counted is None:
+            return None
+        return replace(self._task_data(counted), input_shape=self.data.shape_of(scan) or ())
+
     def read(self, scan: Any, storage: Storage | None, run: MapParts) -> TaskData:
         data = scan if isinstance(scan, TaskData) else self._task_data(self.data.read(scan, storage, run))
-        return without_leaks(self, data, self.data.drop_leaks)
+        data = without_leaks(self, data, self.data.drop_leaks)
+        self._report_two_labels(scan, data)
+        return data
+
+    def _report_two_labels(self, scan: Any, data: TaskData) -> None:
+        """Log a warning where an image comes with more than one label in a split."""
+        for split, table in (("train", "full"), ("validation", "validation"), ("test", "test")):
+            count, rows = several_labels(data.keys[table], data.labels(table))
+            if not count:
+                continue
+            ids = data.tables[table]["id"].to_numpy()
+            said = [
+                f"{self.data.name_of(scan, split, int(ids[row]))} is {self._class_name(data, int(label))}"
+                for row, label in zip(rows, data.labels(table)[list(rows)], strict=True)
+            ]
+            log.warning("%s: %d images come with more than one label, the first: %s", split, count, ", ".join(said))
+
+    @staticmethod
+    def _class_name(data: TaskData, label: int) -> str:
+        return f"'{data.class_names[label]}'" if data.class_names else str(label)
 
     def _task_data(self, splits: Splits[Any]) -> TaskData:
         known = np.flatnonzero(splits.train.labels >= 0)

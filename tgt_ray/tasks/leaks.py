@@ -38,11 +38,11 @@ def without_leaks(task: Task, data: TaskData, drop: bool) -> TaskData:
     keys = {name: keys_of(task, name, data.tables[name]) for name in (*HELD_OUT, "full")}
     found = {name: int(np.isin(keys[name], keys["full"]).sum()) for name in HELD_OUT}
     found["validation and test"] = int(np.isin(keys["test"], keys["validation"]).sum())
-    data = replace(data, leaks=found)
+    data = replace(data, leaks=found, keys=keys)
     if not any(found.values()):
         return data
     if drop:
-        data = _dropped(task, data, np.concatenate([keys[name] for name in HELD_OUT]))
+        data = _dropped(task, data)
     else:
         for name in HELD_OUT:
             if found[name]:
@@ -87,23 +87,44 @@ def _contents(task: Task, name: str, table: Table) -> Iterator[bytes]:
         yield from (value.as_buffer().to_pybytes() for chunk in part.chunks for value in chunk)
 
 
-def _dropped(task: Task, data: TaskData, held_out: np.ndarray) -> TaskData:
-    """Leave rows of train that are held out as well out of it.
+def several_labels(keys_N: np.ndarray, labels_N: np.ndarray) -> tuple[int, tuple[int, int]]:
+    """Count contents that come with more than one label: of these at most one can be learnt.
 
-    - held_out: what `keys_of` gives of the splits that measure
+    - keys_N: what stands for the content of each row
+    - labels_N: rows with a label below 0 have none
+    - returns: how many there are, and the first row of them with the first row that has another label; (0, (0, 0)) for
+      none
     """
-    tables, fingerprints, gone = dict(data.tables), dict(data.fingerprints), 0
+    known = np.flatnonzero(labels_N >= 0)
+    _, group = np.unique(keys_N[known], return_inverse=True)
+    labels = labels_N[known]
+    least, most = np.full(len(known), np.iinfo(np.int64).max), np.full(len(known), -1)
+    np.minimum.at(least, group, labels)
+    np.maximum.at(most, group, labels)
+    several = least < most
+    if not several.any():
+        return 0, (0, 0)
+    first = int(np.flatnonzero(several[group])[0])
+    other = int(np.flatnonzero((group == group[first]) & (labels != labels[first]))[0])
+    return int(several.sum()), (int(known[first]), int(known[other]))
+
+
+def _dropped(task: Task, data: TaskData) -> TaskData:
+    """Leave rows of train that are held out as well out of it."""
+    held_out = np.concatenate([data.keys[name] for name in HELD_OUT])
+    tables, fingerprints, keys, gone = dict(data.tables), dict(data.fingerprints), dict(data.keys), 0
     for name in SEEN:
         table = tables.get(name)
         if table is None:
             continue
-        kept = np.flatnonzero(~np.isin(keys_of(task, name, table), held_out))
+        own = keys[name] if name in keys else keys_of(task, name, table)
+        kept = np.flatnonzero(~np.isin(own, held_out))
         if len(kept) == len(table):
             continue
-        tables[name] = take(table, kept)
+        tables[name], keys[name] = take(table, kept), own[kept]
         fingerprints[name] = digest(fingerprints[name], kept.tobytes())
         gone += len(table) - len(kept) if name in ("train", "unlabelled") else 0
-    data = replace(data, tables=tables, fingerprints=fingerprints)
+    data = replace(data, tables=tables, fingerprints=fingerprints, keys=keys)
     empty = np.flatnonzero(np.bincount(data.labels("train"), minlength=data.num_classes) == 0)
     if len(empty) and data.class_names and "documents" not in tables:
         raise ConfigError(

@@ -20,7 +20,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.models.optimise import training
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
 from tgt_ray.teacher import fingerprints
-from tgt_ray.teacher.fingerprints import Recipe, Shelf, stem
+from tgt_ray.teacher.fingerprints import Begun, Recipe, Shelf, stem
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 
@@ -40,6 +40,7 @@ class Part:
       fits the head, "own" has nothing left to train
     - measured_on: fingerprint of everything besides the weights that changes the measured quality
     - store: the folder of the storage that keeps parts
+    - begun: what is to go on with it
     """
 
     config: Labeler | Generator
@@ -51,11 +52,16 @@ class Part:
     measured_on: str
     store: Storage
     device: str
+    begun: Begun | None = None
+
+    def check_begun(self) -> None:
+        """Raise ConfigError where it is known that what is to go on was begun with another part than `ready` gives."""
+        Shelf(self.store, self._recipe()[0], self.config, self.begun).find(say=False)
 
     def ready(self) -> dict[str, Any]:
         """Find the part in the store, or make it; return its record."""
         recipe, source = self._recipe()
-        shelf = Shelf(self.store, recipe, self.config)
+        shelf = Shelf(self.store, recipe, self.config, self.begun)
         found = shelf.find()
         return self._use(source, *found) if found is not None else self._make(shelf, source)
 
@@ -101,7 +107,7 @@ class Part:
             quality = self.finish[todo](source)
             made = {"quality": quality, "measured_on": self.measured_on, "seconds": round(trained.seconds, 2)}
         frozen(self.model)
-        identity, faster = self._identity(source), shelf.find(say=False)
+        identity, faster = self._identity(source), shelf.look()
         known = {"recipe": shelf.recipe.key, "identity": identity, "config": self._plain}
         record = formats.stamped("teacher", {**known, **source, **made, "environment": environment()})
         same = [each for each in shelf.records if each.get("identity") == identity]
@@ -147,7 +153,7 @@ class Part:
             return
         log.warning(
             "%s: was %s and is %s now, by the same recipe; runs that began with the former can't go on until its"
-            " weights are back; from then on it is used again, and runs that begin now can't go on",
+            " weights are back; from then on new runs use it again",
             *(self.role, before, identity),
         )
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import InputRows, InputSpec
-from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
+from tgt_ray.models.built import built
 from tgt_ray.models.optimise import threads
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.tasks import Task, TaskData, inputs_of
 from tgt_ray.teacher import documents, fingerprints
 from tgt_ray.teacher.config import TeacherConfig
-from tgt_ray.teacher.fingerprints import FOLDER
+from tgt_ray.teacher.fingerprints import FOLDER, Begun
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.pretrained import PretrainedLabeler
@@ -35,17 +36,19 @@ def prepare_teacher(
     storage: Storage,
     device: str = "cpu",
     with_generator: bool = True,
+    begun: Begun | None = None,
 ) -> tuple[Teacher, dict[str, Any]]:
     """Prepare a teacher: load its weights, from elsewhere or from the storage, or pretrain and store it.
 
     - device: the device that the teacher is brought to
     - with_generator: whether one is needed
+    - begun: what is to go on with it
     - returns: the teacher, and a record by role of where its weights come from; None for what isn't needed
     """
-    labeler, record = LabelerMaker(config.labeler, task, data, storage, device).make()
+    labeler, record = LabelerMaker(config.labeler, task, data, storage, device, begun).make()
     if not with_generator:
         return Teacher(labeler, None), {"labeler": record, "generator": None}
-    maker = GeneratorMaker(config.generator, labeler, record, task, data, storage, device)
+    maker = GeneratorMaker(config.generator, labeler, record, task, data, storage, device, begun)
     generator, generator_record = maker.make()
     return Teacher.of(labeler, generator, config.generator), {"labeler": record, "generator": generator_record}
 
@@ -60,11 +63,9 @@ def load_teacher(
     store, generator = storage.within(FOLDER), None
     # Building a model draws initial weights from torch's global generator, which the student's dropout uses as well.
     with torch.random.fork_rng(devices=[]):
-        with concerning("teacher.labeler"):
-            labeler = config.labeler.build(spec, num_classes)
+        labeler = built("teacher.labeler", config.labeler, spec, num_classes)
         if record["generator"] is not None:
-            with concerning("teacher.generator"):
-                generator = config.generator.build(spec)
+            generator = built("teacher.generator", config.generator, spec)
     _load(config.labeler, labeler, "labeler", record["labeler"], store)
     if generator is None:
         return Teacher(frozen(labeler), None)
@@ -100,13 +101,24 @@ class LabelerMaker:
     data: TaskData
     storage: Storage
     device: str
+    begun: Begun | None = None
 
     def make(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the model and its record."""
+        part = self._part()
+        record = part.ready()
+        if record.get("head") == "own" and isinstance(self.config, PretrainedLabeler):
+            record |= {"own_classes": self.config.own_classes(part.model, self.data.class_names)}
+        return part.model, record
+
+    def check_begun(self) -> None:
+        """Raise ConfigError where it is known that what is to go on was begun with another labeler."""
+        self._part().check_begun()
+
+    def _part(self) -> Part:
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
-        with concerning("teacher.labeler"):
-            model = config.build(data.spec, data.num_classes)
+        model = built("teacher.labeler", config, data.spec, data.num_classes)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {
             "all": partial(self._fit, model),
@@ -115,11 +127,7 @@ class LabelerMaker:
         }
         measured_on = fingerprints.measured_on("labeler", data)
         rows, store = data.fingerprints[split], self.storage.within(FOLDER)
-        part = Part(config, "labeler", model, [rows], [rows], finish, measured_on, store, self.device)
-        record = part.ready()
-        if record.get("head") == "own" and isinstance(config, PretrainedLabeler):
-            record |= {"own_classes": config.own_classes(model, data.class_names)}
-        return model, record
+        return Part(config, "labeler", model, [rows], [rows], finish, measured_on, store, self.device, self.begun)
 
     def _rows(self, split: str) -> tuple[InputRows, Tensor]:
         """Return inputs and labels of a split's labelled rows."""
@@ -158,19 +166,19 @@ class GeneratorMaker:
     data: TaskData
     storage: Storage
     device: str
+    begun: Begun | None = None
 
     def make(self) -> tuple[nn.Module, dict[str, Any]]:
         """Return the model and its record."""
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
-        with concerning("teacher.generator"):
-            model = config.build(data.spec)
+        model = built("teacher.generator", config, data.spec)
         rows, old_names = data.fingerprints[config.pretrain.split], fingerprints.old_names(self.labeler_record)
         made_from, before_from = [rows, self.labeler_record["identity"]], old_names and [rows, *old_names]
         finish: dict[str, Finish] = {"all": partial(self._fit, model), "own": partial(self._quality, model)}
         store, measured_on = self.storage.within(FOLDER), fingerprints.measured_on("generator", data)
-        part = Part(config, "generator", model, made_from, before_from, finish, measured_on, store, self.device)
-        return model, part.ready()
+        made = config, "generator", model, made_from, before_from, finish, measured_on, store, self.device
+        return model, Part(*made, self.begun).ready()
 
     def _fit(self, model: nn.Module, source: dict[str, Any]) -> dict[str, Any]:
         table = self.data.tables[self.config.pretrain.split]

@@ -135,7 +135,7 @@ def prepare(
     kept = signals_of_unchanged(data, generator, own) if unchanged else ()
     fill(cache, data, wanted_signals(data, generator, own, list(fits.values()), kept, latents), teacher_pass)
     head = partial(labeler_head, teacher, storage, data.num_classes)
-    tables = {name: table for name, table in data.tables.items() if name not in ("full", "calibration")}
+    tables = {name: data.tables[name] for name in rows_of_students(data)}
     student = StudentData(
         tables,
         data.spec,
@@ -145,13 +145,18 @@ def prepare(
         data.class_names,
         generator.starts_from,
         made_by,
-        {name: data.fingerprints[name] for name in tables},
+        rows_of_students(data),
     )
     check_objectives(objectives, student.facts)
     fingerprints = {"data": data.fingerprints, **made_by}
     whole = digest(data.fingerprints["train"], *made_by.values())
     anchors = anchors_of(cache, data, generator, kept, latents)
     return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
+
+
+def rows_of_students(data: TaskData) -> dict[str, str]:
+    """Return the fingerprints of the tables that students get."""
+    return {name: data.fingerprints[name] for name in data.tables if name not in ("full", "calibration")}
 
 
 def needs(objectives: Sequence[Objective]) -> tuple[tuple[Signal, ...], dict[str, Fit]]:

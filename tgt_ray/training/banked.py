@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.epochs import places
 from tgt_ray.teacher.bank.key import bank_key
+from tgt_ray.teacher.bank.numbering import Numbering
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.transfer_set import Prepared
@@ -33,8 +34,10 @@ class BankedRows:
     - rows: of a request
     - total: rows of a bank that is used again and again; None: the worker takes every row once
     - seed: of the order of rows in further epochs
-    - number: a request's number in the whole run, by its index
+    - numbering: of the worker's requests in the bank
+    - steps: of the run, in which the lag of rows is counted
     - found: how many rows were in the bank
+    - epochs: in how many passes over the bank rows were taken so far
     - saved: seconds that the teacher took for these when they were made
     """
 
@@ -43,8 +46,10 @@ class BankedRows:
     rows: int
     total: int | None = None
     seed: int = 0
-    number: Callable[[int], int] = lambda index: index
+    numbering: Numbering = field(default_factory=Numbering)
+    steps: int = 0
     found: int = 0
+    epochs: int = 1
     saved: float = 0.0
 
     def block(self, index: int) -> Block:
@@ -52,6 +57,7 @@ class BankedRows:
         if self.total is None:
             return self.request(index)
         taken = places(index, self.rows, self.total, self.seed)
+        self.epochs = math.ceil((index + 1) * self.rows / self.total)
         if np.array_equal(taken, index * self.rows + np.arange(self.rows)):
             return self.request(index)  # the first epoch takes requests as they are
         block = self._gather(taken)
@@ -62,18 +68,40 @@ class BankedRows:
         # Where the bank takes no more rows, whole requests are used again.
         return self._gather(taken) or made[0]
 
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        """Return rows that were taken in several epochs, and as many that are in none; None before a second epoch."""
+        if self.total is None or self.epochs == 1:
+            return None
+        return self.request(0), self.request(self.total // self.rows)
+
     def _gather(self, taken: np.ndarray) -> Block | None:
         indices, inside = np.divmod(taken, self.rows)
-        requests = np.array([self.number(index) for index in indices.tolist()])
+        requests = np.array([self.numbering.number(index) for index in indices.tolist()])
         return self.bank.gather(requests * self.rows + inside, self.rows)
 
     def request(self, index: int) -> Block:
         """Return the rows of a request, found or made."""
-        found = self.bank.read(self.number(index))
+        found = self.find(index)
         if found is None:
             return self.make(index)
         self._count(found)
         return found
+
+    def find(self, index: int) -> Block | None:
+        """Return rows of the bank that serve a request; None where there are none."""
+        for number in self.bank.among(self.numbering.serving(index)):
+            block = self.bank.read(number)
+            if block is None:
+                continue
+            # Rows that were explored for a longer or shorter training are as old as their share of it says.
+            steps = block.steps or self.steps
+            return block if steps == self.steps else replace(block, version=round(block.version * self.steps / steps))
+        return None
+
+    def there(self) -> frozenset[int]:
+        """Return which of the worker's requests are served by rows that the bank is known to have."""
+        numbering, served = self.numbering, ((self.numbering.index(each), each) for each in self.bank.requests)
+        return frozenset(index for index, number in served if number in numbering.serving(index))
 
     def _count(self, found: Block) -> None:
         self.found += len(found)
@@ -133,9 +161,25 @@ def reused_rows(experiment: Experiment, workers: int = 1) -> int | None:
     return max(1, math.ceil(wanted / workers / size)) * size
 
 
+def num_requests(experiment: Experiment, world_size: int) -> int:
+    """Return the number of requests that one worker consumes in a whole run."""
+    train = experiment.train
+    rows = train.steps * (train.batch_size // world_size) * experiment.synthetic_ratio
+    return math.ceil(rows / experiment.pool.rows_per_request)
+
+
 def uses_bank(experiment: Experiment) -> bool:
-    """Tell whether a run's rows are kept: those of an explorer that looks at the student are its own."""
-    return experiment.streams and experiment.pool.bank.mode != "none" and not experiment.explorer.on_policy
+    """Tell whether a run's rows are kept: those that were explored for its student, only to share them."""
+    kept = ("shared",) if experiment.explorer.on_policy else ("exact", "reuse", "shared")
+    return experiment.streams and experiment.pool.bank.mode in kept
+
+
+def numbering_of(experiment: Experiment, count: int, rank: int = 0, world_size: int = 1) -> Numbering:
+    """Say how a worker's requests are numbered in the bank.
+
+    - count: of the worker's requests in the whole run
+    """
+    return Numbering(rank, world_size, count * world_size if experiment.explorer.on_policy else None)
 
 
 def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_on: Mapping[str, Any]) -> Bank:

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ import torch
 from tgt_ray.core import formats
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.stored import Damaged
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import whole
 from tgt_ray.results import gallery
 from tgt_ray.tasks import inputs_of
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.training.export import describe
 from tgt_ray.training.files import STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from tgt_ray.training.reader import SyntheticReader
@@ -105,18 +107,13 @@ def load_state(run: StudentRun, content: bytes) -> None:
       where the number of workers differs, since the rows that a worker sees depend on it
     """
     there = _loaded(content, run.device)
-    formats.check_not_newer("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
-    if there["experiment"] != run.experiment.fingerprint():
+    _check_all_but_the_teacher(there, run.experiment, run.plan.world_size, run.data.fingerprints)
+    # Older versions have not noted it.
+    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
         raise ConfigError(
-            f"--resume: the checkpoint belongs to experiment {there['experiment']}, this is"
-            f" {run.experiment.fingerprint()}; begin a new run"
+            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
+            f" ({_said(run.data.taught_by)}); restore its files in teachers/, or begin a new run"
         )
-    if there["workers"] != run.plan.world_size:
-        raise ConfigError(
-            f"--resume: the run was begun with {there['workers']} worker(s), here it has {run.plan.world_size};"
-            " resume it with the number that it was begun with"
-        )
-    _check_same(run, there)
     if there["step"] > run.experiment.train.first_phase_steps:
         run.begin_second_phase()
     run.student.load_state_dict(there["model"])
@@ -134,24 +131,43 @@ def load_state(run: StudentRun, content: bytes) -> None:
         _warn_where_inexact(run, there)
 
 
-def _check_same(run: StudentRun, there: dict[str, Any]) -> None:
-    """Raise ConfigError where teacher or data are others than when the run was begun."""
-    # Older versions have not noted them.
-    if there.get("teacher", run.data.taught_by) != run.data.taught_by:
+def begun_with(content: bytes, experiment: Experiment, workers: int, rows: Mapping[str, str]) -> Begun | None:
+    """Read from a state with which teacher its run was begun, before that is prepared.
+
+    - workers: how many the run has here
+    - rows: fingerprints of the tables that students get
+    - returns: None where an older version has not noted the teacher
+    - raises ConfigError: as `load_state`, for all but another teacher
+    """
+    there = _loaded(content, "cpu")
+    _check_all_but_the_teacher(there, experiment, workers, rows)
+    return Begun("run", there["teacher"]) if "teacher" in there else None
+
+
+def _check_all_but_the_teacher(
+    there: dict[str, Any], experiment: Experiment, workers: int, rows: Mapping[str, str]
+) -> None:
+    """Raise ConfigError where a state can't go on, whichever the teacher is; parameters as for `begun_with`."""
+    formats.check_not_newer("checkpoint", there, "--resume: the run's checkpoint", "begin a new run")
+    if there["experiment"] != experiment.fingerprint():
         raise ConfigError(
-            f"--resume: the run was begun with another teacher ({_said(there['teacher'])}) than the present one"
-            f" ({_said(run.data.taught_by)}); restore its files in teachers/ or, where they are there, move those of"
-            " the present one away; or begin a new run"
+            f"--resume: the checkpoint belongs to experiment {there['experiment']}, this is"
+            f" {experiment.fingerprint()}; begin a new run"
         )
-    now = run.data.fingerprints
-    before = there.get("data", now)
-    changed = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    if there["workers"] != workers:
+        raise ConfigError(
+            f"--resume: the run was begun with {there['workers']} worker(s), here it has {workers};"
+            " resume it with the number that it was begun with"
+        )
+    # Older versions have not noted it.
+    before = there.get("data", rows)
+    changed = [name for name in {**rows, **before} if rows.get(name) != before.get(name)]
     if changed:
         raise ConfigError(
             f"--resume: the rows of {', '.join(changed)} have changed since the run was begun; restore them, or begin a"
             " new run"
         )
-    if formats.number(there) == 1 and run.experiment.objective.calibration_rows:
+    if formats.number(there) == 1 and experiment.objective.calibration_rows:
         raise ConfigError(
             "--resume: the checkpoint has format 1, whose version selected students also by the validation rows that"
             " the objective is calibrated on now; begin a new run"

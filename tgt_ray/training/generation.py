@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -73,26 +74,38 @@ def inline_blocks(
     - first: index of the first request
     - step: gives the student's current step
     """
-    # Copied now and not with the first block: what a student remembers beside its weights would depend on when that is.
-    frozen = copy.deepcopy(student).to(synthesizer.device).eval().requires_grad_(False)
-    return _blocks(synthesizer, experiment, student, frozen, first, step)
+    make = InlineRows(experiment, student, step, lambda: synthesizer, synthesizer.device)
+    return (make(request) for request in itertools.count(first))
 
 
-def _blocks(
-    synthesizer: Synthesizer,
-    experiment: Experiment,
-    student: Student,
-    frozen: Student,
-    request: int,
-    step: Callable[[], int],
-) -> Iterator[Block]:
-    explorer, seed = experiment.explorer, experiment.train.seed
-    while True:
-        version = -1
+class InlineRows:
+    """Makes the rows of requests in the training process, each with the student of that moment.
+
+    - step: gives the student's current step
+    - synthesizer: gives what makes rows, when it is first needed
+    - device: where it is
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        student: Student,
+        step: Callable[[], int],
+        synthesizer: Callable[[], Synthesizer],
+        device: str,
+    ):
+        self.experiment, self.student, self.step, self.synthesizer = experiment, student, step, synthesizer
+        # Copied now and not with the first rows: what a student remembers beside its weights would depend on when that
+        # is.
+        self.frozen = copy.deepcopy(student).to(device).eval().requires_grad_(False)
+
+    def __call__(self, request: int) -> Block:
+        """Make the rows of a request, by its number."""
+        explorer, seed, version = self.experiment.explorer, self.experiment.train.seed, -1
         if explorer.on_policy:
-            frozen.load_state_dict(student.state_dict())
-            version = step()
-        block = synthesizer(request, seed, explorer, frozen, version, shown_rows(experiment, request))
+            self.frozen.load_state_dict(self.student.state_dict())
+            version = self.step()
+        shown = shown_rows(self.experiment, request)
+        block = self.synthesizer()(request, seed, explorer, self.frozen, version, shown)
         check_block(block)
-        yield block
-        request += 1
+        return block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,13 +20,24 @@ from tgt_ray.objectives import Objective
 from tgt_ray.tasks import Table, TaskData
 from tgt_ray.teacher.bank.bank import Bank
 from tgt_ray.teacher.bank.key import machine
+from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.teacher.store import load_teacher
-from tgt_ray.teacher.synthesizer import Synthesizer, check_block
-from tgt_ray.teacher.transfer_set import Prepared
+from tgt_ray.teacher.synthesizer import Synthesizer
+from tgt_ray.teacher.transfer_set import Prepared, rows_of_students
 from tgt_ray.training import checkpoint, fit_check, states
-from tgt_ray.training.banked import BankedRows, Maker, about_bank, bank_of, blocks, reused_rows, uses_bank
-from tgt_ray.training.generation import inline_blocks, shown_rows, synthesizer_of
+from tgt_ray.training.banked import (
+    BankedRows,
+    Maker,
+    about_bank,
+    bank_of,
+    blocks,
+    num_requests,
+    numbering_of,
+    reused_rows,
+    uses_bank,
+)
+from tgt_ray.training.generation import InlineRows, inline_blocks, synthesizer_of
 from tgt_ray.training.loop import train_student
 from tgt_ray.training.preparation import ask_teacher, join, make_teacher
 from tgt_ray.training.reader import SyntheticReader
@@ -40,14 +52,16 @@ def prepare_local(
     storage: Storage,
     objectives: Sequence[Objective] = (),
     unchanged: bool = False,
+    begun: Begun | None = None,
 ) -> Prepared:
     """Prepare the teacher, its fit check and its cache in this process, unless they are stored already.
 
     - objectives: those of other runs that share the result, besides the experiment's own
     - unchanged: whether one of them takes anchors unchanged
+    - begun: what is to go on with this
     """
     device = devices(experiment)[1]
-    teacher, record = make_teacher(experiment, data, storage, device)
+    teacher, record = make_teacher(experiment, data, storage, device, begun)
     fit_check.judge(experiment, record["fit_check"])
 
     def teacher_pass(asked: list[tuple[Table, tuple[Signal, ...]]]) -> list[Columns]:
@@ -55,6 +69,16 @@ def prepare_local(
         return [ask_teacher(experiment, teacher, table, shape, signals, device) for table, signals in asked]
 
     return join(experiment, data, record, teacher_pass, storage, [experiment.objective, *objectives], unchanged)
+
+
+def begun_locally(experiment: Experiment, data: TaskData, checkpoints: Storage) -> Begun | None:
+    """Read with which teacher a run was begun whose checkpoints these are.
+
+    - returns: None where it has none yet, or where they are of an older version
+    - raises ConfigError: where it can't go on, whichever the teacher is
+    """
+    content = states.last_whole(checkpoints)
+    return None if content is None else checkpoint.begun_with(content, experiment, 1, rows_of_students(data))
 
 
 def devices(experiment: Experiment) -> tuple[str, str]:
@@ -97,6 +121,9 @@ class LocalHooks:
     def stream_metrics(self) -> dict[str, Any]:
         return self.source.metrics() if self.source is not None else {}
 
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        return self.source.rows.seen_and_fresh() if self.source is not None and self.source.rows is not None else None
+
     def stopped(self) -> bool:
         return False
 
@@ -108,12 +135,14 @@ def train_local(
     checkpoints: Storage | None = None,
     report: Report = lambda metrics: None,
     teacher: Teacher | None = None,
+    name: str = "",
 ) -> StudentRun:
     """Train one student in this process, which takes the rows of all workers.
 
     - checkpoints: folder for checkpoints; training resumes from the one that is there; None: none are written
     - report: called with the metrics of each report
     - teacher: the loaded teacher; None: it is loaded from the storage
+    - name: of the run, which stands with rows that others may share
     - raises Diverged: where the loss is no longer finite
     """
     device, _ = devices(experiment)
@@ -123,7 +152,7 @@ def train_local(
         checkpoint.load_state(run, state)
     reader, source = None, None
     if experiment.streams:
-        source = LocalRows(experiment, prepared, storage, run, teacher)
+        source = LocalRows(experiment, prepared, storage, run, teacher, name)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
     try:
         train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
@@ -138,22 +167,32 @@ class LocalRows:
     """Makes a run's synthetic rows in this process, or finds them in the bank.
 
     - teacher: the loaded teacher; None: it is loaded once rows must be made
+    - name: of the run
     """
 
     def __init__(
-        self, experiment: Experiment, prepared: Prepared, storage: Storage, run: StudentRun, teacher: Teacher | None
+        self,
+        experiment: Experiment,
+        prepared: Prepared,
+        storage: Storage,
+        run: StudentRun,
+        teacher: Teacher | None,
+        name: str,
     ):
         self.experiment, self.prepared, self.storage = experiment, prepared, storage
-        self.run, self.teacher, self.device = run, teacher, devices(experiment)[1]
+        self.run, self.teacher, self.name, self.device = run, teacher, name, devices(experiment)[1]
         self.rows: BankedRows | None = None
         self.bank: Bank | None = None
         self.made, self.seconds = 0, 0.0  # rows without a bank, and what making them took
         if uses_bank(experiment):
+            train, size = experiment.train, experiment.pool.rows_per_request
             self.bank = bank_of(experiment, prepared, storage, machine(torch.get_num_threads(), self.device))
             self.bank.hold(checkpoint.size_of(run))
+            self.inline = InlineRows(experiment, run.student, lambda: run.step, lambda: self.synthesizer, self.device)
             self.maker = Maker(self.bank, self.make)
-            size, seed = experiment.pool.rows_per_request, experiment.train.seed
-            self.rows = BankedRows(self.bank, self.maker, size, reused_rows(experiment), seed)
+            self.numbering = numbering_of(experiment, num_requests(experiment, 1))
+            total = reused_rows(experiment)
+            self.rows = BankedRows(self.bank, self.maker, size, total, train.seed, self.numbering, train.steps)
 
     def blocks(self, first: int) -> Iterator[Block]:
         """Yield the blocks from a request on."""
@@ -170,12 +209,10 @@ class LocalRows:
             self.seconds += time.perf_counter() - started
             yield block
 
-    def make(self, request: int) -> Block:
-        """Make a request's rows, without a look at the student."""
-        shown = shown_rows(self.experiment, request)
-        block = self.synthesizer(request, self.experiment.train.seed, self.experiment.explorer, shown=shown)
-        check_block(block)
-        return block
+    def make(self, index: int) -> Block:
+        """Make a request's rows for the bank."""
+        block = self.inline(self.numbering.number(index))
+        return block if block.version < 0 else replace(block, origin=self.name, steps=self.experiment.train.steps)
 
     @cached_property
     def synthesizer(self) -> Synthesizer:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Protocol
 
+from tgt_ray.core.batch import Block
 from tgt_ray.core.progress import progress
 from tgt_ray.results.ledger import summed
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
+
+log = logging.getLogger(__name__)
+
+#: How many times the loss on a bank's rows that on fresh ones may be before it is said (our choice).
+BY_HEART = 1.1
 
 
 class Hooks(Protocol):
@@ -22,6 +29,9 @@ class Hooks(Protocol):
 
     def stream_metrics(self) -> dict[str, Any]:
         """Give the generators' own metrics in this session, which become part of the report; called by all workers."""
+
+    def seen_and_fresh(self) -> tuple[Block, Block] | None:
+        """Give synthetic rows that came again and again, and some that never came; None: no row came twice."""
 
     def stopped(self) -> bool:
         """Tell whether to end before the last step; called about every pool.snapshot_every steps."""
@@ -54,11 +64,32 @@ def train_student(run: StudentRun, reader: SyntheticReader | None, hooks: Hooks,
                     hooks.snapshot(run)
             if due:
                 run.train_s += time.perf_counter() - lap
+                compared = _compared(run, hooks) if last and is_main and reader is not None else {}
                 streamed = summed(before, hooks.stream_metrics()) if reader is not None else {}
-                report = _report(run, reader, streamed, last) if is_main else {}
+                report = _report(run, reader, {**compared, **streamed}, last) if is_main else {}
                 run.history.append(report)
                 hooks.report(run, report)
                 lap = time.perf_counter()
+
+
+def _compared(run: StudentRun, hooks: Hooks) -> dict[str, float]:
+    """Compare the student's loss on rows of its bank with that on others, and say where it has learnt them by heart.
+
+    - returns: empty where no row came twice
+    """
+    rows = hooks.seen_and_fresh()
+    if rows is None:
+        return {}
+    known, new = (run.loss_with(block) for block in rows)
+    if new > BY_HEART * known:
+        log.warning(
+            "pool.bank.rows: the loss on synthetic rows that the student has never seen is %.3g, %.0f %% above the %.3g"
+            " on those of its bank, which are too few for so many steps; give more rows",
+            new,
+            100 * (new / known - 1),
+            known,
+        )
+    return {"loss_seen_rows": known, "loss_fresh_rows": new}
 
 
 def _report(run: StudentRun, reader: SyntheticReader | None, streamed: dict[str, Any], last: bool) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class SyntheticReader:
         block, part = self.rest, slice(self.offset, None)
         if block is None or block.version < 0 or self.offset >= len(block):
             return None
-        same = {"request": block.request, "version": block.version, "explorer": block.explorer}
+        same = {name: getattr(block, name) for name in ("request", "version", "explorer", "origin", "steps")}
         rows = flat({"inputs": block.inputs[part], "anchor": block.anchor[part]})
         return {**same, **rows, "columns": flat(take(block.columns, part))}
 

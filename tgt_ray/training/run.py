@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tgt_ray.core.batch import Loss
+from tgt_ray.core.batch import Block, Loss
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.numerics import autocast
 from tgt_ray.results.gallery import Sample
@@ -91,6 +92,20 @@ class StudentRun:
         self._steps_since_report += 1
         for name, part in {"loss": loss.value.detach(), **loss.parts}.items():
             self._parts[name] = self._parts[name] + part if name in self._parts else part
+
+    @torch.no_grad()
+    def loss_with(self, block: Block) -> float:
+        """Compute the loss of the last step's real rows with synthetic rows of a block, averaged over these."""
+        step, reader = self.step - 1, SyntheticReader(itertools.repeat(block))
+        times = max(1, len(block) // max(1, self.plan.synthetic_count(step)))
+        self.student.eval()
+        losses = []
+        for _ in range(times):
+            batch = self.batches.batch(step, reader).to(self.device)
+            with autocast(self.device, self.experiment.train.precision):
+                losses.append(float(self.student(batch.inputs, batch.labels, batch.teacher, batch.further).value))
+        self.student.train()
+        return sum(losses) / times
 
     def begin_second_phase(self) -> None:
         """Freeze the backbone, and make a new optimizer for what still trains."""

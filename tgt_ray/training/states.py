@@ -17,6 +17,11 @@ def write_files(files: dict[str, bytes], folder: Storage) -> None:
         folder.write(content, name, keep=PREVIOUS_FILE if name == STATE_FILE else None)
 
 
+def any_in(folder: Storage) -> bool:
+    """Return whether a folder has a state, whole or not."""
+    return folder.exists(STATE_FILE) or folder.exists(PREVIOUS_FILE)
+
+
 def last_whole(folder: Storage) -> bytes | None:
     """Read the last state of a folder, or the one before where that is damaged, with a line in the log.
 

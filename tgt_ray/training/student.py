@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tgt_ray.core.batch import InputSpec, Loss
 from tgt_ray.core.errors import ConfigError, concerning
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.models.built import built
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.criteria.base import Criterion
@@ -92,7 +93,7 @@ def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_we
     """Build a student for inputs that `spec` describes, with its first weights."""
     torch.manual_seed(experiment.train.seed)
     with concerning("student"):
-        backbone = experiment.student.build(spec)
+        backbone = built("student", experiment.student, spec)
         if first_weights:
             experiment.student.load_weights(backbone)
     criterion = build_criterion(experiment, int(backbone.dim), facts)  # type: ignore[arg-type]

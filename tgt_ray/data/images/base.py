@@ -68,6 +68,15 @@ def binary_column(images_NCHW: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
 
 
+def numbered(labels_N: np.ndarray, first: int = 0) -> ImageRows:
+    """Return rows with numbers in place of images, for counting them before they are read.
+
+    - first: number of the first row; no two rows of any split should have the same
+    """
+    numbers = np.arange(first, first + len(labels_N))
+    return ImageRows(numbers, numbers.view(np.uint8).reshape(-1, 1, 1, 8), labels_N)
+
+
 class ImageSource(Source):
     """A source of labelled images."""
 
@@ -94,6 +103,31 @@ class ImageSource(Source):
         - scan: what `scan` returned
         """
         return None
+
+    def counted(self, scan: Any) -> Splits[ImageRows] | None:
+        """Return the rows as `read` will give them, with numbers in place of images; None where only reading tells.
+
+        Images that can't be read are among them.
+
+        - scan: what `scan` returned
+        """
+        return None
+
+    def shape_of(self, scan: Any) -> tuple[int, ...] | None:
+        """Return the images' shape (C, H, W) as `read` will find it, from a few of them; None where these don't tell.
+
+        - scan: what `scan` returned
+        - raises ConfigError: where `read` will
+        """
+        return None
+
+    def name_of(self, scan: Any, split: str, number: int) -> str:
+        """Return what messages call an image.
+
+        - scan: what `scan` returned
+        - number: the image's id, in a split other than unlabelled images
+        """
+        return f"row {number}"
 
     def load(self, storage: Storage | None = None, run: MapParts = in_this_process) -> Splits[Any]:
         """Scan the data and read it."""

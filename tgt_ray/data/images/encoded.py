@@ -10,8 +10,9 @@ import functools
 import hashlib
 import io
 import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,11 +24,12 @@ from tgt_ray.core import formats, records
 from tgt_ray.core.config import Seed
 from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.memory import in_bytes, memory
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.data.account import LeftOut, merged
 from tgt_ray.data.base import Advance, MapParts, Splits, stratified_holdout
-from tgt_ray.data.images.base import ImageSource, binary_column
+from tgt_ray.data.images.base import ImageRows, ImageSource, binary_column, numbered
 from tgt_ray.data.stored import StoredTable, forget, whole, write_file
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Images in one part, which makes one file of decoded images.
 IMAGES_PER_PART = 2048
+#: Images of each split that are decoded to find out their shape, where it isn't set.
+LOOKED_AT = 4
 #: How many bad images a message or record lists.
 SHOWN = 20
 #: What of images may not be used.
@@ -192,11 +196,48 @@ class EncodedImages(ImageSource):
     def labels(self, scan: Scan) -> dict[str, np.ndarray] | None:
         if self.on_bad_rows == "skip":
             return None  # only decoding tells which rows are left
+        return self._own_labels(scan)
+
+    def _own_labels(self, scan: Scan) -> dict[str, np.ndarray]:
         labels = dict(scan.labels)
         if "validation" not in labels:
             kept, held = self._holdout(labels["train"], scan.class_names)
             labels["validation"], labels["train"] = labels["train"][held], labels["train"][kept]
         return labels
+
+    def counted(self, scan: Scan) -> Splits[ImageRows]:
+        labels = self._own_labels(scan)
+        if "unlabelled" in labels:
+            labels["train"] = np.concatenate([labels["train"], labels.pop("unlabelled")])
+        rows, first = {}, 0
+        for split, own in labels.items():
+            rows[split] = numbered(own, first)
+            first += len(own)
+        names = tuple(scan.class_names)
+        return Splits(rows["train"], rows["validation"], rows["test"], len(names), names, scan.left_out)
+
+    def shape_of(self, scan: Scan) -> tuple[int, ...] | None:
+        largest = min(IMAGES_PER_PART, max(len(labels) for labels in scan.labels.values()))
+        if self.size is not None:
+            self.check_memory(largest, (self.channels, self.size, self.size))
+            return self.channels, self.size, self.size
+        shapes, bad = [], []
+        for split, labels in scan.labels.items():
+            for name, content in self.contents(self.part_of(scan.places[split], 0, min(LOOKED_AT, len(labels)))):
+                try:
+                    shapes.append((self.decode(content).shape, name))
+                except UnreadableImage as err:
+                    bad.append((name, str(err)))
+        if not shapes and self.on_bad_rows == "skip":
+            return None
+        shape = self._check([{"bad": bad, "shapes": shapes}])
+        self.check_memory(largest, shape)
+        return shape
+
+    def name_of(self, scan: Scan, split: str, number: int) -> str:
+        own = scan.places.get(split, scan.places["train"])  # validation is held out of train where it has no files
+        ((name, _),) = self.contents(self.part_of(own, number, number + 1))
+        return name
 
     def _holdout(self, labels_N: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in the train split of the rows that stay in it, and of those that are for validation."""
@@ -294,6 +335,21 @@ class EncodedImages(ImageSource):
             }
         return splits
 
+    def check_memory(self, count: int, shape: Sequence[int]) -> None:
+        """Raise ConfigError where memory doesn't hold the images of a part, which are decoded and then written.
+
+        - count: images of the part
+        - shape: of one of them
+        """
+        asked, there = 2 * count * math.prod(shape), memory()  # a list of them, and all in one array
+        if asked > there:
+            key = "task.data.size" if self.size is not None else "task.data"
+            raise ConfigError(
+                f"{key}: {count:,} images of {'x'.join(map(str, shape))} are decoded at a time, which takes"
+                f" {in_bytes(asked)}, twice their size, and this machine has {in_bytes(there)} of memory; set"
+                " task.data.size to less"
+            )
+
     def _check(self, done: list[dict[str, Any]]) -> tuple[int, ...]:
         bad = [each for part in done for each in part["bad"]]
         if bad and self.on_bad_rows == "fail":
@@ -355,6 +411,8 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Ad
     images, kept, bad = [], [], []
     shapes: dict[tuple[int, ...], str] = {}
     notes: dict[str, list[str]] = {}
+    if source.size is not None:
+        source.check_memory(len(part.labels), (source.channels, source.size, source.size))
     for index, (name, content) in enumerate(source.contents(part.places)):
         of_image: list[str] = []
         advance(1)
@@ -365,6 +423,8 @@ def _decode_part(source: EncodedImages, folder: Storage, part: Part, advance: Ad
             continue
         for what in of_image:
             notes.setdefault(what, []).append(name)
+        if not shapes:
+            source.check_memory(len(part.labels), image.shape)
         shapes.setdefault(image.shape, name)
         kept.append(index)
         if len(shapes) == 1:  # with a second size nothing is written, and large images would fill the memory

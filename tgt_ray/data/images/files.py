@@ -210,7 +210,10 @@ class ImageLists(ImageFiles):
         names = list(self.label_names or names_beside([self.path], "task.data.label_names")[0])
         if names or any(table is not None for table in tables.values()):
             return self._of_tables(files, tables, names)
-        read = {split: self._read(split, file) for split, file in files.items()}
+        words = {split: self._read(split, file) for split, file in files.items()}
+        _check_written_alike(files, words)
+        # No class number is as long as what is cut here.
+        read = {s: [(line, name, int(word[:18])) for line, name, word in rows] for s, rows in words.items()}
         numbers = [label for _, _, label in read["train"]]
         train = np.array([min(label, len(numbers) + 1) for label in numbers], np.int64)  # any of these leaves a gap
         check_train(train, (), self.path / self.train)
@@ -240,7 +243,7 @@ class ImageLists(ImageFiles):
             if table is None:
                 lines = self._read(split, file)
                 places[split] = [name for _, name, _ in lines]
-                found = pa.chunked_array([[str(label) for *_, label in lines]], pa.large_string())
+                found = pa.chunked_array([[label for *_, label in lines]], pa.large_string())
             else:
                 places[split] = self._places(file, table["file"].to_pylist())
                 found = table["label"]
@@ -303,9 +306,9 @@ class ImageLists(ImageFiles):
             raise ConfigError(f"{file}: holds no lines")
         return [self._place(file, "line", number, name) for number, name in lines]
 
-    def _read(self, split: str, file: Path) -> list[tuple[int, str, int]]:
-        """Return number of the line, path and label of each image of a list."""
-        rows, words = [], dict[int, str]()
+    def _read(self, split: str, file: Path) -> list[tuple[int, str, str]]:
+        """Return number of the line, path and label, as it is written, of each image of a list."""
+        rows = []
         with concerning(f"task.data.{split}"):
             text = as_utf8(file).text()
         for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
@@ -320,14 +323,7 @@ class ImageLists(ImageFiles):
                     f" begins with a line that has {self.file_column} and {self.label_column} (task.data.file_column,"
                     " label_column)"
                 )
-            label = int(found["label"][:18])
-            word = words.setdefault(label, found["label"])
-            if word != found["label"]:
-                raise ConfigError(
-                    f"{file}: line {number}: the label {cut(found['label'], 40)!r} is one number with"
-                    f" {cut(word, 40)!r} of a line before; write them alike, or give numbers of their own"
-                )
-            rows.append((number, self._place(file, "line", number, found["name"]), label))
+            rows.append((number, self._place(file, "line", number, found["name"]), found["label"]))
         if not rows:
             raise ConfigError(f"{file}: holds no lines")
         return rows
@@ -355,6 +351,23 @@ class ImageLists(ImageFiles):
         except (OSError, RuntimeError, ValueError):  # links in a circle, and names that no file can have
             return None
         return found.relative_to(root).as_posix() if found.is_relative_to(root) and ".." not in found.parts else None
+
+
+def _check_written_alike(files: dict[str, Path], lists: dict[str, list[tuple[int, str, str]]]) -> None:
+    """Raise ConfigError for two labels that are one number, such as 1 and 01: they may be two classes.
+
+    - lists: number of the line, path and label of each image of a split
+    """
+    words: dict[int, str] = {}
+    for split, rows in lists.items():
+        for number, _, label in rows:
+            word = words.setdefault(int(label[:18]), label)
+            if word != label:
+                raise ConfigError(
+                    f"{files[split]}: line {number}: the label {cut(label, 40)!r} is one number with"
+                    f" {cut(word, 40)!r} of a line before; write them alike, or where they are names of two classes,"
+                    " give task.data.label_names"
+                )
 
 
 def as_here(folder: Path, name: str) -> str:

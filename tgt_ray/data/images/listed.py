@@ -15,7 +15,7 @@ from tgt_ray.core.errors import ConfigError, nearest
 from tgt_ray.data.columns import BLOCK_BYTES, is_text, json_columns, json_schema, open_json, plain, readable, valid
 from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.parts import kind_of
-from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, with_doubled_quotes
+from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, excel_line, first_rows, with_doubled_quotes
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ def read_table(file: Path, file_column: str, label_column: str, labelled: bool =
         schema = table.schema if len(table.column_names) == 2 else json_schema(source)
     else:
         source = as_utf8(file)
+        if mark := excel_line(source):
+            raise ConfigError(f"{file}: begins with the line {mark[0]!r}, which is for Excel alone; remove it")
         delimiter = _delimiter(source, file_column)
         if delimiter is None:
             return None

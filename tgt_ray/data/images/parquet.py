@@ -103,6 +103,16 @@ class ParquetImages(ImageSource):
     def labels(self, scan: Splits | Scan) -> dict[str, np.ndarray] | None:
         return None if isinstance(scan, Splits) else self._in_parts.labels(scan)
 
+    def counted(self, scan: Splits | Scan) -> Splits[ImageRows] | None:
+        return None if isinstance(scan, Splits) else self._in_parts.counted(scan)
+
+    def shape_of(self, scan: Splits | Scan) -> tuple[int, ...] | None:
+        return None if isinstance(scan, Splits) else self._in_parts.shape_of(scan)
+
+    def name_of(self, scan: Any, split: str, number: int) -> str:
+        in_files = isinstance(scan, Scan)
+        return self._in_parts.name_of(scan, split, number) if in_files else super().name_of(scan, split, number)
+
     @property
     def _in_parts(self) -> RawParquet:
         return RawParquet(**self.model_dump(exclude={"type"}))

@@ -40,6 +40,12 @@ def first_rows(source: Utf8, delimiter: str, quoted: bool) -> list[list[str]]:
         return list(islice((row for row in rows if row), LOOKED_AT))
 
 
+def excel_line(source: Utf8) -> re.Match[str] | None:
+    """Find the line `sep=;` that Excel puts before the names of columns; its first group is what it names."""
+    with source.lines() as lines:
+        return re.fullmatch(r'"?sep=(.)"?', lines.readline().strip())
+
+
 def looks_like_row(rows: Sequence[Sequence[str]], classes: Sequence[str]) -> bool:
     """Tell whether the first of these rows holds values, and not the names of columns.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +27,14 @@ from tgt_ray.data.encoding import Utf8, as_utf8
 from tgt_ray.data.labels import names_beside
 from tgt_ray.data.parts import UNLABELLED, Layout, Parts, files_named, find_parts, kind_of, no_split, split_parts
 from tgt_ray.data.texts.base import BEGINNING, RawTexts, TextSource
-from tgt_ray.data.texts.delimited import DELIMITERS, broken_quote, first_rows, looks_like_row, with_doubled_quotes
+from tgt_ray.data.texts.delimited import (
+    DELIMITERS,
+    broken_quote,
+    excel_line,
+    first_rows,
+    looks_like_row,
+    with_doubled_quotes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -203,11 +209,9 @@ class CsvTexts(TextFiles):
         file, wanted = source.file, list(self._as_texts)
         rows = first_rows(source, delimiter, self.quoted is not False)
         head = rows[0] if rows else []
-        with source.lines() as lines:
-            first = lines.readline().strip()
-        if mark := re.fullmatch(r'"?sep=(.)"?', first):
+        if mark := excel_line(source):
             raise ConfigError(
-                f"{file}: begins with the line {first!r}, which is for Excel alone; remove it, and set"
+                f"{file}: begins with the line {mark[0]!r}, which is for Excel alone; remove it, and set"
                 f" task.data.delimiter to {json.dumps(mark[1])} where that is not what the file's kind has"
             )
         if self.columns is not None:

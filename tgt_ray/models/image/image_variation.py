@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import settings_of
 from tgt_ray.models.hub import check_parts, place
-from tgt_ray.models.image.preprocess import Preprocess
+from tgt_ray.models.image.preprocess import Preprocess, normalisation
 from tgt_ray.models.weights import check_finite
 
 
@@ -41,10 +41,8 @@ class Variation(nn.Module):
         self.input_shape, self.pixels, self.rows_at_once = input_shape, pixels, rows_at_once
         self.how = {"num_inference_steps": steps, "guidance_scale": guidance, "noise_level": noise_level}
         processor = pipeline.feature_extractor
-        size = processor.crop_size
-        self.preprocess = Preprocess(
-            3, processor.image_mean, processor.image_std, (size["height"], size["width"]), "bicubic"
-        )
+        size, (mean, std) = processor.crop_size, normalisation(processor, 3, "teacher.generator.path")
+        self.preprocess = Preprocess(3, mean, std, (size["height"], size["width"]), "bicubic")
 
     def encode(self, inputs: Tensor) -> Tensor:
         parts = inputs.split(self.rows_at_once)
@@ -112,6 +110,9 @@ def load(
     multiple = 8 * max(1, pipeline.vae_scale_factor // 8)
     if size is not None and size % multiple:
         raise ConfigError(f"teacher.generator.size: {size}; it must be a multiple of {multiple}")
+    longest = pipeline.scheduler.config.num_train_timesteps
+    if steps > longest:
+        raise ConfigError(f"teacher.generator.steps: {steps}; the pipeline has {longest} steps at the most")
     levels = pipeline.image_noising_scheduler.config.num_train_timesteps
     if noise_level >= levels:
         raise ConfigError(f"teacher.generator.noise_level: {noise_level}; the pipeline has {levels} levels, from 0 on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,13 @@ class KLAutoencoder(nn.Module):
 def load_config(path: str, subfolder: str | None, revision: str | None) -> Any:
     from diffusers import AutoencoderKL
 
-    return _from(AutoencoderKL.load_config, path, subfolder, revision)
+    config = _from(AutoencoderKL.load_config, path, subfolder, revision)
+    # The library would make its own class of any config.
+    kind = config.get("_class_name") if isinstance(config, Mapping) else None
+    wanted = AutoencoderKL.__name__
+    if kind != wanted:
+        raise ConfigError(f"teacher.generator.path: {path}: its config.json says _class_name {kind!r}, not '{wanted}'")
+    return config
 
 
 def build(config: Any, input_shape: tuple[int, ...], sample: bool, path: str) -> KLAutoencoder:

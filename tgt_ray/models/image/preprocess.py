@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tgt_ray.core.errors import ConfigError, cut
+
+
+def normalisation(processor: Any, channels: int, path: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Read mean and standard deviation of each channel from a model's image processor.
+
+    - raises ConfigError: where they aren't as many finite numbers as the model has channels, or a deviation is 0
+    """
+    mean, std = processor.image_mean, processor.image_std
+    for name, values in (("image_mean", mean), ("image_std", std)):
+        numbers = values if isinstance(values, list | tuple) else ()
+        fits = len(numbers) == channels and all(isinstance(each, int | float) for each in numbers)
+        if not fits or not all(math.isfinite(each) and (each > 0 or values is mean) for each in numbers):
+            above = "" if values is mean else " above 0"
+            raise ConfigError(
+                f"{path}: its preprocessor_config.json says {name} {cut(str(values))}, not {channels} number(s){above}"
+            )
+    return mean, std
 
 
 class Preprocess(nn.Module):

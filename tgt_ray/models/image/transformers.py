@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.models.heads import linear_head, settings_of
 from tgt_ray.models.hub import from_hub, has_head, made_from, model_from_hub
-from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone
+from tgt_ray.models.image.preprocess import Preprocess, PretrainedBackbone, normalisation
 
 
 class LogitsOf(nn.Module):
@@ -47,32 +47,38 @@ def transformers_backbone(path: str, revision: str | None, image_channels: int, 
     if image_channels not in (1, channels):
         raise ConfigError(f"{path} takes images of {channels} channel(s), the task's have {image_channels}")
     normalises = getattr(processor, "do_normalize", True)
-    mean = processor.image_mean if normalises else [0.0] * channels
-    std = processor.image_std if normalises else [1.0] * channels
+    mean, std = normalisation(processor, channels, path) if normalises else ([0.0] * channels, [1.0] * channels)
     pixels = (size, size) if size is not None else _own_size(processor, config)
     mode = "bicubic" if getattr(processor, "resample", 2) == 3 else "bilinear"
     # The argument by which a vision transformer takes other sizes than its own.
     resample = "interpolate_pos_encoding"
     other = size is not None and resample in inspect.signature(model.forward).parameters
     body = LogitsOf(model, {resample: True} if other else None)
-    if size is not None:
-        _check_size(body, channels, size, path)
+    own = _side(getattr(config, "image_size", None))
+    if pixels is not None and (size is not None or own not in (None, pixels)):
+        said = "teacher.labeler.img_size" if size is not None else "the size in its preprocessor_config.json"
+        _check_size(body, channels, pixels, f"{said}: {pixels[0]}x{pixels[1]}, but {path}")
     return PretrainedBackbone(
         Preprocess(channels, mean, std, pixels, mode), body, head.in_features, settings_of(config)
     )
 
 
-def _check_size(body: nn.Module, channels: int, size: int, path: str) -> None:
-    """Raise ConfigError where a model doesn't take images of this height and width."""
+def _side(size: Any) -> tuple[int, int] | None:
+    """Return height and width of a model's own images, which it gives as one number or two."""
+    return (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else None
+
+
+def _check_size(body: nn.Module, channels: int, pixels: tuple[int, int], said: str) -> None:
+    """Raise ConfigError where a model doesn't take images of this height and width.
+
+    - said: what the message begins with
+    """
     body.eval()
     try:
         with torch.no_grad():
-            body(torch.zeros(1, channels, size, size))
+            body(torch.zeros(1, channels, *pixels))
     except (ValueError, RuntimeError) as err:
-        raise ConfigError(
-            f"teacher.labeler.img_size: {size}, but {path} doesn't take such images"
-            f" ({' '.join(str(err).split())[:200]})"
-        ) from err
+        raise ConfigError(f"{said} doesn't take such images ({' '.join(str(err).split())[:200]})") from err
 
 
 def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
@@ -87,7 +93,7 @@ def transformers_weights(path: str, revision: str | None) -> tuple[dict[str, Ten
     model, info = model_from_hub(AutoModelForImageClassification, path, revision, where)
     name, head = linear_head(model, path)
     body = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if not has_head(info, name, where):
+    if not has_head(info, name, head, where):
         return body, None, None
     return body, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 
@@ -98,4 +104,4 @@ def _own_size(processor: Any, config: Any) -> tuple[int, int] | None:
             height = sizes.get("height") or sizes.get("shortest_edge")
             return int(height), int(sizes.get("width") or height)
     side = getattr(config, "image_size", None)
-    return (int(side), int(side)) if side else None
+    return _side(side) if side else None

@@ -236,7 +236,7 @@ def transformers_weights(
         return without_pooler(model).state_dict(), None, None
     name, head = linear_head(model, path)
     rest = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{name}.")}
-    if not has_head(info, name, where, "; give pooling: mean"):
+    if not has_head(info, name, head, where, "; give pooling: mean"):
         return rest, None, None
     return rest, head.weight.detach(), head.bias.detach() if head.bias is not None else None
 

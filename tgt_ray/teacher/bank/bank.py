@@ -116,6 +116,12 @@ class Bank:
         """The numbers of all requests that are known to be here."""
         return set(self._requests)
 
+    def among(self, numbers: range) -> list[int]:
+        """Return which requests of these numbers are known to be here, in order."""
+        if len(numbers) == 1:
+            return [numbers[0]] if numbers[0] in self._requests else []
+        return sorted(number for number in self._requests if number in numbers)
+
     def read(self, request: int) -> Block | None:
         """Return a request's rows, mapped into memory; None where they aren't here, or are damaged."""
         if self._mark is not None:

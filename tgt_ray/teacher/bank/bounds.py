@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tgt_ray.core.errors import NotWritten
-from tgt_ray.core.progress import volume
+from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.storage import Storage
 from tgt_ray.teacher.bank.marks import Found, banks
 
@@ -63,13 +63,13 @@ class Bounds:
                 "bank: the rows of %d recipe(s) that were used longest ago are removed (%s), since pool.bank.max_bytes"
                 " is %s",
                 len(removed),
-                volume(sum(each.bytes for each in removed)),
-                volume(self.max_bytes),
+                in_bytes(sum(each.bytes for each in removed)),
+                in_bytes(self.max_bytes),
             )
         if taken + count > self.max_bytes:
             self.left = 0
             raise NotWritten(
-                f"pool.bank.max_bytes: {volume(self.max_bytes)} are taken by rows that this run or others use"
+                f"pool.bank.max_bytes: {in_bytes(self.max_bytes)} are taken by rows that this run or others use"
             )
         self.left = min(self.left, self.max_bytes - taken)
 
@@ -89,9 +89,10 @@ class Bounds:
         free = shutil.disk_usage(next(each for each in (here, *here.parents) if each.exists())).free
         if free - count < SPARE * self.checkpoints:
             self.left = 0
+            spare = in_bytes(SPARE * self.checkpoints)
             raise NotWritten(
-                f"{self.folder.shown}: {volume(free)} are free on the disk, of which {volume(SPARE * self.checkpoints)}"
-                " are left for checkpoints of running trials"
+                f"{self.folder.shown}: {in_bytes(free)} are free on the disk, of which {spare} are left for checkpoints"
+                " of running trials"
             )
 
 

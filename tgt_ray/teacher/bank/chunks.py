@@ -20,9 +20,9 @@ from tgt_ray.core.signals.values import LENGTHS, Columns, Ragged, Values, concat
 #: Names of a row's own columns; those of signals have a prefix, since a signal may have any name.
 REQUEST, VERSION, ANCHOR, INPUTS = "request", "version", "anchor", "inputs"
 SIGNAL = "signal/"
-#: Keys of the metadata: the explorer of a file, and the seconds that the teacher took for all its rows; type and shape
-#: of a column's values.
-EXPLORER, SECONDS, DTYPE, SHAPE = "explorer", "seconds", "dtype", "shape"
+#: Keys of the metadata: the explorer of a file, the origin and steps of requests, and the seconds that the teacher took
+#: for all its rows; type and shape of a column's values.
+EXPLORER, ORIGINS, SECONDS, DTYPE, SHAPE = "explorer", "origins", "seconds", "dtype", "shape"
 #: The key that says by what the 8-bit numbers of a column are divided, and that number.
 DIVIDED, PIXELS = "divided by", 255
 
@@ -44,7 +44,9 @@ def to_bytes(blocks: Sequence[Block]) -> bytes:
         layouts[INPUTS][DIVIDED] = str(PIXELS)
     fields = [pa.field(name, column.type, metadata=layouts[name]) for name, column in columns.items()]
     took = sum(each.seconds or 0.0 for each in blocks)
-    about = {**formats.metadata("bank"), EXPLORER: blocks[0].explorer, SECONDS: f"{took:.6g}"}
+    origins = json.dumps({str(each.request): [each.origin, each.steps] for each in blocks if each.origin})
+    own = {EXPLORER: blocks[0].explorer, ORIGINS: origins, SECONDS: f"{took:.6g}"}
+    about = {**formats.metadata("bank"), **own}
     schema = pa.schema(fields, metadata=about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
@@ -69,7 +71,7 @@ class Chunk:
         about = _metadata(batch.schema)
         if not formats.readable("bank", about):
             raise OtherFormat(str(formats.number(about)))
-        self.explorer = about[EXPLORER]
+        self.explorer, self.origins = about[EXPLORER], json.loads(about[ORIGINS])
         self.row_s = float(about.get(SECONDS, 0.0)) / max(1, batch.num_rows)
         self.divided = DIVIDED in _metadata(batch.schema.field(INPUTS))
         self.arrays = {field.name: _values(batch.column(field.name), field) for field in batch.schema}
@@ -85,6 +87,7 @@ class Chunk:
     def block(self, request: int) -> Block:
         """Return the rows of a request, as they were made, without what is shown of it."""
         found = take(self.arrays, self.requests[request])
+        origin, steps = self.origins.get(str(request), ("", 0))
         return Block(
             inputs=self.inputs(self.requests[request]),
             anchor=_array(found, ANCHOR),
@@ -93,6 +96,8 @@ class Chunk:
             request=request,
             version=int(_array(found, VERSION)[0]),
             explorer=self.explorer,
+            origin=origin,
+            steps=steps,
             seconds=self.row_s * len(_array(found, ANCHOR)),
         )
 

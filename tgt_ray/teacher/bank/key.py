@@ -40,7 +40,8 @@ def bank_key(
 ) -> tuple[str, dict[str, Any]]:
     """Return the name of a bank, and what it follows from, for people.
 
-    The student, the share of synthetic rows and the temperature are no part of it.
+    The student, the share of synthetic rows and the temperature are no part of it, even where an explorer looks at the
+    student: such rows serve other students as well.
 
     - made_from: the fingerprints of anchors, labeler and generator
     - seed: of anchors and noise
@@ -55,6 +56,7 @@ def bank_key(
         "precision": recipe.precision,
         "pixels": recipe.pixels,
         "seed": seed,
+        "numbered_by": "share of the training" if explorer.on_policy else "request",
         "made_from": dict(made_from),
         "made_on": dict(made_on),
     }

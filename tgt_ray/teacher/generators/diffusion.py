@@ -81,15 +81,16 @@ class ImageVariationGenerator(Generator):
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
     weights: None = Field(None, description="not used: `path` has the weights")
-    steps: int = Field(20, ge=1, description="diffusion steps for each image; fewer are faster and coarser")
+    steps: int = Field(20, ge=1, le=10**6, description="diffusion steps for each image; fewer are faster and coarser")
     guidance: float = Field(
         10.0,
         ge=1,
+        le=1e6,
         description="scale of classifier-free guidance; higher follows the embedding more closely; 1: none, which takes"
         " half the time",
     )
     noise_level: int = Field(
-        0, ge=0, description="noise that the pipeline itself adds to embeddings; higher gives more variation"
+        0, ge=0, le=10**6, description="noise that the pipeline itself adds to embeddings; higher gives more variation"
     )
     size: int | None = Field(
         None, ge=8, le=2**14, description="height and width of the drawn images, in pixels; absent: the pipeline's own"

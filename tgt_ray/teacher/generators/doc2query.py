@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.config import Temperature
 from tgt_ray.teacher.generators.writing import Writing
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ class Doc2QueryGenerator(Writing):
         256, ge=4, le=2**20, description="largest number of tokens of a document; longer documents are cut"
     )
     max_new_tokens: int = Field(32, ge=1, le=2**20, description="largest number of tokens of a query")
-    temperature: float = Field(
-        1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely queries"
+    temperature: Temperature = Field(
+        1.0, description="temperature of the draw of tokens; higher gives more varied, less likely queries"
     )
     top_k: int = Field(
         10,
         ge=0,
+        le=2**20,
         description="each token is drawn from this many most likely ones; higher gives more variety; 0: from all",
     )
 

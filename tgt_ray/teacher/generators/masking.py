@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.config import LEAST_TEMPERATURE
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.teacher.generators.text import TextGenerator
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def _zero_or_enough(temperature: float) -> float:
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(f"is below {LEAST_TEMPERATURE:g}; give 0 for the most likely token")
+    return temperature
 
 
 class Masking(TextGenerator):
@@ -23,9 +31,10 @@ class Masking(TextGenerator):
         description="share of tokens that are masked before encoding, at least one of each text unless 0; higher"
         " changes more of a text",
     )
-    temperature: float = Field(
+    temperature: Annotated[float, AfterValidator(_zero_or_enough)] = Field(
         1.0,
         ge=0,
+        le=1e6,
         description="temperature of the draw of tokens; higher gives more varied, less likely texts; 0: the most likely"
         " token",
     )
@@ -118,6 +127,11 @@ class MaskedLMGenerator(Masking):
             if self.path is None
             else self._load(AutoModelForMaskedLM)
         )
+        if body.config.is_encoder_decoder:
+            raise ConfigError(
+                f"teacher.generator.path: {self.path} writes with a decoder instead of filling in masked tokens in"
+                " place; use teacher.generator.type seq2seq"
+            )
         return MaskedLanguageModel(
             body,
             tokens,

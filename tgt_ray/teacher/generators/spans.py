@@ -34,8 +34,10 @@ class SpanGenerator(Generator):
     starts_from: ClassVar[tuple[str, ...]] = ("sources",)
     stored: ClassVar[bool] = False
     weights: None = Field(None, description="not used: there are no weights")
-    least_words: int = Field(4, ge=1, description="smallest number of words of a span, where a sentence has as many")
-    most_words: int = Field(12, ge=1, description="largest number of words of a span")
+    least_words: int = Field(
+        4, ge=1, le=2**20, description="smallest number of words of a span, where a sentence has as many"
+    )
+    most_words: int = Field(12, ge=1, le=2**20, description="largest number of words of a span")
 
     @model_validator(mode="after")
     def _in_order(self) -> SpanGenerator:

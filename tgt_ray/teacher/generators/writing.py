@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.config import FolderOrName, Temperature
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.teacher.generators.text import TextGenerator
 
@@ -43,8 +43,8 @@ class CausalLMGenerator(Writing):
     )
     shots: int = Field(3, ge=1, le=1024, description="texts in a prompt: the anchor, and other anchors before it")
     max_new_tokens: int = Field(48, ge=1, le=2**20, description="largest number of tokens of a new text")
-    temperature: float = Field(
-        1.0, gt=0, description="temperature of the draw of tokens; higher gives more varied, less likely texts"
+    temperature: Temperature = Field(
+        1.0, description="temperature of the draw of tokens; higher gives more varied, less likely texts"
     )
     top_p: float = Field(
         0.95,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import FolderOrName
+from tgt_ray.core.config import FolderOrName, Temperature
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.models.backbones import TextEncoder
@@ -59,9 +59,8 @@ class DualEncoderLabeler(TextEncoder, Labeler):
     document_prefix: str | None = Field(
         None, description="text put before each document; absent: what the model's own files say"
     )
-    temperature: float = Field(
+    temperature: Temperature = Field(
         0.05,
-        gt=0,
         description="a document's probability is the softmax of scores / temperature (our choice); higher is softer;"
         " rankings don't depend on it",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,7 @@ class PretrainedLabeler(Labeler):
         " `fit`: fit a linear head on labelled rows; `auto`: own where `classes` is given, or where the head in a"
         " weights file or local folder has as many classes as the task, otherwise fit",
     )
-    classes: tuple[int, ...] | None = Field(
+    classes: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] | None = Field(
         None,
         min_length=1,
         description="for each class of the task, the number of the model's own class that it corresponds to; absent:"

@@ -105,7 +105,7 @@ class TextGeneratorPretrain(Pretrain):
         description="stop before `steps` once the labeler predicts the same class for a validation text and its"
         " refilled version in this percentage of cases; absent: train for all steps",
     )
-    check_every: int = Field(500, ge=1, description="steps between measurements of the agreement")
+    check_every: int = Field(500, ge=1, le=10**9, description="steps between measurements of the agreement")
 
 
 class GeneratorPretrain(Pretrain):
@@ -147,4 +147,4 @@ class GeneratorPretrain(Pretrain):
         description="stop before `steps` once the labeler predicts the same class for a validation row and its"
         " reconstruction in this percentage of cases; absent: train for all steps",
     )
-    check_every: int = Field(100, ge=1, description="steps between measurements of the agreement")
+    check_every: int = Field(100, ge=1, le=10**9, description="steps between measurements of the agreement")
