@@ -1,17 +1,22 @@
 """A generator of the pool, without Ray around it."""
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from tests.helpers.experiments import changed
 from tgt_ray.core.config import validate
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.loading import with_overrides
-from tgt_ray.distributed.messages import Job
+from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.messages import BankPlace, Grant, Job
 from tgt_ray.distributed.pool_actor import PoolSetup, TeacherGenerator
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
+from tgt_ray.teacher.bank.key import machine
 from tgt_ray.training.generation import recipe_of, shown_rows
 from tgt_ray.training.student import build_student
 
@@ -46,3 +51,25 @@ def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, st
         assert made.synthesizer.recipe == recipe_of(config)
         synthesizers.append(made.synthesizer)
     assert synthesizers[0] is synthesizers[1] is synthesizers[2]
+
+
+def test_a_generator_says_what_it_took_and_whether_its_rows_are_kept(monkeypatch, prepared, storage, caplog):
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
+    made.loaded["prepared"] = ("reference", prepared.prepared)
+    config = changed(prepared.experiment, explorer__type="random", pool__rows_per_request=32)
+    place = BankPlace("of-a-generator", machine(torch.get_num_threads(), "cpu"))
+    job = Job(0, config, (SimpleNamespace(hex=lambda: "reference"),), 0, 1, 0, 10, place)
+    made._synthesize(Grant(0, 0, job))
+    assert made.kept and 0 < made.took < 60 and storage.exists("bank", place.key, "request-00000000.arrow")
+
+    def full(*args, **more):
+        raise NotWritten("bank: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(Storage, "write", full)
+    made._synthesize(Grant(0, 1))
+    assert not made.kept and len(caplog.messages) == 1
+    made._adopt(replace(job, number=1, bank=None))
+    made._synthesize(Grant(1, 1))
+    assert made.kept

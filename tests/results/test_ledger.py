@@ -39,6 +39,7 @@ def test_trials_are_summed_and_each_bank_counts_once():
     assert sums == {
         "rows_made": 12_200,
         "rows_found": 100,
+        "rows_not_kept": 0,
         "teacher_seconds": 43.2,
         "teacher_seconds_saved": 609.8,
         "bank_bytes": 3_001_000,
@@ -48,7 +49,8 @@ def test_trials_are_summed_and_each_bank_counts_once():
     assert line(sums) == (
         "synthetic rows: 12,200 made, 100 found; the teacher took 43 s and the bank saved about 10 min 10 s; 3 MB"
     )
-    assert line(ledger([report(bank_damaged=2)])).endswith("; 1 kB; 2 damaged file(s) were made again")
+    odd = line(ledger([report(bank_damaged=2, rows_not_kept=1500)]))
+    assert odd.endswith("; 1 kB; 2 damaged file(s) were made again; 1,500 of those made could not be kept")
 
 
 @pytest.mark.parametrize("trials", [[], [{"step": 3}], [{"rows_made": math.nan}]])

@@ -33,6 +33,7 @@ def test_trials_are_summed_at_the_end_of_a_sweep(tmp_path):
     assert record["kind"] == "sweep" and record["ledger"] == {
         "rows_made": 12_288,
         "rows_found": 184_320,
+        "rows_not_kept": 0,
         "bank_damaged": 0,
         "teacher_seconds": 41.0,
         "teacher_seconds_saved": 610.0,

@@ -99,7 +99,7 @@ def test_a_full_disk_costs_one_line_and_no_run(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     taken = first(own, 5)
     check(taken[4], made_block(4, ROWS))
-    assert teacher.asked == [0, 1, 2, 3, 4]
+    assert teacher.asked == [0, 1, 2, 3, 4] and (own.make.made, own.make.unkept) == (25, 15)
     assert caplog.messages == ["bank: cannot be written; the run goes on, and its further synthetic rows are not kept"]
 
 

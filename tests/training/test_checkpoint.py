@@ -81,7 +81,9 @@ def test_rows_and_seconds_are_counted_over_all_sessions(prepared, storage, tmp_p
     with pytest.raises(Killed):
         train_local(config, prepared.prepared, storage, checkpoints, kill_at(4))
     run = train_local(config, prepared.prepared, storage, checkpoints)
-    made, found, seconds = ([row[name] for row in run.history] for name in SUMMED[:3])
+    made, found, seconds = (
+        [row[name] for row in run.history] for name in ("rows_made", "rows_found", "teacher_seconds")
+    )
     # Of 12 steps with 5.92 rows each; the second request was begun by the first session.
     assert made == [24, 48, 72] and found == ([0, 24, 24] if kept else [0, 0, 0])
     assert 0 < seconds[0] < seconds[1] < seconds[2]

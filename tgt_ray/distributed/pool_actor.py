@@ -59,6 +59,7 @@ class TeacherGenerator:
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}
         self.spent, self.last_done, self.took = Spent(), 0.0, 0.0
+        self.kept = True  # whether the last request is in the bank, where there is one
         self.number = self.version = -1
         self.bank: Any = None
         self.run = ""
@@ -108,7 +109,7 @@ class TeacherGenerator:
         # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
-        return pack(grant.number, block, self.took)
+        return pack(grant.number, block, self.took, self.kept)
 
     def _synthesize(self, grant: Grant) -> Block:
         import torch
@@ -129,10 +130,10 @@ class TeacherGenerator:
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
         self.took = time.perf_counter() - started
         check_block(block)
-        if self.bank is not None:
-            if block.version >= 0:
-                block = replace(block, origin=self.run, steps=self.experiment.train.steps)
-            keep(self.bank, block, self.took)  # before it is sent, so that it is there for all who wait for it
+        if self.bank is not None and block.version >= 0:
+            block = replace(block, origin=self.run, steps=self.experiment.train.steps)
+        # Before it is sent, so that it is there for all who wait for it.
+        self.kept = self.bank is None or keep(self.bank, block, self.took)
         return block
 
     def _adopt(self, job: Job) -> None:

@@ -78,6 +78,7 @@ class SyntheticStream:
         self.beyond = 0  # index after the last one that it has waited for
         self.found, self.found_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
         self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
+        self.unkept = 0  # those of them that the bank didn't take
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
@@ -113,7 +114,7 @@ class SyntheticStream:
         if self.lost is not None:
             raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
         self.number += 1
-        self.dropped = self.taken = self.beyond = self.found = self.timed = 0
+        self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
@@ -182,6 +183,7 @@ class SyntheticStream:
             raise GenerationFailed(error)
         if request is not None:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
+            self.unkept += not row["kept"][0].as_py()
         if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here
         if request is None:
@@ -209,6 +211,7 @@ class SyntheticStream:
         rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else found_row_s)
         if self.bank is not None:
             rows["teacher_seconds_saved"] = rows["rows_found"] * found_row_s
+            rows["rows_not_kept"] = self.unkept * self.rows
             rows |= about_bank(self.bank)
         return {**found, "dropped_blocks": float(self.dropped), **rows}
 

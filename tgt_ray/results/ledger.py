@@ -9,7 +9,7 @@ from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.progress import duration
 
 #: Columns of a report that are sums over workers and over the sessions of a run.
-SUMMED = ("rows_made", "rows_found", "teacher_seconds", "teacher_seconds_saved", "bank_damaged")
+SUMMED = ("rows_made", "rows_found", "rows_not_kept", "teacher_seconds", "teacher_seconds_saved", "bank_damaged")
 
 
 def summed(*parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def line(sums: Mapping[str, Any]) -> str:
     )
     size = f"; {in_bytes(sums['bank_bytes'])}" if sums["banks"] else ""
     damaged = f"; {sums['bank_damaged']} damaged file(s) were made again" if sums["bank_damaged"] else ""
-    return f"{said}{size}{damaged}"
+    unkept = f"; {sums['rows_not_kept']:,} of those made could not be kept" if sums["rows_not_kept"] else ""
+    return f"{said}{size}{damaged}{unkept}"
 
 
 def _number(report: Mapping[Any, Any], name: str) -> float:

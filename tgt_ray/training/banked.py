@@ -114,12 +114,14 @@ class Maker:
 
     - make: makes the rows of a request
     - made: how many rows
+    - unkept: how many of these the bank didn't take
     - seconds: that this took
     """
 
     bank: Bank
     make: Callable[[int], Block]
     made: int = 0
+    unkept: int = 0
     seconds: float = 0.0
 
     def __call__(self, request: int) -> Block:
@@ -128,22 +130,24 @@ class Maker:
         took = time.perf_counter() - started
         self.made += len(block)
         self.seconds += took
-        keep(self.bank, block, took)
+        self.unkept += 0 if keep(self.bank, block, took) else len(block)
         return block
 
 
-def keep(bank: Bank, block: Block, seconds: float = 0.0) -> None:
+def keep(bank: Bank, block: Block, seconds: float = 0.0) -> bool:
     """Add a request's rows to the bank; where that fails, say so once, and go on without.
 
     - seconds: that the teacher took for them
+    - returns: whether they were added
     """
     if bank.full:
-        return
+        return False
     try:
         bank.put(block, seconds)
     except NotWritten as err:
         bank.full = True
         bank.warn("%s; the run goes on, and its further synthetic rows are not kept", err)
+    return not bank.full
 
 
 def reused_rows(experiment: Experiment, workers: int = 1) -> int | None:

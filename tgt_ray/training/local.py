@@ -234,6 +234,6 @@ class LocalRows:
         """Return how many rows were made and found, what making them took and has saved, and the bank's state."""
         if self.rows is None:
             return {"rows_made": self.made, "rows_found": 0, "teacher_seconds": self.seconds}
-        made = {"rows_made": self.maker.made, "teacher_seconds": self.maker.seconds}
+        made = {"rows_made": self.maker.made, "rows_not_kept": self.maker.unkept, "teacher_seconds": self.maker.seconds}
         found = {"rows_found": self.rows.found, "teacher_seconds_saved": self.rows.saved}
         return {**made, **found, **about_bank(self.rows.bank)}

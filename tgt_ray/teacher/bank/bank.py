@@ -101,9 +101,9 @@ class Bank:
         """Find out what others have added."""
         there = sorted(Path(each).name for each in self.folder.files())
         for name in there:
-            if name.startswith(_REQUEST) and name.endswith(".arrow") and name not in self._useless:
-                number = int(name.removeprefix(_REQUEST).removesuffix(".arrow"))
-                self._requests.setdefault(number, name)
+            number = name.removeprefix(_REQUEST).removesuffix(".arrow")
+            if name == f"{_REQUEST}{number}.arrow" and number.isdecimal() and name not in self._useless:
+                self._requests.setdefault(int(number), name)
             elif name.startswith(_CHUNK) and name.endswith(".arrow") and name not in (*self._open, *self._useless):
                 chunk = self._opened(name)
                 self._requests |= dict.fromkeys(chunk.requests if chunk is not None else (), name)

@@ -89,9 +89,10 @@ class Bounds:
         free = shutil.disk_usage(next(each for each in (here, *here.parents) if each.exists())).free
         if free - count < SPARE * self.checkpoints:
             self.left = 0
+            spare = in_bytes(SPARE * self.checkpoints)
             raise NotWritten(
-                f"{self.folder.shown}: {in_bytes(free)} are free on the disk, of which"
-                f" {in_bytes(SPARE * self.checkpoints)} are left for checkpoints of running trials"
+                f"{self.folder.shown}: {in_bytes(free)} are free on the disk, of which {spare} are left for checkpoints"
+                " of running trials"
             )
 
 
