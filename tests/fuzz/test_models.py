@@ -423,7 +423,7 @@ def vit_weight(base: Base) -> str:
         (
             "vit",
             lambda base, path: say(path / "config.json", hidden_size=0),
-            "no model can be made from its config.json",
+            "says hidden_size 0; a size is at least 1",
         ),
         ("bert", lambda base, path: say(path / "config.json", hidden_size=-1), "its config.json"),
         ("bert", lambda base, path: say(path / "config.json", vocab_size=0), "its config.json"),
@@ -437,6 +437,7 @@ def vit_weight(base: Base) -> str:
         ("vit", lambda base, path: say(path / PROCESSOR, image_std="half"), "image_std half, not 3"),
         ("deit", lambda base, path: forget(path / PROCESSOR, "size", "crop_size"), "doesn't take such images"),
         ("bert masked", lambda base, path: replaced(path, bases()["bart"].path), "writes with a decoder"),
+        ("t5", lambda base, path: say(path / "config.json", d_model=0), "says d_model 0"),
         ("t5", lambda base, path: forget(path / "config.json", "decoder_start_token_id"), "the decoder starts"),
     ],
 )

@@ -207,9 +207,11 @@ def _seal_zip(data: memoryview, name: str) -> list[Bytes]:
 
 
 def _zip(content: memoryview, name: str) -> str | None:
-    said = _COMMENT.search(bytes(content[-_MARK:]))
-    if said is not None:
-        return _compare(said, name, content[: -_MARK - 2])
+    end = bytes(content[-_MARK - _ZIP_END :])
+    if end[:4] == _ZIP_SIGN:  # what follows is a mark, or what is left of one
+        said, begin = _COMMENT.search(end), end[_ZIP_END - 2 :]
+        whole = said is not None and begin == _MARK.to_bytes(2, "little") + said[0].rjust(_MARK)
+        return _compare(said, name, content[: -_MARK - 2]) if said is not None and whole else OTHER
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             return None if file.testzip() is None else OTHER

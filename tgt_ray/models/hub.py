@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 PACKAGE = "package:"
 #: Files of a model that may name code of its own.
 WITH_CODE = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-#: Sizes in a config.json of which some models take a negative one without a word, and fail with the first inputs.
+#: Sizes in a config.json of which some models take 0 or a negative one without a word, and fail with the first inputs.
 SIZES = ("num_attention_heads", "n_head", "n_heads", "num_heads", "hidden_size", "d_model", "dim", "n_embd")
 #: Files of weights that are loaded, in safetensors and, where there are none, pickles that hold nothing but weights.
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
@@ -250,7 +250,7 @@ def check_files(path: str, revision: str | None, subfolder: str | None = None) -
                 " auto_map out of a copy"
             )
         for key in SIZES if name == "config.json" else ():
-            if isinstance(said.get(key), int) and said[key] < 0:
+            if isinstance(said.get(key), int) and said[key] < 1:
                 raise ConfigError(f"{path}: its config.json says {key} {said[key]}; a size is at least 1")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
