@@ -406,7 +406,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     changes = [how for each in experiments.values() if (how := each.train.relabelled) is not None]
     # A generator is made where the experiment needs one.
     first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
-    prepared = prepare_local(first, data, storage, objectives, unchanged, changes)
+    prepared = prepare_local(first, data, storage, objectives, unchanged, changes=changes)
     seeds = list(range(args.seeds))
     results = run_all(base, experiments, seeds, prepared, storage, args, made_on)
     config, rows = base.model_dump(mode="json"), row_counts(data)

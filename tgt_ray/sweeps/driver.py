@@ -83,8 +83,8 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
         how.warm_lanes,
         sweep.objectives(),
         sweep.unchanged_anchors(),
-        Begun.of(before, "sweep") if before is not None else None,
-        sweep.augmented_rows(),
+        begun=Begun.of(before, "sweep") if before is not None else None,
+        changes=sweep.augmented_rows(),
     ) as (board, prepared):
         log_teacher(prepared)
         student = prepared.student
