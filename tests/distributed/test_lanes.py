@@ -13,6 +13,7 @@ from tgt_ray.distributed import lanes
 from tgt_ray.distributed.messages import Run
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.results.ledger import SUMMED
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.training.files import STATE_FILE
 
@@ -27,6 +28,8 @@ def experiment(base: Experiment, **overrides: object) -> Experiment:
 #: What depends on who was how fast.
 TIMES = {"train_s", "wait_share", "start_wait_s", "generator_utilisation", "requests_granted", "dropped_blocks"}
 TIMES |= {"lane", "idle_s", "setup_s", "gap_s"}
+#: What depends on which rows were in the bank already.
+TIMES |= {*SUMMED, "bank_bytes"}
 
 
 def results(reports: list[dict]) -> list[dict]:

@@ -24,8 +24,8 @@ def small(prepared, **overrides):
 
 @pytest.fixture(scope="module")
 def off_policy(ray_cluster, prepared, storage):
-    """The same off-policy experiment in one process and on Ray."""
-    config = small(prepared, explorer__type="random")
+    """The same off-policy experiment in one process and on Ray, each with rows that it makes itself."""
+    config = small(prepared, explorer__type="random", pool__bank={"mode": "none"})
     return (
         api.run(config, storage=storage.root, name="random-local", local=True),
         api.run(config, storage=storage.root, name="random-ray"),
