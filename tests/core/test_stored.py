@@ -137,3 +137,5 @@ def test_every_byte_at_the_end_of_a_state_counts():
         content = bytearray(whole)
         content[-place] ^= 1
         assert stored.damage("state.pt", bytes(content)) is not None, place
+    for length in range(1, 64 + 22 + 1):
+        assert stored.damage("state.pt", whole[:-length]) is not None, length

@@ -212,6 +212,10 @@ def _zip(content: memoryview, name: str) -> str | None:
         said, begin = _COMMENT.search(end), end[_ZIP_END - 2 :]
         whole = said is not None and begin == _MARK.to_bytes(2, "little") + said[0].rjust(_MARK)
         return _compare(said, name, content[: -_MARK - 2]) if said is not None and whole else OTHER
+    whole_zip = bytes(content)
+    last = whole_zip[whole_zip.rfind(_ZIP_SIGN) :]
+    if len(last) != _ZIP_END + int.from_bytes(last[_ZIP_END - 2 : _ZIP_END], "little"):
+        raise ValueError("its end is cut off")  # the library reads it all the same
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             return None if file.testzip() is None else OTHER
