@@ -4,7 +4,7 @@ import asyncio
 
 from tests.helpers.experiments import changed
 from tgt_ray.distributed.coordinator import Coordinator
-from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.distributed.messages import BankPlace, Grant, Job, Spent
 from tgt_ray.experiment.experiment import Experiment
 
 WINDOW, LENGTH = 3, 8
@@ -71,3 +71,42 @@ def test_a_retried_task_gets_nothing_for_what_an_earlier_job_had():
         assert (await ask(coordinator, 0, 4)).request == 8
 
     asyncio.run(story())
+
+
+def test_what_was_to_be_in_the_bank_and_is_not_is_made_once():
+    async def run():
+        coordinator = Coordinator()
+        await coordinator.begin(job(0), None, -1, frozenset({0, 1}))
+        await coordinator.demand(0, 0)
+        granted = [(await ask(coordinator, 0, place)).request for place in range(2)]
+        await coordinator.demand(0, 1)  # it has been passed over
+        return [*granted, (await ask(coordinator, 0, 2)).request]
+
+    assert asyncio.run(run()) == [0, 2, 1]
+
+
+def test_nobody_waits_for_rows_that_are_not_kept():
+    released = []
+
+    class Board:
+        """Knows that another lane makes everything."""
+
+        class claim:
+            @staticmethod
+            async def remote(*args):
+                return False
+
+        class release:
+            @staticmethod
+            async def remote(name):
+                released.append(name)
+
+    async def run():
+        coordinator = Coordinator(Board)
+        await coordinator.begin(job(0, bank=BankPlace("k", {})), None, -1)
+        assert not await coordinator._is_mine(0)
+        await coordinator.unkept(0)
+        await coordinator.unkept(0)
+        return await coordinator._is_mine(0)
+
+    assert asyncio.run(run()) and len(released) == 2

@@ -38,6 +38,7 @@ JUNK = {
     "teachers/labeler-0123456789abcdef.pt": "teachers/labeler-0123456789abcdef.pt",
     "teacher_cache/0123456789abcdef.safetensors": "teacher_cache/0123456789abcdef",
     "fit_checks/0123456789abcdef.json": "fit_checks/0123456789abcdef",
+    "forms/labeler-0123456789abcdef.json": "forms/labeler-0123456789abcdef",
     "data_cache/0123456789abcdef/train-0.arrow": "data_cache/0123456789abcdef",
     "documents/0123456789abcdef.safetensors": "documents/0123456789abcdef",
     "logs/gone.log": "logs/gone",

@@ -103,6 +103,17 @@ def test_a_full_disk_costs_one_line_and_no_run(tmp_path, monkeypatch, caplog):
     assert caplog.messages == ["bank: cannot be written; the run goes on, and its further synthetic rows are not kept"]
 
 
+def test_a_bank_that_takes_nothing_costs_one_request_a_block(tmp_path, monkeypatch):
+    own, teacher = rows(Storage(tmp_path), total=8 * ROWS)
+
+    def full(*args, **options):
+        raise NotWritten("bank: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Storage, "write", full)
+    first(own, 12)
+    assert len(teacher.asked) == 12
+
+
 @pytest.mark.parametrize(
     "bank, total",
     [

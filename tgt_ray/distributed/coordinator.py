@@ -33,6 +33,7 @@ class Coordinator:
         self.there: set[int] = set()
         self.elsewhere: set[int] = set()
         self.demanded: list[int] = []  # that another lane was to make, and didn't
+        self.alone = False  # whether the job's rows are for its worker alone, since the bank doesn't take them
         self.job: Job | None = None
         # (slot, place) -> index of its request, for the present job, in order; never more of them than `pool.window`.
         self.granted: dict[tuple[int, int], int] = {}
@@ -57,7 +58,7 @@ class Coordinator:
             self._use_up(self.next_index)
             if self.board is not None:
                 await self.board.release.remote(self.name)
-            self.there, self.elsewhere, self.demanded = set(there), set(), []
+            self.there, self.elsewhere, self.demanded, self.alone = set(there), set(), [], False
             self.job, self.next_index, self.consumed_below, self.count = job, job.first, job.first, 0
             self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
             self.busy_s = self.total_s = 0.0
@@ -133,7 +134,7 @@ class Coordinator:
         return None
 
     async def _is_mine(self, index: int) -> bool:
-        if self.board is None or self.job is None or self.job.bank is None:
+        if self.board is None or self.job is None or self.job.bank is None or self.alone:
             return True
         claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.name)
         return claimed
@@ -146,14 +147,24 @@ class Coordinator:
         async with self.changed:
             if self.job is None or number != self.job.number:
                 return
-            its_turn_comes = index >= self.next_index and index not in self.there
-            if its_turn_comes or index in self.demanded or index in self.granted.values():
+            if index >= self.next_index:  # its turn will come, if it isn't taken to be in the bank
+                self.there.discard(index)
+                self.changed.notify_all()
+                return
+            if index in self.demanded or index in self.granted.values():
                 return
             if await self._is_mine(index):
                 self.there.discard(index)
                 self.elsewhere.discard(index)
                 self.demanded.append(index)
                 self.changed.notify_all()
+
+    async def unkept(self, number: int) -> None:
+        """Note that rows of the job aren't kept: others must not wait for them, and make what they need themselves."""
+        if self.job is not None and number == self.job.number and not self.alone:
+            self.alone = True
+            if self.board is not None:
+                await self.board.release.remote(self.name)
 
     async def found(self, number: int, there: frozenset[int]) -> None:
         """Note which requests of the job have come into the bank since its begin: others have made them."""

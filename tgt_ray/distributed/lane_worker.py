@@ -222,15 +222,17 @@ class LaneWorker:
         weights = checkpoint.snapshot(run.student) if item.experiment.explorer.on_policy else None
         job = item.experiment, item.prepared, first, weights, run.step, self._bank(item, run)
         try:
-            return self.stream.begin(*job)
+            return self.stream.begin(*job, bank=self.held)
         except StreamLost as err:
             log.warning("%s opens another stream before run %s: %s", self.setup.name, item.id, err)
         self.stream.close()
         self.stream = self._open_stream()
-        return self.stream.begin(*job)
+        return self.stream.begin(*job, bank=self.held)
 
     def _bank(self, item: Run, run: StudentRun) -> BankPlace | None:
         """Say where a run's rows are kept, and mark the bank as in use; None: nowhere."""
+        import torch
+
         from tgt_ray.teacher.bank.key import machine
         from tgt_ray.training import checkpoint
         from tgt_ray.training.banked import bank_of, uses_bank
@@ -239,6 +241,9 @@ class LaneWorker:
         if not uses_bank(experiment):
             return None
         device = "cuda" if pool.gpus_per_actor else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            log.warning("pool.bank: rows are not kept, since this node has no GPU to tell which one makes them")
+            return None
         made_on = machine(threads_of(pool), device)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)

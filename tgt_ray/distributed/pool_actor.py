@@ -62,6 +62,7 @@ class TeacherGenerator:
         self.kept = True  # whether the last request is in the bank, where there is one
         self.number = self.version = -1
         self.bank: Any = None
+        self.keeps = False  # whether the job's rows are to be kept
         self.run = ""
         self.ended = False
         # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
@@ -133,7 +134,7 @@ class TeacherGenerator:
         if self.bank is not None and block.version >= 0:
             block = replace(block, origin=self.run, steps=self.experiment.train.steps)
         # Before it is sent, so that it is there for all who wait for it.
-        self.kept = self.bank is None or keep(self.bank, block, self.took)
+        self.kept = not self.keeps or (self.bank is not None and keep(self.bank, block, self.took))
         return block
 
     def _adopt(self, job: Job) -> None:
@@ -173,6 +174,7 @@ class TeacherGenerator:
         )
         self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
         self.number, self.version, self.bank = job.number, -1, self._bank(job)
+        self.keeps = job.bank is not None
         self.run = job.bank.run if job.bank is not None else ""
 
     def _bank(self, job: Job) -> Any:

@@ -75,7 +75,9 @@ class SyntheticStream:
         self.bank: Bank | None = None  # of the present job
         self.banked: BankedRows | None = None  # its rows, in the order of this worker
         self.taken = 0  # rows that the worker has had of the present job
+        self.look_s: float | None = None  # seconds between two looks into the bank; None: there is none
         self.beyond = 0  # index after the last one that it has waited for
+        self.there: frozenset[int] = frozenset()  # requests that were in the bank when it was looked at
         self.found, self.found_s = 0, 0.0  # those out of the bank, and the seconds that the teacher took for them
         self.timed, self.timed_s = 0, 0.0  # requests that its own generators have sent, and their seconds
         self.unkept = 0  # those of them that the bank didn't take
@@ -98,6 +100,7 @@ class SyntheticStream:
         snapshot: dict[str, np.ndarray] | None = None,
         version: int = -1,
         place: BankPlace | None = None,
+        bank: Bank | None = None,
     ) -> Iterator[Block]:
         """Let the generators work for an experiment; the job before is over.
 
@@ -106,6 +109,7 @@ class SyntheticStream:
         - snapshot: the student's state at the start, where the explorer uses the student; else None
         - version: the number of steps that this student was trained
         - place: where rows are kept, and found; None: nowhere
+        - bank: that place, where it is open already
         - returns: an iterator over the job's blocks, in the order of requests
         - raises StreamLost: at once where the stream ended while there was nothing to do, or by the iterator
         - raises GenerationFailed: by the iterator, where a generator could not make a request
@@ -118,19 +122,23 @@ class SyntheticStream:
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
-        self.bank = Bank(Storage(self.storage_root), place.key) if place is not None else None
+        self.bank = None
+        if place is not None:
+            self.bank = bank or Bank(Storage(self.storage_root), place.key)
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
         if total is not None and self.bank is not None and total // self.rows < count:
             count = total // self.rows + 1  # the last one is compared with
         job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
         there: frozenset[int] = frozenset()
-        self.banked = None
+        self.banked, self.look_s = None, None
         if self.bank is not None:
+            self.look_s = LOOK_S if self.bank.folder.is_local else NEWS_S
             self.bank.look()
             train = experiment.train
             make = partial(self._next, job)
             self.banked = BankedRows(self.bank, make, self.rows, total, train.seed, job.numbering, train.steps)
             there = self.banked.there()
+        self.there = there
         self._call("begin", job, snapshot, version, there)
         return self._blocks(job, there)
 
@@ -151,15 +159,17 @@ class SyntheticStream:
                 if news:
                     self.coordinator.found.remote(job.number, news)
                     there |= news
+                    self.there = there
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
-        # What the worker has had before, and the bank hasn't kept, must be asked for.
-        asked = time.monotonic() if index >= self.beyond else -math.inf
+        # What the worker has had before, or was to be in the bank, and isn't there any more, must be asked for.
+        awaited = index >= max(self.beyond, job.first) and index not in self.there
+        asked = time.monotonic() if awaited else -math.inf
         self.beyond = max(self.beyond, index + 1)
         while index not in self.waiting:
             try:
-                self._sort_in(self.blocks.get(timeout=None if self.banked is None else LOOK_S), job, index)
+                self._sort_in(self.blocks.get(timeout=self.look_s), job, index)
             except queue.Empty:
                 assert self.banked is not None
                 self.banked.bank.look()
@@ -183,12 +193,16 @@ class SyntheticStream:
             raise GenerationFailed(error)
         if request is not None:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
-            self.unkept += not row["kept"][0].as_py()
+            if not row["kept"][0].as_py():
+                self.unkept += 1
+                self.coordinator.unkept.remote(job.number)
         if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here
         if request is None:
             raise RuntimeError("the block of a consumed request came twice")
         index = job.numbering.index(request)
+        if index in self.waiting and self.bank is not None:
+            return  # it was asked for again meanwhile
         if index < expected or index in self.waiting:
             raise RuntimeError(f"the block of request index {index} came twice")
         self.waiting[index] = row

@@ -35,7 +35,10 @@ from tgt_ray.teacher.transfer_set import needs
 from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
 
 #: Kinds that can be made again; each is a folder of the storage, but for a pretraining that isn't over.
-SHARED = ("teachers", "pretraining", "teacher_cache", "fit_checks", "bank", "data_cache", "documents", "vocabularies")
+SHARED = (
+    *("teachers", "pretraining", "forms", "teacher_cache", "fit_checks", "bank", "data_cache", "documents"),
+    "vocabularies",
+)
 #: All kinds, in the order in which they are listed.
 KINDS = ("runs", "sweeps", "benchmark_runs", imported.FOLDER, *SHARED, "logs", "drafts")
 #: Folders whose things are folders; in the others, files of one name belong together.
@@ -210,7 +213,8 @@ def needs_of(storage: Storage, owner: Thing) -> Needs:
                 said | frozenset(_computed(storage, said, experiment, objectives)), _unknown(experiment, owner)
             )
     except (ConfigError, FileNotFoundError):  # of another version, or with a class that isn't here
-        return Needs(said, frozenset({"teacher_cache", "documents", "vocabularies", "data_cache", "fit_checks"}))
+        unknown = {"teacher_cache", "documents", "vocabularies", "data_cache", "fit_checks", "forms"}
+        return Needs(said, frozenset(unknown))
 
 
 def _brought(storage: Storage, name: str, settings: str) -> Iterator[str]:
@@ -268,7 +272,11 @@ def _computed(storage: Storage, said: Iterable[str], experiment: Experiment, obj
 
 
 def _unknown(experiment: Experiment, owner: Thing) -> frozenset[str]:
-    """Return the kinds whose names don't follow from settings and record: texts may have any vocabulary."""
+    """Return the kinds whose names don't follow from settings and record: texts may have any vocabulary.
+
+    A form's name follows from the machine that it was measured on.
+    """
     texts = {"vocabularies"} if experiment.task.modality == "text" else set()
+    texts |= {"forms"} if experiment.teacher.run_as == "fast" else set()
     ended = f"{owner.name}/record.json" in owner.files
     return frozenset(texts | (set() if ended else {"fit_checks", "documents"}))

@@ -33,7 +33,7 @@ class BankConfig(Config):
         " rows that were explored for one student also serve others at about the same share of their training; none:"
         " rows are not kept; with exact, rows of explorers that look at the student are not kept either",
     )
-    rows: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+    rows: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.25,
         description="with reuse, how many rows the bank has: a number, or below 1 a share of what a run takes; fewer:"
         " less work for the teacher, and a student that sees the same rows more often",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,11 @@ class BankedRows:
         if block is not None:
             self._count(block)
             return block
-        made = [self.request(each) for each in np.unique(taken // self.rows).tolist()]
-        # Where the bank takes no more rows, whole requests are used again.
-        return self._gather(taken) or made[0]
+        for each in np.unique(taken // self.rows).tolist():
+            made = self.request(each)
+            if self.find(each) is None:
+                return made  # the bank takes no more rows, so whole requests are used again
+        return self._gather(taken) or made
 
     def seen_and_fresh(self) -> tuple[Block, Block] | None:
         """Return rows that were taken in several epochs, and as many that are in none; None before a second epoch."""
@@ -196,11 +199,8 @@ def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_o
     made_from = {**anchors, **{role: fingerprints[role] for role in roles}, **({"forms": forms} if forms else {})}
     key, about = bank_key(recipe_of(experiment), explorer, generator, made_from, experiment.train.seed, made_on)
     bank = Bank(storage, key, experiment.pool.bank.max_bytes)
-    if not bank.full:
-        try:
-            bank.describe(about)
-        except NotWritten:
-            bank.full = True  # said when the first rows are to be kept
+    with suppress(NotWritten):  # said when the first rows are to be kept
+        bank.describe(about)
     return bank
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,38 @@ def test_each_epoch_takes_every_row_once_and_the_first_in_order():
     assert (np.sort(epochs, axis=1) == np.arange(10)).all()
     assert (epochs[1] != epochs[2]).any() and (epochs[1] != np.arange(10)).any()
     assert (places(5, 4, 10, 7) == taken[20:24]).all() and (places(5, 4, 10, 8) != taken[20:24]).any()
+
+
+def test_two_that_join_at_once_lose_nothing(tmp_path, monkeypatch):
+    """The second one has looked before the first one joins, as on a storage where nobody can be kept out."""
+    storage = Storage(tmp_path)
+    one, other = Bank(storage, "k"), Bank(storage, "k")
+    for number in range(6):
+        one.put(block(number))
+    look, joined = other.look, []
+
+    def late():
+        look()
+        if not joined:
+            joined.append(True)
+            monkeypatch.setattr(one, "_claimed", lambda: nullcontext(True))
+            one.join()
+
+    monkeypatch.setattr(other, "look", late)
+    other.join()
+    fresh = Bank(storage, "k")
+    fresh.look()
+    assert fresh.requests == set(range(6))
+    for number in range(6):
+        check(fresh.read(number), block(number))
+
+
+def test_single_requests_that_a_chunk_has_as_well_are_removed(tmp_path):
+    storage = Storage(tmp_path)
+    one, other = Bank(storage, "k"), Bank(storage, "k")
+    for bank in (one, other):
+        bank.put(block(3))
+    one.join()
+    other.put(block(3))
+    other.join()
+    assert not list((tmp_path / "bank" / "k").glob("request-*")) and other.read(3) is not None

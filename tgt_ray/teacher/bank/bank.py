@@ -73,13 +73,17 @@ class Bank:
         self.release()
         self._mark = Mark(self.folder, checkpoint_bytes)
 
+    def _renew(self) -> None:
+        if self._mark is not None:
+            self._mark.renew()
+
     def release(self) -> None:
         """Let others remove the bank."""
         if self._mark is not None:
             self._mark.close()
         self._mark = None
 
-    def warn(self, message: str, err: NotWritten) -> None:
+    def warn(self, message: str, err: Exception) -> None:
         """Warn of something once in this process, since the banks of other runs have the same disk."""
         said = message, self._bounds.folder.root
         if said not in _said:
@@ -99,6 +103,7 @@ class Bank:
 
     def look(self) -> None:
         """Find out what others have added."""
+        self._renew()
         there = sorted(Path(each).name for each in self.folder.files())
         for name in there:
             number = name.removeprefix(_REQUEST).removesuffix(".arrow")
@@ -124,8 +129,7 @@ class Bank:
 
     def read(self, request: int) -> Block | None:
         """Return a request's rows, mapped into memory; None where they aren't here, or are damaged."""
-        if self._mark is not None:
-            self._mark.renew()
+        self._renew()
         chunk = self._holding(request)
         shown = None if chunk is None else self._shown(request)
         if chunk is None or shown is None:
@@ -151,6 +155,7 @@ class Bank:
             if shown:
                 self._remove(_shown_name(block.request))
             raise
+        self._renew()
         self._useless.discard(name)
         self._requests.setdefault(block.request, name)
         self._bytes += len(content)
@@ -163,6 +168,7 @@ class Bank:
         - places: (N,), place of each row: the number of its request times `rows`, plus its place in the request
         - rows: of each request
         """
+        self._renew()
         numbers, inside = np.divmod(places, rows)
         chunks: dict[int, Chunk] = {}
         at = np.empty_like(places)  # place of each row in its file
@@ -195,7 +201,7 @@ class Bank:
         self._bytes = 0
         try:
             self._join()
-        except NotWritten as err:
+        except (NotWritten, OSError) as err:
             if not self.full:  # else it was said already that nothing can be written
                 self.warn("%s; synthetic rows stay in files of single requests", err)
 
@@ -204,17 +210,29 @@ class Bank:
             if not mine:
                 return  # someone else does it at this moment
             self.look()
+            self._remove_joined()
             group: list[Block] = []
             for number in sorted(number for number, name in self._requests.items() if name.startswith(_REQUEST)):
                 chunk = self._holding(number)
-                if chunk is None:
-                    continue
+                if chunk is None or not self._requests[number].startswith(_REQUEST):
+                    continue  # someone else has joined it just now
                 group.append(chunk.block(number))
                 if sum(each.inputs.nbytes for each in group) >= CHUNK_BYTES:
                     self._write_chunk(group)
                     group = []
             if group:
                 self._write_chunk(group)
+
+    def _remove_joined(self) -> None:
+        """Remove files of single requests that a chunk has as well: two runs have made them at the same time."""
+        for name in (Path(each).name for each in self.folder.files()):
+            number = name.removeprefix(_REQUEST).removesuffix(".arrow")
+            if name != f"{_REQUEST}{number}.arrow" or not number.isdecimal():
+                continue
+            holder = self._requests.get(int(number), name)
+            if holder != name and self._opened(holder) is not None:
+                self._open.pop(name, None)
+                self._remove(name)
 
     def _write_chunk(self, blocks: list[Block]) -> None:
         name, content = f"{_CHUNK}{blocks[0].request:08d}-{uuid.uuid4().hex[:8]}.arrow", to_bytes(blocks)
@@ -223,12 +241,13 @@ class Bank:
         for each in blocks:
             single = self._requests[each.request]
             self._requests[each.request] = name
-            self._open.pop(single, None)
-            self._remove(single)
+            if single.startswith(_REQUEST):
+                self._open.pop(single, None)
+                self._remove(single)
 
     @contextmanager
     def _claimed(self) -> Iterator[bool]:
-        """Claim the joining of files; on a storage without exclusive creation two may do so, which costs only time."""
+        """Claim the joining of files; on a storage without exclusive creation two may do so, which costs time."""
         if not self.folder.is_local:
             yield True
             return

@@ -46,11 +46,11 @@ class Mark:
         try:
             folder.write(b"", LAST_USE)
             folder.write(self.content, self.name)
+            self.renewed = time.monotonic()
             if folder.is_local:
                 file = os.open(folder.path(self.name), os.O_RDWR | os.O_CLOEXEC)
                 self._close = weakref.finalize(self, os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX)  # waits only for those that look whether it is locked
-            self.renewed = time.monotonic()
         except (NotWritten, OSError) as err:
             # Nothing may be written there, or the file system has no locks: who removes banks goes by the age then.
             log.debug("%s: no mark that it is in use (%s)", folder.shown, err)
