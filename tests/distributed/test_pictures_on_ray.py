@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.experiments import OWN_ROWS
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import with_overrides
@@ -62,6 +63,7 @@ def test_a_run_on_files_gives_the_same_locally_and_on_ray(ray_cluster, folder, t
         "train.batch_size": 8,
         "train.second_phase": {"type": "crt", "share": 0.2},
         "pool.rows_per_request": 16,
+        **OWN_ROWS,
     }
     config = validate(Experiment, with_overrides(Experiment().model_dump(mode="json"), list(values.items())))
     local = api.run(config, storage=str(tmp_path / "s"), name="local", local=True)

@@ -80,7 +80,7 @@ def test_what_was_begun_on_ray_can_be_finished_locally_and_the_other_way_round(
 def test_augmented_rows_that_the_teacher_labels_are_the_same_on_ray_and_here(ray_cluster, prepared, storage):
     """Real rows (consistent teaching) and synthetic ones (function matching)."""
     augment = {"shift": 1, "flip": True, "consistent": True, "versions": 4}
-    config = small(prepared, explorer={"type": "augment"}, train__augment=augment)
+    config = small(prepared, explorer={"type": "augment"}, train__augment=augment, pool__bank={"mode": "none"})
     here, there = (
         api.run(config, storage=storage.root, name=f"augmented-{local}", local=local).metrics for local in (True, False)
     )

@@ -11,6 +11,9 @@ def changed(base: Experiment, values: dict[str, object] | None = None, **more: o
     return validate(Experiment, with_overrides(base.model_dump(mode="json"), list(sets.items())))
 
 
+#: Each run makes its rows itself, where runs are compared.
+OWN_ROWS = {"pool.bank.mode": "none"}
+
 #: A teacher that costs nothing.
 TINY = {
     "teacher.labeler.widths": [4, 4],
