@@ -57,7 +57,7 @@ def slow(module, example):
 def quick(monkeypatch):
     """Turns of one call."""
     monkeypatch.setattr(subject, "SHORT_TURN_S", 0.0)
-    monkeypatch.setattr(subject, "library_start", lambda step: 0.0)
+    monkeypatch.setattr(subject, "seconds_to_import", lambda step: 0.0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_forms_are_measured_against_the_reference(teacher, monkeypatch):
 
 
 def test_the_time_until_a_form_is_ready_counts(teacher, monkeypatch):
-    monkeypatch.setattr(subject, "library_start", lambda step: 7.0)
+    monkeypatch.setattr(subject, "seconds_to_import", lambda step: 7.0)
     tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said[0], 512, ("bfloat16",)).tried()[0]
     assert tried.start_s > 7
     assert 0 < tried.work_s < 7

@@ -17,7 +17,7 @@ from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.numerics import kl_rows, on_pixels
-from tgt_ray.teacher.forms.making import Decodes, InForm, NoSuchForm, Says, library_start
+from tgt_ray.teacher.forms.making import Decodes, InForm, NoSuchForm, Says, seconds_to_import
 from tgt_ray.teacher.forms.names import FORMS, LEAST_AGREEMENT, MOST_KL, REFERENCE, REVISION, WORK_ROWS, facts_of
 from tgt_ray.teacher.module import Teacher
 
@@ -208,7 +208,7 @@ class Compared:
     def _try(self, form: str, reference: Tensor) -> Tried:
         run = InForm(form, self.module)
         try:
-            libraries_s = sum(library_start(step) for step in form.split("+"))
+            libraries_s = sum(seconds_to_import(step) for step in form.split("+"))
             started = time.perf_counter()
             run(self.inputs[: self.size])
             _wait(self.inputs)

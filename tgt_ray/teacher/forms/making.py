@@ -185,7 +185,7 @@ def compiled(module: nn.Module, example: Tensor) -> nn.Module:
 
 
 @cache
-def library_start(step: str) -> float:
+def seconds_to_import(step: str) -> float:
     """Start the library of a step, once in a process; return the seconds that it took.
 
     - raises NoSuchForm: where it isn't there
