@@ -117,10 +117,10 @@ def mean_std(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
-def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
+def run_options(parser: argparse.ArgumentParser, picture: str | None) -> None:
     """Add the options of the scripts that train students over seeds.
 
-    - picture: what --plot draws
+    - picture: what --plot draws; None: there is no picture, and finished runs are not kept
     """
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -132,16 +132,18 @@ def run_options(parser: argparse.ArgumentParser, picture: str) -> None:
     parser.add_argument("--seeds", type=at_least_one, default=5, help="number of seeds, from 0 on")
     parser.add_argument("--storage", default="results", help="folder for teachers and the teacher cache")
     parser.add_argument("--out", metavar="FILE.json", help="the record (default: in the storage)")
-    parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
     parser.add_argument(
         "--jobs", type=at_least_one, default=1, help="runs at the same time, each a process with one thread"
     )
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    if picture is None:
+        return
+    parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
     parser.add_argument(
         "--resume",
         action="store_true",
         help="take finished runs of the same experiment and teacher from the storage, whichever commit made them",
     )
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
 
 
 def show_or_measure(
@@ -149,14 +151,14 @@ def show_or_measure(
     stem: str,
     measure: Callable[[argparse.Namespace], dict[str, Any]],
     render: Callable[[dict[str, Any]], str],
-    plot: Callable[[dict[str, Any], Path], None],
+    plot: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> None:
     """Print the record of --show, or measure one and write it; draw its picture with --plot."""
     record = json.loads(Path(args.show).read_text(encoding="utf-8")) if args.show else measure(args)
     print(render(record))
     if not args.show:
         write_record(record, record_path(args.out, args.storage, f"{stem}-{data_name(args.data)}"))
-    if args.plot:
+    if plot is not None and args.plot:
         plot(record, Path(args.plot))
 
 

@@ -196,13 +196,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {**record, "summary": summarise(record)}
 
 
-def plot(record: dict[str, Any], path: Any) -> None:
-    raise SystemExit("--plot: this benchmark has no picture; leave it out")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    run_options(parser, "not available")
+    run_options(parser, None)
     parser.set_defaults(seeds=10)
     parser.add_argument("--trials", type=at_least_one, default=64, help="trials that are trained")
     parser.add_argument(
@@ -215,4 +211,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main(lambda: show_or_measure(parse(), "levels", measure, render, plot))
+    main(lambda: show_or_measure(parse(), "levels", measure, render))

@@ -184,16 +184,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def plot(record: dict[str, Any], path: Any) -> None:
-    raise ConfigError("--plot: this benchmark has no picture; leave it out")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    run_options(parser, "not available")
+    run_options(parser, None)
     parser.add_argument("--trials", type=at_least_one, default=4, help="trials of each seed")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main(lambda: show_or_measure(parse(), "shared_rows", measure, render, plot))
+    main(lambda: show_or_measure(parse(), "shared_rows", measure, render))

@@ -157,10 +157,14 @@ class Storage:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as err:
-            if getattr(err, "errno", None) == errno.EIO:
-                raise Damaged.of(where, self._reason(err)) from err
-            raise ConfigError(f"{where}: cannot be read ({self._reason(err)})") from err
+            raise Damaged.of(where, self._unreadable(err, where)) from err
         return stored.unsealed(self._known_as(*parts), content, where)
+
+    def _unreadable(self, err: Exception, where: str) -> str:
+        """Return why a disk can't give a file's bytes; ConfigError where something else keeps from reading it."""
+        if getattr(err, "errno", None) == errno.EIO:
+            return self._reason(err)
+        raise ConfigError(f"{where}: cannot be read ({self._reason(err)})") from err
 
     def _known_as(self, *parts: str) -> str:
         """Return the name that a file's checksum covers; with that of its folder where this is a digest of ours."""
@@ -209,9 +213,7 @@ class Storage:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as err:
-            if getattr(err, "errno", None) == errno.EIO:
-                return self._reason(err)
-            raise ConfigError(f"{self.where(*parts)}: cannot be read ({self._reason(err)})") from err
+            return self._unreadable(err, self.where(*parts))
         return stored.damage(self._known_as(*parts), content)
 
     def write(self, data: bytes, *parts: str, keep: str | None = None) -> None:

@@ -29,9 +29,7 @@ class Coordinator:
 
     def __init__(self, board: Any = None) -> None:
         self.board, self.name = board, uuid.uuid4().hex
-        # Indices of the job that are in the bank, and those that another lane makes for it.
-        self.there: set[int] = set()
-        self.elsewhere: set[int] = set()
+        self.there: set[int] = set()  # indices of the job that are in the bank
         self.demanded: list[int] = []  # that another lane was to make, and didn't
         self.alone = False  # whether the job's rows are for its worker alone, since the bank doesn't take them
         self.job: Job | None = None
@@ -58,7 +56,7 @@ class Coordinator:
             self._use_up(self.next_index)
             if self.board is not None:
                 await self.board.release.remote(self.name)
-            self.there, self.elsewhere, self.demanded, self.alone = set(there), set(), [], False
+            self.there, self.demanded, self.alone = set(there), [], False
             self.job, self.next_index, self.consumed_below, self.count = job, job.first, job.first, 0
             self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
             self.busy_s = self.total_s = 0.0
@@ -128,10 +126,7 @@ class Coordinator:
             return self.demanded.pop(0)
         index = self.next_index
         self.next_index += 1
-        if await self._is_mine(index):
-            return index
-        self.elsewhere.add(index)
-        return None
+        return index if await self._is_mine(index) else None
 
     async def _is_mine(self, index: int) -> bool:
         if self.board is None or self.job is None or self.job.bank is None or self.alone:
@@ -154,8 +149,6 @@ class Coordinator:
             if index in self.demanded or index in self.granted.values():
                 return
             if await self._is_mine(index):
-                self.there.discard(index)
-                self.elsewhere.discard(index)
                 self.demanded.append(index)
                 self.changed.notify_all()
 

@@ -72,8 +72,7 @@ class SyntheticStream:
     ):
         self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
-        self.bank: Bank | None = None  # of the present job
-        self.banked: BankedRows | None = None  # its rows, in the order of this worker
+        self.banked: BankedRows | None = None  # the present job's rows out of its bank, in the order of this worker
         self.taken = 0  # rows that the worker has had of the present job
         self.look_s: float | None = None  # seconds between two looks into the bank; None: there is none
         self.beyond = 0  # index after the last one that it has waited for
@@ -122,27 +121,26 @@ class SyntheticStream:
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
         self.rows = experiment.pool.rows_per_request
-        self.bank = None
-        if place is not None:
-            self.bank = bank or Bank(Storage(self.storage_root), place.key)
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
-        if total is not None and self.bank is not None and total // self.rows < count:
+        if total is not None and place is not None and total // self.rows < count:
             count = total // self.rows + 1  # the last one is compared with
         job = Job(self.number, experiment, prepared, self.rank, self.world_size, first, count, place)
-        there: frozenset[int] = frozenset()
-        self.banked, self.look_s = None, None
-        if self.bank is not None:
-            self.look_s = LOOK_S if self.bank.folder.is_local else NEWS_S
-            self.bank.look()
-            train = experiment.train
+        self.banked, self.look_s, self.there = None, None, frozenset()
+        if place is not None:
+            bank, train = bank or Bank(Storage(self.storage_root), place.key), experiment.train
+            bank.look()
             make = partial(self._next, job)
-            self.banked = BankedRows(self.bank, make, self.rows, total, train.seed, job.numbering, train.steps)
-            there = self.banked.there()
-        self.there = there
-        self._call("begin", job, snapshot, version, there)
-        return self._blocks(job, there)
+            self.banked = BankedRows(bank, make, self.rows, total, train.seed, job.numbering, train.steps)
+            self.look_s, self.there = LOOK_S if bank.folder.is_local else NEWS_S, self.banked.there()
+        self._call("begin", job, snapshot, version, self.there)
+        return self._blocks(job)
 
-    def _blocks(self, job: Job, there: frozenset[int]) -> Iterator[Block]:
+    @property
+    def bank(self) -> Bank | None:
+        """The bank of the present job; None where there is none."""
+        return self.banked.bank if self.banked is not None else None
+
+    def _blocks(self, job: Job) -> Iterator[Block]:
         looked = time.monotonic()
         for index in itertools.count(job.first):
             block = self._next(job, index) if self.banked is None else self.banked.block(index)
@@ -155,11 +153,10 @@ class SyntheticStream:
             self.coordinator.consumed.remote(job.number, index + 1)
             if self.banked is not None and time.monotonic() - looked > NEWS_S:
                 self.banked.bank.look()
-                news, looked = self.banked.there() - there, time.monotonic()
+                news, looked = self.banked.there() - self.there, time.monotonic()
                 if news:
                     self.coordinator.found.remote(job.number, news)
-                    there |= news
-                    self.there = there
+                    self.there |= news
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""

@@ -13,7 +13,7 @@ _SIZE = TypeAdapter(ByteSize)
 _WRITTEN = "write a number of bytes, or a text such as 20GB or 500MiB"
 
 
-def in_bytes(value: Any) -> Any:
+def number_of_bytes(value: Any) -> Any:
     """Return a size that is written with a unit, such as "20GB", as a number of bytes; other values as they are."""
     if isinstance(value, bool):
         raise ValueError(_WRITTEN)
@@ -38,13 +38,13 @@ class BankConfig(Config):
         description="with reuse, how many rows the bank has: a number, or below 1 a share of what a run takes; fewer:"
         " less work for the teacher, and a student that sees the same rows more often",
     )
-    max_bytes: Annotated[int, Field(ge=2**20), BeforeValidator(in_bytes, json_schema_input_type=int | str)] | None = (
-        Field(
-            20_000_000_000,
-            description="bytes of all banks of the storage together, or a text such as 20GB or 500MiB; beyond that,"
-            " banks that were used longest ago are removed, but none that a running trial uses; null: no limit",
-            json_schema_extra=SINCE_0_2,
-        )
+    max_bytes: (
+        Annotated[int, Field(ge=2**20), BeforeValidator(number_of_bytes, json_schema_input_type=int | str)] | None
+    ) = Field(
+        20_000_000_000,
+        description="bytes of all banks of the storage together, or a text such as 20GB or 500MiB; beyond that,"
+        " banks that were used longest ago are removed, but none that a running trial uses; null: no limit",
+        json_schema_extra=SINCE_0_2,
     )
 
 
