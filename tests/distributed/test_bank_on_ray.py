@@ -50,8 +50,8 @@ def lane(ray_cluster, storage, prepared, config, tmp_path):
     reference = (ray.put(prepared.prepared),)
     made_on = machine(threads_of(config.pool), "cpu")
 
-    def make(generator: type = TeacherGenerator, config=config):
-        stream = SyntheticStream(config.pool, root.root, generator=generator, board=board)
+    def make(generator: type = TeacherGenerator, config=config, **options):
+        stream = SyntheticStream(config.pool, root.root, generator=generator, board=board, **options)
         streams.append(stream)
 
         def begin(snapshot=None, version=-1, run="", **values):
@@ -103,6 +103,33 @@ def test_a_second_run_takes_the_rows_of_the_first_bit_for_bit(lane, config, prep
     expected = alone(config, prepared, storage, count)
     assert all(equal(a, c) and equal(b, c) for a, b, c in zip(first, again, expected, strict=True))
     assert [each.request for each in again] == list(range(count))
+
+
+def test_generators_start_once_a_row_is_missing(lane, config, prepared, storage, tmp_path):
+    """Where the bank has all rows of a run there are none; where one is damaged, they make that one."""
+    count = num_requests(config, 1)
+    first, begin = lane()
+    blocks = begin()
+    for _ in range(count):
+        next(blocks)
+    first.close()  # before the files of single requests are joined
+    stream, begin = lane(at_once=False)
+    blocks = begin()
+    again = [next(blocks) for _ in range(count)]
+    assert stream.generators is None
+    assert stream.metrics()["rows_made"] == 0 and stream.metrics()["rows_found"] == count * 64
+    (damaged,) = tmp_path.glob("bank/*/request-00000007.arrow")
+    blocks = begin()
+    next(blocks)
+    damaged.unlink()
+    once_more = again[:1] + [next(blocks) for _ in range(count - 1)]
+    assert stream.metrics()["rows_made"] == 64 and stream.metrics()["rows_found"] == (count - 1) * 64
+    assert all(equal(a, b) for a, b in zip(once_more, again, strict=True))
+    blocks = begin(steps=90)
+    longer = [next(blocks) for _ in range(count + count // 2)]
+    assert stream.metrics()["rows_made"] == count // 2 * 64
+    expected = alone(config, prepared, storage, len(longer))
+    assert all(equal(a, b) for a, b in zip(longer, expected, strict=True))
 
 
 @pytest.mark.slow

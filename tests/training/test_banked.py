@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from tests.helpers.experiments import changed
 from tests.teacher.bank.test_chunks import block as made_block
 from tests.teacher.bank.test_chunks import check, same
 from tgt_ray.core.config import validate
@@ -13,7 +14,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.training.banked import BankedRows, Maker, blocks, reused_rows, uses_bank
+from tgt_ray.training.banked import BankedRows, Maker, bank_of, blocks, may_have_rows, reused_rows, uses_bank
 
 ROWS = 5
 
@@ -146,3 +147,16 @@ def test_how_large_a_bank_is(bank, total):
 )
 def test_which_runs_use_a_bank(settings, uses):
     assert uses_bank(validate(Experiment, settings)) is uses
+
+
+def test_whether_a_storage_seems_to_have_an_experiments_rows(prepared, tmp_path):
+    """Generators start with a lane only where it doesn't; of a student nothing follows."""
+    storage, ready = Storage(tmp_path), prepared.prepared
+    own = changed(prepared.experiment, explorer__type="random")
+    assert not may_have_rows(own, ready.teacher, storage)
+    bank_of(own, ready, storage, {"threads": 1})
+    assert may_have_rows(changed(own, train__steps=7), ready.teacher, storage)
+    assert not may_have_rows(changed(own, explorer__sigma=0.123), ready.teacher, storage)
+    assert not may_have_rows(changed(own, pool__bank={"mode": "none"}), ready.teacher, storage)
+    other = {**ready.teacher, "labeler": {**ready.teacher["labeler"], "identity": "another"}}
+    assert not may_have_rows(own, other, storage)

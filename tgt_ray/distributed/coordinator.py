@@ -24,6 +24,10 @@ from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.messages import Grant, Job, Spent
 
 
+class StreamLost(RuntimeError):
+    """The pool or its coordinator has ended, so that a new stream must be opened."""
+
+
 class Coordinator:
     """Grants requests to generators; an async actor, so that a call that has to wait doesn't hold up the others."""
 

@@ -44,12 +44,15 @@ class LaneSetup:
     - board: the actor's handle
     - plan: the experiment for whose resources the lane was placed
     - storage_root: the root that holds the teacher
+    - rows_there: whether the storage seems to hold the rows that runs take, so that generators needn't start with the
+      lane; they start once a row is missing
     """
 
     name: str
     board: Any
     plan: Experiment
     storage_root: str
+    rows_there: bool = False
 
 
 def lane_worker(config: dict[str, LaneSetup]) -> None:
@@ -84,7 +87,8 @@ class LaneWorker:
         from tgt_ray.distributed.stream import SyntheticStream
 
         pool, board = self.setup.plan.pool, self.setup.board
-        return SyntheticStream(pool, self.setup.storage_root, self.rank, self.world_size, board=board)
+        at_once = not self.setup.rows_there
+        return SyntheticStream(pool, self.setup.storage_root, self.rank, self.world_size, board=board, at_once=at_once)
 
     def get_ready(self) -> None:
         """Import and set up what every run needs, before the first one comes."""
@@ -134,7 +138,7 @@ class LaneWorker:
         An error of the run alone ends only that run. An error that this process or its group can't go on after is
         raised: Ray Train then replaces the workers, and the run resumes from its checkpoint.
         """
-        from tgt_ray.distributed.stream import StreamLost
+        from tgt_ray.distributed.coordinator import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
 
         reason, run = None, None
@@ -210,7 +214,7 @@ class LaneWorker:
 
         A stream that ended while the lane was idle is no failure of the run: another stream is opened.
         """
-        from tgt_ray.distributed.stream import StreamLost
+        from tgt_ray.distributed.coordinator import StreamLost
         from tgt_ray.training import checkpoint
         from tgt_ray.training.imported import imported_blocks
 

@@ -30,6 +30,7 @@ from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.teacher.transfer_set import Prepared
 from tgt_ray.teacher.versions import Changes
+from tgt_ray.training.banked import may_have_rows
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,13 @@ CLOSE_TIMEOUT_S = 30
 
 @contextmanager
 def open_lanes(
-    name: str, plan: Experiment, count: int, storage: Storage, max_rebuilds: int = 0, warm: bool = True
+    name: str,
+    plan: Experiment,
+    count: int,
+    storage: Storage,
+    max_rebuilds: int = 0,
+    warm: bool = True,
+    rows_there: bool = False,
 ) -> Iterator[Any]:
     """Start `count` lanes in the background, yield their board, and end them with the block.
 
@@ -52,6 +59,7 @@ def open_lanes(
     - plan: the experiment for whose resources lanes are placed
     - storage: the root that holds the teacher
     - max_rebuilds, warm: as for RunQueue
+    - rows_there: as for LaneSetup
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
     if len(nodes()) == 1:
@@ -61,9 +69,8 @@ def open_lanes(
     board = start_board(name, plan, names, max_rebuilds, warm)
     # Train requires a folder for checkpoints. It stays empty: workers write theirs to the storage.
     with TemporaryDirectory(prefix="tgt_ray_lanes_") as folder:
-        threads = [
-            threading.Thread(target=_keep_open, args=(board, name, storage, folder), daemon=True) for name in names
-        ]
+        shared = board, storage.root, rows_there, folder
+        threads = [threading.Thread(target=_keep_open, args=(name, *shared), daemon=True) for name in names]
         listener = threading.Thread(target=_listen, args=(board,), daemon=True)
         for thread in (*threads, listener):
             thread.start()
@@ -110,7 +117,8 @@ def open_prepared_lanes(
     if needs_places(experiment):
         # The pass needs resources that the lanes will hold, so it runs before them; the call below uses the cache.
         prepare_on_ray(experiment, teacher, data, storage, False, objectives, unchanged, changes)
-    with open_lanes(name, plan, count, storage, max_rebuilds, warm) as board:
+    rows_there = may_have_rows(plan, teacher, storage)
+    with open_lanes(name, plan, count, storage, max_rebuilds, warm, rows_there) as board:
         yield board, prepare_on_ray(experiment, teacher, data, storage, True, objectives, unchanged, changes)
 
 
@@ -121,7 +129,7 @@ def _listen(board: Any) -> None:
             say(lines)
 
 
-def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
+def _keep_open(name: str, board: Any, storage_root: str, rows_there: bool, folder: str) -> None:
     """Open a lane, again where it was lost or must have another shape, until the board doesn't need it any more."""
     try:
         for opening in itertools.count():
@@ -129,7 +137,7 @@ def _keep_open(board: Any, name: str, storage: Storage, folder: str) -> None:
             if plan is None:
                 return
             try:
-                _fit_lane(LaneSetup(name, board, plan, storage.root), f"{name}-{opening}", folder)
+                _fit_lane(LaneSetup(name, board, plan, storage_root, rows_there), f"{name}-{opening}", folder)
             except Exception as err:  # of any kind: the runs that wait for this lane must learn of it
                 reason = (str(err).strip().splitlines() or [repr(err)])[-1]
                 log.warning("%s was lost: %s", name, reason)

@@ -1,6 +1,7 @@
-"""Streams synthetic rows as one long pass of a Ray Data actor pool over slots of requests.
+"""Gives a worker its synthetic rows, from its generators or from the bank.
 
-Torch is imported only where a pool actor or a worker needs it, so that a pool starts while its worker still imports.
+Torch is imported only where a pool actor or a worker needs it, so that a pool starts while its worker still imports;
+and Ray Data where a pool starts.
 """
 
 from __future__ import annotations
@@ -8,22 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 import queue
-import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-from ray.data import ActorPoolStrategy
-from ray.exceptions import RayActorError
 
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.coordinator import start_coordinator
+from tgt_ray.distributed.coordinator import StreamLost
 from tgt_ray.distributed.messages import BankPlace, Job
-from tgt_ray.distributed.pool_actor import GenerationFailed, PoolSetup, TeacherGenerator
+from tgt_ray.distributed.pool_actor import GenerationFailed, TeacherGenerator
 from tgt_ray.distributed.wire import unpack
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import PoolConfig
@@ -32,11 +30,8 @@ from tgt_ray.training.banked import BankedRows, about_bank, num_requests, reused
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
+    from tgt_ray.distributed.generators import Generators
 
-#: Seconds that a pool may take to start before the run fails instead of waiting for resources for ever.
-START_TIMEOUT_S = 120
-#: Seconds that a pass may take to end.
-CLOSE_TIMEOUT_S = 15
 #: Slots of a pass. Each costs a millisecond when the pass is opened. After the last one, another pass is opened, with
 #: new actors.
 SLOTS = 256
@@ -46,18 +41,15 @@ LOOK_S, DEMAND_S = 0.05, 5.0
 NEWS_S = 1.0
 
 
-class StreamLost(RuntimeError):
-    """The pool or its coordinator has ended, so that a new stream must be opened."""
-
-
 class SyntheticStream:
-    """Gives a worker its synthetic rows: opened first, which starts the pool, then one job after another, then closed.
+    """Gives a worker its synthetic rows: opened first, then one job after another, then closed.
 
     - storage_root: the root that holds the teacher
     - rank, world_size: of the worker
     - generator: class of the pool's actors
     - slots: of one pass
     - board: knows which lane makes which request of a bank; None: there are no other lanes
+    - at_once: whether generators start now, or once a job comes near a request that isn't in its bank
     """
 
     def __init__(
@@ -69,6 +61,7 @@ class SyntheticStream:
         generator: type = TeacherGenerator,
         slots: int = SLOTS,
         board: Any = None,
+        at_once: bool = True,
     ):
         self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
@@ -83,13 +76,11 @@ class SyntheticStream:
         self.rank, self.world_size = rank, world_size
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
-        self.coordinator = start_coordinator(board)
-        setup = PoolSetup(pool, storage_root, self.coordinator)
-        self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
-        self.closed = threading.Event()
-        self.lost: BaseException | None = None  # why the pass has ended by itself
-        self.feeder = threading.Thread(target=self._feed, args=(setup, generator, slots), daemon=True)
-        self.feeder.start()
+        self.student: tuple[dict[str, np.ndarray] | None, int] = None, -1  # as it was published last
+        self.setup = pool, storage_root, generator, slots, board
+        self.generators: Generators | None = None
+        if at_once:
+            self._started()
 
     def begin(
         self,
@@ -114,8 +105,8 @@ class SyntheticStream:
         - raises GenerationFailed: by the iterator, where a generator could not make a request
         - raises RuntimeError: by the iterator, where a block comes twice
         """
-        if self.lost is not None:
-            raise StreamLost(f"the stream has ended: {self.lost}") from self.lost
+        if self.generators is not None and (lost := self.generators.lost) is not None:
+            raise StreamLost(f"the stream has ended: {lost}") from lost
         self.number += 1
         self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
         self.found_s = self.timed_s = 0.0
@@ -132,8 +123,22 @@ class SyntheticStream:
             make = partial(self._next, job)
             self.banked = BankedRows(bank, make, self.rows, total, train.seed, job.numbering, train.steps)
             self.look_s, self.there = LOOK_S if bank.folder.is_local else NEWS_S, self.banked.there()
-        self._call("begin", job, snapshot, version, self.there)
+        self.student = snapshot, version
+        if self.generators is not None:
+            self._let_make(job)
         return self._blocks(job)
+
+    def _started(self) -> Generators:
+        """Return the generators, which start now unless they did before."""
+        from tgt_ray.distributed.generators import Generators
+
+        if self.generators is None:
+            self.generators = Generators(*self.setup)
+        return self.generators
+
+    def _let_make(self, job: Job) -> None:
+        """Let the generators make what isn't in the job's bank."""
+        self._started().call("begin", job, *self.student, self.there)
 
     @property
     def bank(self) -> Bank | None:
@@ -141,22 +146,30 @@ class SyntheticStream:
         return self.banked.bank if self.banked is not None else None
 
     def _blocks(self, job: Job) -> Iterator[Block]:
-        looked = time.monotonic()
+        looked, complete = time.monotonic(), self._is_there(range(job.first, job.count))
         for index in itertools.count(job.first):
+            upcoming = range(index, min(job.count, index + job.experiment.pool.window))
+            if self.generators is None and not self._is_there(upcoming):
+                self._let_make(replace(job, first=index))
             block = self._next(job, index) if self.banked is None else self.banked.block(index)
             self.waiting.pop(index, None)  # where it was in the bank as well
             self.taken += len(block)
             if block.seconds is not None:
                 self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
-            # Without waiting: the next block is most likely here already.
-            self.coordinator.consumed.remote(job.number, index + 1)
+            if not complete:
+                # Without waiting: the next block is most likely here already.
+                self._tell("consumed", job.number, index + 1)
             if self.banked is not None and time.monotonic() - looked > NEWS_S:
                 self.banked.bank.look()
                 news, looked = self.banked.there() - self.there, time.monotonic()
                 if news:
-                    self.coordinator.found.remote(job.number, news)
+                    self._tell("found", job.number, news)
                     self.there |= news
+                    complete = self._is_there(range(job.first, job.count))
+
+    def _is_there(self, indices: range) -> bool:
+        return self.there.issuperset(indices)
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
@@ -164,9 +177,13 @@ class SyntheticStream:
         awaited = index >= max(self.beyond, job.first) and index not in self.there
         asked = time.monotonic() if awaited else -math.inf
         self.beyond = max(self.beyond, index + 1)
+        if self.generators is None:  # it was to be in the bank, and isn't there any more
+            self.there -= {index}
+            self._let_make(replace(job, first=index))
+        blocks = self._started().blocks
         while index not in self.waiting:
             try:
-                self._sort_in(self.blocks.get(timeout=self.look_s), job, index)
+                self._sort_in(blocks.get(timeout=self.look_s), job, index)
             except queue.Empty:
                 assert self.banked is not None
                 self.banked.bank.look()
@@ -174,7 +191,7 @@ class SyntheticStream:
                 if found is not None:
                     return found
                 if time.monotonic() - asked > DEMAND_S:
-                    self.coordinator.demand.remote(job.number, index)
+                    self._tell("demand", job.number, index)
                     asked = time.monotonic()
         return unpack(self.waiting.pop(index))
 
@@ -192,7 +209,7 @@ class SyntheticStream:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
             if not row["kept"][0].as_py():
                 self.unkept += 1
-                self.coordinator.unkept.remote(job.number)
+                self._tell("unkept", job.number)
         if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here
         if request is None:
@@ -206,7 +223,8 @@ class SyntheticStream:
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Send generators the student as it is after `version` steps, without waiting."""
-        self.coordinator.publish.remote(self.number, version, weights)
+        self.student = weights, version
+        self._tell("publish", self.number, version, weights)
 
     def metrics(self) -> dict[str, Any]:
         """Return the coordinator's metrics, rows made and found, and how many blocks of earlier jobs were dropped.
@@ -214,7 +232,8 @@ class SyntheticStream:
         Rows that were made ahead and not used count as made. Some rows of this job may come out of the bank before
         they come from its generators, so those found are the others, and what they saved is their share.
         """
-        found = self._call("stream_metrics")
+        nothing = {"requests_granted": 0.0, "generator_utilisation": 0.0}
+        found = self.generators.call("stream_metrics") if self.generators is not None else nothing
         made = int(found["requests_granted"]) * self.rows
         rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
         found_row_s = self.found_s / max(1, self.found)
@@ -228,69 +247,16 @@ class SyntheticStream:
 
     def finish(self) -> None:
         """End the present job: the generators make nothing more for it, and its bank joins what files it has."""
-        self.coordinator.finish.remote()
+        self._tell("finish")
         if self.bank is not None:
             self.bank.join()
 
-    def _call(self, method: str, *args: Any) -> Any:
-        try:
-            return ray.get(getattr(self.coordinator, method).remote(*args))
-        except RayActorError as err:
-            raise StreamLost(f"the stream's coordinator has ended: {err}") from err
-
     def close(self) -> None:
-        """Stop the generators; the pool's processes end with the pass or, where that takes too long, with this one."""
-        self.closed.set()
-        self.coordinator.end.remote()
-        deadline = time.time() + CLOSE_TIMEOUT_S
-        while self.feeder.is_alive() and time.time() < deadline:
-            self._drain()
-            self.feeder.join(timeout=0.05)
+        """Stop the generators, if they run."""
+        if self.generators is not None:
+            self.generators.close()
 
-    def _feed(self, setup: PoolSetup, generator: type, slots: int) -> None:
-        try:
-            for first_slot in itertools.count(0, slots):
-                # A split into one part has its own actor to drive the pass. Otherwise a thread of this process would do
-                # so, and compete with the student's for the interpreter. Ray must not prefetch: it would keep the last
-                # block back until another one comes, and the window may be waiting for that very block.
-                (split,) = make_dataset(setup, range(first_slot, first_slot + slots), generator).streaming_split(
-                    1, equal=False
-                )
-                rows = iter(split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-                for row in rows:
-                    if self.closed.is_set():
-                        rows.close()  # ends the pass
-                        return
-                    self.blocks.put(row)
-        except BaseException as err:  # passed to the thread that reads the blocks
-            self.lost = err  # first, since a queue full of rows may block the next line
-            self.blocks.put(err)
-
-    def _drain(self) -> None:
-        while not self.blocks.empty():
-            self.blocks.get_nowait()
-
-
-def make_dataset(setup: PoolSetup, slots: range, generator: type) -> ray.data.Dataset:
-    """Make the data set of a pass: slots, one task each, which the pool maps to one block a request."""
-    pool = setup.pool
-    dataset = ray.data.from_items([{"slot": slot} for slot in slots], override_num_blocks=len(slots))
-    # A block must leave its actor at once. Held back to be merged with later ones, it would wait for grants that wait
-    # for it. A request is one row, so that the smallest limit doesn't split it.
-    dataset.context.target_max_block_size = 1
-    dataset.context.wait_for_min_actors_s = START_TIMEOUT_S
-    # Without a limit, since generators wait for as long as the student needs no rows.
-    dataset.context.execution_no_progress_timeout_s = -1
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    return dataset.map_batches(
-        generator,
-        batch_size=1,
-        fn_constructor_args=(setup,),
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=pool.gpus_per_actor or None,
-        resources=pool.actor_resources or None,
-        # One task at a time: a second one in the queue would delay the retry of a task whose actor died, and with it
-        # the window that the second one waits for.
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
-    )
+    def _tell(self, method: str, *args: Any) -> None:
+        """Call the coordinator, if there is one, without waiting."""
+        if self.generators is not None:
+            getattr(self.generators.coordinator, method).remote(*args)

@@ -18,7 +18,7 @@ from tgt_ray.core.batch import Block
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.teacher.bank.bank import Bank
+from tgt_ray.teacher.bank.bank import Bank, described
 from tgt_ray.teacher.bank.epochs import places
 from tgt_ray.teacher.bank.key import bank_key
 from tgt_ray.teacher.bank.numbering import Numbering
@@ -175,6 +175,23 @@ def uses_bank(experiment: Experiment) -> bool:
     """Tell whether a run's rows are kept: those that were explored for its student, only to share them."""
     kept = ("shared",) if experiment.explorer.on_policy else ("exact", "reuse", "shared")
     return experiment.uses_pool and experiment.pool.bank.mode in kept
+
+
+def may_have_rows(experiment: Experiment, teacher: Mapping[str, Any], storage: Storage) -> bool:
+    """Tell whether the storage seems to hold rows that an experiment would take; only its whole key could say so.
+
+    - teacher: the teacher's record
+    """
+    if not uses_bank(experiment):
+        return False
+    roles = ("labeler", *(("generator",) if experiment.explorer.decodes else ()))
+    identities = {role: teacher[role]["identity"] for role in roles if teacher[role] is not None}
+    explorer = experiment.explorer.model_dump(mode="json")
+    for about in described(storage):
+        made_by = {role: about["made_from"].get(role) for role in identities}
+        if made_by == identities and explorer.items() <= about["explorer"].items():
+            return True
+    return False
 
 
 def numbering_of(experiment: Experiment, count: int, rank: int = 0, world_size: int = 1) -> Numbering:

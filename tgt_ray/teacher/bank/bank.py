@@ -31,7 +31,7 @@ from tgt_ray.core.stored import Damaged
 from tgt_ray.teacher.bank import copies
 from tgt_ray.teacher.bank.bounds import Bounds
 from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, OtherFormat, signals, to_bytes
-from tgt_ray.teacher.bank.marks import Mark
+from tgt_ray.teacher.bank.marks import Mark, banks
 
 log = logging.getLogger(__name__)
 
@@ -339,6 +339,15 @@ class Bank:
     def _remove(self, name: str) -> None:
         with suppress(OSError):  # someone else may have been faster, or nothing may be removed there
             self.folder.fs.delete_file(self.folder.path(name))
+
+
+def described(storage: Storage) -> Iterator[dict[str, Any]]:
+    """Yield what the rows of each bank of a storage on a disk follow from."""
+    folder = storage.within(FOLDER)
+    for each in banks(folder) if folder.is_local else ():
+        about = records.find(folder, "bank", each.key, _RECORD)
+        if about is not None:
+            yield about
 
 
 def _first(columns: dict[str, Any]) -> Any:
