@@ -334,9 +334,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     ceiling = teacher_scores(record["teacher"])["test"]
     if ceiling is not None:
         axes.axhline(ceiling, color="black", linewidth=0.8, linestyle=":", label="teacher")
-    axes.set(
-        xscale="log", xlabel="processor seconds of a run", ylabel="test balanced accuracy, %", title=_title(record)
-    )
+    axes.set(xscale="log", xlabel="processor seconds of a run", ylabel="test balanced accuracy, %", title=title(record))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -344,7 +342,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _title(record: dict[str, Any]) -> str:
+def title(record: dict[str, Any]) -> str:
+    """Name a record's data."""
     tail = record["base"]["task"]["long_tail"]
     return f"{record['data']}, " + (f"imbalance {tail['imbalance']:g}" if tail else "all rows")
 

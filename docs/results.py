@@ -49,7 +49,15 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE / "results.md"
 TEMPLATE = "results.md.j2"
 #: Sides of the comparison with a plain loop.
-SIDES = {"warm": "warm lanes", "cold": "processes for each trial", "plain": "plain loop"}
+SIDES = {
+    "empty": "first time",
+    "filled": "second time",
+    "plain": "plain loop",
+    "plain-bank": "plain loop with a bank",
+    "plain-bank-2": "the same in two processes",
+}
+#: How many processes each side has that is a plain loop.
+PLAIN = {"plain": 1, "plain-bank": 1, "plain-bank-2": 2}
 
 
 class Page:
@@ -339,8 +347,13 @@ class Page:
         return self.record(name)["summary"]["sides"][side]
 
     def wall(self, name: str, side: str) -> float:
-        """Wall seconds of a sweep."""
-        return self.side(name, side)["wall_s"]["mean"]
+        """Wall seconds of a sweep, the median of its repeats."""
+        seconds: float = self.side(name, side)["median_wall_s"]
+        return seconds
+
+    def against(self, name: str, side: str, other: str) -> float:
+        """How many times as long one side takes as another."""
+        return self.wall(name, side) / self.wall(name, other)
 
     def processor_seconds(self, name: str, side: str, *roles: str) -> float:
         """Processor seconds of all processes of a sweep, or of those with these roles."""
@@ -370,13 +383,15 @@ class Page:
         return markdown(rows)
 
     def walls(self, *records: str) -> str:
-        """A row for each sweep: seconds on warm lanes, on cold ones and in a plain loop."""
-        rows = [["sweep", *SIDES.values(), "warm lanes / plain loop"]]
+        """A row for each sweep: seconds with an empty bank, with a filled one, and of plain loops."""
+        rows = [["sweep", *SIDES.values(), "first time / plain loop", "second time / plain loop with a bank"]]
         for name in records:
             record = self.record(name)
-            what = f"{record['sweep']['search']['trials']} trials, {record['data']}"
-            times = [f"{figure(self.wall(name, side))} s" for side in SIDES]
-            rows.append([what, *times, figure(record["summary"]["ratios"]["warm / plain"], 1)])
+            explorer, trials = record["sweep"]["experiment"]["explorer"]["type"], record["sweep"]["search"]["trials"]
+            ratios = [self.against(name, "empty", "plain"), self.against(name, "filled", "plain-bank")]
+            times = [figure(self.wall(name, side)) for side in SIDES]
+            what = f"{record['data']}, {explorer}, {trials} trials"
+            rows.append([what, *times, *(figure(ratio, 2) for ratio in ratios)])
         return markdown(rows)
 
     def where(self, name: str) -> str:
@@ -387,6 +402,8 @@ class Page:
             "of them generators": lambda side: self._role(name, side, "generators"),
             "of them students": lambda side: self._role(name, side, "students"),
             "of them Ray and everything else": lambda side: self._rest(name, side),
+            "seconds outside of trials, each lane": lambda side: figure(self.outside(name, side)),
+            "synthetic rows made": lambda side: self._made(name, side),
             "trials that ran to the end": lambda side: figure(self.side(name, side)["num_finished"]),
             "best trial, test": lambda side: mean_and_spread(self.side(name, side)["best"]["test"]),
         }
@@ -398,18 +415,22 @@ class Page:
         return [[what, *(say_it(column) for column in columns)] for what, say_it in told.items()]
 
     def _role(self, name: str, side: str, role: str) -> str:
-        return "one process" if side == "plain" else figure(self.processor_seconds(name, side, role))
+        return "" if side in PLAIN else figure(self.processor_seconds(name, side, role))
 
     def _rest(self, name: str, side: str) -> str:
-        if side == "plain":
-            return "one process"
+        if side in PLAIN:
+            return ""
         whole = self.processor_seconds(name, side)
         return figure(whole - self.processor_seconds(name, side, "generators", "students"))
+
+    def _made(self, name: str, side: str) -> str:
+        made = self.side(name, side)["rows"]["made"]
+        return "" if made is None else figure(made)
 
     def outside(self, name: str, side: str) -> float:
         """Seconds of a lane that go into starting and ending processes, imports, the search and checkpoints."""
         record = self.record(name)
-        lanes = record["runs"][side][0].get("concurrent", 1)
+        lanes = record["runs"][side][0].get("concurrent", PLAIN.get(side, 1))
         return self.side(name, side)["where"]["outside_s"] * record["sweep"]["search"]["trials"] / lanes
 
     def pairs(self, name: str, loop: str, key: str = "ratio") -> list[float]:

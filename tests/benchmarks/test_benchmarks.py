@@ -11,6 +11,7 @@ import torch
 from tests.helpers.experiments import tiny
 from tests.helpers.places import ROOT
 from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.forms.choice import Compared, Tried
@@ -21,6 +22,7 @@ import common
 import forms
 import methods
 import retrieval
+import schedules
 
 
 @pytest.fixture
@@ -149,3 +151,62 @@ def test_forms_of_a_teacher_are_measured_and_shown(tmp_path, monkeypatch):
     assert (folded["lacking"], folded["speed"], half["speed"]) == ("none", None, 6.0)
     text = forms.render({"data": "digits", "command": "c", "environment": environment(), **found})
     assert "labeler: bfloat16" in text and "99.90" in text and "none" in text
+
+
+def test_the_teachers_share_of_a_schedule_is_counted(tmp_path, monkeypatch):
+    """Rows of a bank are paid once for all trials; those that are explored for a student alone, by each."""
+    monkeypatch.setattr(schedules, "ProcessPoolExecutor", ThreadPoolExecutor)
+    threads = torch.get_num_threads()
+    sets = ["train.steps=6", "train.eval_every=6", "train.batch_size=16", "fit_check.on_low=skip"]
+    sets += [f"teacher.{role}.pretrain.steps=5" for role in ("labeler", "generator")] + ["pool.rows_per_request=16"]
+    args = argparse.Namespace(
+        data="digits",
+        sets=sets,
+        methods=["distillation", "distillation + consistent", "random", "random of 16", "gradient", "gradient shared"],
+        times=[1, 2],
+        rows=64,
+        most_explored=1,
+        flip=False,
+        storage=str(tmp_path),
+        seeds=1,
+        jobs=1,
+        resume=True,
+    )
+    record = schedules.measure(args)
+    torch.set_num_threads(threads)
+    lines = {(each["method"], each["times"]): each for each in record["results"]}
+    assert set(lines) == {(name, 1) for name in args.methods} | {
+        (name, 2) for name in args.methods if not name.startswith("gradient")
+    }
+    for (name, _), each in lines.items():
+        assert each["core_s"] == pytest.approx(each["student_s"] + each["share_s"]) and each["student_s"] > 0
+        alone = name == "gradient"
+        assert each["share_s"] == pytest.approx(each["teacher_s"] / (1 if alone else 16), rel=0.5 if alone else 1e-6)
+    assert lines["distillation + consistent", 1]["teacher_s"] == pytest.approx(
+        16 * lines["distillation", 1]["teacher_s"]
+    )
+    taken = [lines["random", 2]["metrics"][name] for name in ("rows_made", "rows_found")]
+    assert sum(taken) == 2 * 6 * 8 + 2 * 16  # with those whose loss is compared at the end
+    assert lines["gradient shared", 1]["metrics"]["rows_made"] == 0
+    assert "x 2" in schedules.render(record) and "gradient shared" in schedules.render(record)
+    again = schedules.measure(args)
+    torch.set_num_threads(threads)
+    assert again["results"] == record["results"]
+
+
+def test_rows_that_are_used_again_cost_once():
+    """A run takes 96 rows of a bank of 64, and the teacher took 0.1 s for each; labelling takes 8 s."""
+    last = {"rows_made": 32, "rows_found": 64, "teacher_seconds": 3.2, "teacher_seconds_saved": 6.4}
+    long = ["train.steps=12", "train.batch_size=16", "pool.rows_per_request=16", "train.synthetic_ratio=0.5"]
+    base = Experiment.model_validate(common.apply_sets(common.base_experiment("digits"), long))
+    told = {name: schedules.schedule(base, name, 1, 64) for name in ("random", "gradient", "gradient shared")}
+    costs = {name: schedules.cost(each, last, 10.0, 8.0) for name, each in told.items()}
+    assert costs["random"] == pytest.approx({"student_s": 6.8, "teacher_s": 14.4, "share_s": 0.9, "core_s": 7.7})
+    assert costs["gradient"]["share_s"] == pytest.approx(9.6 + 0.5)
+    assert costs["gradient shared"]["share_s"] == pytest.approx((9.6 + 8) / 16)
+
+
+@pytest.mark.parametrize("method", ["random of many", "random shared", "unknown"])
+def test_a_schedule_that_is_none_is_refused(method):
+    with pytest.raises(ConfigError, match="--methods"):
+        schedules.schedule(Experiment(), method, 1, 64)
