@@ -268,7 +268,7 @@ class Page:
             elif "found" in record:
                 often = f"{len(record['found']['student'][0]['images_per_s'])} times, the median"
             else:
-                often = f"{len(record['runs']['warm'])} run of each side"
+                often = f"{len(record['runs']['plain'])} runs of each side, the median"
             rows.append([self.link(name), often, processor(record)])
         return markdown(rows)
 
@@ -358,7 +358,7 @@ class Page:
     def processor_seconds(self, name: str, side: str, *roles: str) -> float:
         """Processor seconds of all processes of a sweep, or of those with these roles."""
         spent = self.side(name, side)["processor_s"]
-        return sum(spent[role] for role in roles or spent)
+        return sum(spent.get(role, 0.0) for role in roles or spent)
 
     def shared_rows(self, name: str) -> str:
         """Trials that explore rows for themselves, and trials that share them."""
@@ -415,17 +415,17 @@ class Page:
         return [[what, *(say_it(column) for column in columns)] for what, say_it in told.items()]
 
     def _role(self, name: str, side: str, role: str) -> str:
-        return "" if side in PLAIN else figure(self.processor_seconds(name, side, role))
+        return "–" if side in PLAIN else figure(self.processor_seconds(name, side, role))
 
     def _rest(self, name: str, side: str) -> str:
         if side in PLAIN:
-            return ""
+            return "–"
         whole = self.processor_seconds(name, side)
         return figure(whole - self.processor_seconds(name, side, "generators", "students"))
 
     def _made(self, name: str, side: str) -> str:
         made = self.side(name, side)["rows"]["made"]
-        return "" if made is None else figure(made)
+        return "–" if made is None else figure(made)
 
     def outside(self, name: str, side: str) -> float:
         """Seconds of a lane that go into starting and ending processes, imports, the search and checkpoints."""
