@@ -48,13 +48,15 @@ def lane(ray_cluster, storage, prepared, config, tmp_path):
     root = Storage(tmp_path)
     (tmp_path / "teachers").symlink_to(storage.path("teachers"))
     reference = (ray.put(prepared.prepared),)
-    made_on = machine(threads_of(config.pool), "cpu")
+    made_on = machine(threads_of(config.pool), "cpu", config.explorer.libraries)
 
     def make(generator: type = TeacherGenerator, config=config, **options):
         stream = SyntheticStream(config.pool, root.root, generator=generator, board=board, **options)
         streams.append(stream)
 
-        def begin(snapshot=None, version=-1, run="", **values):
+        number = len(streams)
+
+        def begin(snapshot=None, version=-1, run=f"run of lane {number}", **values):
             own = changed(config, **{f"train__{name}": value for name, value in values.items()})
             place = BankPlace(bank_of(own, prepared.prepared, root, made_on).key, made_on, run)
             return stream.begin(own, reference, 0, snapshot, version, place)
@@ -130,6 +132,27 @@ def test_generators_start_once_a_row_is_missing(lane, config, prepared, storage,
     assert stream.metrics()["rows_made"] == count // 2 * 64
     expected = alone(config, prepared, storage, len(longer))
     assert all(equal(a, b) for a, b in zip(longer, expected, strict=True))
+
+
+def test_rows_that_were_made_ahead_hide_none_that_were_found(lane, config, tmp_path):
+    """As where a trial is stopped: its generators have filled their window."""
+    stream, begin = lane()
+    blocks = begin()
+    for _ in range(5):
+        next(blocks)
+    time.sleep(1)
+    stream.finish()
+    there = Bank(Storage(tmp_path), stream.bank.key)
+    there.look()
+    count = len(there.requests)
+    assert there.requests == set(range(count)) and 5 < count < num_requests(config, 1) - 1
+    blocks = begin()
+    for _ in range(count + 1):
+        next(blocks)
+    time.sleep(1)
+    said = stream.metrics()
+    assert said["rows_made"] > 64, "nothing was made ahead, so nothing is tested"
+    assert said["rows_found"] == count * 64
 
 
 @pytest.mark.slow

@@ -163,3 +163,26 @@ def test_cold_lanes_open_for_one_run_each():
         assert (await board.take("a")).id == "two"
 
     asyncio.run(story())
+
+
+def test_what_a_lost_worker_has_claimed_is_made_by_others():
+    """At once, whether its run is begun again, in this lane or in another one, or is given up."""
+
+    async def story() -> None:
+        board = Board(Experiment(), ["a", "b"])
+        for name in ("one", "two"):
+            await board.submit(run(name, train__max_failures=1))
+        await board.take("a")
+        await board.take("b")
+
+        async def freed_by(request: int, event) -> bool:
+            assert await board.claim("k", request, ("one", 1)) and not await board.claim("k", request, ("two", 0))
+            await event
+            return await board.claim("k", request, ("two", 0))
+
+        assert await freed_by(0, board.take("a")), "its lane asks again"
+        assert await freed_by(1, board.lane_lost("a", "out of memory")), "it was lost too often"
+        assert (await board.next_report("one", 0)).reason
+        assert await freed_by(2, board.end("one", None, []))
+
+    asyncio.run(story())

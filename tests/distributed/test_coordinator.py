@@ -1,8 +1,10 @@
 """What the coordinator remembers of its grants, without Ray around it."""
 
 import asyncio
+from types import SimpleNamespace
 
 from tests.helpers.experiments import changed
+from tgt_ray.distributed.claims import Claims
 from tgt_ray.distributed.coordinator import Coordinator
 from tgt_ray.distributed.messages import BankPlace, Grant, Job, Spent
 from tgt_ray.experiment.experiment import Experiment
@@ -73,6 +75,19 @@ def test_a_retried_task_gets_nothing_for_what_an_earlier_job_had():
     asyncio.run(story())
 
 
+def test_requests_that_were_made_ahead_are_not_used_ones():
+    async def story():
+        coordinator = Coordinator()
+        await coordinator.begin(job(0), None, -1, frozenset({0, 2}))
+        granted = [(await ask(coordinator, 0, 0)).request]
+        await coordinator.consumed(0, 2)
+        granted += [(await ask(coordinator, 0, place)).request for place in (1, 2)]
+        said = [await coordinator.stream_metrics(below) for below in (2, 3, 4)]
+        return granted, [each["requests_granted"] for each in said], [each["requests_used"] for each in said]
+
+    assert asyncio.run(story()) == ([1, 3, 4], [3, 3, 3], [1, 1, 2])
+
+
 def test_what_was_to_be_in_the_bank_and_is_not_is_made_once():
     async def run():
         coordinator = Coordinator()
@@ -83,6 +98,47 @@ def test_what_was_to_be_in_the_bank_and_is_not_is_made_once():
         return [*granted, (await ask(coordinator, 0, 2)).request]
 
     assert asyncio.run(run()) == [0, 2, 1]
+
+
+class Board:
+    """Knows who makes what, as the board does."""
+
+    def __init__(self):
+        claims = Claims()
+
+        async def claim(*args):
+            return claims.claim(*args)
+
+        async def release(owner):
+            claims.release(owner)
+
+        self.claim, self.release = (SimpleNamespace(remote=each) for each in (claim, release))
+
+
+def test_a_worker_that_begins_again_gets_its_claims_back_at_once():
+    """Its process was killed, with its coordinator, after it had claimed what lies in its window."""
+
+    async def story() -> None:
+        board = Board()
+
+        async def begun(run: str, rank: int = 0, first: int = 0) -> Coordinator:
+            coordinator = Coordinator(board)
+            await coordinator.begin(job(0, rank=rank, first=first, bank=BankPlace("k", {}, run)), None, -1)
+            return coordinator
+
+        lost = await begun("run")
+        assert [(await ask(lost, 0, place)).request for place in range(WINDOW)] == [0, 1, 2]
+        other = await begun("another run")
+        elsewhere = asyncio.create_task(other.grant(0, 0, 0, -1, Spent()))
+        await asyncio.sleep(0.01)
+        again = await begun("run")
+        assert [(await ask(again, 0, place)).request for place in range(WINDOW)] == [0, 1, 2]
+        assert not elsewhere.done(), "all in its window is made by the run that has claimed it"
+        await again.finish()
+        await other.demand(0, 1)
+        assert (await asyncio.wait_for(elsewhere, timeout=5)).request == 1
+
+    asyncio.run(story())
 
 
 def test_nobody_waits_for_rows_that_are_not_kept():

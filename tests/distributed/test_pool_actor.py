@@ -1,6 +1,7 @@
 """A generator of the pool, without Ray around it."""
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,6 +52,38 @@ def test_a_warm_generator_takes_trials_of_other_ratios(monkeypatch, prepared, st
         assert made.synthesizer.recipe == recipe_of(config)
         synthesizers.append(made.synthesizer)
     assert synthesizers[0] is synthesizers[1] is synthesizers[2]
+
+
+def test_a_generator_shows_as_many_requests_of_a_shared_bank(monkeypatch, prepared, storage):
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
+    made.loaded["prepared"] = ("reference", prepared.prepared)
+    how = {"explorer.type": "gradient", "pool.bank.mode": "shared", "pool.rows_per_request": 2}
+    config = changed(prepared.experiment, how | {"train.steps": 16, "train.batch_size": 16})
+    place = BankPlace("of-a-shared-bank", machine(torch.get_num_threads(), "cpu"))
+    job = Job(0, config, (SimpleNamespace(hex=lambda: "reference"),), 0, 1, 0, 64, place)
+    made._adopt(job)
+    shown = [len(made._synthesize(Grant(0, job.request(index))).shown["reconstructed"]) for index in range(8)]
+    assert [bool(each) for each in shown] == [True, False, False, False] * 2
+
+
+def test_a_generator_counts_the_seconds_of_processors(monkeypatch, prepared, storage):
+    monkeypatch.setattr("tgt_ray.distributed.pool_actor.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    made = TeacherGenerator(PoolSetup(PoolConfig(), storage.root, None))
+    made.loaded["prepared"] = ("reference", prepared.prepared)
+    config = changed(prepared.experiment, explorer__type="random", pool__rows_per_request=32)
+    made._adopt(Job(0, config, (SimpleNamespace(hex=lambda: "reference"),), 0, 1, 0, 10))
+    quick = made.synthesizer
+
+    def slow(*args):
+        time.sleep(1)
+        return quick(*args)
+
+    made.synthesizer = slow
+    made._synthesize(Grant(0, 0))
+    assert 0 < made.took < 1
 
 
 def test_a_generator_says_what_it_took_and_whether_its_rows_are_kept(monkeypatch, prepared, storage, caplog):

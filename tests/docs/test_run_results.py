@@ -31,7 +31,7 @@ RUNS = {
     "consistency": {"objective.type": "consistency"},
 }
 #: Keys of records whose values are described as a whole.
-WHOLE = {"experiment", "config", "result", "cluster", "data", "quality", "packages", "encoders", "ledger"}
+WHOLE = {"experiment", "config", "result", "cluster", "data", "quality", "packages", "encoders", "ledger", "anchors"}
 
 
 def named(heading: str) -> set[str]:

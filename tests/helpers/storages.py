@@ -1,6 +1,7 @@
 """Storages in a folder that behave as others do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +38,17 @@ def remote(monkeypatch: pytest.MonkeyPatch, path: Path) -> Storage:
     monkeypatch.setattr(Storage, "__init__", init)
     monkeypatch.setattr(Storage, "write", whole_or_not)
     return Storage(path)
+
+
+class Failing:
+    """A file system of which some methods fail."""
+
+    REASON = "AWS Error NETWORK_CONNECTION"
+
+    def __init__(self, of: Any):
+        self.of, self.broken = of, set[str]()
+
+    def __getattr__(self, name):
+        if name in self.broken:
+            raise OSError(self.REASON)
+        return getattr(self.of, name)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -49,6 +50,22 @@ def test_the_second_run_makes_nothing_and_sees_the_same(tmp_path):
     for number, block in enumerate(first(later, 6)):
         check(block, made_block(number, ROWS))
     assert again.asked == [4, 5] and (later.make.made, later.found) == (10, 20)
+
+
+@pytest.mark.parametrize("device, counted", [("cpu", False), ("cuda", True)])
+def test_waiting_costs_the_teacher_nothing_but_on_a_gpu(tmp_path, device, counted):
+    """On a CPU a busy machine makes rows no dearer; on a GPU the process waits while the device works."""
+
+    def slow(request: int):
+        time.sleep(0.3)
+        return made_block(request, ROWS)
+
+    maker = Maker(Bank(Storage(tmp_path), "k"), slow, device)
+    maker(0)
+    assert maker.seconds > 0 and (maker.seconds >= 0.3) == counted
+    later = Bank(Storage(tmp_path), "k")
+    later.look()
+    assert later.read(0).seconds == pytest.approx(maker.seconds, rel=1e-3)
 
 
 def test_a_resumed_run_begins_where_it_was(tmp_path):

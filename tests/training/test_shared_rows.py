@@ -78,6 +78,14 @@ def test_a_run_that_was_stopped_finds_its_own_rows(prepared, experiment, root, t
     assert end.step == experiment.train.steps and there < bank().requests
 
 
+def test_a_few_requests_have_what_is_shown(prepared, experiment, root, bank, tmp_path):
+    """Of 64 requests each fourth, whatever their numbers in the bank: those of a power of two have many divisors."""
+    config = changed(experiment, train__steps=16, train__batch_size=16, train__eval_every=16, pool__rows_per_request=2)
+    train_local(config, prepared.prepared, root, name="first")
+    shown = sorted(int(each.stem.removeprefix("shown-")) for each in tmp_path.glob("bank/*/shown-*"))
+    assert sorted(bank().requests)[::4] == shown and len(shown) == 16
+
+
 def test_rows_for_no_student_are_those_of_mode_exact(prepared, experiment, root):
     exact, shared = (
         train_local(

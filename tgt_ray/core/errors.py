@@ -45,6 +45,10 @@ class NotWritten(RunFailed):
     """Raised where a result can't be written, as on a full disk; the message names the file and the reason."""
 
 
+class NotRead(RunFailed):
+    """Raised where a storage can't be read at this moment; the message names the place and the reason."""
+
+
 @contextmanager
 def concerning(key: str) -> Iterator[None]:
     """Put the dotted `key` in front of ConfigErrors that are raised inside, unless they name that block themselves."""

@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from tgt_ray.core import stored
-from tgt_ray.core.errors import ConfigError, NotWritten, cut
+from tgt_ray.core.errors import ConfigError, NotRead, NotWritten, cut
 from tgt_ray.core.stored import Damaged
 
 log = logging.getLogger(__name__)
@@ -143,6 +143,18 @@ class Storage:
         """List the paths of the files directly in a folder; none where there is no such folder."""
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
         return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
+
+    @contextmanager
+    def reading(self, *parts: str) -> Iterator[None]:
+        """Raise NotRead where a place can't be listed or read inside, unless it isn't there or is damaged."""
+        try:
+            yield
+        except (FileNotFoundError, Damaged):
+            raise
+        except ConfigError as err:
+            raise NotRead(str(err)) from err
+        except (pa.ArrowException, OSError) as err:
+            raise NotRead(f"{self.where(*parts)}: cannot be read ({self._reason(err)})") from err
 
     def read(self, *parts: str) -> bytes:
         """Return a file's bytes, as they were written.

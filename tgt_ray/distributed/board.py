@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.claims import Claims
+from tgt_ray.distributed.claims import Claims, Owner
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.lines import Line, LinesOfRuns
 from tgt_ray.distributed.messages import Answer, Metrics, Run
@@ -33,13 +33,18 @@ class Board:
 
     # ---- coordinators
 
-    async def claim(self, key: str, request: int, owner: str) -> bool:
+    async def claim(self, key: str, request: int, owner: Owner) -> bool:
         """Claim a request of a bank; return whether the owner is to make it."""
         return self.claims.claim(key, request, owner)
 
-    async def release(self, owner: str) -> None:
+    async def release(self, owner: Owner) -> None:
         """Give back all claims of an owner."""
         self.claims.release(owner)
+
+    def _release_run(self, run_id: str | None) -> None:
+        """Let other runs make what the lost or ended workers of a run have claimed."""
+        if run_id is not None:
+            self.claims.release_run(run_id)
 
     # ---- trials
 
@@ -73,6 +78,7 @@ class Board:
         """
         async with self.changed:
             call = self.runs.asked(name)
+            self._release_run(self.runs.held_by(name))
             run = self.runs.again(name)
             self.changed.notify_all()
             if run is None:
@@ -115,6 +121,7 @@ class Board:
         """
         async with self.changed:
             self.runs.end(run_id, reason, history)
+            self._release_run(run_id)
             self.lines.ended(self._called(run_id))
             self.changed.notify_all()
 
@@ -138,6 +145,7 @@ class Board:
     async def lane_lost(self, name: str, reason: str) -> str | None:
         """Handle a lane that Ray Train has given up, and return the placement group that may be left over of it."""
         async with self.changed:
+            self._release_run(self.runs.held_by(name))
             placement = self.runs.lane_lost(name, reason)
             self.changed.notify_all()
             return placement

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 #: Seconds after which a claim is void whose request has not been made: its owner is gone, or far too slow.
 VOID_S = 120.0
+#: Who claims: the id of a run, and the rank of its worker. Both stay the same where the worker is lost and another one
+#: goes on, in whichever lane.
+Owner: TypeAlias = tuple[str, int]
 
 
 class Claims:
@@ -17,9 +21,9 @@ class Claims:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
-        self._held: dict[tuple[str, int], tuple[str, float]] = {}
+        self._held: dict[tuple[str, int], tuple[Owner, float]] = {}
 
-    def claim(self, key: str, request: int, owner: str) -> bool:
+    def claim(self, key: str, request: int, owner: Owner) -> bool:
         """Claim a request; return whether the owner is to make it.
 
         - key: of the bank
@@ -30,6 +34,10 @@ class Claims:
         self._held[key, request] = owner, self.clock()
         return True
 
-    def release(self, owner: str) -> None:
+    def release(self, owner: Owner) -> None:
         """Give back all that an owner has claimed: what it has made is in the bank, and the rest it won't make."""
         self._held = {what: held for what, held in self._held.items() if held[0] != owner}
+
+    def release_run(self, run: str) -> None:
+        """Give back all that the workers of a run have claimed: they are gone."""
+        self._held = {what: held for what, held in self._held.items() if held[0][0] != run}

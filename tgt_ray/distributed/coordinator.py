@@ -14,7 +14,6 @@ resumes from its checkpoint.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class Coordinator:
     """Grants requests to generators; an async actor, so that a call that has to wait doesn't hold up the others."""
 
     def __init__(self, board: Any = None) -> None:
-        self.board, self.name = board, uuid.uuid4().hex
+        self.board = board
         self.there: set[int] = set()  # indices of the job that are in the bank
         self.demanded: list[int] = []  # that another lane was to make, and didn't
         self.alone = False  # whether the job's rows are for its worker alone, since the bank doesn't take them
@@ -42,6 +41,7 @@ class Coordinator:
         # slot -> (its places below this one are consumed, the job number of the last of them).
         self.used_up: dict[int, tuple[int, int]] = {}
         self.next_index = self.consumed_below = self.count = 0
+        self.used = 0  # of the granted requests those that the worker has consumed, and that are forgotten
         self.ended = False
         self.version, self.snapshot = -1, None
         self.busy_s = self.total_s = 0.0
@@ -58,10 +58,11 @@ class Coordinator:
         """
         async with self.changed:
             self._use_up(self.next_index)
-            if self.board is not None:
-                await self.board.release.remote(self.name)
+            await self._release(self.job)
+            await self._release(job)  # of a worker that was lost: what it has not made yet is made now
             self.there, self.demanded, self.alone = set(there), [], False
             self.job, self.next_index, self.consumed_below, self.count = job, job.first, job.first, 0
+            self.used = 0
             self.version, self.snapshot = version, ray.put(snapshot) if snapshot is not None else None
             self.busy_s = self.total_s = 0.0
             self.changed.notify_all()
@@ -70,9 +71,12 @@ class Coordinator:
         """Grant no more requests of the job, which is over, and let others make what it has claimed."""
         async with self.changed:
             self._use_up(self.next_index)
+            await self._release(self.job)
             self.job, self.demanded = None, []
-            if self.board is not None:
-                await self.board.release.remote(self.name)
+
+    async def _release(self, job: Job | None) -> None:
+        if self.board is not None and job is not None:
+            await self.board.release.remote(job.owner)
 
     async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
         """Grant the `place`-th request of a slot as soon as there is one and the window allows it.
@@ -112,6 +116,7 @@ class Coordinator:
             if index >= below:
                 return
             assert self.job is not None
+            self.used += index < self.consumed_below
             del self.granted[slot, place]
             self.used_up[slot] = place + 1, self.job.number
 
@@ -135,7 +140,7 @@ class Coordinator:
     async def _is_mine(self, index: int) -> bool:
         if self.board is None or self.job is None or self.job.bank is None or self.alone:
             return True
-        claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.name)
+        claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.job.owner)
         return claimed
 
     async def demand(self, number: int, index: int) -> None:
@@ -160,8 +165,7 @@ class Coordinator:
         """Note that rows of the job aren't kept: others must not wait for them, and make what they need themselves."""
         if self.job is not None and number == self.job.number and not self.alone:
             self.alone = True
-            if self.board is not None:
-                await self.board.release.remote(self.name)
+            await self._release(self.job)
 
     async def found(self, number: int, there: frozenset[int]) -> None:
         """Note which requests of the job have come into the bank since its begin: others have made them."""
@@ -191,10 +195,14 @@ class Coordinator:
             self.ended = True
             self.changed.notify_all()
 
-    async def stream_metrics(self) -> dict[str, float]:
-        """Return the present job's number of granted requests, and how long and how busy its generators were."""
+    async def stream_metrics(self, below: int = 0) -> dict[str, float]:
+        """Return the present job's numbers of granted and of used requests, and how busy its generators were.
+
+        - below: the worker has got all requests of the job below this index
+        """
         return {
             "requests_granted": float(self.count),
+            "requests_used": float(self.used + sum(index < below for index in self.granted.values())),
             "generator_utilisation": self.busy_s / self.total_s if self.total_s else 0.0,
         }
 

@@ -248,7 +248,7 @@ class LaneWorker:
         if device == "cuda" and not torch.cuda.is_available():
             log.warning("pool.bank: rows are not kept, since this node has no GPU to tell which one makes them")
             return None
-        made_on = machine(threads_of(pool), device)
+        made_on = machine(threads_of(pool), device, experiment.explorer.libraries)
         assert self.prepared is not None
         bank = bank_of(experiment, self.prepared[1], Storage(self.setup.storage_root), made_on)
         bank.hold(checkpoint.size_of(run) if self.rank == 0 else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tgt_ray.distributed.claims import Owner
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.numbering import Numbering
 
@@ -47,7 +48,7 @@ class BankPlace:
 
     - key: of the bank
     - made_on: what the key takes for granted of the machine that makes the rows, see `tgt_ray.teacher.bank.key.machine`
-    - run: the job's name, which stands with rows that are explored for its student
+    - run: the id of the job's run, which claims requests, and stands with rows that are explored for its student
     """
 
     key: str
@@ -81,6 +82,11 @@ class Job:
         """The numbers of this worker's requests."""
         shared = self.bank is not None and self.experiment.explorer.on_policy
         return Numbering(self.rank, self.world_size, self.count * self.world_size if shared else None)
+
+    @property
+    def owner(self) -> Owner:
+        """Who claims requests of the bank for this worker."""
+        return (self.bank.run if self.bank is not None else "", self.rank)
 
     def request(self, index: int) -> int:
         """Return the number of a request in the whole run, and its bank, from its index among those of this worker."""

@@ -116,7 +116,7 @@ class TeacherGenerator:
         import torch
 
         from tgt_ray.teacher.synthesizer import check_block
-        from tgt_ray.training.banked import keep
+        from tgt_ray.training.banked import keep, teacher_clock
         from tgt_ray.training.generation import shown_rows
 
         if grant.job is not None and grant.number != self.number:
@@ -126,10 +126,11 @@ class TeacherGenerator:
             self.student.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
             self.version = grant.version
         assert grant.request is not None
-        shown = shown_rows(self.experiment, grant.request)
-        started = time.perf_counter()
+        shown = shown_rows(self.experiment, self.numbering.request(grant.request))
+        clock = teacher_clock(self.device)
+        started = clock()
         block = self.synthesizer(grant.request, self.seed, self.explorer, self.student, grant.version, shown)
-        self.took = time.perf_counter() - started
+        self.took = clock() - started
         check_block(block)
         if self.bank is not None and block.version >= 0:
             block = replace(block, origin=self.run, steps=self.experiment.train.steps)
@@ -173,6 +174,7 @@ class TeacherGenerator:
             lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),
         )
         self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
+        self.numbering = job.numbering
         self.number, self.version, self.bank = job.number, -1, self._bank(job)
         self.keeps = job.bank is not None
         self.run = job.bank.run if job.bank is not None else ""
@@ -187,7 +189,8 @@ class TeacherGenerator:
 
         if job.bank is None:
             return None
-        if job.bank.made_on != (here := machine(torch.get_num_threads(), self.device)):
+        here = machine(torch.get_num_threads(), self.device, job.experiment.explorer.libraries)
+        if job.bank.made_on != here:
             log.warning("pool.bank: rows of %s are not kept: workers look for those of %s", here, job.bank.made_on)
             return None
         return Bank(Storage(self.setup.storage_root), job.bank.key, job.experiment.pool.bank.max_bytes)

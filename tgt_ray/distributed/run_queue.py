@@ -157,6 +157,11 @@ class RunQueue:
 
     # ---- workers of lanes
 
+    def held_by(self, name: str) -> str | None:
+        """Return the id of the run that a lane has; None where it has none."""
+        held = self._held(name)
+        return held.run.id if held is not None else None
+
     def asked(self, name: str) -> int:
         """Note that a worker of the lane asks for work, and return the number of its call.
 

@@ -66,7 +66,7 @@ class SyntheticStream:
         self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
         self.banked: BankedRows | None = None  # the present job's rows out of its bank, in the order of this worker
-        self.taken = 0  # rows that the worker has had of the present job
+        self.taken = self.next = 0  # rows that the worker has had of the present job, and the index of the next block
         self.look_s: float | None = None  # seconds between two looks into the bank; None: there is none
         self.beyond = 0  # index after the last one that it has waited for
         self.there: frozenset[int] = frozenset()  # requests that were in the bank when it was looked at
@@ -111,6 +111,7 @@ class SyntheticStream:
         self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
+        self.next = first
         self.rows = experiment.pool.rows_per_request
         count, total = num_requests(experiment, self.world_size), reused_rows(experiment, self.world_size)
         if total is not None and place is not None and total // self.rows < count:
@@ -153,7 +154,7 @@ class SyntheticStream:
                 self._let_make(replace(job, first=index))
             block = self._next(job, index) if self.banked is None else self.banked.block(index)
             self.waiting.pop(index, None)  # where it was in the bank as well
-            self.taken += len(block)
+            self.taken, self.next = self.taken + len(block), index + 1
             if block.seconds is not None:
                 self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
@@ -187,6 +188,8 @@ class SyntheticStream:
             except queue.Empty:
                 assert self.banked is not None
                 self.banked.bank.look()
+                if self.banked.bank.unseen:  # else it would wait for rows of other lanes that it can't find
+                    self._tell("unkept", job.number)
                 found = self.banked.find(index)
                 if found is not None:
                     return found
@@ -229,13 +232,19 @@ class SyntheticStream:
     def metrics(self) -> dict[str, Any]:
         """Return the coordinator's metrics, rows made and found, and how many blocks of earlier jobs were dropped.
 
-        Rows that were made ahead and not used count as made. Some rows of this job may come out of the bank before
-        they come from its generators, so those found are the others, and what they saved is their share.
+        Rows that were made ahead and not used count as made. Found are those that the worker has had and that weren't
+        made for it: some rows of its generators come out of the bank before they come from these. What found rows
+        saved is their share.
         """
-        nothing = {"requests_granted": 0.0, "generator_utilisation": 0.0}
-        found = self.generators.call("stream_metrics") if self.generators is not None else nothing
-        made = int(found["requests_granted"]) * self.rows
-        rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - made)}
+        found = {"requests_granted": 0.0, "requests_used": 0.0, "generator_utilisation": 0.0}
+        reused = self.banked.total if self.banked is not None else None
+        # Of a bank that is taken again and again each request is made in the first epoch.
+        below = self.next if reused is None else min(self.next, reused // self.rows)
+        if self.generators is not None:
+            found = self.generators.call("stream_metrics", below)
+        made, used = (int(found[name]) * self.rows for name in ("requests_granted", "requests_used"))
+        del found["requests_used"]
+        rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - used)}
         found_row_s = self.found_s / max(1, self.found)
         # The mean, since some requests are still on their way, or came out of the bank first.
         rows["teacher_seconds"] = made * (self.timed_s / (self.timed * self.rows) if self.timed else found_row_s)

@@ -1,4 +1,7 @@
-"""Sums up what the teacher has made for runs, and what the bank has saved them."""
+"""Sums up what the teacher has made for runs, and what the bank has saved them.
+
+The teacher's seconds are those of processors, and on a GPU those that pass (`tgt_ray.training.banked.teacher_clock`).
+"""
 
 from __future__ import annotations
 

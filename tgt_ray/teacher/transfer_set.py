@@ -13,11 +13,11 @@ import safetensors.numpy
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.fingerprint import digest, digest_of_array
 from tgt_ray.core.signals.base import Signal, unique
 from tgt_ray.core.signals.of_generator import LATENT
 from tgt_ray.core.signals.of_labeler import TOP
-from tgt_ray.core.signals.values import Columns, concat_columns
+from tgt_ray.core.signals.values import Columns, concat_columns, flat
 from tgt_ray.core.storage import Storage
 from tgt_ray.objectives import Objective
 from tgt_ray.objectives.facts import Facts, Fit, Fitted, Rows
@@ -99,6 +99,21 @@ class Anchors:
     latents: np.ndarray
     columns: Columns = field(default_factory=dict)
 
+    def digests(self) -> dict[str, Any]:
+        """Fingerprint what explorers really get, to the last bit.
+
+        Where latents or answers are made again, on another machine or with other threads, their last digits may
+        differ, and with them the rows that are made from them.
+
+        - returns: those of `rows` (ids and labels), of `latents`, and of each column by its name, `columns`
+        """
+        said = {name: flat({name: values}) for name, values in self.columns.items()}
+        return {
+            "rows": digest(*map(digest_of_array, (self.ids, self.labels))),
+            "latents": digest_of_array(np.ascontiguousarray(self.latents)),
+            "columns": {name: digest(*map(digest_of_array, parts.values())) for name, parts in said.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -167,7 +182,8 @@ def prepare(
     fingerprints = {"data": data.fingerprints, **made_by, **forms}
     whole = digest(data.fingerprints["train"], *made_by.values(), *forms.values())
     anchors = anchors_of(cache, data, generator, kept, latents)
-    return Prepared(student, anchors, teacher, {**fingerprints, "teacher_cache": whole}, data.account())
+    fingerprints |= {"teacher_cache": whole, "anchors": anchors.digests()}
+    return Prepared(student, anchors, teacher, fingerprints, data.account())
 
 
 def rows_of_students(data: TaskData) -> dict[str, str]:

@@ -116,25 +116,38 @@ class Maker:
     """Makes the rows of requests in this process, and keeps them in the bank.
 
     - make: makes the rows of a request
+    - device: on which the teacher makes them
     - made: how many rows
     - unkept: how many of these the bank didn't take
-    - seconds: that this took
+    - seconds: that this took, by `teacher_clock`
     """
 
     bank: Bank
     make: Callable[[int], Block]
+    device: str = "cpu"
     made: int = 0
     unkept: int = 0
     seconds: float = 0.0
 
     def __call__(self, request: int) -> Block:
-        started = time.perf_counter()
+        clock = teacher_clock(self.device)
+        started = clock()
         block = self.make(request)
-        took = time.perf_counter() - started
+        took = clock() - started
         self.made += len(block)
         self.seconds += took
         self.unkept += 0 if keep(self.bank, block, took) else len(block)
         return block
+
+
+def teacher_clock(device: str) -> Callable[[], float]:
+    """Return the clock by which the teacher's time is counted, in seconds.
+
+    On a CPU these are seconds of processors, in all threads of the process: on a busy machine rows cost no more, and
+    with several threads not less. A process makes one request at a time, so no second is counted for two. On a GPU it
+    is the time that passes, in which the process waits for the device.
+    """
+    return time.perf_counter if device.startswith("cuda") else time.process_time
 
 
 def keep(bank: Bank, block: Block, seconds: float = 0.0) -> bool:
@@ -214,11 +227,27 @@ def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_o
     anchors = {name: fingerprints["data"][name] for name in generator.starts_from if name in fingerprints["data"]}
     forms = {role: facts for role, facts in fingerprints.get("forms", {}).items() if role in roles}
     made_from = {**anchors, **{role: fingerprints[role] for role in roles}, **({"forms": forms} if forms else {})}
+    made_from["anchors"] = anchors_in(experiment, fingerprints["anchors"])
     key, about = bank_key(recipe_of(experiment), explorer, generator, made_from, experiment.train.seed, made_on)
     bank = Bank(storage, key, experiment.pool.bank.max_bytes)
     with suppress(NotWritten):  # said when the first rows are to be kept
         bank.describe(about)
     return bank
+
+
+def anchors_in(experiment: Experiment, digests: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the anchors a run's rows follow from.
+
+    - digests: of `tgt_ray.teacher.transfer_set.Anchors.digests`
+    """
+    explorer, objective = experiment.explorer, experiment.objective
+    out: dict[str, Any] = {"rows": digests["rows"]}
+    if explorer.decodes:
+        out["latents"] = digests["latents"]
+    if explorer.unchanged:  # whose answers may be taken from there
+        wanted = [column.name for signal in objective.signals if signal.synthetic for column in signal.columns]
+        out["columns"] = {name: digests["columns"][name] for name in wanted if name in digests["columns"]}
+    return out
 
 
 def about_bank(bank: Bank) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def recipe_of(experiment: Experiment) -> Recipe:
 
 
 def shown_rows(experiment: Experiment, request: int) -> int:
-    """Tell how many of a request's first rows come with what the gallery shows.
+    """Tell how many of a request's first rows come with what the gallery shows, by its place in the whole run.
 
     Where the explorer looks at the student, such requests are spread over the run, so that the last ones come from a
     trained student. Otherwise they are the same ones in every run, since runs share their rows.
@@ -99,13 +99,17 @@ class InlineRows:
         # is.
         self.frozen = copy.deepcopy(student).to(device).eval().requires_grad_(False)
 
-    def __call__(self, request: int) -> Block:
-        """Make the rows of a request, by its number."""
+    def __call__(self, number: int, request: int | None = None) -> Block:
+        """Make the rows of a request.
+
+        - number: under which they are made, see `tgt_ray.teacher.bank.numbering`
+        - request: which one of the run it is; None: that of this number
+        """
         explorer, seed, version = self.experiment.explorer, self.experiment.train.seed, -1
         if explorer.on_policy:
             self.frozen.load_state_dict(self.student.state_dict())
             version = self.step()
-        shown = shown_rows(self.experiment, request)
-        block = self.synthesizer()(request, seed, explorer, self.frozen, version, shown)
+        shown = shown_rows(self.experiment, number if request is None else request)
+        block = self.synthesizer()(number, seed, explorer, self.frozen, version, shown)
         check_block(block)
         return block

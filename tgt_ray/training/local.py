@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -35,6 +34,7 @@ from tgt_ray.training.banked import (
     num_requests,
     numbering_of,
     reused_rows,
+    teacher_clock,
     uses_bank,
 )
 from tgt_ray.training.generation import InlineRows, inline_blocks, synthesizer_of
@@ -193,10 +193,11 @@ class LocalRows:
         self.made, self.seconds = 0, 0.0  # rows without a bank, and what making them took
         if uses_bank(experiment):
             train, size = experiment.train, experiment.pool.rows_per_request
-            self.bank = bank_of(experiment, prepared, storage, machine(torch.get_num_threads(), self.device))
+            made_on = machine(torch.get_num_threads(), self.device, experiment.explorer.libraries)
+            self.bank = bank_of(experiment, prepared, storage, made_on)
             self.bank.hold(checkpoint.size_of(run))
             self.inline = InlineRows(experiment, run.student, lambda: run.step, lambda: self.synthesizer, self.device)
-            self.maker = Maker(self.bank, self.make)
+            self.maker = Maker(self.bank, self.make, self.device)
             self.numbering = numbering_of(experiment, num_requests(experiment, 1))
             total = reused_rows(experiment)
             self.rows = BankedRows(self.bank, self.maker, size, total, train.seed, self.numbering, train.steps)
@@ -209,16 +210,17 @@ class LocalRows:
         return self._counted(own)
 
     def _counted(self, own: Iterator[Block]) -> Iterator[Block]:
+        clock = teacher_clock(self.device)
         while True:
-            started = time.perf_counter()
+            started = clock()
             block = next(own)
             self.made += len(block)
-            self.seconds += time.perf_counter() - started
+            self.seconds += clock() - started
             yield block
 
     def make(self, index: int) -> Block:
         """Make a request's rows for the bank."""
-        block = self.inline(self.numbering.number(index))
+        block = self.inline(self.numbering.number(index), index)
         return block if block.version < 0 else replace(block, origin=self.name, steps=self.experiment.train.steps)
 
     @cached_property

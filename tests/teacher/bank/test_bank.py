@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,33 @@ def test_a_writer_joins_its_files_once_they_are_a_chunk(storage, monkeypatch):
         bank.put(block(number))
     assert names(storage, "chunk-") and len(names(storage, "request-")) < 3
     assert bank.requests == set(range(9))
+
+
+def test_chunks_of_images_are_as_large_as_they_are_to_be(storage, monkeypatch):
+    """Images are floats when they are read, and four times smaller in a file."""
+    monkeypatch.setattr(subject, "CHUNK_BYTES", 10**9)
+    bank = Bank(storage, "k")
+    for number in range(30):
+        made = block(number, 200)
+        bank.put(replace(made, inputs=made.inputs.astype(np.float32) / np.float32(255)))
+    monkeypatch.setattr(subject, "CHUNK_BYTES", 300_000)
+    bank.join()
+    *full, last = (Path(storage.path("bank", "k", each)).stat().st_size for each in names(storage, "chunk-"))
+    assert full and all(300_000 <= size < 350_000 for size in full) and last < 350_000
+    later = Bank(storage, "k")
+    later.look()
+    assert same(later.read(29).inputs, block(29, 200).inputs.astype(np.float32) / np.float32(255))
+
+
+def test_images_of_8_bits_and_others_are_not_joined(storage):
+    bank = Bank(storage, "k")
+    for number, scale in enumerate((255, 255, 254)):
+        made = block(number)
+        bank.put(replace(made, inputs=made.inputs.astype(np.float32) / np.float32(scale)))
+    bank.join()
+    assert len(names(storage, "chunk-")) == 2
+    for number, scale in enumerate((255, 255, 254)):
+        assert same(bank.read(number).inputs, block(number).inputs.astype(np.float32) / np.float32(scale))
 
 
 def test_only_one_joins_at_a_time_and_a_claim_of_the_dead_is_void(storage):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.teacher.bank import bounds, marks
 from tgt_ray.teacher.bank.bank import Bank
-from tgt_ray.training.banked import keep
+from tgt_ray.training.banked import BankedRows, Maker, blocks, keep
 
 from .test_chunks import block, check
 
@@ -184,6 +185,88 @@ def test_a_storage_that_nothing_may_be_written_to_is_read(storage, monkeypatch, 
         "is damaged",
         "cannot be written",
     ]
+
+
+def _evict(root: Path, key: str, max_bytes: int) -> None:
+    """Add rows where there is no room, and wait between the look for banks to be removed and their removal."""
+    found = bounds.banks
+
+    def late(folder):
+        there = found(folder)
+        (root / "listed").touch()
+        while not (root / "go").exists():
+            time.sleep(0.01)
+        return there
+
+    bounds.banks = late
+    bank = Bank(Storage(root), key, max_bytes)
+    with suppress(NotWritten):
+        bank.put(block(1, 300))
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_bank_that_is_used_since_it_was_listed_stays(storage, tmp_path, begins):
+    """Two processes: one has listed it as unused when the other begins to use it."""
+    user = filled(storage, "a", 900)
+    process = multiprocessing.get_context("fork").Process(target=_evict, args=(tmp_path, "d", user.bytes + 100))
+    process.start()
+    while not (tmp_path / "listed").exists():
+        time.sleep(0.01)
+    if begins:
+        user.hold()
+    (tmp_path / "go").touch()
+    process.join(timeout=60)
+    assert process.exitcode == 0 and ("a" in there(storage)) == begins
+    if begins:
+        check(Bank(storage, "a").read(0) or user.read(0), block(0, 300))
+
+
+def _train(root: Path, waits: bool, said) -> None:
+    """Take 40 requests, of which the first 20 are there, as a run does; the first 5 before the bank is removed."""
+    bank = Bank(Storage(root), "k")
+    bank.describe({"made of": "numbers"})
+    bank.hold(1)
+    rows, found = BankedRows(bank, Maker(bank, lambda request: block(request, 20)), 20), []
+    try:
+        for number, each in zip(range(40), blocks(rows, 0), strict=False):
+            check(each, block(number, 20))
+            if number == 4:
+                (root / "begun").touch()
+                while waits and not (root / "removed").exists():
+                    time.sleep(0.01)
+        found = [rows.make.made, rows.make.unkept, rows.found, bank.damaged]
+        found += [each.checkpoints for each in marks.banks(Storage(root).within("bank"))]
+    finally:
+        said.put(found)
+    bank.join()
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_run_whose_bank_is_removed_makes_its_rows_again(storage, tmp_path, once):
+    bank = Bank(storage, "k")
+    for number in range(20):
+        bank.put(block(number, 20))
+    context = multiprocessing.get_context("fork")
+    said = context.Queue()
+    process = context.Process(target=_train, args=(tmp_path, once, said))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    folder, least = tmp_path / "bank" / "k", 1 if once else 30
+    while least or (process.is_alive() and not once):
+        shutil.rmtree(folder, ignore_errors=True)
+        least = max(0, least - 1)
+        time.sleep(0 if once else 0.002)
+    (tmp_path / "removed").touch()
+    made, unkept, found, damaged, *uses = said.get(timeout=60)
+    process.join(timeout=60)
+    assert process.exitcode == 0 and damaged == 0 and made + found == 40 * 20 and made >= 20 * 20
+    if once:
+        assert (made, unkept, found) == (35 * 20, 0, 5 * 20) and uses == [(1,)], "it is marked as in use again"
+        later = Bank(storage, "k")
+        later.look()
+        assert later.requests == set(range(40)), "those that it had open have been written again"
+        assert (folder / "bank.json").exists()
 
 
 def _make(root: Path, name: str, failed) -> None:

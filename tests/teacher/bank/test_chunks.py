@@ -1,12 +1,14 @@
 """Rows of requests come back from a file as they were, whatever their signals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tgt_ray.core.batch import Block
 from tgt_ray.core.signals.values import Ragged
-from tgt_ray.teacher.bank.chunks import Chunk, to_bytes
+from tgt_ray.teacher.bank.chunks import Chunk, joined, to_bytes
 
 
 def block(request: int, rows: int = 3, inputs: np.dtype = np.uint8) -> Block:
@@ -48,6 +50,19 @@ def test_requests_come_back_as_they_were(inputs):
     assert sorted(chunk.requests) == [0, 4, 17] and len(chunk) == 9
     for each in blocks:
         check(chunk.block(each.request), each)
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_joined_files_are_what_would_have_been_written_of_all_at_once(divided):
+    blocks = [replace(block(number, rows), origin=f"run {number}", steps=7) for number, rows in ((4, 3), (0, 1))]
+    if divided:
+        blocks = [replace(each, inputs=each.inputs.astype(np.float32) / np.float32(255)) for each in blocks]
+    files = [Chunk(pa.py_buffer(to_bytes([each]))) for each in blocks]
+    assert joined(files) == to_bytes(blocks)
+    pixels = 32 * (1 if divided or blocks[0].inputs.dtype == np.uint8 else 4)
+    fixed = 3 * 8 + pixels + 5 * 4 + 8 + 4 * 2  # request, version and anchor; inputs; logits, top and of two ranks
+    lists = sum(4 + 8 * int(length) for each in blocks for length in each.columns["ragged"].lengths)
+    assert sum(each.nbytes for each in files) == 4 * fixed + lists
 
 
 def test_a_chunk_shares_the_memory_of_its_file(tmp_path):

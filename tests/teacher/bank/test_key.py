@@ -1,5 +1,6 @@
 """Whoever would make the same rows finds them, and nobody else does."""
 
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.teacher.bank import key as subject
 from tgt_ray.teacher.bank.key import bank_key, machine
-from tgt_ray.teacher.explorers import Augment, Random, RandomMatched
+from tgt_ray.teacher.explorers import Augment, Compose, Random, RandomMatched
 from tgt_ray.teacher.generators import MaskedLMGenerator
 from tgt_ray.teacher.generators.autoencoders import MLPAutoencoderGenerator
 from tgt_ray.teacher.synthesizer import Recipe
@@ -64,6 +65,15 @@ def test_where_no_generator_makes_the_rows_it_is_no_part_of_the_name():
 def test_how_a_generator_was_trained_is_said_by_its_weights_alone():
     longer = MLPAutoencoderGenerator.model_validate({"pretrain": {"steps": 7}})
     assert bank_key(**{**BASE, "generator": longer})[0] == bank_key(**BASE)[0]
+
+
+@pytest.mark.parametrize("explorer", [Augment, Compose])
+def test_rows_that_timm_and_pillow_make_are_told_by_their_versions(explorer):
+    assert not {"timm", "pillow"} & set(machine(1, "cpu", explorer().libraries))
+    here = machine(1, "cpu", explorer(randaugment="rand-m5").libraries)
+    assert (here["timm"], here["pillow"]) == (metadata.version("timm"), metadata.version("pillow"))
+    keys = {bank_key(**{**BASE, "made_on": {**here, **other}})[0] for other in ({}, {"timm": "9"}, {"pillow": "9"})}
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("name", ["threads", "device", "kind", "torch"])

@@ -24,13 +24,13 @@ from pyarrow import fs
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.batch import Block
-from tgt_ray.core.errors import NotWritten
+from tgt_ray.core.errors import NotRead, NotWritten
 from tgt_ray.core.signals.values import concat_columns, flat, take, unflat
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.teacher.bank import copies
 from tgt_ray.teacher.bank.bounds import Bounds
-from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, OtherFormat, signals, to_bytes
+from tgt_ray.teacher.bank.chunks import ANCHOR, INPUTS, Chunk, OtherFormat, joined, signals, to_bytes
 from tgt_ray.teacher.bank.marks import Mark, banks
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,20 @@ class Bank:
     - max_bytes: of all banks of the storage together; None: any size
     - damaged: how many files were left out since they are damaged
     - full: whether nothing more can be added
+    - unseen: whether it couldn't be listed when it was looked at last, so that what others add isn't found
     """
 
     def __init__(self, storage: Storage, key: str, max_bytes: int | None = None):
         self.key, self.folder, self.damaged, self.full = key, storage.within(FOLDER, key), 0, False
+        self.unseen = False
         self._bounds = Bounds(storage.within(FOLDER), key, max_bytes)
         self._mark: Mark | None = None
         self._requests: dict[int, str] = {}  # which file holds it
         self._open: dict[str, Chunk] = {}
         self._useless: set[str] = set()  # files that can't be read, and couldn't be removed
         self._bytes = 0  # of requests that this process has added since it last joined files
+        self._size = 0  # of all files, when they were last listed
+        self._about: dict[str, Any] | None = None
 
     def hold(self, checkpoint_bytes: int = 0) -> None:
         """Mark the bank as in use, so that nobody removes it, until `release` or the end of this process.
@@ -74,8 +78,17 @@ class Bank:
         self._mark = Mark(self.folder, checkpoint_bytes)
 
     def _renew(self) -> None:
-        if self._mark is not None:
-            self._mark.renew()
+        if self._mark is None or not self._mark.renew():
+            return
+        log.warning(
+            "%s: was removed while a run uses it; those of its rows that are still needed are made again",
+            self.folder.where(),
+        )
+        # Files that are open go on to be read.
+        self._requests = {number: name for number, name in self._requests.items() if name in self._open}
+        if self._about is not None:
+            with suppress(NotWritten):  # said when rows are to be kept
+                self.describe(self._about)
 
     def release(self) -> None:
         """Let others remove the bank."""
@@ -93,18 +106,41 @@ class Bank:
     @property
     def bytes(self) -> int:
         """How many bytes its rows take in the storage."""
-        found = self.folder.fs.get_file_info(fs.FileSelector(self.folder.base, allow_not_found=True))
-        return sum(each.size or 0 for each in found)
+        try:
+            with self.folder.reading():
+                found = self.folder.fs.get_file_info(fs.FileSelector(self.folder.base, allow_not_found=True))
+        except NotRead as err:
+            self._go_on(err)
+        else:
+            self._size = sum(each.size or 0 for each in found)
+        return self._size
+
+    def _go_on(self, err: NotRead) -> None:
+        self.warn("%s; the run goes on, and makes the rows of the bank itself that it can't read", err)
+
+    def _names(self) -> list[str]:
+        """List the names of its files.
+
+        - raises NotRead: where that can't be done
+        """
+        with self.folder.reading():
+            return sorted(Path(each).name for each in self.folder.files())
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write what the rows follow from, for people, unless it is there already."""
-        if not self.folder.exists(_RECORD):
+        self._about = about
+        if not self._is_there(_RECORD):
             records.write_json(self.folder, formats.stamped("bank", about), _RECORD)
 
     def look(self) -> None:
         """Find out what others have added."""
         self._renew()
-        there = sorted(Path(each).name for each in self.folder.files())
+        try:
+            there, self.unseen = self._names(), False
+        except NotRead as err:
+            self.unseen = True
+            self._go_on(err)
+            return
         for name in there:
             number = name.removeprefix(_REQUEST).removesuffix(".arrow")
             if name == f"{_REQUEST}{number}.arrow" and number.isdecimal() and name not in self._useless:
@@ -147,10 +183,10 @@ class Bank:
         self._bounds.make_room(len(shown) + len(content))
         # Before the rows, so that whoever finds these finds it.
         if shown:
-            self.folder.write(shown, _shown_name(block.request))
+            _write(self.folder, shown, _shown_name(block.request))
         name = f"{_REQUEST}{block.request:08d}.arrow"
         try:
-            self.folder.write(content, name)
+            _write(self.folder, content, name)
         except NotWritten:
             if shown:
                 self._remove(_shown_name(block.request))
@@ -201,7 +237,7 @@ class Bank:
         self._bytes = 0
         try:
             self._join()
-        except (NotWritten, OSError) as err:
+        except (NotRead, NotWritten, OSError) as err:
             if not self.full:  # else it was said already that nothing can be written
                 self.warn("%s; synthetic rows stay in files of single requests", err)
 
@@ -210,22 +246,27 @@ class Bank:
             if not mine:
                 return  # someone else does it at this moment
             self.look()
+            if self.unseen:
+                return  # which has been said
             self._remove_joined()
-            group: list[Block] = []
+            group: dict[int, Chunk] = {}
             for number in sorted(number for number, name in self._requests.items() if name.startswith(_REQUEST)):
                 chunk = self._holding(number)
                 if chunk is None or not self._requests[number].startswith(_REQUEST):
                     continue  # someone else has joined it just now
-                group.append(chunk.block(number))
-                if sum(each.inputs.nbytes for each in group) >= CHUNK_BYTES:
+                if any(each.divided != chunk.divided for each in group.values()):  # which no file can mix
                     self._write_chunk(group)
-                    group = []
+                    group = {}
+                group[number] = chunk
+                if sum(each.nbytes for each in group.values()) >= CHUNK_BYTES:
+                    self._write_chunk(group)
+                    group = {}
             if group:
                 self._write_chunk(group)
 
     def _remove_joined(self) -> None:
         """Remove files of single requests that a chunk has as well: two runs have made them at the same time."""
-        for name in (Path(each).name for each in self.folder.files()):
+        for name in self._names():
             number = name.removeprefix(_REQUEST).removesuffix(".arrow")
             if name != f"{_REQUEST}{number}.arrow" or not number.isdecimal():
                 continue
@@ -234,13 +275,17 @@ class Bank:
                 self._open.pop(name, None)
                 self._remove(name)
 
-    def _write_chunk(self, blocks: list[Block]) -> None:
-        name, content = f"{_CHUNK}{blocks[0].request:08d}-{uuid.uuid4().hex[:8]}.arrow", to_bytes(blocks)
+    def _write_chunk(self, files: dict[int, Chunk]) -> None:
+        """Join files of single requests to a chunk.
+
+        - files: by the number of their request
+        """
+        name, content = f"{_CHUNK}{next(iter(files)):08d}-{uuid.uuid4().hex[:8]}.arrow", joined(list(files.values()))
         self._bounds.check_disk(len(content))
         self.folder.write(content, name)
-        for each in blocks:
-            single = self._requests[each.request]
-            self._requests[each.request] = name
+        for number in files:
+            single = self._requests[number]
+            self._requests[number] = name
             if single.startswith(_REQUEST):
                 self._open.pop(single, None)
                 self._remove(single)
@@ -281,11 +326,14 @@ class Bank:
     def _opened(self, name: str) -> Chunk | None:
         """Open a file, and check it where this process hasn't yet; None where it isn't there any more, or damaged."""
         if name not in self._open:
-            if name in self._useless or not self.folder.exists(name):
+            if name in self._useless or not self._is_there(name):
                 return None
             try:
                 content = self._content(name)
                 chunk = None if content is None else Chunk(content)
+            except NotRead as err:
+                self._go_on(err)
+                return None
             except OtherFormat as err:
                 log.warning(
                     "%s: has format %s, which this version doesn't know; made again", self.folder.where(name), err
@@ -298,7 +346,7 @@ class Bank:
                 )
                 chunk = None
             if chunk is None:
-                if self.folder.exists(name):  # else somebody has just joined or removed it
+                if self._is_there(name):  # else somebody has just joined or removed it
                     self._leave_out(name)
                 return None
             self._open[name] = chunk
@@ -308,29 +356,48 @@ class Bank:
         """Count a file as damaged, and remove it."""
         self.damaged += 1
         self._remove(name)
-        if self.folder.exists(name):
+        if self._is_there(name):
             self._useless.add(name)
 
-    def _content(self, name: str) -> pa.Buffer | pa.MemoryMappedFile | None:
+    def _is_there(self, name: str) -> bool:
+        """Whether there is a file; what can't be reached isn't there."""
         try:
-            if self.folder.is_local:
-                return pa.memory_map(self.folder.path(name)) if self.folder.holds(name) else None
-            if name.startswith(_CHUNK):
-                copy = copies.copied(self.folder, name)
-                return None if copy is None else pa.memory_map(copy.path(name))
-        except FileNotFoundError:  # somebody has just joined or removed it
-            return None
-        except NotWritten as err:
-            self.warn("%s; chunks of synthetic rows are read into memory", err)
-        content = self.folder.find(name)
-        return None if content is None else pa.py_buffer(content)
+            with self.folder.reading(name):
+                return self.folder.exists(name)
+        except NotRead as err:
+            self._go_on(err)
+            return False
+
+    def _content(self, name: str) -> pa.Buffer | pa.MemoryMappedFile | None:
+        """Return what a file holds; None where it isn't there any more, or is damaged.
+
+        - raises NotRead: where it can't be reached
+        """
+        with self.folder.reading(name):
+            try:
+                if self.folder.is_local:
+                    return pa.memory_map(self.folder.path(name)) if self.folder.holds(name) else None
+                if name.startswith(_CHUNK):
+                    copy = copies.copied(self.folder, name)
+                    return None if copy is None else pa.memory_map(copy.path(name))
+            except FileNotFoundError:  # somebody has just joined or removed it
+                return None
+            except NotWritten as err:
+                self.warn("%s; chunks of synthetic rows are read into memory", err)
+            content = self.folder.find(name)
+            return None if content is None else pa.py_buffer(content)
 
     def _shown(self, request: int) -> dict[str, Any] | None:
         """Return what is shown of a request, nothing for most of them; None where it is damaged."""
         name = _shown_name(request)
-        if not self.folder.exists(name):
+        if not self._is_there(name):
             return {}
-        content = self.folder.find(name)
+        try:
+            with self.folder.reading(name):
+                content = self.folder.find(name)
+        except NotRead as err:
+            self._go_on(err)
+            return None
         if content is None:
             self._leave_out(name)
             return None
@@ -348,6 +415,15 @@ def described(storage: Storage) -> Iterator[dict[str, Any]]:
         about = records.find(folder, "bank", each.key, _RECORD)
         if about is not None:
             yield about
+
+
+def _write(folder: Storage, content: bytes, name: str) -> None:
+    try:
+        folder.write(content, name)
+    except NotWritten as err:
+        if not isinstance(err.__cause__, FileNotFoundError):
+            raise
+        folder.write(content, name)  # somebody has removed the bank at this very moment
 
 
 def _first(columns: dict[str, Any]) -> Any:

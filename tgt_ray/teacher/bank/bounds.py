@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from tgt_ray.core.errors import NotWritten
+from tgt_ray.core.errors import NotRead, NotWritten
 from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.storage import Storage
-from tgt_ray.teacher.bank.marks import Found, banks
+from tgt_ray.teacher.bank.marks import Found, banks, in_use
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Bounds:
         self.left = max(count, LOOK_BYTES)
         if self.max_bytes is None and not self.folder.is_local:
             return  # an object store takes its time for a list
-        there = banks(self.folder)
+        there = self._banks()
         self.checkpoints = _checkpoints(there)
         if self.max_bytes is None:
             return
@@ -56,8 +55,10 @@ class Bounds:
         old = [each for each in there if each.key != self.key and not each.checkpoints]
         removed: list[Found] = []
         while old and taken + count > self.max_bytes:
-            removed.append(old.pop(0))
-            taken -= self._remove(removed[-1])
+            bank = old.pop(0)
+            if self._remove(bank):
+                removed.append(bank)
+                taken -= bank.bytes
         if removed:
             log.info(
                 "bank: the rows of %d recipe(s) that were used longest ago are removed (%s), since pool.bank.max_bytes"
@@ -73,18 +74,40 @@ class Bounds:
             )
         self.left = min(self.left, self.max_bytes - taken)
 
-    def _remove(self, bank: Found) -> int:
-        """Remove a bank; return how many bytes that has freed."""
-        with suppress(FileNotFoundError):  # somebody else is removing it
-            self.folder.fs.delete_dir(self.folder.path(bank.key))
-        return bank.bytes
+    def _banks(self) -> list[Found]:
+        """List the banks of the storage.
+
+        - raises NotWritten: where that can't be done
+        """
+        try:
+            with self.folder.reading():
+                try:
+                    return banks(self.folder)
+                except FileNotFoundError:  # somebody has removed a bank meanwhile
+                    return banks(self.folder)
+        except (FileNotFoundError, NotRead) as err:
+            raise NotWritten(str(err)) from err
+
+    def _remove(self, bank: Found) -> bool:
+        """Remove a bank, unless somebody has begun to use it since it was listed; return whether it is gone."""
+        try:
+            with self.folder.reading(bank.key):
+                if in_use(self.folder.within(bank.key)):
+                    return False
+                self.folder.fs.delete_dir(self.folder.path(bank.key))
+        except FileNotFoundError:  # somebody else is removing it
+            return True
+        except NotRead as err:  # somebody writes there at this moment, or nothing may be removed there
+            log.debug("%s: is not removed (%s)", self.folder.where(bank.key), err)
+            return False
+        return True
 
     def check_disk(self, count: int) -> None:
         """Raise NotWritten where the disk hasn't enough room for these bytes and the checkpoints of running trials."""
         if not self.folder.is_local:
             return
         if self.checkpoints is None:
-            self.checkpoints = _checkpoints(banks(self.folder))
+            self.checkpoints = _checkpoints(self._banks())
         here = Path(self.folder.base)
         free = shutil.disk_usage(next(each for each in (here, *here.parents) if each.exists())).free
         if free - count < SPARE * self.checkpoints:

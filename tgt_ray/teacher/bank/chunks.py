@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,22 @@ DIVIDED, PIXELS = "divided by", 255
 
 def to_bytes(blocks: Sequence[Block]) -> bytes:
     """Return the content of a file with the rows of some requests, which have the same columns."""
+    arrays, divided = _arrays(blocks)
+    took = sum(each.seconds or 0.0 for each in blocks)
+    origins = {str(each.request): (each.origin, each.steps) for each in blocks if each.origin}
+    return _content(arrays, divided, blocks[0].explorer, origins, took)
+
+
+def joined(files: Sequence[Chunk]) -> bytes:
+    """Return the content of a file with all rows of some files, which have the same columns, as they are stored."""
+    arrays = concat_columns([each.arrays for each in files])
+    origins = {request: origin for each in files for request, origin in each.origins.items()}
+    took = sum(each.row_s * len(each) for each in files)
+    return _content(arrays, files[0].divided, files[0].explorer, origins, took)
+
+
+def _arrays(blocks: Sequence[Block]) -> tuple[Columns, bool]:
+    """Return the columns of rows, and whether their inputs are 8-bit numbers of images."""
     inputs = np.concatenate([each.inputs for each in blocks])
     pixels = _pixels(inputs)
     arrays: Columns = {
@@ -38,14 +54,18 @@ def to_bytes(blocks: Sequence[Block]) -> bytes:
         INPUTS: inputs if pixels is None else pixels,
     }
     arrays |= {f"{SIGNAL}{name}": values for name, values in concat_columns([each.columns for each in blocks]).items()}
+    return arrays, pixels is not None
+
+
+def _content(
+    arrays: Columns, divided: bool, explorer: str, origins: Mapping[str, tuple[str, int]], seconds: float
+) -> bytes:
     columns = {name: _column(values) for name, values in arrays.items()}
     layouts = {name: _layout(values) for name, values in arrays.items()}
-    if pixels is not None:
+    if divided:
         layouts[INPUTS][DIVIDED] = str(PIXELS)
     fields = [pa.field(name, column.type, metadata=layouts[name]) for name, column in columns.items()]
-    took = sum(each.seconds or 0.0 for each in blocks)
-    origins = json.dumps({str(each.request): [each.origin, each.steps] for each in blocks if each.origin})
-    own = {EXPLORER: blocks[0].explorer, ORIGINS: origins, SECONDS: f"{took:.6g}"}
+    own = {EXPLORER: explorer, ORIGINS: json.dumps(origins), SECONDS: f"{seconds:.6g}"}
     about = {**formats.metadata("bank"), **own}
     schema = pa.schema(fields, metadata=about)
     sink = pa.BufferOutputStream()
@@ -83,6 +103,11 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.arrays[REQUEST])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its rows as they are stored."""
+        return sum(_nbytes(values) for values in self.arrays.values())
 
     def block(self, request: int) -> Block:
         """Return the rows of a request, as they were made, without what is shown of it."""
@@ -123,6 +148,11 @@ def _pixels(inputs: np.ndarray) -> np.ndarray | None:
 def signals(columns: Columns) -> Columns:
     """Return the signals' columns under their own names."""
     return {name.removeprefix(SIGNAL): values for name, values in columns.items() if name.startswith(SIGNAL)}
+
+
+def _nbytes(values: Values) -> int:
+    parts = (values.values, values.lengths) if isinstance(values, Ragged) else (values,)
+    return sum(part.nbytes for part in parts)
 
 
 def _array(columns: Columns, name: str) -> np.ndarray:

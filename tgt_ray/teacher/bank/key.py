@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tgt_ray.core.environment import version
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.teacher.bank.numbering import SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tgt_ray.teacher.explorers import Explorer
     from tgt_ray.teacher.generators import Generator
@@ -18,16 +20,18 @@ if TYPE_CHECKING:
 ROWS_VERSION = 1
 
 
-def machine(threads: int, device: str) -> dict[str, Any]:
+def machine(threads: int, device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Return what rows depend on besides their recipe, on this machine, down to the last bit.
 
     - threads: of the process that makes them
     - device: torch's name of the device that makes them
+    - libraries: packages besides torch that make them
     """
     import torch
 
     kind = torch.cuda.get_device_name() if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
-    return {"threads": threads, "device": device.partition(":")[0], "kind": kind, "torch": torch.__version__}
+    here = {"threads": threads, "device": device.partition(":")[0], "kind": kind, "torch": torch.__version__}
+    return {**here, **{name: version(name) for name in libraries}}
 
 
 def bank_key(
@@ -56,7 +60,7 @@ def bank_key(
         "precision": recipe.precision,
         "pixels": recipe.pixels,
         "seed": seed,
-        "numbered_by": "share of the training" if explorer.on_policy else "request",
+        "numbered_by": f"share of the training, of {SHARES}" if explorer.on_policy else "request",
         "made_from": dict(made_from),
         "made_on": dict(made_on),
     }

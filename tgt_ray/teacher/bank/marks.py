@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyarrow import fs
 
@@ -42,29 +43,42 @@ class Mark:
     def __init__(self, folder: Storage, checkpoint_bytes: int = 0):
         self.folder, self.name = folder, f"{MARK}{host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         self.content = json.dumps({"checkpoint_bytes": checkpoint_bytes}).encode()
+        self._begin()
+
+    def _begin(self) -> None:
         self.renewed, self._close = 0.0, lambda: None
         try:
-            folder.write(b"", LAST_USE)
-            folder.write(self.content, self.name)
+            self.folder.write(b"", LAST_USE)
+            self.folder.write(self.content, self.name)
             self.renewed = time.monotonic()
-            if folder.is_local:
-                file = os.open(folder.path(self.name), os.O_RDWR | os.O_CLOEXEC)
+            if self.folder.is_local:
+                file = os.open(self.folder.path(self.name), os.O_RDWR | os.O_CLOEXEC)
                 self._close = weakref.finalize(self, os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX)  # waits only for those that look whether it is locked
         except (NotWritten, OSError) as err:
             # Nothing may be written there, or the file system has no locks: who removes banks goes by the age then.
-            log.debug("%s: no mark that it is in use (%s)", folder.shown, err)
+            log.debug("%s: no mark that it is in use (%s)", self.folder.shown, err)
 
-    def renew(self) -> None:
-        """Say that the bank is still in use, where that was said some minutes ago."""
-        if not self.renewed or time.monotonic() - self.renewed < RENEWED_S:
-            return
+    def renew(self) -> bool:
+        """Say that the bank is still in use, where that was said some minutes ago.
+
+        - returns: whether the mark was gone, since somebody has removed the bank nevertheless
+        """
+        if not self.renewed:
+            return False
+        if self.folder.is_local and not Path(self.folder.path(self.name)).exists():
+            self._close()
+            self._begin()
+            return True
+        if time.monotonic() - self.renewed < RENEWED_S:
+            return False
         self.renewed = time.monotonic()
         with suppress(NotWritten, OSError):
             if self.folder.is_local:
                 os.utime(self.folder.path(self.name))
             else:
                 self.folder.write(self.content, self.name)
+        return False
 
     def close(self) -> None:
         """Say that the process doesn't use the bank any more."""
@@ -102,6 +116,15 @@ def banks(folder: Storage) -> list[Found]:
         used = times.get(LAST_USE, max(times.values()))
         found.append(Found(key, sum(each.size or 0 for each in infos), used, tuple(_living(own, marks))))
     return sorted(found, key=lambda each: (each.used, each.key))
+
+
+def in_use(folder: Storage) -> bool:
+    """Tell whether a process uses a bank at this moment.
+
+    - folder: of the bank
+    """
+    there = folder.fs.get_file_info(fs.FileSelector(folder.base, allow_not_found=True))
+    return any(True for _ in _living(folder, [each for each in there if each.base_name.startswith(MARK)]))
 
 
 def _living(folder: Storage, marks: list[fs.FileInfo]) -> Iterator[int]:

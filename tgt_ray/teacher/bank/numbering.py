@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 #: Numbers of requests in a bank whose rows were explored for students: a request's number divided by this is the share
-#: of the training that its student had behind it.
-SHARES = 2**20
+#: of the training that its student had behind it. Settings allow no run so many requests, so that each has a number.
+SHARES = 2**60
 #: How far a row's share of the training may be from that at which another student uses it (our choice).
 NEAR = 0.05
 
@@ -30,10 +29,13 @@ class Numbering:
         request = index * self.world_size + self.rank
         return request if self.total is None else self._first(request)
 
+    def request(self, number: int) -> int:
+        """Return which request of the whole run a number may serve."""
+        return number if self.total is None else number * self.total // SHARES
+
     def index(self, number: int) -> int:
         """Return which of the worker's requests a number may serve."""
-        request = number if self.total is None else number * self.total // SHARES
-        return request // self.world_size
+        return self.request(number) // self.world_size
 
     def serving(self, index: int) -> range:
         """Return the numbers that may serve a worker's request; no number serves two requests of a run."""
@@ -45,4 +47,4 @@ class Numbering:
 
     def _first(self, request: int) -> int:
         assert self.total is not None
-        return math.ceil(request * SHARES / self.total)
+        return -(-request * SHARES // self.total)  # rounded up, exactly

@@ -68,6 +68,10 @@ class InputChanges(Explorer):
         " draws its own share; 0: texts are not mixed",
     )
 
+    @property
+    def libraries(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("timm", "pillow") if self.randaugment else ()
+
     def change(self, inputs: Tensor, around: Around) -> Tensor:
         if inputs.is_floating_point():
             return self._changed_images(inputs.float(), around)

@@ -86,6 +86,8 @@ class Explorer(Component):
     needs_differentiable: ClassVar[bool] = False
     #: Whether rows should keep the class of their anchors, which the fit check asks for.
     keeps_class: ClassVar[bool] = True
+    #: Packages whose versions decide, besides torch's, which rows the settings give.
+    libraries: ClassVar[tuple[str, ...]] = ()
     #: Raise it when the same settings give other rows than before, so that what was measured of them is not used.
     revision: ClassVar[int] = 1
 
