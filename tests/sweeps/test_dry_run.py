@@ -112,6 +112,13 @@ def test_a_stored_teacher_is_measured_and_nothing_is_written(tmp_path):
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
+def test_rows_that_no_generator_makes_are_measured_with_the_labeler_alone():
+    lines = plan(None, ("explorer", {"type": "augment"}))
+    request = starting(lines, "request: 2,048 synthetic rows")
+    assert "measured here: an untrained labeler of the same shape" in request and "generator of" not in request
+    assert "generators work beside students" in starting(lines, "  assumed:")
+
+
 def test_unchanged_anchors_need_no_request():
     lines = plan(None, ("explorer", {"type": "identity"}), space={"train.synthetic_ratio": {"uniform": [0.1, 0.9]}})
     assert not [line for line in lines if line.startswith("request:")] and starting(lines, "time:")

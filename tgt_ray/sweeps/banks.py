@@ -23,7 +23,7 @@ def about_banks(sweep: SweepConfig, row_bytes: float, seconds_per_row: float | N
     - seconds_per_row: that a generator takes; None: not known
     - returns: None where no trial has synthetic rows
     """
-    experiment = sweep.generating() or sweep.experiment
+    experiment = sweep.making() or sweep.experiment
     if not experiment.streams:
         return None
     mode = experiment.pool.bank.mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import resources
 from typing import Any, Literal
@@ -217,6 +217,13 @@ class SweepConfig(Config):
 
     def generating(self) -> Experiment | None:
         """Return the experiment of a trial that needs the teacher's generator; None where none does."""
+        return self._first(lambda trial: trial.uses_generator)
+
+    def making(self) -> Experiment | None:
+        """Return the experiment of a trial whose synthetic rows the teacher makes or labels; None where none does."""
+        return self._first(lambda trial: trial.makes_new_rows)
+
+    def _first(self, wanted: Callable[[Experiment], bool]) -> Experiment | None:
         deciding = [key for key in ("explorer", "explorer.type", "train.synthetic_ratio") if key in self.space]
         for values in itertools.product(*(self.space[key].ends() for key in deciding)):
             decided = dict(zip(deciding, values, strict=True))
@@ -224,7 +231,7 @@ class SweepConfig(Config):
             for others in ({}, *self._probes(self.space)):
                 with suppress(ConfigError):
                     trial = self.trial_experiment({**others, **decided})
-                    if trial.uses_generator:
+                    if wanted(trial):
                         return trial
                     break
         return None

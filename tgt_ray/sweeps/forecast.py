@@ -72,16 +72,16 @@ def forecast(sweep: SweepConfig, scan: Any, lanes: int, storage: Storage | None 
     data = replace(data, tokenizer=_vocabulary(experiment.task, data))
     step = measure(experiment, data.spec, _rows(experiment, data, real))
     yield from _bytes(sweep, step, data.spec, total)
-    generating = sweep.generating()
-    request = measure_request(generating, data, real, storage) if generating is not None else None
-    yield from _time(sweep, step, generating or experiment, request, lanes)
+    making = sweep.making()
+    request = measure_request(making, data, real, storage) if making is not None else None
+    yield from _time(sweep, step, making or experiment, request, lanes)
     seconds_per_row = request.seconds / request.rows if request is not None else None
     banks = about_banks(sweep, row_bytes(data.input_shape, data.num_classes), seconds_per_row)
     if banks is not None:
         yield banks
     if request is not None:
         yield _request(request)
-    elif generating is not None:
+    elif making is not None:
         yield (
             "request: not measured, since generators use a GPU (pool.gpus_per_actor) and this machine has none;"
             " assumed that they keep up"
@@ -185,19 +185,20 @@ def _bytes(sweep: SweepConfig, step: Step | None, spec: Any, total: float) -> It
 
 
 def _time(
-    sweep: SweepConfig, step: Step | None, generating: Experiment, request: Request | None, lanes: int
+    sweep: SweepConfig, step: Step | None, making: Experiment, request: Request | None, lanes: int
 ) -> Iterator[str]:
     """Say how long trials take, what was measured for that, and what is assumed.
 
-    - generating: a trial with synthetic rows, where there is one
+    - making: a trial with synthetic rows, where there is one
     """
-    train, pool = generating.train, generating.pool
+    train, pool = making.train, making.pool
     if step is None:
         yield "time: not measured, since students train on a GPU (train.gpus_per_worker) and this machine has none"
         return
     longest = int(sweep.largest("train.steps"))
-    rows, seconds, slower = train.batch_size * generating.synthetic_ratio, step.seconds, ""
-    if request is not None and rows / (made := train.workers * pool.actors * request.rows / request.seconds) > seconds:
+    rows, seconds, slower = train.batch_size * making.synthetic_ratio, step.seconds, ""
+    made = train.workers * pool.actors * request.rows / request.seconds if request is not None else 0.0
+    if made and rows / made > seconds:
         slower = f"; its generators are slower: {made:,.0f} of {rows / seconds:,.0f} rows/s; more pool.actors may help"
         seconds = rows / made
     trial = longest * seconds
@@ -209,7 +210,7 @@ def _time(
     )
     yield (
         "  assumed: as many free cores as are asked for, no trial is stopped early"
-        + (f", and generators work beside students ({rows / seconds:,.0f} rows/s a trial)" if rows else "")
+        + (f", and generators work beside students ({rows / seconds:,.0f} rows/s a trial)" if made else "")
         + "; not in it: the loss, evaluation, the teacher's training and its pass, starts"
     )
 

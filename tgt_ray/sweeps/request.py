@@ -50,7 +50,7 @@ class Request:
 def measure_request(experiment: Experiment, data: TaskData, real: bool, storage: Storage | None) -> Request | None:
     """Measure one request of an experiment's synthesizer.
 
-    - experiment: one that uses a generator
+    - experiment: one whose synthetic rows the teacher makes
     - data: with the vocabulary of models of its own
     - real: whether its rows have inputs; otherwise these are drawn at random
     - storage: may have the teacher; nothing is written to it
@@ -71,7 +71,7 @@ def measure_request(experiment: Experiment, data: TaskData, real: bool, storage:
         teacher, by = _teacher(experiment, data, real, storage)
         teacher, (inputs, labels) = teacher.to(device), _anchors(experiment, data, real)
         latents = np.empty((len(inputs), 0), np.float32)
-        if not teacher.contextual:
+        if teacher.generator is not None and not teacher.contextual:
             latents = _latents(teacher, inputs, experiment.teacher.generator.most_rows or FEW, device)
         student = None
         if experiment.explorer.on_policy:
@@ -112,19 +112,20 @@ def _teacher(experiment: Experiment, data: TaskData, real: bool, storage: Storag
     config = experiment.teacher
     if real and storage is not None and (record := stored_teacher(config, data, storage, writes=False)) is not None:
         teacher = load_teacher(config, record, data.spec, data.num_classes, storage)
-        return teacher, " and ".join(f"the stored {role} {record[role]['identity']}" for role in ROLES)
+        roles = ROLES if experiment.explorer.decodes else ROLES[:1]
+        return teacher, " and ".join(f"the stored {role} {record[role]['identity']}" for role in roles)
     labeler = built("teacher.labeler", config.labeler, data.spec, data.num_classes)
-    generator = built("teacher.generator", config.generator, data.spec)
-    parts: list[tuple[str, Labeler | Generator, nn.Module]] = [
-        ("labeler", config.labeler, labeler),
-        ("generator", config.generator, generator),
-    ]
+    parts: list[tuple[str, Labeler | Generator, nn.Module]] = [("labeler", config.labeler, labeler)]
+    if experiment.explorer.decodes:
+        parts.append(("generator", config.generator, built("teacher.generator", config.generator, data.spec)))
     for role, part, model in parts:
         with concerning(f"teacher.{role}"):
             if part.external:
                 part.load_weights(model)
     said = [f"the {role}" if part.external else f"an untrained {role} of the same shape" for role, part, _ in parts]
-    return Teacher.of(frozen(labeler), frozen(generator), config.generator), " and ".join(said)
+    if not experiment.explorer.decodes:
+        return Teacher(frozen(labeler), None), " and ".join(said)
+    return Teacher.of(frozen(labeler), frozen(parts[1][2]), config.generator), " and ".join(said)
 
 
 def _anchors(experiment: Experiment, data: TaskData, real: bool) -> tuple[Tensor, np.ndarray]:
