@@ -136,6 +136,16 @@ def test_explored_rows_have_a_minimum_of_their_own(experiment, caplog, check, ex
             fit_check.judge(strict, result)
 
 
+@pytest.mark.parametrize("form", ["reference", "fast"])
+def test_whose_speed_it_is_is_said_where_rows_will_come_faster(experiment, caplog, form):
+    result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)
+    result |= {"rows": 8, "explorer": "random", "rows_per_second": 99.0, "device": "1 thread(s)"}
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        fit_check.judge(changed(experiment, teacher__run_as=form), result)
+    said = "99 explored rows a second on 1 thread(s)"
+    assert (f"{said}, by the teacher's reference form: the" if form == "fast" else f"{said}: the") in caplog.text
+
+
 @pytest.mark.parametrize(("per_second", "warned"), [(3.0, False), (1.5, True)])
 def test_a_call_that_takes_long_is_warned_of(experiment, caplog, per_second, warned):
     result = dict.fromkeys(("accuracy", "agreement_reconstructed", "agreement_explored", "reconstruction_mse"), 99.0)

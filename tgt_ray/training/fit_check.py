@@ -267,8 +267,9 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     if "accuracy_explored" in result:
         yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
     yield from _likeness(result)
+    slow = ", by the teacher's reference form" if experiment.teacher.run_as == "fast" else ""
     yield (
-        f"  {speed:,.0f} explored rows a second on {result['device']}: the {rows:,.0f} rows of a run take about"
+        f"  {speed:,.0f} explored rows a second on {result['device']}{slow}: the {rows:,.0f} rows of a run take about"
         f" {duration(rows / speed)}"
     )
 
