@@ -341,6 +341,16 @@ class Page:
             rows.append([say(trial["control"] or trial["trial"]), status, *values, trial["step"], *scores])
         return markdown(rows)
 
+    def schedules(self, name: str) -> str:
+        """A row for each way to use the teacher: what it reaches with each number of steps, and the core-seconds."""
+        summary = self.record(name)["summary"]
+        times = sorted({line["times"] for line in summary})
+        rows = [["method", *(f"x {each}" for each in times)]]
+        for method in dict.fromkeys(line["method"] for line in summary):
+            there = {line["times"]: line for line in summary if line["method"] == method}
+            rows.append([say(method), *(_reached(there[each]) if each in there else "-" for each in times)])
+        return markdown(rows)
+
     # The platform.
 
     def side(self, name: str, side: str) -> dict[str, Any]:
@@ -551,6 +561,11 @@ class Page:
         """Records and pictures of the folder that the page doesn't show."""
         there = {*names(self.folder), *(each.name for each in self.folder.glob("*.png"))}
         return sorted(there - self.used)
+
+
+def _reached(line: Line) -> str:
+    """A score, and what a run costs for it."""
+    return f"{mean_and_spread(line['test'])} ({figure(line['core_s']['mean'], 1)} s)"
 
 
 def sweep_file(name: str) -> str:

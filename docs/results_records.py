@@ -59,6 +59,9 @@ def lines_of(record: Record, labelled: str) -> dict[str, Line]:
     if kind == "benchmark methods":
         teacher = {split: single(score) for split, score in teacher_scores(record["teacher"]).items()}
         return {**record["summary"], "teacher": teacher}
+    if kind == "benchmark schedules":
+        teacher = {split: single(score) for split, score in teacher_scores(record["teacher"]).items()}
+        return {f"{line['method']} x {line['times']}": line for line in record["summary"]} | {"teacher": teacher}
     if kind == RETRIEVAL:
         part = next((part for part in record["parts"] if part["labelled"] == labelled), None)
         quality = record["teacher"]["labeler"]["quality"]["test"]

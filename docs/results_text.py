@@ -65,7 +65,9 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def say(method: str) -> str:
     """A method's name as people say it."""
     method, _, times = method.partition(" x ")
+    method, shared = method.removesuffix(" shared"), method.endswith(" shared")
     name = " + ".join(SAID.get(part, part) for part in method.split(" + "))
+    name += ", rows shared" if shared else ""
     return f"{name}, {times} times the steps" if times else name
 
 
