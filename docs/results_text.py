@@ -65,9 +65,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def say(method: str) -> str:
     """A method's name as people say it."""
     method, _, times = method.partition(" x ")
+    method, _, bank = method.partition(" of ")
     method, shared = method.removesuffix(" shared"), method.endswith(" shared")
     name = " + ".join(SAID.get(part, part) for part in method.split(" + "))
-    name += ", rows shared" if shared else ""
+    name += ", rows shared" if shared else f", bank of {int(bank):,} rows" if bank else ""
     return f"{name}, {times} times the steps" if times else name
 
 
