@@ -18,7 +18,9 @@ pytestmark = pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_on_ray_makes_the_rows_of_a_local_one(ray_cluster, prepared, storage, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Compared, "tried", lambda self: [Tried("bfloat16", speed=9, agreement=100, kl=0, start_s=0, work_s=9, worth=9)]
+        Compared,
+        "tried",
+        lambda self: [Tried("bfloat16", speed=9, agreement=100, kl=0, turned=0, start_s=0, work_s=9, worth=9)],
     )
     config = short(prepared.experiment, teacher__run_as="fast", explorer__type="random", fit_check__on_low="skip")
     runs, banks = {}, {}

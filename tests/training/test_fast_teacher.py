@@ -23,7 +23,9 @@ from tgt_ray.training.preparation import found_teacher, make_teacher
 def fast(prepared, monkeypatch):
     """An experiment whose labeler and generator run in bfloat16, whatever is measured."""
     monkeypatch.setattr(
-        Compared, "tried", lambda self: [Tried("bfloat16", speed=9, agreement=100, kl=0, start_s=0, work_s=9, worth=9)]
+        Compared,
+        "tried",
+        lambda self: [Tried("bfloat16", speed=9, agreement=100, kl=0, turned=0, start_s=0, work_s=9, worth=9)],
     )
     return short(prepared.experiment, teacher__run_as="fast", explorer__type="random", fit_check__on_low="skip")
 

@@ -19,7 +19,7 @@ from tgt_ray.teacher.forms.making import Says
 from tgt_ray.teacher.forms.names import facts_of, form_facts, forms_of, speaker
 from tgt_ray.teacher.module import Teacher
 
-GOOD = Tried("folded", speed=1.3, agreement=100.0, kl=1e-6, start_s=0.1, worth=1.29)
+GOOD = Tried("folded", speed=1.3, agreement=100.0, kl=1e-6, turned=1e-6, start_s=0.1, worth=1.29)
 MADE_ON = {"threads": 1, "device": "cpu"}
 RECORD = {"labeler": {"identity": "a"}, "generator": {"identity": "b"}}
 
@@ -73,6 +73,9 @@ def teacher():
         ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, agreement=99.4)], "folded"),
         ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, kl=0.0011)], "folded"),
         ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, kl=float("nan"))], "folded"),
+        ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, turned=0.0009)], "bfloat16"),
+        ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, turned=0.0011)], "folded"),
+        ([replace(GOOD, form="bfloat16", speed=2, worth=1.9, turned=float("nan"))], "folded"),
         ([replace(GOOD, form="compiled", speed=5, worth=1.2)], "folded"),
         ([Tried("openvino", lacking="not here")], "folded"),
     ],
@@ -94,16 +97,32 @@ def test_forms_are_measured_against_the_reference(teacher, monkeypatch):
         raise RuntimeError("unheard\nof")
 
     monkeypatch.setitem(making.STEPS, "compiled", fails)
-    tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said[0], 512, ("folded", "bfloat16", "compiled"))
+    tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said, 512, ("folded", "bfloat16", "compiled"))
     first, late, broken = tried.tried()
     assert first.agreement == 99.25 and 0 < first.kl < 0.01 and first.worth < first.speed and first.start_s > 0
-    assert late.agreement == 100 and late.kl < 1e-5 and late.speed < 0.9
+    assert late.agreement == 100 and late.kl < 1e-5 and late.turned < 1e-9 and late.speed < 0.9
     assert broken == Tried("compiled", lacking="RuntimeError: unheard of")
+
+
+def test_embeddings_that_turn_are_seen(monkeypatch):
+    """Classes stay, and an embedding of two numbers turns by a right angle."""
+
+    class Embeds(nn.Module):
+        def forward(self, inputs):
+            return Outputs(inputs.repeat(1, 2), torch.cat([inputs, torch.zeros_like(inputs)], dim=1))
+
+    def turns(module, example):
+        return lambda inputs: (module(inputs)[0], module(inputs)[1].flip(1))
+
+    monkeypatch.setitem(making.STEPS, "folded", turns)
+    rows = torch.linspace(0.5, 1, 10)[:, None]
+    (tried,) = Compared(Says(Embeds()), rows, lambda said: said, 512, ("folded",)).tried()
+    assert tried.agreement == 100 and tried.turned == pytest.approx(1) and not tried.keeps_labels
 
 
 def test_the_time_until_a_form_is_ready_counts(teacher, monkeypatch):
     monkeypatch.setattr(subject, "seconds_to_import", lambda step: 7.0)
-    tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said[0], 512, ("bfloat16",)).tried()[0]
+    tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said, 512, ("bfloat16",)).tried()[0]
     assert tried.start_s > 7
     assert 0 < tried.work_s < 7
     assert tried.worth < tried.speed
@@ -162,7 +181,7 @@ def test_one_line_says_why_a_part_stays_the_reference(teacher, tmp_path, caplog,
         )
     assert fast.forms == {"labeler": "reference", "generator": "reference"} and forms_of(record) == {}
     lines = [each for each in caplog.messages if "runs as" in each]
-    assert len(lines) == 2 and "no form keeps its labels" in lines[0] and "'folded', 1.30 times" in lines[0]
+    assert len(lines) == 2 and "no form keeps its answers" in lines[0] and "'folded', 1.30 times" in lines[0]
     assert "the generator runs as the reference: what it decodes is drawn" in lines[1]
     nothing = {"form": "reference", "rows": 3, "tried": [{"form": "folded", "worth": None, "lacking": "no"}]}
     assert next(described("labeler", nothing)).endswith("1.1 times as fast")

@@ -18,7 +18,16 @@ from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.numerics import kl_rows, on_pixels
 from tgt_ray.teacher.forms.making import Decodes, InForm, NoSuchForm, Says, seconds_to_import
-from tgt_ray.teacher.forms.names import FORMS, LEAST_AGREEMENT, MOST_KL, REFERENCE, REVISION, WORK_ROWS, facts_of
+from tgt_ray.teacher.forms.names import (
+    FORMS,
+    LEAST_AGREEMENT,
+    MOST_KL,
+    MOST_TURNED,
+    REFERENCE,
+    REVISION,
+    WORK_ROWS,
+    facts_of,
+)
 from tgt_ray.teacher.module import Teacher
 
 log = logging.getLogger(__name__)
@@ -45,6 +54,7 @@ class Tried:
     - speed: rows a second, on a CPU a processor second, as a multiple of the reference's; the median of several turns
     - agreement: percent of rows on which the labeler names the same class as with the reference
     - kl: mean KL divergence from the reference, in nats
+    - turned: mean of 1 - cosine between the labeler's embeddings and those with the reference
     - start_s: what it takes to be made ready in a new process, with the first call
     - work_s: what `WORK_ROWS` rows take the reference
     - worth: `speed` with `start_s` counted once for so many rows
@@ -55,6 +65,7 @@ class Tried:
     speed: float | None = None
     agreement: float | None = None
     kl: float | None = None
+    turned: float | None = None
     start_s: float | None = None
     work_s: float | None = None
     worth: float | None = None
@@ -62,7 +73,8 @@ class Tried:
 
     @property
     def keeps_labels(self) -> bool:
-        return self.agreement is not None and self.agreement >= LEAST_AGREEMENT and (self.kl or 0.0) <= MOST_KL
+        same_class = self.agreement is not None and self.agreement >= LEAST_AGREEMENT
+        return same_class and (self.kl or 0.0) <= MOST_KL and (self.turned or 0.0) <= MOST_TURNED
 
 
 @dataclass(frozen=True)
@@ -147,15 +159,16 @@ def described(role: str, choice: dict[str, Any]) -> Iterator[str]:
     nearest = max(seen, key=lambda each: (Tried(**each).keeps_labels, each["worth"]), default=None)
     best = f"; the nearest is '{nearest['form']}', {_figures(nearest, choice['rows'])}" if nearest else ""
     yield (
-        f"teacher.run_as: the {role} runs as the reference: no form keeps its labels (agreement {LEAST_AGREEMENT:g} %,"
-        f" mean KL {MOST_KL:g}) and is {MARGIN:g} times as fast{best}"
+        f"teacher.run_as: the {role} runs as the reference: no form keeps its answers (agreement {LEAST_AGREEMENT:g} %,"
+        f" mean KL {MOST_KL:g}, embeddings turned by {MOST_TURNED:g}) and is {MARGIN:g} times as fast{best}"
     )
 
 
 def _figures(tried: dict[str, Any], rows: int) -> str:
     return (
         f"{tried['speed']:.2f} times as fast ({tried['worth']:.2f} with {tried['start_s']:.1f} s to start), agreement"
-        f" {tried['agreement']:.2f} % and mean KL {tried['kl']:.2g} on {rows} held-out rows"
+        f" {tried['agreement']:.2f} %, mean KL {tried['kl']:.2g} and embeddings turned by {tried['turned']:.2g} on"
+        f" {rows} held-out rows"
     )
 
 
@@ -165,13 +178,13 @@ class Compared:
 
     - module: the part, see `InForm`
     - inputs: what it is given, (N, ...)
-    - logits: maps its outputs to the labeler's logits (B, K)
+    - said: maps its outputs to the labeler's logits (B, K) and embedding (B, E)
     - size: how many rows it is given at once
     """
 
     module: nn.Module
     inputs: Tensor
-    logits: Callable[[tuple[Tensor, ...]], Tensor]
+    said: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
     size: int
     forms: tuple[str, ...] = FORMS
     runs: dict[str, Run] = field(default_factory=dict)
@@ -182,30 +195,33 @@ class Compared:
         """Take a teacher's part; None where its forms can't be compared."""
         size = rows_at_once(rows.inputs.shape[1:], teacher.labeler)
         if role == "labeler":
-            return cls(Says(teacher.labeler), rows.inputs, lambda said: said[0], size)
+            return cls(Says(teacher.labeler), rows.inputs, lambda said: said, size)
         if teacher.contextual or teacher.samples:
             return None
         latents = torch.cat([teacher.generator.encode(part) for part in rows.inputs.split(size)])
 
-        def logits(decoded: tuple[Tensor, ...]) -> Tensor:
-            images = on_pixels(decoded[0]) if rows.pixels else decoded[0]
-            said: Tensor = teacher.labeler(images).logits
+        says = Says(teacher.labeler)
+
+        def said(decoded: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            said: tuple[Tensor, ...] = says(on_pixels(decoded[0]) if rows.pixels else decoded[0])
             return said
 
-        return cls(Decodes(teacher.generator), latents, logits, rows_at_once(rows.inputs.shape[1:], teacher.labeler))
+        return cls(Decodes(teacher.generator), latents, said, rows_at_once(rows.inputs.shape[1:], teacher.labeler))
 
     @torch.no_grad()
     def tried(self) -> list[Tried]:
         """Try each form: first whether it keeps the labels, then, by turns, how fast it is."""
-        reference = self._logits(self.module)
+        reference = self._said(self.module)
         found = [self._try(form, reference) for form in self.forms]
         self._time(found)
         return found
 
-    def _logits(self, run: Run) -> Tensor:
-        return torch.cat([self.logits(run(part)) for part in self.inputs.split(self.size)])
+    def _said(self, run: Run) -> tuple[Tensor, Tensor]:
+        parts = [self.said(run(part)) for part in self.inputs.split(self.size)]
+        logits, embedding = (torch.cat(each) for each in zip(*parts, strict=True))
+        return logits, embedding
 
-    def _try(self, form: str, reference: Tensor) -> Tried:
+    def _try(self, form: str, reference: tuple[Tensor, Tensor]) -> Tried:
         run = InForm(form, self.module)
         try:
             libraries_s = sum(seconds_to_import(step) for step in form.split("+"))
@@ -213,13 +229,16 @@ class Compared:
             run(self.inputs[: self.size])
             _wait(self.inputs)
             start_s = libraries_s + time.perf_counter() - started
-            logits = self._logits(run)
+            logits, embedding = self._said(run)
         except Exception as err:  # libraries raise anything for a model that they can't take
             reason = str(err) if isinstance(err, NoSuchForm) else f"{type(err).__name__}: {err}"
             return Tried(form, lacking=" ".join(reason.split())[:200])
         self.runs[form] = run
-        agreement = 100 * int((logits.argmax(1) == reference.argmax(1)).sum()) / len(reference)
-        return Tried(form, agreement=agreement, kl=max(0.0, float(kl_rows(reference, logits).mean())), start_s=start_s)
+        agreement = 100 * int((logits.argmax(1) == reference[0].argmax(1)).sum()) / len(logits)
+        kl = max(0.0, float(kl_rows(reference[0], logits).mean()))
+        # float64, since near 1 cosines have few digits in float32.
+        cosine = torch.nn.functional.cosine_similarity(reference[1].double().flatten(1), embedding.double().flatten(1))
+        return Tried(form, agreement=agreement, kl=kl, turned=max(0.0, float(1 - cosine.mean())), start_s=start_s)
 
     def _time(self, found: list[Tried]) -> None:
         """Measure speeds by turns, so that what else the machine does slows all forms alike."""

@@ -17,6 +17,8 @@ FORMS = ("folded", "bfloat16", "folded+bfloat16", "compiled", "bfloat16+compiled
 LEAST_AGREEMENT = 99.5
 #: Its probabilities may differ by this mean KL divergence from the reference, in nats (our choice).
 MOST_KL = 0.001
+#: Its embeddings may differ by this mean of 1 - cosine from the reference (our choice).
+MOST_TURNED = 0.001
 #: What it takes to be made ready counts once for so many rows (our choice): a run of 1,000 steps takes about as many.
 WORK_ROWS = 50_000
 #: Raise it when a form computes something else than before, so that what is stored is not used.
