@@ -142,7 +142,7 @@ def test_forms_of_a_teacher_are_measured_and_shown(tmp_path, monkeypatch):
     speeds = iter([1.0, 5.0, 3.0, 7.0])
 
     def tried(self):
-        return [Tried("folded", lacking="none"), Tried("bfloat16", next(speeds), 99.9, 1e-6, 0.1, 30.0, 2)]
+        return [Tried("folded", lacking="none"), Tried("bfloat16", next(speeds), 99.9, 1e-6, 0.0, 0.1, 30.0, 2)]
 
     monkeypatch.setattr(Compared, "tried", tried)
     found = forms.measure(tiny(), Storage(tmp_path), repeats=2)
