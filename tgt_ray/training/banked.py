@@ -161,8 +161,7 @@ def keep(bank: Bank, block: Block, seconds: float = 0.0) -> bool:
     try:
         bank.put(block, seconds)
     except NotWritten as err:
-        bank.full = True
-        bank.warn("%s; the run goes on, and its further synthetic rows are not kept", err)
+        bank.add_no_more(err)
     return not bank.full
 
 
