@@ -27,6 +27,18 @@ def info(text: str) -> Line:
     return Line("tgt_ray.somewhere", logging.INFO, text)
 
 
+def test_what_concerns_all_runs_is_said_once_whatever_its_figures():
+    heard: list[Line] = []
+    with handed_on(heard.append):
+        for free in ("3 kB", "2 kB"):
+            log.warning("%s are free", free, extra={"once": "%s are free"})
+    assert [line.text for line in heard] == ["3 kB are free", "2 kB are free"]
+    kept = LinesOfRuns()
+    for run, line in zip(("trial a", "trial b"), heard, strict=True):
+        kept.add(run, line)
+    assert [line.text for line in kept.take()] == ["3 kB are free"]
+
+
 def test_what_is_for_the_user_is_handed_on_and_the_rest_stays(monkeypatch, capsys):
     monkeypatch.setattr(progress, "FIRST_S", 0.0)
     monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)  # as in a worker; pytest has its own

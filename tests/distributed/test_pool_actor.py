@@ -95,14 +95,18 @@ def test_a_generator_says_what_it_took_and_whether_its_rows_are_kept(monkeypatch
     place = BankPlace("of-a-generator", machine(torch.get_num_threads(), "cpu"))
     job = Job(0, config, (SimpleNamespace(hex=lambda: "reference"),), 0, 1, 0, 10, place)
     made._synthesize(Grant(0, 0, job))
-    assert made.kept and 0 < made.took < 60 and storage.exists("bank", place.key, "request-00000000.arrow")
+    assert made.unkept is None and 0 < made.took < 60 and storage.exists("bank", place.key, "request-00000000.arrow")
 
     def full(*args, **more):
         raise NotWritten("bank: cannot be written (No space left on device)")
 
     monkeypatch.setattr(Storage, "write", full)
     made._synthesize(Grant(0, 1))
-    assert not made.kept and len(caplog.messages) == 1
+    assert made.unkept == "bank: cannot be written (No space left on device)" and len(caplog.messages) == 1
     made._adopt(replace(job, number=1, bank=None))
     made._synthesize(Grant(1, 1))
-    assert made.kept
+    assert made.unkept is None
+    elsewhere = replace(place, made_on={**place.made_on, "torch": "0.4"})
+    made._adopt(replace(job, number=2, bank=elsewhere))
+    made._synthesize(Grant(2, 1))
+    assert made.unkept.startswith("pool.bank: generators make rows of {") and "'torch': '0.4'" in made.unkept

@@ -21,11 +21,12 @@ def test_a_worker_does_not_wait_for_lanes_whose_rows_it_cannot_see(tmp_path):
     bank.folder.fs.broken = {"get_file_info"}
     stream = object.__new__(SyntheticStream)
     stream.beyond, stream.there, stream.waiting, stream.look_s = 0, frozenset(), {}, 0.01
-    stream.blocks, stream.banked = queue.Queue(), BankedRows(bank, lambda index: stream._next(job, index), 5)
+    stream.banked = BankedRows(bank, lambda index: stream._next(job, index), 5)
 
     def make_it_yourself(number: int) -> None:
         assert number == job.number
         stream.waiting[0] = pack(number, block(0, 5))
 
-    stream.coordinator = SimpleNamespace(unkept=SimpleNamespace(remote=make_it_yourself))
+    coordinator = SimpleNamespace(unkept=SimpleNamespace(remote=make_it_yourself))
+    stream.generators = SimpleNamespace(blocks=queue.Queue(), coordinator=coordinator)
     assert same(stream.banked.block(0).inputs, block(0, 5).inputs)

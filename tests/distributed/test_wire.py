@@ -22,8 +22,11 @@ def test_a_request_survives_packing(layout):
     }
     shown = {"reconstructed": np.random.rand(2, 3, 8, 4).astype(np.float32), "top_class": np.array([3, 1])}
     block = Block(maps, np.arange(5), columns, shown, 7, -1, "random")
-    row = pack(2, block, 0.25, kept=False)
-    assert row.num_rows == 1 and (row["seconds"].to_pylist(), row["kept"].to_pylist()) == ([0.25], [False])
+    row = pack(2, block, 0.25, "the disk is full")
+    assert row.num_rows == 1 and (row["seconds"].to_pylist(), row["unkept"].to_pylist()) == (
+        [0.25],
+        ["the disk is full"],
+    )
     assert row["job"].to_pylist() == [2]
     again = unpack(row)
     assert (again.request, again.version, again.explorer) == (7, -1, "random")

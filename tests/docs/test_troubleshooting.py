@@ -19,6 +19,7 @@ SHOWN_RESULTS = {"lacking"}
 ELSEWHERE = {
     "core/stored.py": ["is damaged (", "; restore it from a copy, or begin anew without it"],
     "data/columns.py": ["is not a JSON object"],
+    "distributed/pool_actor.py": ["pool.bank: generators make rows of"],
     "distributed/lines.py": ["more lines are only in the logs of its workers, which Ray keeps"],
     "distributed/cluster.py": ["cannot connect to that cluster", "cannot start a local Ray"],
     "teacher/fingerprints.py": [

@@ -24,11 +24,13 @@ class Line:
 
     - logger: the name of its logger
     - level: as logging has it
+    - once: what is said once for all runs, whatever the figures in the text; empty: each run says it
     """
 
     logger: str
     level: int
     text: str
+    once: str = ""
 
 
 def say(lines: Iterable[Line]) -> None:
@@ -74,14 +76,15 @@ class _HandOn(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(RayError):  # the actor between the processes was lost
-            self.hand_on(Line(record.name, record.levelno, record.getMessage()))
+            self.hand_on(Line(record.name, record.levelno, record.getMessage(), getattr(record, "once", "")))
 
 
 @dataclass
 class LinesOfRuns:
     """Keeps what the workers of runs say until it is taken; of equal lines the first one.
 
-    A warning counts for its run. What is below a warning, such as what was found in a file, counts for all runs.
+    A warning counts for its run. What is below a warning, such as what was found in a file, counts for all runs, and so
+    does what says that of itself, such as that a disk is full.
 
     - waiting: not taken yet
     """
@@ -95,14 +98,15 @@ class LinesOfRuns:
 
         - run: how lines call the run; empty: it needs no name
         """
-        seen = self._seen.setdefault(run if line.level >= logging.WARNING else "", set())
-        if line.text in seen:
+        seen = self._seen.setdefault(run if line.level >= logging.WARNING and not line.once else "", set())
+        said = line.once or line.text
+        if said in seen:
             return
         if len(seen) >= MOST:
             self._lost[run] += 1
             return
-        seen.add(line.text)
-        self.waiting.append(replace(line, text=f"{run}: {line.text}" if run else line.text))
+        seen.add(said)
+        self.waiting.append(replace(line, text=f"{run}: {line.text}" if run and not line.once else line.text))
 
     def ended(self, run: str) -> None:
         """Say of a run that is over how many of its lines weren't kept."""

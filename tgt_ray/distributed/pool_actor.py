@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,9 +20,6 @@ from tgt_ray.experiment.pool import PoolConfig, threads_of
 
 if TYPE_CHECKING:
     from tgt_ray.core.batch import Block
-
-
-log = logging.getLogger(__name__)
 
 
 class GenerationFailed(RuntimeError):
@@ -59,10 +55,9 @@ class TeacherGenerator:
         self.device = "cuda" if setup.pool.gpus_per_actor else "cpu"
         self.loaded: dict[str, tuple[Any, Any]] = {}
         self.spent, self.last_done, self.took = Spent(), 0.0, 0.0
-        self.kept = True  # whether the last request is in the bank, where there is one
+        self.unkept: str | None = None  # why the job's rows aren't in the bank that they are to be in
         self.number = self.version = -1
         self.bank: Any = None
-        self.keeps = False  # whether the job's rows are to be kept
         self.run = ""
         self.ended = False
         # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
@@ -110,7 +105,7 @@ class TeacherGenerator:
         # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)
         self.spent, self.last_done = Spent(grant.number, done - granted, total), done
-        return pack(grant.number, block, self.took, self.kept)
+        return pack(grant.number, block, self.took, self.unkept)
 
     def _synthesize(self, grant: Grant) -> Block:
         import torch
@@ -135,7 +130,8 @@ class TeacherGenerator:
         if self.bank is not None and block.version >= 0:
             block = replace(block, origin=self.run, steps=self.experiment.train.steps)
         # Before it is sent, so that it is there for all who wait for it.
-        self.kept = not self.keeps or (self.bank is not None and keep(self.bank, block, self.took))
+        if self.bank is not None and not keep(self.bank, block, self.took):
+            self.unkept = self.bank.reason
         return block
 
     def _adopt(self, job: Job) -> None:
@@ -175,12 +171,15 @@ class TeacherGenerator:
         )
         self.experiment, self.explorer, self.seed = experiment, experiment.explorer, experiment.train.seed
         self.numbering = job.numbering
-        self.number, self.version, self.bank = job.number, -1, self._bank(job)
-        self.keeps = job.bank is not None
+        self.number, self.version = job.number, -1
+        self.bank, self.unkept = self._bank(job)
         self.run = job.bank.run if job.bank is not None else ""
 
-    def _bank(self, job: Job) -> Any:
-        """Return the bank that a job's rows are kept in; None where there is none."""
+    def _bank(self, job: Job) -> tuple[Any, str | None]:
+        """Return the bank that a job's rows are kept in, None where there is none; and why not, where there is to be.
+
+        Nobody looks here for rows that another kind of machine makes.
+        """
         import torch
 
         from tgt_ray.core.storage import Storage
@@ -188,12 +187,11 @@ class TeacherGenerator:
         from tgt_ray.teacher.bank.key import machine
 
         if job.bank is None:
-            return None
+            return None, None
         here = machine(torch.get_num_threads(), self.device, job.experiment.explorer.libraries)
         if job.bank.made_on != here:
-            log.warning("pool.bank: rows of %s are not kept: workers look for those of %s", here, job.bank.made_on)
-            return None
-        return Bank(Storage(self.setup.storage_root), job.bank.key, job.experiment.pool.bank.max_bytes)
+            return None, f"pool.bank: generators make rows of {here}, and workers look for those of {job.bank.made_on}"
+        return Bank(Storage(self.setup.storage_root), job.bank.key, job.experiment.pool.bank.max_bytes), None
 
     def _once(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
         if what not in self.loaded or self.loaded[what][0] != key:

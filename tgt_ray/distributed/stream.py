@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.coordinator import StreamLost
 from tgt_ray.distributed.messages import BankPlace, Job
@@ -210,8 +211,11 @@ class SyntheticStream:
             raise GenerationFailed(error)
         if request is not None:
             self.timed, self.timed_s = self.timed + 1, self.timed_s + row["seconds"][0].as_py()
-            if not row["kept"][0].as_py():
+            if (reason := row["unkept"][0].as_py()) is not None:
+                assert self.bank is not None
                 self.unkept += 1
+                # Said here, since what generators say is in their own logs alone.
+                self.bank.add_no_more(NotWritten(reason))
                 self._tell("unkept", job.number)
         if self.bank is not None and (request is None or job.numbering.index(request) < expected):
             return  # it was in the bank before it came here

@@ -15,7 +15,7 @@ from tgt_ray.core.signals.values import Columns, flat, unflat
 #: - error: why it wasn't made; null where it was
 #: - request: null where there are no rows
 #: - seconds: that the teacher took for them
-#: - kept: whether they are in the bank, where there is one
+#: - unkept: why they aren't in the bank that they are to be in; null where they are, or there is none
 #: - payload: the arrays of its rows, as safetensors; null where there are no rows. It is a single buffer, since Arrow's
 #:   tensor columns cost both sides milliseconds.
 ROW = pa.schema(
@@ -28,7 +28,7 @@ ROW = pa.schema(
         ("origin", pa.string()),
         ("steps", pa.int64()),
         ("seconds", pa.float64()),
-        ("kept", pa.bool_()),
+        ("unkept", pa.string()),
         ("payload", pa.large_binary()),
     ]
 )
@@ -38,11 +38,11 @@ SAME = ("request", "version", "explorer", "origin", "steps")
 ROWS, COLUMNS, SHOWN = "rows/", "columns/", "shown/"
 
 
-def pack(job: int, block: Block, seconds: float = 0.0, kept: bool = True) -> pa.Table:
+def pack(job: int, block: Block, seconds: float = 0.0, unkept: str | None = None) -> pa.Table:
     """Return the row of a request of job number `job`.
 
     - seconds: that the teacher took for it
-    - kept: whether it is in the bank, where there is one
+    - unkept: why it isn't in the bank that it is to be in; None: it is, or there is none
     """
     parts: dict[str, Columns] = {
         ROWS: {"inputs": block.inputs, "anchor": block.anchor},
@@ -51,7 +51,7 @@ def pack(job: int, block: Block, seconds: float = 0.0, kept: bool = True) -> pa.
     }
     arrays = flat({f"{prefix}{name}": values for prefix, part in parts.items() for name, values in part.items()})
     same = {name: getattr(block, name) for name in SAME}
-    return _row(job=job, **same, seconds=seconds, kept=kept, payload=safetensors.numpy.save(arrays))
+    return _row(job=job, **same, seconds=seconds, unkept=unkept, payload=safetensors.numpy.save(arrays))
 
 
 def stub(job: int, error: str | None = None) -> pa.Table:

@@ -117,6 +117,7 @@ class Maker:
 
     - make: makes the rows of a request
     - device: on which the teacher makes them
+    - ready: makes sure that all is there that rows are made with, which is no part of their seconds
     - made: how many rows
     - unkept: how many of these the bank didn't take
     - seconds: that this took, by `teacher_clock`
@@ -125,11 +126,13 @@ class Maker:
     bank: Bank
     make: Callable[[int], Block]
     device: str = "cpu"
+    ready: Callable[[], object] = lambda: None
     made: int = 0
     unkept: int = 0
     seconds: float = 0.0
 
     def __call__(self, request: int) -> Block:
+        self.ready()
         clock = teacher_clock(self.device)
         started = clock()
         block = self.make(request)
@@ -161,8 +164,7 @@ def keep(bank: Bank, block: Block, seconds: float = 0.0) -> bool:
     try:
         bank.put(block, seconds)
     except NotWritten as err:
-        bank.full = True
-        bank.warn("%s; the run goes on, and its further synthetic rows are not kept", err)
+        bank.add_no_more(err)
     return not bank.full
 
 

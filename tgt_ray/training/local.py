@@ -197,7 +197,7 @@ class LocalRows:
             self.bank = bank_of(experiment, prepared, storage, made_on)
             self.bank.hold(checkpoint.size_of(run))
             self.inline = InlineRows(experiment, run.student, lambda: run.step, lambda: self.synthesizer, self.device)
-            self.maker = Maker(self.bank, self.make, self.device)
+            self.maker = Maker(self.bank, self.make, self.device, lambda: self.synthesizer)
             self.numbering = numbering_of(experiment, num_requests(experiment, 1))
             total = reused_rows(experiment)
             self.rows = BankedRows(self.bank, self.maker, size, total, train.seed, self.numbering, train.steps)

@@ -221,6 +221,20 @@ def test_a_bank_that_is_used_since_it_was_listed_stays(storage, tmp_path, begins
         check(Bank(storage, "a").read(0) or user.read(0), block(0, 300))
 
 
+def test_a_bank_that_goes_while_banks_are_listed_is_no_error(storage, monkeypatch):
+    found, gone = bounds.banks, []
+
+    def once(folder):
+        if not gone:
+            gone.append(True)
+            raise FileNotFoundError(2, "Cannot list directory")
+        return found(folder)
+
+    monkeypatch.setattr(bounds, "banks", once)
+    Bank(storage, "k", max_bytes=10**9).put(block(0))
+    assert gone and there(storage) == ["k"]
+
+
 def _train(root: Path, waits: bool, said) -> None:
     """Take 40 requests, of which the first 20 are there, as a run does; the first 5 before the bank is removed."""
     bank = Bank(Storage(root), "k")

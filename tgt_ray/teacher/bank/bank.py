@@ -53,13 +53,13 @@ class Bank:
     - key: digest of all that the rows follow from
     - max_bytes: of all banks of the storage together; None: any size
     - damaged: how many files were left out since they are damaged
-    - full: whether nothing more can be added
+    - full: whether nothing more can be added, and `reason`, why
     - unseen: whether it couldn't be listed when it was looked at last, so that what others add isn't found
     """
 
     def __init__(self, storage: Storage, key: str, max_bytes: int | None = None):
         self.key, self.folder, self.damaged, self.full = key, storage.within(FOLDER, key), 0, False
-        self.unseen = False
+        self.unseen, self.reason = False, ""
         self._bounds = Bounds(storage.within(FOLDER), key, max_bytes)
         self._mark: Mark | None = None
         self._requests: dict[int, str] = {}  # which file holds it
@@ -97,11 +97,16 @@ class Bank:
         self._mark = None
 
     def warn(self, message: str, err: Exception) -> None:
-        """Warn of something once in this process, since the banks of other runs have the same disk."""
+        """Warn of something once in this process, and once for a sweep: the banks of other runs have the same disk."""
         said = message, self._bounds.folder.root
         if said not in _said:
             _said.add(said)
-            log.warning(message, err)
+            log.warning(message, err, extra={"once": message})
+
+    def add_no_more(self, err: NotWritten) -> None:
+        """Note that nothing more can be added, and say so once."""
+        self.full, self.reason = True, str(err)
+        self.warn("%s; the run goes on, and its further synthetic rows are not kept", err)
 
     @property
     def bytes(self) -> int:
