@@ -303,6 +303,37 @@ class Page:
             if above < point["fit_check"]["agreement_reconstructed"] < below
         ]
 
+    def explored(self, name: str, measures: Mapping[str, str]) -> str:
+        """A row for each point of a record of measures of explored rows, the largest gain first.
+
+        measures: what each is called in the head of the table.
+        """
+        rows = [["data", "explorer", *measures.values(), "gain"]]
+        for point in sorted(self.record(name)["points"], key=lambda point: -point["gain"]):
+            there = [point["measures"].get(each) for each in measures]
+            cells = ["none" if value is None else figure(value, 2) for value in there]
+            rows.append([point["data"], point["name"], *cells, figure(point["gain"], 1, "+")])
+        return markdown(rows)
+
+    def correlated(self, name: str, measures: Mapping[str, str]) -> str:
+        """A row for each measure: its rank correlation with the gain, and how many points that is of."""
+        parts = self.record(name)["correlations"]
+        rows = [["measure", *(f"{say(part)}: {what}" for part in parts for what in ("points", "over all", "within"))]]
+        for each, called in measures.items():
+            cells = []
+            for part in parts:
+                found = parts[part]["gain"].get(each)
+                values = [found["all"], found["within"]] if found else [None, None]
+                cells += [str(found["points"]) if found else "0"]
+                cells += ["none" if value is None else figure(value, 2, "+") for value in values]
+            rows.append([called, *cells])
+        return markdown(rows)
+
+    def correlation(self, name: str, measure: str, which: str = "all", part: str = "all") -> float:
+        """One rank correlation with the gain. which: `all` points, or `within` data sets."""
+        found: float = self.record(name)["correlations"][part]["gain"][measure][which]
+        return found
+
     def sweeps(self, records: Sequence[str], controls: Sequence[str]) -> str:
         """A row for each sweep: its best trial by validation, its controls and its teacher, on test."""
         rows = [["sweep", "trials", "best", *(say(control) for control in controls), "teacher"]]
