@@ -68,11 +68,14 @@ MEASURES = {
     "novelty_reconstructed": "distance of reconstructions to the anchor (blur)",
     "moved_explored": "distance to the reconstruction",
     "moved_over_blur": "distance to the reconstruction, over the blur",
+    "reach": "distance to the reconstruction, over that of unseen rows to anchors",
     "fresh_explored": "faithful and nearer to unseen rows than to anchors",
     "variety_ratio": "variety, over that of anchors",
     "doubt_added": "doubt, less that of unseen rows",
     "doubt_of_blur": "doubt of reconstructions, less that of anchors",
     "confidence_explored": "confidence",
+    "nearest_anchors": "distance of unseen rows to anchors",
+    "class_distance": "distance between classes",
 }
 
 
@@ -84,6 +87,7 @@ def derived(check: dict[str, Any]) -> dict[str, float]:
         "closer": 100 * (1 - check["nearest_explored"] / max(check["nearest_anchors"], 1e-9)),
         "variety_ratio": check["variety_explored"] / check["variety_anchors"],
         "doubt_added": check["doubt_explored"] - check["doubt_held_out"],
+        "reach": check["moved_explored"] / max(check["nearest_anchors"], 1e-9),
     }
     if check.get("novelty_reconstructed"):
         out["moved_over_blur"] = check["moved_explored"] / check["novelty_reconstructed"]
@@ -262,6 +266,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "base": config,
         "environment": made_on,
+        "gains": {
+            Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8"))["command"] for path in args.gains
+        },
         "points": found,
     }
 
@@ -282,10 +289,12 @@ def joined(record: dict[str, Any]) -> list[dict[str, Any]]:
         if not own or point["fit_check"].get("coverage_explored") is None:
             continue
         closed = [each["gap_closed"] for each in own if each["gap_closed"] is not None]
-        steps = f", generator of {point['generator_steps']} steps" if point["generator_steps"] else ""
+        decoded = point["generator_steps"] and point["fit_check"].get("novelty_reconstructed") is not None
+        steps = f", generator of {point['generator_steps']} steps" if decoded else ""
         out.append(
             {
                 "data": group(record),
+                "source": record["data"],
                 "kind": "text" if "max_bytes" in record["base"]["task"] else "image",
                 "name": f"{point['name']}{steps}",
                 "gain": mean(each["gain"] for each in own),
@@ -302,8 +311,9 @@ def correlations(found: Sequence[dict[str, Any]], against: str) -> dict[str, Any
     """Correlate each measure with what was gained, by Spearman's rank correlation.
 
     - against: `gain` or `gap_closed`
-    - returns: by measure, the number of points, the correlation over all of them, with its p-value as if they were
-      independent, which they are not; and over ranks within each data set of at least three points
+    - returns: by measure, the number of points and the correlation over all of them, with its p-value as if they were
+      independent, which they are not; and over ranks within each data set of at least three points, for all of these
+      and for each source of data
     """
     out = {}
     for name in MEASURES:
@@ -313,22 +323,38 @@ def correlations(found: Sequence[dict[str, Any]], against: str) -> dict[str, Any
         x, y = [each["measures"][name] for each in some], [each[against] for each in some]
         # Of what is the same everywhere there is none.
         overall = spearmanr(x, y) if len({*x}) > 1 and len({*y}) > 1 else None
-        ranks: list[tuple[float, float]] = []
-        for data in sorted({each["data"] for each in some}):
-            mine = [number for number, each in enumerate(some) if each["data"] == data]
-            if len(mine) >= 3:
-                # From -1 to 1, so that data sets with more points don't have larger ranks.
-                of_each = [2 * (rankdata([values[i] for i in mine]) - 1) / (len(mine) - 1) - 1 for values in (x, y)]
-                ranks += zip(*of_each, strict=True)
-        varied = len(ranks) >= 3 and np.ptp(ranks, axis=0).all()
+        ranks = _ranks(some, x, y)
+        together = [pair for pairs in ranks.values() for pair in pairs]
         out[name] = {
             "points": len(some),
             "all": None if overall is None else float(overall.statistic),
             "p": None if overall is None else float(overall.pvalue),
-            "points_within": len(ranks),
-            "within": float(np.corrcoef(np.array(ranks).T)[0, 1]) if varied else None,
+            "points_within": len(together),
+            "within": _correlation(together),
+            "sources": {
+                source: {"points": len(pairs), "within": _correlation(pairs)} for source, pairs in ranks.items()
+            },
         }
     return out
+
+
+def _ranks(some: Sequence[dict[str, Any]], x: list[float], y: list[float]) -> dict[str, list[tuple[float, float]]]:
+    """Rank points within each data set of at least three, from -1 to 1, so that large sets don't have larger ranks.
+
+    - returns: pairs of ranks, by source of the data
+    """
+    out: dict[str, list[tuple[float, float]]] = {}
+    for data in dict.fromkeys(each["data"] for each in some):
+        mine = [number for number, each in enumerate(some) if each["data"] == data]
+        if len(mine) >= 3:
+            pair = [2 * (rankdata([values[i] for i in mine]) - 1) / (len(mine) - 1) - 1 for values in (x, y)]
+            out.setdefault(some[mine[0]]["source"], []).extend(zip(*pair, strict=True))
+    return out
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    varied = len(pairs) >= 3 and np.ptp(pairs, axis=0).all()
+    return float(np.corrcoef(np.array(pairs).T)[0, 1]) if varied else None
 
 
 def correlate(args: argparse.Namespace) -> dict[str, Any]:
@@ -348,7 +374,7 @@ def correlate(args: argparse.Namespace) -> dict[str, Any]:
         "kind": "benchmark explored, correlated",
         "command": command("explored.py"),
         "measured": {
-            name: {key: record[key] for key in ("command", "data", "teacher_has_seen", "rows", "environment")}
+            name: {key: record[key] for key in ("command", "data", "teacher_has_seen", "rows", "environment", "gains")}
             for name, record in records.items()
         },
         "environment": environment(),
@@ -394,18 +420,16 @@ def _render_correlated(record: dict[str, Any]) -> str:
         ),
         record["command"],
     ]
-    parts = list(record["correlations"])
-    rows = [["measure", *(f"{kind}: {what}" for kind in parts for what in ("points", "gain", "gap closed", "within"))]]
-    for name in MEASURES:
-        cells = []
-        for kind in parts:
-            gain, closed = (record["correlations"][kind][against].get(name) for against in ("gain", "gap_closed"))
-            cells += [
-                str(gain["points"]) if gain else "-",
-                *(number(each["all"]) if each else "-" for each in (gain, closed)),
-                number(gain["within"]) if gain else "-",
-            ]
-        rows.append([MEASURES[name], *cells])
+    every = record["correlations"]["all"]["gain"]
+    sources = sorted({source for each in every.values() for source in each["sources"]})
+    rows = [["measure", "points", "gain", "gap closed", "within", *(f"within {source}" for source in sources)]]
+    for name, called in MEASURES.items():
+        gain, closed = (record["correlations"]["all"][against].get(name) for against in ("gain", "gap_closed"))
+        if gain is None:
+            continue
+        cells = [gain["all"], closed and closed["all"], gain["within"]]
+        cells += [gain["sources"].get(source, {}).get("within") for source in sources]
+        rows.append([called, str(gain["points"]), *(number(each) for each in cells)])
     return "\n".join(head) + "\n\n" + aligned(rows)
 
 

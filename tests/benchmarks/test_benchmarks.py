@@ -163,6 +163,7 @@ def gains_record(data: str, **changes) -> dict:
     scores = {"distillation": 80.0, "random": 83.0, "gradient + crt": 99.0, "random x 3": 99.0, "interpolation": 79.0}
     return {
         "kind": "benchmark methods",
+        "command": "python benchmarks/methods.py",
         "data": data,
         "seeds": [0, 1, 2, 3],
         "base": base,
@@ -197,6 +198,7 @@ def test_explored_rows_are_measured_and_gains_join_them(tmp_path):
     reached = [point for point in record["points"] if point["explorer"].get("reach") == 0.7]
     assert [point["gains"][0]["gain"] for point in reached] == [-1.0], "explorers of the record are measured as well"
     assert sum(len(point["gains"]) for point in record["points"]) == 2, "no method with a baseline or more steps"
+    assert record["gains"] == {"methods-digits": "python benchmarks/methods.py"}
     assert "random, sigma 2" in explored.render(record) and "3.00" in explored.render(record)
 
 
@@ -227,6 +229,7 @@ def points_of(data: str, gains: list[float], coverage: list[float]) -> dict:
         "rows": {},
         "base": {"task": {"long_tail": None}},
         "environment": environment(),
+        "gains": {"r": "c"},
         "points": [
             {"name": str(i), "generator_steps": None, "fit_check": check, "gains": [
                 {"record": "r", "gain": gain, "gap_closed": gain, "error": None}
@@ -237,7 +240,7 @@ def points_of(data: str, gains: list[float], coverage: list[float]) -> dict:
 
 
 CHECK = ("density_explored", "density_anchors", "nearest_explored", "nearest_anchors", "variety_explored",
-         "variety_anchors", "doubt_explored", "doubt_held_out")  # fmt: skip
+         "variety_anchors", "doubt_explored", "doubt_held_out", "moved_explored")  # fmt: skip
 
 
 def test_measures_are_correlated_over_data_sets_and_within_each(tmp_path):
@@ -250,6 +253,7 @@ def test_measures_are_correlated_over_data_sets_and_within_each(tmp_path):
     found = record["correlations"]["all"]["gain"]["coverage_gain"]
     assert found["points"] == found["points_within"] == 8
     assert found["within"] == pytest.approx(1) and found["all"] == pytest.approx(-0.524, abs=1e-3)
+    assert {source: each["points"] for source, each in found["sources"].items()} == {"a": 4, "b": 4}
     assert record["correlations"]["all"]["gain"]["closer"]["all"] is None, "it is the same everywhere"
     assert "8 points of 2 data sets (a; b)" in explored.render(record)
     explored.plot(record, tmp_path / "p.png")

@@ -242,8 +242,10 @@ def test_what_explored_rows_add_is_measured_from_the_anchors_of_a_run(experiment
     assert result["coverage_anchors"] == nothing["coverage_anchors"] < 95
     with caplog.at_level(logging.INFO, "tgt_ray"):
         fit_check.judge(moved, result)
-    said = f"among unseen rows as the labeler sees them, of which they cover {result['coverage_explored']:.1f} %"
-    assert f"explored rows: {result['precision_explored']:.1f} % of them lie {said}" in caplog.text
+    said = f"{result['precision_explored']:.1f} % of them lie among unseen rows, and {result['fresh_explored']:.1f} %"
+    assert f"as the labeler sees explored rows, {said} nearer to these than to any anchor" in caplog.text
+    times = result["variety_explored"] / result["variety_anchors"]
+    assert f"they are {times:.2f} times as varied as their anchors" in caplog.text
 
 
 def test_a_gradient_is_stood_in_for_and_that_is_said(experiment, labeler, digits, caplog):
@@ -251,7 +253,7 @@ def test_a_gradient_is_stood_in_for_and_that_is_said(experiment, labeler, digits
     assert (result["explorer"], result["explored_by"]) == ("gradient", "random-matched")
     with caplog.at_level(logging.INFO, "tgt_ray"):
         fit_check.judge(experiment, result)
-    assert "explored rows, here those of random-matched: " in caplog.text
+    assert "as the labeler sees explored rows, here those of random-matched, " in caplog.text
 
 
 def test_a_check_of_other_anchors_is_another_one(experiment, prepared, digits):

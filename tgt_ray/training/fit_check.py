@@ -283,15 +283,16 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
 
 
 def _added(result: dict[str, Any]) -> Iterator[str]:
-    """Say what explored rows add to their anchors."""
-    if result.get("coverage_explored") is None:  # it could not be measured
+    """Say what explored rows add to their anchors. What a student gains doesn't follow: see docs/results.md."""
+    if result.get("variety_explored") is None:  # it could not be measured
         return
     by = result["explored_by"]
     stand_in = f", here those of {by}" if by not in (result["explorer"], "compose") else ""
+    varied = result["variety_explored"] / result["variety_anchors"]
     yield (
-        f"  explored rows{stand_in}: {result['precision_explored']:.1f} % of them lie among unseen rows as the labeler"
-        f" sees them, of which they cover {result['coverage_explored']:.1f} %, as many of their anchors"
-        f" {result['coverage_anchors']:.1f} %"
+        f"  as the labeler sees explored rows{stand_in}, {result['precision_explored']:.1f} % of them lie among unseen"
+        f" rows, and {result['fresh_explored']:.1f} % nearer to these than to any anchor; they are {varied:.2f} times"
+        " as varied as their anchors"
     )
 
 
