@@ -311,6 +311,49 @@ class Page:
             if above < point["fit_check"]["agreement_reconstructed"] < below
         ]
 
+    def explored(self, name: str, measures: Mapping[str, str]) -> str:
+        """A row for each point of a record of measures of explored rows, by data set, the largest gain first.
+
+        measures: what each is called in the head of the table.
+        """
+        rows = [["data", "explorer", *measures.values(), "gain"]]
+        for point in sorted(self.record(name)["points"], key=lambda point: (point["data"], -point["gain"])):
+            there = [point["measures"].get(each) for each in measures]
+            cells = ["none" if value is None else figure(value, 2) for value in there]
+            rows.append([point["data"], point["name"], *cells, figure(point["gain"], 1, "+")])
+        return markdown(rows)
+
+    def correlated(self, name: str, measures: Mapping[str, str]) -> str:
+        """A row for each measure: its rank correlation with the gain, over all points and within data sets.
+
+        measures: what each is called.
+        """
+        found = self.record(name)["correlations"]["all"]["gain"]
+        sources = sorted({source for each in found.values() for source in each["sources"]})
+        counts = [
+            max(each["sources"].get(source, {"points": 0})["points"] for each in found.values()) for source in sources
+        ]
+        within = [f"within {source} ({count} points)" for source, count in zip(sources, counts, strict=True)]
+        rows = [["measure", "points", "all points", "within data sets", *within]]
+        for each, called in measures.items():
+            values = [found[each]["all"], found[each]["within"]]
+            values += [found[each]["sources"].get(source, {}).get("within") for source in sources]
+            cells = ["none" if value is None else figure(value, 2, "+") for value in values]
+            rows.append([called, str(found[each]["points"]), *cells])
+        return markdown(rows)
+
+    def correlation(self, name: str, measure: str, source: str) -> float:
+        """The rank correlation of a measure with the gain, within the data sets of one source."""
+        found: float = self.record(name)["correlations"]["all"]["gain"][measure]["sources"][source]["within"]
+        return found
+
+    def explored_by(self, name: str, data: str, explorer: str) -> dict[str, Any]:
+        """The measures and the gain of one point of such a record."""
+        points = [each for each in self.record(name)["points"] if (each["data"], each["name"]) == (data, explorer)]
+        if len(points) != 1:
+            raise ResultsError(f"{name}: {len(points)} points '{explorer}' of {data}")
+        return {**points[0]["measures"], "gain": points[0]["gain"]}
+
     def sweeps(self, records: Sequence[str], controls: Sequence[str]) -> str:
         """A row for each sweep: its best trial by validation, its controls and its teacher, on test."""
         rows = [["sweep", "trials", "best", *(say(control) for control in controls), "teacher"]]

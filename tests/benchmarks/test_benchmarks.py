@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tests.helpers.experiments import tiny
+from tests.helpers.experiments import TINY, tiny
 from tests.helpers.places import ROOT
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
@@ -19,6 +19,7 @@ from tgt_ray.teacher.forms.choice import Compared, Tried
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common
+import explored
 import forms
 import methods
 import retrieval
@@ -210,3 +211,113 @@ def test_rows_that_are_used_again_cost_once():
 def test_a_schedule_that_is_none_is_refused(method):
     with pytest.raises(ConfigError, match="--methods"):
         schedules.schedule(Experiment(), method, 1, 64)
+
+
+def gains_record(data: str, **changes) -> dict:
+    """A record as methods.py writes one, of the experiment that `tiny` is, without its results."""
+    sets = {key.replace("__", "."): value for key, value in changes.items()}
+    base = tiny(*sets.items()).model_dump(mode="json")
+    names = {"distillation": {"type": "none"}, "random": {"type": "random", "sigma": 0.5}}
+    names |= {"gradient + crt": {"type": "gradient"}, "random x 3": {"type": "random"}}
+    names |= {"interpolation": {"type": "interpolation", "reach": 0.7}}
+    scores = {"distillation": 80.0, "random": 83.0, "gradient + crt": 99.0, "random x 3": 99.0, "interpolation": 79.0}
+    return {
+        "kind": "benchmark methods",
+        "command": "python benchmarks/methods.py",
+        "data": data,
+        "seeds": [0, 1, 2, 3],
+        "base": base,
+        "teacher": {"labeler": {"quality": {"test": {"balanced_accuracy": 90.0}}}, "generator": None},
+        "methods": {name: {"explorer": explorer} for name, explorer in names.items()},
+        "summary": {name: {"test": {"mean": score, "std": 1.0}} for name, score in scores.items()},
+    }
+
+
+def measured_explorers(tmp_path, record: dict, generators=None, gains_only=False) -> dict:
+    path = tmp_path / "methods-digits.json"
+    path.write_text(json.dumps(record))
+    sets = {**TINY, "fit_check.rows": 60}
+    return explored.measure(
+        argparse.Namespace(
+            data="digits",
+            sets=[f"{key}={json.dumps(value)}" for key, value in sets.items()],
+            gains=[str(path)],
+            generators=generators,
+            gains_only=gains_only,
+            storage=str(tmp_path),
+        )
+    )
+
+
+def test_explored_rows_are_measured_and_gains_join_them(tmp_path):
+    record = measured_explorers(tmp_path, gains_record("digits"))
+    of_name = {point["name"]: point for point in record["points"]}
+    assert {"random", "random-matched", "augment", "compose", "random, sigma 2"} <= of_name.keys()
+    (gain,) = of_name["random"]["gains"]
+    assert gain["gain"] == 3.0 and gain["gap_closed"] == pytest.approx(30) and gain["error"] == pytest.approx(0.5**0.5)
+    reached = [point for point in record["points"] if point["explorer"].get("reach") == 0.7]
+    assert [point["gains"][0]["gain"] for point in reached] == [-1.0], "explorers of the record are measured as well"
+    assert sum(len(point["gains"]) for point in record["points"]) == 2, "no method with a baseline or more steps"
+    assert record["gains"] == {"methods-digits": "python benchmarks/methods.py"}
+    assert "random, sigma 2" in explored.render(record) and "3.00" in explored.render(record)
+
+
+def test_gains_of_another_experiment_are_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"differs from the experiment in task\.long_tail\.imbalance; give the record"
+    ):
+        measured_explorers(tmp_path, gains_record("digits", task__long_tail__imbalance=10))
+    with pytest.raises(ConfigError, match=r"is no record of methods\.py or agreement\.py"):
+        measured_explorers(tmp_path, {"kind": "benchmark sweep"})
+
+
+def test_gains_are_of_the_generator_with_as_many_steps(tmp_path):
+    record = measured_explorers(tmp_path, gains_record("digits"), generators=[2, 3])
+    few = measured_explorers(tmp_path, gains_record("digits"), generators=[3], gains_only=True)
+    assert [point["name"] for point in few["points"]] == ["random", "interpolation"]
+    steps = {point["generator_steps"] for point in record["points"] if point["gains"]}
+    assert steps == {3} and {point["generator_steps"] for point in record["points"]} == {2, 3}
+
+
+def points_of(data: str, gains: list[float], coverage: list[float]) -> dict:
+    checks = [{**dict.fromkeys(CHECK, 1.0), "coverage_gain": c, "coverage_explored": c} for c in coverage]
+    return {
+        "kind": "benchmark explored",
+        "command": "c",
+        "data": data,
+        "teacher_has_seen": "",
+        "rows": {},
+        "base": {"task": {"long_tail": None}},
+        "environment": environment(),
+        "gains": {"r": "c"},
+        "points": [
+            {"name": str(i), "generator_steps": None, "fit_check": check, "gains": [
+                {"record": "r", "gain": gain, "gap_closed": gain, "error": None}
+            ]}
+            for i, (gain, check) in enumerate(zip(gains, checks, strict=True))
+        ],
+    }  # fmt: skip
+
+
+CHECK = ("density_explored", "density_anchors", "nearest_explored", "nearest_anchors", "variety_explored",
+         "variety_anchors", "doubt_explored", "doubt_held_out", "moved_explored")  # fmt: skip
+
+
+def test_measures_are_correlated_over_data_sets_and_within_each(tmp_path):
+    """Within each data set the gain rises with coverage; over both of them it falls."""
+    files = {"a": points_of("a", [1, 2, 3, 4], [51, 52, 53, 54]), "b": points_of("b", [11, 12, 13, 14], [1, 2, 3, 4])}
+    for name, record in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    args = argparse.Namespace(correlate=[str(tmp_path / f"{name}.json") for name in files])
+    record = explored.correlate(args)
+    found = record["correlations"]["all"]["gain"]["coverage_gain"]
+    assert found["points"] == found["points_within"] == 8
+    assert found["within"] == pytest.approx(1) and found["all"] == pytest.approx(-0.524, abs=1e-3)
+    assert {source: each["points"] for source, each in found["sources"].items()} == {"a": 4, "b": 4}
+    assert record["correlations"]["all"]["gain"]["closer"]["all"] is None, "it is the same everywhere"
+    assert "8 points of 2 data sets (a; b)" in explored.render(record)
+    explored.plot(record, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    with pytest.raises(ConfigError, match="2 points with a gain"):
+        (tmp_path / "few.json").write_text(json.dumps(points_of("a", [1, 2], [1, 2])))
+        explored.correlate(argparse.Namespace(correlate=[str(tmp_path / "few.json")]))

@@ -92,6 +92,7 @@ def test_a_record_that_the_page_does_not_use_is_an_error(tmp_path):
         ('scores({"a": "methods-digits"}, ["one_hot", "masking"])', "no method 'masking'"),
         ('picture("nothing.png", "nothing")', "no picture 'nothing.png'"),
         ('hot("hot-loops-digits", "student", threads=3)', "not measured"),
+        ('explored_by("explored", "digits, imbalance 20", "nothing")', "0 points 'nothing' of digits, imbalance 20"),
         ('about("methods-imdb")', "say what it has seen"),
         ('claim(gain("methods-digits", "one_hot", "distillation") > 0)', "does not hold"),
     ],

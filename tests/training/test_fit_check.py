@@ -2,6 +2,7 @@
 
 import io
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tgt_ray.entrypoints import cli
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.results import fit_pages
 from tgt_ray.tasks.metrics.shares import above_chance, interval
+from tgt_ray.teacher import explored
 from tgt_ray.teacher.generators import Generator
 from tgt_ray.teacher.module import Teacher
 from tgt_ray.training import fit_check
@@ -237,6 +239,56 @@ def test_agreement_is_one_number_in_the_check_and_in_the_quality_of_the_generato
     assert check["agreement_rows"] > check["rows"] == 50
     low, high = check["agreement_interval"]
     assert low < check["agreement_reconstructed"] < high <= 100
+
+
+def test_what_explored_rows_add_is_measured_from_the_anchors_of_a_run(experiment, labeler, digits, caplog):
+    """With 4 anchors in the rarest class, moved anchors cover unseen digits that the anchors themselves don't."""
+    moved, still = (
+        changed(experiment, explorer={"type": "random", "sigma": sigma, "anchors": "balanced"}) for sigma in (0.2, 0.0)
+    )
+    result, nothing = (fit_check.measure(each, Teacher(labeler, Perfect()), digits)[0] for each in (moved, still))
+    assert result["explored_rows"] == result["rows"] and result["explored_by"] == "random"
+    assert result["coverage_gain"] > 3 > nothing["coverage_gain"] == 0
+    assert result["coverage_anchors"] == nothing["coverage_anchors"] < 95
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        fit_check.judge(moved, result)
+    said = f"{result['precision_explored']:.1f} % of them lie among unseen rows, and {result['fresh_explored']:.1f} %"
+    assert f"as the labeler sees explored rows, {said} nearer to these than to any anchor" in caplog.text
+    times = result["variety_explored"] / result["variety_anchors"]
+    assert f"they are {times:.2f} times as varied as their anchors" in caplog.text
+
+
+def test_a_gradient_is_stood_in_for_and_that_is_said(experiment, labeler, digits, caplog):
+    result, _ = fit_check.measure(experiment, Teacher(labeler, Perfect()), digits)
+    assert (result["explorer"], result["explored_by"]) == ("gradient", "random-matched")
+    with caplog.at_level(logging.INFO, "tgt_ray"):
+        fit_check.judge(experiment, result)
+    assert "as the labeler sees explored rows, here those of random-matched, " in caplog.text
+
+
+def test_a_check_of_other_anchors_is_another_one(experiment, prepared, digits):
+    teacher = prepared.prepared.teacher
+    other = replace(digits, fingerprints={**digits.fingerprints, "train": "0" * 16})
+    assert fit_check.key(experiment, teacher, digits) != fit_check.key(experiment, teacher, other)
+
+
+def test_of_many_anchors_some_are_drawn_as_the_explorer_draws_them(experiment, labeler, digits, monkeypatch):
+    seen = []
+    real = explored.measure
+
+    def noted(teacher, explorer, anchors, *args):
+        seen.append(anchors.labels)
+        return real(teacher, explorer, anchors, *args)
+
+    monkeypatch.setattr(explored, "measure", noted)
+    monkeypatch.setattr(fit_check, "MOST_ANCHORS", 150)
+    monkeypatch.setattr(fit_check, "FEWEST_ANCHORS", 10)
+    for how in ("natural", "balanced"):
+        of_kind = changed(experiment, explorer={"type": "random", "anchors": how})
+        fit_check.measure(of_kind, Teacher(labeler, Perfect()), digits)
+    natural, balanced = (np.bincount(labels) for labels in seen)
+    assert natural.sum() < len(digits.labels("train")) and natural.argmax() == 0
+    assert balanced[-1] == 4 >= natural[-1] and balanced[0] < natural[0]
 
 
 def test_a_slow_generator_is_measured_on_fewer_rows(experiment, labeler, digits):

@@ -194,6 +194,7 @@ def test_queries_are_made_from_documents(beir, encoder, tmp_path):
     assert all(row.explored in row.anchor_text for row in shown.itertuples())
     assert (shown.anchor_class == shown.anchor).all()
     assert found.record["teacher"]["fit_check"]["agreement_explored"] > 20
+    assert "coverage_explored" not in found.record["teacher"]["fit_check"], "classes are documents"
     assert "no trained query generator was used" in found.record["teacher"]["generator"]["queries"]
 
 

@@ -121,9 +121,17 @@ class FitCheckConfig(Config):
     """
 
     rows: int = Field(
-        512, ge=1, description="validation rows to measure on, at most; more: a more exact result that takes longer"
+        512,
+        ge=1,
+        description="validation rows to measure on, at most, and rows that are explored from anchors; more: a more"
+        " exact result that takes longer",
     )
-    seconds: float = Field(300, gt=0, description="time limit in seconds, after which no further rows are measured")
+    seconds: float = Field(
+        300,
+        gt=0,
+        description="time limit in seconds, after which no further rows are measured; it holds for held-out rows, and"
+        " again for rows explored from anchors",
+    )
     minimum: float = Field(
         80.0,
         ge=0,

@@ -8,7 +8,8 @@ only where something is measured.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives.facts import Facts, Rows
 from tgt_ray.results import fit_pages
 from tgt_ray.tasks import TaskData, inputs_of
+from tgt_ray.tasks.base import take
 from tgt_ray.tasks.metrics.shares import above_chance, interval
+from tgt_ray.teacher.explorers import Explorer
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.module import Teacher
@@ -40,6 +43,9 @@ TEACHER = ("labeler", "generator")
 TENTH = 10.0
 #: Balanced accuracy above chance, in percent of what lies above it, that no labeler at chance has (our choice).
 CLEARLY_ABOVE = 10.0
+#: The largest number of anchors that explored rows are measured around, where these have few values; the fewest where
+#: they have many; and the values of all of them together, so that they fit into memory (our choice).
+MOST_ANCHORS, FEWEST_ANCHORS, VALUES_AT_ONCE = 2048, 512, 2**26
 
 
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
@@ -55,6 +61,8 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         bool(experiment.pool.gpus_per_actor),
         # Part of the digest, since older checks of texts counted as copies only texts that no tokenizer had changed.
         *(["copies up to what tokenizers change", "unknown words stay"] if experiment.task.modality == "text" else []),
+        # Older checks didn't hold explored rows against unseen ones, and so didn't depend on anchors.
+        *(["explored rows", *(data.fingerprints[name] for name in _started_from(experiment, data))]),
         # A gradient follows a disagreement whose temperature the objective sets.
         *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
     )
@@ -266,11 +274,26 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     yield f"  its agreement with itself on explored rows {explored}{free}"
     if "accuracy_explored" in result:
         yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
+    yield from _added(result)
     yield from _likeness(result)
     slow = ", by the teacher's reference form" if experiment.teacher.run_as == "fast" else ""
     yield (
         f"  {speed:,.0f} explored rows a second on {result['device']}{slow}: the {rows:,.0f} rows of a run take about"
         f" {duration(rows / speed)}"
+    )
+
+
+def _added(result: dict[str, Any]) -> Iterator[str]:
+    """Say what explored rows add to their anchors. What a student gains doesn't follow: see docs/results.md."""
+    if result.get("variety_explored") is None:  # it could not be measured
+        return
+    by = result["explored_by"]
+    stand_in = f", here those of {by}" if by not in (result["explorer"], "compose") else ""
+    varied = result["variety_explored"] / result["variety_anchors"]
+    yield (
+        f"  as the labeler sees explored rows{stand_in}, {result['precision_explored']:.1f} % of them lie among unseen"
+        f" rows, and {result['fresh_explored']:.1f} % nearer to these than to any anchor; they are {varied:.2f} times"
+        " as varied as their anchors"
     )
 
 
@@ -342,11 +365,66 @@ def measure(
     threads = f"{torch.get_num_threads()} thread(s)"
     result = {
         **seen.result(experiment.explorer, generator.longest_text),
+        **_what_rows_add(experiment, teacher, data, size, device),
         "device": device if device != "cpu" else threads,
     }
     shown, first = ({kind: values.numpy() for kind, values in each.items()} for each in (seen.rows, seen.first))
     pages = fit_pages.files(shown, first, seen.labels.numpy(), data.class_names, generator.longest_text)
     return result, pages
+
+
+def _what_rows_add(experiment: Experiment, teacher: Teacher, data: TaskData, size: int, device: str) -> dict[str, Any]:
+    """Measure what explored rows add to their anchors: see `tgt_ray.teacher.explored`.
+
+    - size: rows that are made at once
+    - returns: empty where rows start from documents, or classes are documents
+    """
+    import torch
+
+    from tgt_ray.teacher.explored import Rows, measure
+
+    task, how = experiment.task, experiment.fit_check
+    started_from = _started_from(experiment, data)
+    if not started_from:
+        return {}
+
+    def rows(names: Sequence[str], places: np.ndarray) -> Rows:
+        """Take rows of some tables, whose places are counted through."""
+        inputs, labels, first = [], [], 0
+        for name in names:
+            table = data.tables[name]
+            some = take(table, places[(places >= first) & (places < first + len(table))] - first)
+            inputs.append(inputs_of(task, some, data.input_shape)[torch.arange(len(some))])
+            labels.append(some["label"].to_numpy())
+            first += len(table)
+        return Rows(torch.cat(inputs), np.concatenate(labels))
+
+    there = np.concatenate([data.labels(name) for name in started_from])
+    anchors = rows(started_from, _anchors(experiment.explorer, there, math.prod(data.input_shape)))
+    held_out = rows(["validation"], np.sort(held_out_rows(len(data.tables["validation"]), how.rows)))
+    return measure(teacher, experiment.explorer, anchors, held_out, size, how.seconds, task.pixels, device)
+
+
+def _started_from(experiment: Experiment, data: TaskData) -> list[str]:
+    """Return the tables with anchors, where what their explored rows add can be measured."""
+    generator = experiment.teacher.generator
+    if experiment.task.has_documents or not generator.starts_from_train:
+        return []
+    return [name for name in generator.starts_from if name in data.tables]
+
+
+def _anchors(explorer: Explorer, labels_N: np.ndarray, values: int) -> np.ndarray:
+    """Draw the places of anchors as the explorer does, in order; all of them where they are few.
+
+    - labels_N: their classes; -1 where there is none
+    - values: numbers in a row's inputs
+    """
+    most = max(FEWEST_ANCHORS, min(MOST_ANCHORS, VALUES_AT_ONCE // values))
+    if len(labels_N) <= most:
+        return np.arange(len(labels_N))
+    # Rows without a label count as a class of their own.
+    chances = explorer.anchor_probabilities(np.where(labels_N < 0, labels_N.max() + 1, labels_N))
+    return np.unique(np.random.default_rng(0).choice(len(labels_N), most, p=chances))
 
 
 def fresh_student(experiment: Experiment, teacher: Teacher, data: TaskData) -> Student:

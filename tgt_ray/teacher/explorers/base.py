@@ -102,6 +102,11 @@ class Explorer(Component):
         """The explorer that moves latents: this one, or the one that it is composed with."""
         return self
 
+    @property
+    def off_policy(self) -> Explorer | None:
+        """The explorer that makes such rows without a student, to measure them beforehand; None: there is none."""
+        return None if self.on_policy else self
+
     def class_probabilities(self, labels_N: np.ndarray) -> np.ndarray:
         """Return the probability that an anchor of each class is drawn, (K,); classes without a row have 0."""
         return np.bincount(labels_N, weights=self.anchor_probabilities(labels_N))

@@ -48,6 +48,11 @@ class Compose(InputChanges):
         return self.of.model_copy(update={"anchors": self.anchors})
 
     @property
+    def off_policy(self) -> Compose | None:
+        of = self.of.off_policy
+        return None if of is None else self.model_copy(update={"of": of})
+
+    @property
     def on_policy(self) -> bool:  # type: ignore[override]
         return self.of.on_policy
 

@@ -66,6 +66,10 @@ class Gradient(Step):
     on_policy: ClassVar[bool] = True
     needs_differentiable: ClassVar[bool] = True
 
+    @property
+    def off_policy(self) -> RandomMatched:
+        return RandomMatched(**self.model_dump(exclude={"type"}))
+
     def direction(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         import torch
 
