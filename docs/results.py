@@ -413,14 +413,23 @@ class Page:
         spent = self.side(name, side)["processor_s"]
         return sum(spent.get(role, 0.0) for role in roles or spent)
 
-    def shared_rows(self, name: str) -> str:
+    def shared_rows(self, *records: str) -> str:
         """Trials that explore rows for themselves, and trials that share them."""
-        rows = [["rows", "test", "best by validation", "processor seconds of a run", "rows found"]]
-        summary = self.record(name)["summary"]
-        for what, side in (("of its own student", summary["own"]), ("shared", summary["shared"])):
-            scores = [mean_and_spread(side[key]) for key in ("test", "best_test")]
-            rows.append([what, *scores, figure(side["core_s"]["mean"], 1), f"{figure(100 * side['found'])} %"])
+        rows = [["data", "rows", "test", "best by validation", "processor seconds of a run", "rows found"]]
+        for name in records:
+            record = self.record(name)
+            for what, side in (("of its own student", "own"), ("shared", "shared")):
+                line = record["summary"][side]
+                scores = [mean_and_spread(line[key]) for key in ("test", "best_test")]
+                cost = [figure(line["core_s"]["mean"], 1), f"{figure(100 * line['found'])} %"]
+                rows.append([record["data"], what, *scores, *cost])
         return markdown(rows)
+
+    def spared(self, name: str) -> float:
+        """How many times as long a run takes that explores rows for itself."""
+        summary = self.record(name)["summary"]
+        times: float = summary["own"]["core_s"]["mean"] / summary["shared"]["core_s"]["mean"]
+        return times
 
     def lost(self, name: str) -> dict[str, Any]:
         """Points that trials lose which share rows: mean and standard deviation over seeds."""

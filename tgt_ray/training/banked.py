@@ -203,8 +203,11 @@ def may_have_rows(experiment: Experiment, teacher: Mapping[str, Any], storage: S
     identities = {role: teacher[role]["identity"] for role in roles if teacher[role] is not None}
     explorer = experiment.explorer.model_dump(mode="json")
     for about in described(storage):
-        made_by = {role: about["made_from"].get(role) for role in identities}
-        if made_by == identities and explorer.items() <= about["explorer"].items():
+        made_from, other = about.get("made_from"), about.get("explorer")
+        if not isinstance(made_from, dict) or not isinstance(other, dict):
+            continue  # somebody else has written it
+        same_teacher = all(made_from.get(role) == identity for role, identity in identities.items())
+        if same_teacher and all(key in other and other[key] == value for key, value in explorer.items()):
             return True
     return False
 
