@@ -276,7 +276,9 @@ def run_all(
 
 def run_name(experiment: Experiment, prepared: Prepared) -> str:
     """Name a run in the storage by its experiment with its seed, its data and its teacher."""
-    return digest(experiment.model_dump(mode="json"), prepared.fingerprints)
+    # What anchors are to the last bit follows from the others, as far as results are compared.
+    made_from = {name: value for name, value in prepared.fingerprints.items() if name != "anchors"}
+    return digest(experiment.model_dump(mode="json"), made_from)
 
 
 def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str:

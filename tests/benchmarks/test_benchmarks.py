@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +92,16 @@ def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
     assert len(trained) == 4
     measure(tmp_path, 1, "one_hot", resume=False)
     assert len(trained) == 5, "without --resume all is trained"
+
+
+def test_what_anchors_are_to_the_last_bit_names_no_run():
+    """Which answers anchors have follows from the methods beside it."""
+    fingerprints = {"labeler": "a", "anchors": {"columns": {}}}
+    one = methods.run_name(Experiment(), SimpleNamespace(fingerprints=fingerprints))
+    more = {**fingerprints, "anchors": {"columns": {"logits": "b"}}}
+    assert methods.run_name(Experiment(), SimpleNamespace(fingerprints=more)) == one
+    other = {**fingerprints, "labeler": "c"}
+    assert methods.run_name(Experiment(), SimpleNamespace(fingerprints=other)) != one
 
 
 def test_changes_of_inputs_have_a_strength_of_their_own():

@@ -56,10 +56,10 @@ def lane(ray_cluster, storage, prepared, config, tmp_path):
 
         number = len(streams)
 
-        def begin(snapshot=None, version=-1, run=f"run of lane {number}", **values):
+        def begin(snapshot=None, version=-1, run=f"run of lane {number}", first=0, **values):
             own = changed(config, **{f"train__{name}": value for name, value in values.items()})
             place = BankPlace(bank_of(own, prepared.prepared, root, made_on).key, made_on, run)
-            return stream.begin(own, reference, 0, snapshot, version, place)
+            return stream.begin(own, reference, first, snapshot, version, place)
 
         return stream, begin
 
@@ -114,7 +114,8 @@ def test_generators_start_once_a_row_is_missing(lane, config, prepared, storage,
     blocks = begin()
     for _ in range(count):
         next(blocks)
-    first.close()  # before the files of single requests are joined
+    first.generators.call("finish")  # and the files of single requests aren't joined
+    first.close()
     stream, begin = lane(at_once=False)
     blocks = begin()
     again = [next(blocks) for _ in range(count)]
@@ -132,6 +133,16 @@ def test_generators_start_once_a_row_is_missing(lane, config, prepared, storage,
     assert stream.metrics()["rows_made"] == count // 2 * 64
     expected = alone(config, prepared, storage, len(longer))
     assert all(equal(a, b) for a, b in zip(longer, expected, strict=True))
+
+
+def test_a_run_that_uses_its_bank_again_makes_it_anew_where_it_is_gone(lane, config, tmp_path):
+    """It goes on in its second epoch, and its lane has no generators yet."""
+    config = changed(config, pool__bank={"mode": "reuse", "rows": 512}, train__steps=120)
+    stream, begin = lane(config=config, at_once=False)
+    blocks = begin(first=20)
+    block = next(blocks)  # of rows of several requests, more than the window has
+    assert len(block) == 64 and stream.metrics()["rows_made"] >= 3 * 64
+    assert len(next(blocks)) == 64
 
 
 def test_rows_that_were_made_ahead_hide_none_that_were_found(lane, config, tmp_path):

@@ -3,6 +3,8 @@
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+
 from tests.helpers.experiments import changed
 from tgt_ray.distributed.claims import Claims
 from tgt_ray.distributed.coordinator import Coordinator
@@ -113,6 +115,24 @@ class Board:
             claims.release(owner)
 
         self.claim, self.release = (SimpleNamespace(remote=each) for each in (claim, release))
+
+
+def test_what_lies_beyond_the_window_is_made_where_it_is_demanded():
+    """Rows of a bank were removed that the worker was to take again, and generators have made nothing yet."""
+
+    async def story() -> None:
+        coordinator = Coordinator()
+        await coordinator.begin(job(0, count=10), None, -1, frozenset(range(10)))
+        await coordinator.demand(0, 7)
+        assert (await ask(coordinator, 0, 0)).request == 7
+        await coordinator.demand(0, 7)
+        await coordinator.demand(0, 8)
+        assert (await ask(coordinator, 0, 1)).request == 8, "each once"
+        await coordinator.consumed(0, 10)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(coordinator.grant(0, 2, 0, -1, Spent()), timeout=0.2)
+
+    asyncio.run(story())
 
 
 def test_a_worker_that_begins_again_gets_its_claims_back_at_once():

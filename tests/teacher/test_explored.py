@@ -138,3 +138,32 @@ def test_anchors_without_a_label_have_the_class_that_the_labeler_sees():
         teacher, Random(sigma=0.1, anchors="balanced"), Rows(few.inputs, given.labels[:21]), held_out, **settings
     )
     assert unlabelled == labelled
+
+
+def test_a_labeler_that_sees_no_difference_has_no_measures():
+    """All rows of a class lie at one place, so that distances have no unit."""
+    same = Rows(PLACES[np.arange(30) % 3].unflatten(1, (1, 1, 2)), np.arange(30) % 3)
+    said = measure(Teacher(Nearest(), Plain()), Random(), same, same, size=10, seconds=60.0)
+    assert said["class_distance"] is None and said["nearest_explored"] is None and said["variety_anchors"] > 1
+
+
+def test_what_is_no_number_is_not_measured():
+    class Broken(Nearest):
+        def forward(self, inputs):
+            said = super().forward(inputs)
+            return Outputs(said.logits, said.embedding / 0)
+
+    assert measure(Teacher(Broken(), Plain()), Random(), rows(9, 1), rows(30, 2), size=10, seconds=60.0) == {}
+
+
+def test_no_more_is_asked_than_the_time_allows():
+    asked = []
+
+    class Slow(Nearest):
+        def forward(self, inputs):
+            asked.append(len(inputs))
+            return super().forward(inputs)
+
+    said = measure(Teacher(Slow(), Plain()), Random(), rows(500, 1), rows(500, 2), size=10, seconds=0.0)
+    # A part of each kind: unseen rows, anchors, explored rows and their reconstructions.
+    assert said["explored_rows"] == 10 and asked == [10] * 4

@@ -172,10 +172,23 @@ def test_whether_a_storage_seems_to_have_an_experiments_rows(prepared, tmp_path)
     own = changed(prepared.experiment, explorer__type="random")
     assert not may_have_rows(own, ready.teacher, storage)
     bank_of(own, ready, storage, {"threads": 1})
-    (tmp_path / "bank" / "0").mkdir()
-    (tmp_path / "bank" / "0" / "bank.json").write_text("{}")
+    for name, content in {"0": "{}", "1": "no record"}.items():
+        (tmp_path / "bank" / name).mkdir()
+        (tmp_path / "bank" / name / "bank.json").write_text(content)
     assert may_have_rows(changed(own, train__steps=7), ready.teacher, storage)
     assert not may_have_rows(changed(own, explorer__sigma=0.123), ready.teacher, storage)
     assert not may_have_rows(changed(own, pool__bank={"mode": "none"}), ready.teacher, storage)
     other = {**ready.teacher, "labeler": {**ready.teacher["labeler"], "identity": "another"}}
     assert not may_have_rows(own, other, storage)
+
+
+def test_a_storage_that_cannot_be_listed_seems_to_have_none(prepared, tmp_path, monkeypatch):
+    storage, ready = Storage(tmp_path), prepared.prepared
+    own = changed(prepared.experiment, explorer__type="random")
+    bank_of(own, ready, storage, {"threads": 1})
+
+    def fails(folder):
+        raise PermissionError(13, "Permission denied", "bank")
+
+    monkeypatch.setattr("tgt_ray.teacher.bank.bank.banks", fails)
+    assert not may_have_rows(own, ready.teacher, storage)

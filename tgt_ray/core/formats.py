@@ -30,7 +30,7 @@ FORMATS = {
     "form": 2,  # 2: embeddings are compared
 }
 #: Older numbers that this version reads as well.
-ALSO_READ = {"teacher": (1,)}
+ALSO_READ = {"teacher": (1,), "form": (1,)}
 #: The key, in a record and in a checkpoint, and in the metadata of a file, where "format" has another meaning.
 KEY, METADATA_KEY = "format", "tgt_ray_format"
 

@@ -151,13 +151,15 @@ class Coordinator:
         async with self.changed:
             if self.job is None or number != self.job.number:
                 return
-            if index >= self.next_index:  # its turn will come, if it isn't taken to be in the bank
+            window = self.consumed_below + self.job.experiment.pool.window
+            if self.next_index <= index < window:  # its turn comes, if it isn't taken to be in the bank
                 self.there.discard(index)
                 self.changed.notify_all()
                 return
             if index in self.demanded or index in self.granted.values():
                 return
             if await self._is_mine(index):
+                self.there.add(index)  # so that it isn't made again once its turn comes
                 self.demanded.append(index)
                 self.changed.notify_all()
 

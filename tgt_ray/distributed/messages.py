@@ -63,7 +63,7 @@ class Job:
     - number: counts the jobs of a stream
     - prepared: holds a reference to a Prepared, in a tuple because Ray would resolve a reference that stands alone
     - rank, world_size: of the worker; its requests are rank, rank + world_size, ...
-    - first: index of the first request; above 0 after a resume
+    - first: index of the first request; above 0 after a resume, and where generators start once a row is missing
     - count: indices below this one are made
     - bank: where their rows are kept; None: nowhere
     """

@@ -76,6 +76,7 @@ class SyntheticStream:
         self.unkept = 0  # those of them that the bank didn't take
         self.rank, self.world_size = rank, world_size
         self.number = -1
+        self.told = 0  # the worker has said that it needs no request below this one
         self.dropped = 0  # blocks of earlier jobs that came during the present one
         self.student: tuple[dict[str, np.ndarray] | None, int] = None, -1  # as it was published last
         self.setup = pool, storage_root, generator, slots, board
@@ -109,6 +110,7 @@ class SyntheticStream:
         if self.generators is not None and (lost := self.generators.lost) is not None:
             raise StreamLost(f"the stream has ended: {lost}") from lost
         self.number += 1
+        self.told = first
         self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
@@ -125,7 +127,7 @@ class SyntheticStream:
             make = partial(self._next, job)
             self.banked = BankedRows(bank, make, self.rows, total, train.seed, job.numbering, train.steps)
             self.look_s, self.there = LOOK_S if bank.folder.is_local else NEWS_S, self.banked.there()
-        self.student = snapshot, version
+        self._keep(snapshot, version)
         if self.generators is not None:
             self._let_make(job)
         return self._blocks(job)
@@ -138,6 +140,12 @@ class SyntheticStream:
             self.generators = Generators(*self.setup)
         return self.generators
 
+    def _keep(self, weights: dict[str, np.ndarray] | None, version: int) -> None:
+        """Keep the student for generators that start later: a copy, since the weights go on to change."""
+        if weights is not None and self.generators is None:
+            weights = {name: values.copy() for name, values in weights.items()}
+        self.student = weights, version
+
     def _let_make(self, job: Job) -> None:
         """Let the generators make what isn't in the job's bank."""
         self._started().call("begin", job, *self.student, self.there)
@@ -148,10 +156,10 @@ class SyntheticStream:
         return self.banked.bank if self.banked is not None else None
 
     def _blocks(self, job: Job) -> Iterator[Block]:
-        looked, complete = time.monotonic(), self._is_there(range(job.first, job.count))
+        looked = time.monotonic()
         for index in itertools.count(job.first):
             upcoming = range(index, min(job.count, index + job.experiment.pool.window))
-            if self.generators is None and not self._is_there(upcoming):
+            if self.generators is None and not self.there.issuperset(upcoming):
                 self._let_make(replace(job, first=index))
             block = self._next(job, index) if self.banked is None else self.banked.block(index)
             self.waiting.pop(index, None)  # where it was in the bank as well
@@ -159,19 +167,22 @@ class SyntheticStream:
             if block.seconds is not None:
                 self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
-            if not complete:
-                # Without waiting: the next block is most likely here already.
-                self._tell("consumed", job.number, index + 1)
+            self._consumed(job, index + 1)
             if self.banked is not None and time.monotonic() - looked > NEWS_S:
                 self.banked.bank.look()
                 news, looked = self.banked.there() - self.there, time.monotonic()
                 if news:
                     self._tell("found", job.number, news)
                     self.there |= news
-                    complete = self._is_there(range(job.first, job.count))
 
-    def _is_there(self, indices: range) -> bool:
-        return self.there.issuperset(indices)
+    def _consumed(self, job: Job, below: int) -> None:
+        """Say that the worker needs no request below this one any more, without waiting: the window moves."""
+        total = self.banked.total if self.banked is not None else None
+        # Of a bank that is taken again and again each request is made in the first epoch.
+        below = below if total is None else min(below, total // self.rows)
+        if below != self.told:
+            self.told = below
+            self._tell("consumed", job.number, below)
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
@@ -183,6 +194,7 @@ class SyntheticStream:
             self.there -= {index}
             self._let_make(replace(job, first=index))
         blocks = self._started().blocks
+        self._consumed(job, index)  # where rows of a bank that isn't there any more are needed again
         while index not in self.waiting:
             try:
                 self._sort_in(blocks.get(timeout=self.look_s), job, index)
@@ -230,7 +242,7 @@ class SyntheticStream:
 
     def publish(self, version: int, weights: dict[str, np.ndarray]) -> None:
         """Send generators the student as it is after `version` steps, without waiting."""
-        self.student = weights, version
+        self._keep(weights, version)
         self._tell("publish", self.number, version, weights)
 
     def metrics(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ student can gain where explored rows cover what anchors don't (diversity), and l
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class Rows:
 
     inputs: Tensor
     labels: np.ndarray
+
+    def first(self, count: int) -> Rows:
+        """Return the first rows alone."""
+        return Rows(self.inputs[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -94,25 +99,40 @@ def measure(
     - explorer: explorers that look at a student are measured by what stands in for them
     - anchors: what rows are made from
     - size: rows that are made at once
-    - seconds: no further rows are made after this time
+    - seconds: no further rows are asked about or made after this time; of held-out rows and of anchors none after a
+      quarter of it each
     - pixels: whether inputs are images, of which 8 bits are kept
     - device: the teacher's device
-    - returns: see `summary`; empty where the explorer needs a student, or there are too few held-out rows
+    - returns: see `summary`; empty where the explorer needs a student, there are too few held-out rows, or the labeler
+      says what is no number
     """
     stand_in = explorer.off_policy
     if stand_in is None or len(held_out.labels) <= NEIGHBOURS:
         return {}
 
-    def asked(inputs: Tensor) -> Said:
-        parts = [teacher.say(part.to(device)) for part in inputs.split(size)]
+    began = time.perf_counter()
+
+    def asked(inputs: Tensor, share: float = math.inf) -> Said:
+        """Ask about rows in parts, until a share of the time has passed."""
+        parts: list[Outputs] = []
+        for part in inputs.split(size):
+            parts.append(teacher.say(part.to(device)))
+            if time.perf_counter() > began + share * seconds:
+                break
         whole = Outputs(torch.cat([each.logits for each in parts]), torch.cat([each.embedding for each in parts]))
         return Said.of(whole.logits.float().numpy(force=True), whole.embedding.float().numpy(force=True))
 
-    real, unseen = asked(anchors.inputs), asked(held_out.inputs)
+    unseen = asked(held_out.inputs, 0.25)
+    held_out = held_out.first(len(unseen.p_NK))
+    if len(held_out.labels) <= NEIGHBOURS:
+        return {}
+    real = asked(anchors.inputs, 0.5)
+    anchors = anchors.first(len(real.p_NK))
     labels = np.where(anchors.labels < 0, real.classes, anchors.labels)
     recipe = Recipe(size, (LOGITS, EMBEDDING), pixels=pixels)
     synthesizer = _synthesizer(teacher, Rows(anchors.inputs, labels), recipe, stand_in, device)
-    blocks = list(_made(lambda number: synthesizer(number, 0, stand_in, shown=size), len(held_out.labels), seconds))
+    until = began + seconds
+    blocks = list(_made(lambda number: synthesizer(number, 0, stand_in, shown=size), len(held_out.labels), until))
     count = min(len(held_out.labels), size * len(blocks))
     logits, embedding = (np.concatenate([each.columns[name] for each in blocks]) for name in ("logits", "embedding"))
     drawn = np.concatenate([each.anchor for each in blocks])[:count]
@@ -120,6 +140,8 @@ def measure(
     if stand_in.decodes:
         again = np.concatenate([each.shown["reconstructed"] for each in blocks])[:count]
         kinds["reconstructed"] = asked(torch.from_numpy(again))
+    if not all(np.isfinite(said.places_NE).all() for said in kinds.values()):
+        return {}
     found = summary(kinds, np.where(held_out.labels < 0, unseen.classes, held_out.labels))
     return {"explored_rows": count, "explored_by": stand_in.within.type, **found}
 
@@ -135,9 +157,9 @@ def _synthesizer(teacher: Teacher, anchors: Rows, recipe: Recipe, explorer: Expl
     return Synthesizer(teacher, start, recipe, anchors.inputs, device)
 
 
-def _made(make: Callable[[int], Block], count: int, seconds: float) -> Iterator[Block]:
-    """Yield requests of at least `count` rows together, fewer where that takes more than `seconds`."""
-    until, there = time.perf_counter() + seconds, 0
+def _made(make: Callable[[int], Block], count: int, until: float) -> Iterator[Block]:
+    """Yield requests of at least `count` rows together, fewer where that takes longer than `until`."""
+    there = 0
     for request in itertools.count():
         block = make(request)
         there += len(block)
@@ -157,6 +179,7 @@ def summary(kinds: dict[str, Said], labels_M: np.ndarray) -> dict[str, Any]:
     """
     unseen, anchors = kinds["held_out"], kinds["anchors"]
     within, between = class_distances(unseen.places_NE, labels_M)
+    within = within or math.nan  # where all rows of a class lie at one place, distances have no unit
     out: dict[str, Any] = {"class_distance": between / within}
     for kind in KINDS[:3]:
         if kind not in kinds:

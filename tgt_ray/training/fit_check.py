@@ -43,13 +43,14 @@ TEACHER = ("labeler", "generator")
 TENTH = 10.0
 #: Balanced accuracy above chance, in percent of what lies above it, that no labeler at chance has (our choice).
 CLEARLY_ABOVE = 10.0
-#: The largest number of anchors that explored rows are measured around, where these have few values; the fewest where
-#: they have many; and the values of all of them together, so that they fit into memory (our choice).
+#: The largest number of anchors, and of unseen rows, that explored rows are measured around; the fewest anchors where
+#: they have many values; and the values of all of them together, so that they fit into memory (our choice).
 MOST_ANCHORS, FEWEST_ANCHORS, VALUES_AT_ONCE = 2048, 512, 2**26
 
 
 def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
     """Digest everything that the measurement depends on."""
+    started_from = _started_from(experiment, data)
     return digest(
         [teacher[role] and teacher[role]["identity"] for role in TEACHER],
         data.fingerprints["validation"],
@@ -62,7 +63,7 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         # Part of the digest, since older checks of texts counted as copies only texts that no tokenizer had changed.
         *(["copies up to what tokenizers change", "unknown words stay"] if experiment.task.modality == "text" else []),
         # Older checks didn't hold explored rows against unseen ones, and so didn't depend on anchors.
-        *(["explored rows", *(data.fingerprints[name] for name in _started_from(experiment, data))]),
+        *(["explored rows", *(data.fingerprints[name] for name in started_from)] if started_from else []),
         # A gradient follows a disagreement whose temperature the objective sets.
         *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
     )
@@ -274,7 +275,7 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     yield f"  its agreement with itself on explored rows {explored}{free}"
     if "accuracy_explored" in result:
         yield f"  it gives {result['accuracy_explored']:.1f} % of explored rows the class of their anchor"
-    yield from _added(result)
+    yield from _added(experiment, result)
     yield from _likeness(result)
     slow = ", by the teacher's reference form" if experiment.teacher.run_as == "fast" else ""
     yield (
@@ -283,12 +284,11 @@ def _facts(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _added(result: dict[str, Any]) -> Iterator[str]:
+def _added(experiment: Experiment, result: dict[str, Any]) -> Iterator[str]:
     """Say what explored rows add to their anchors. What a student gains doesn't follow: see docs/results.md."""
     if result.get("variety_explored") is None:  # it could not be measured
         return
-    by = result["explored_by"]
-    stand_in = f", here those of {by}" if by not in (result["explorer"], "compose") else ""
+    stand_in = f", here those of {result['explored_by']}" if experiment.explorer.on_policy else ""
     varied = result["variety_explored"] / result["variety_anchors"]
     yield (
         f"  as the labeler sees explored rows{stand_in}, {result['precision_explored']:.1f} % of them lie among unseen"
@@ -401,7 +401,8 @@ def _what_rows_add(experiment: Experiment, teacher: Teacher, data: TaskData, siz
 
     there = np.concatenate([data.labels(name) for name in started_from])
     anchors = rows(started_from, _anchors(experiment.explorer, there, math.prod(data.input_shape)))
-    held_out = rows(["validation"], np.sort(held_out_rows(len(data.tables["validation"]), how.rows)))
+    count = min(how.rows, MOST_ANCHORS)
+    held_out = rows(["validation"], np.sort(held_out_rows(len(data.tables["validation"]), count)))
     return measure(teacher, experiment.explorer, anchors, held_out, size, how.seconds, task.pixels, device)
 
 

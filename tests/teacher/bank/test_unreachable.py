@@ -76,3 +76,18 @@ def test_a_file_that_cannot_be_read_is_made_again_and_stays(storage, monkeypatch
     monkeypatch.undo()
     files.broken = set()
     assert taken(Bank(storage, "k"), 3).found == 15
+
+
+def test_a_mark_that_cannot_be_reached_is_not_gone(tmp_path, monkeypatch, caplog):
+    """As on a network's disk that doesn't answer for a moment."""
+    bank = Bank(Storage(tmp_path), "k")
+    bank.hold()
+    bank.put(block(0, 5))
+
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr("pathlib.Path.stat", stale)
+    bank._renew()
+    monkeypatch.undo()
+    assert bank.read(0) is not None and not caplog.messages

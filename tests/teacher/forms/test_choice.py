@@ -120,6 +120,16 @@ def test_embeddings_that_turn_are_seen(monkeypatch):
     assert tried.agreement == 100 and tried.turned == pytest.approx(1) and not tried.keeps_labels
 
 
+def test_a_labeler_without_embeddings_has_none_that_turn(monkeypatch):
+    class Plain(nn.Module):
+        def forward(self, inputs):
+            return Outputs(inputs.repeat(1, 2), inputs[:, :0])
+
+    monkeypatch.setitem(making.STEPS, "folded", changing(0.0))
+    (tried,) = Compared(Says(Plain()), ROWS.inputs, lambda said: said, 512, ("folded",)).tried()
+    assert tried.turned == 0 and tried.keeps_labels
+
+
 def test_the_time_until_a_form_is_ready_counts(teacher, monkeypatch):
     monkeypatch.setattr(subject, "seconds_to_import", lambda step: 7.0)
     tried = Compared(Says(teacher.labeler), ROWS.inputs, lambda said: said, 512, ("bfloat16",)).tried()[0]

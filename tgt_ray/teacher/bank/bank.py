@@ -414,10 +414,17 @@ class Bank:
 
 
 def described(storage: Storage) -> Iterator[dict[str, Any]]:
-    """Yield what the rows of each bank of a storage on a disk follow from."""
+    """Yield what the rows of each bank of a storage on a disk follow from; banks that can't be read are left out."""
     folder = storage.within(FOLDER)
-    for each in banks(folder) if folder.is_local else ():
-        about = records.find(folder, "bank", each.key, _RECORD)
+    if not folder.is_local:
+        return
+    there = []
+    with suppress(FileNotFoundError, NotRead), folder.reading():  # somebody removes one at this moment, perhaps
+        there = banks(folder)
+    for each in there:
+        about = None
+        with suppress(FileNotFoundError, NotRead), folder.reading(each.key):
+            about = records.find(folder, "bank", each.key, _RECORD)
         if about is not None:
             yield about
 

@@ -66,7 +66,7 @@ class Mark:
         """
         if not self.renewed:
             return False
-        if self.folder.is_local and not Path(self.folder.path(self.name)).exists():
+        if self.folder.is_local and self._is_gone():
             self._close()
             self._begin()
             return True
@@ -78,6 +78,16 @@ class Mark:
                 os.utime(self.folder.path(self.name))
             else:
                 self.folder.write(self.content, self.name)
+        return False
+
+    def _is_gone(self) -> bool:
+        """Tell whether somebody has removed the mark; what can't be reached isn't gone."""
+        try:
+            Path(self.folder.path(self.name)).stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
         return False
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class Gradient(Step):
 
     @property
     def off_policy(self) -> RandomMatched:
-        return RandomMatched(**self.model_dump(exclude={"type"}))
+        return RandomMatched(**self.model_dump(include=RandomMatched.model_fields.keys() - {"type"}))
 
     def direction(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         import torch

@@ -165,10 +165,11 @@ def described(role: str, choice: dict[str, Any]) -> Iterator[str]:
 
 
 def _figures(tried: dict[str, Any], rows: int) -> str:
+    turned = tried.get("turned")  # choices of format 1 don't compare embeddings
     return (
         f"{tried['speed']:.2f} times as fast ({tried['worth']:.2f} with {tried['start_s']:.1f} s to start), agreement"
-        f" {tried['agreement']:.2f} %, mean KL {tried['kl']:.2g} and embeddings turned by {tried['turned']:.2g} on"
-        f" {rows} held-out rows"
+        f" {tried['agreement']:.2f} %, mean KL {tried['kl']:.2g}"
+        f"{'' if turned is None else f', embeddings turned by {turned:.2g}'} on {rows} held-out rows"
     )
 
 
@@ -236,9 +237,7 @@ class Compared:
         self.runs[form] = run
         agreement = 100 * int((logits.argmax(1) == reference[0].argmax(1)).sum()) / len(logits)
         kl = max(0.0, float(kl_rows(reference[0], logits).mean()))
-        # float64, since near 1 cosines have few digits in float32.
-        cosine = torch.nn.functional.cosine_similarity(reference[1].double().flatten(1), embedding.double().flatten(1))
-        return Tried(form, agreement=agreement, kl=kl, turned=max(0.0, float(1 - cosine.mean())), start_s=start_s)
+        return Tried(form, agreement=agreement, kl=kl, turned=_turned(reference[1], embedding), start_s=start_s)
 
     def _time(self, found: list[Tried]) -> None:
         """Measure speeds by turns, so that what else the machine does slows all forms alike."""
@@ -267,6 +266,16 @@ class Compared:
             run(rows)
         _wait(rows)
         return clock() - started
+
+
+def _turned(reference: Tensor, embedding: Tensor) -> float:
+    """Compute the mean of 1 - cosine between embeddings (B, E); rows without an embedding are left out."""
+    # float64, since near 1 cosines have few digits in float32.
+    one, other = reference.double().flatten(1), embedding.double().flatten(1)
+    there = one.norm(dim=1) > 0
+    if not there.any():
+        return 0.0
+    return max(0.0, float(1 - torch.nn.functional.cosine_similarity(one[there], other[there]).mean()))
 
 
 def _wait(rows: Tensor) -> None:
