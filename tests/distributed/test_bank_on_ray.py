@@ -145,6 +145,7 @@ def test_a_run_that_uses_its_bank_again_makes_it_anew_where_it_is_gone(lane, con
     assert len(next(blocks)) == 64
 
 
+@pytest.mark.slow
 def test_rows_that_were_made_ahead_hide_none_that_were_found(lane, config, tmp_path):
     """As where a trial is stopped: its generators have filled their window."""
     stream, begin = lane()

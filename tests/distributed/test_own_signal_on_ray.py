@@ -8,7 +8,7 @@ from tests.helpers.experiments import changed
 from tests.helpers.own_signals import Matching
 from tgt_ray.entrypoints import api
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 QUICK = {"train.steps": 40, "train.eval_every": 20, "train.batch_size": 16, "pool.rows_per_request": 64}
 PARTS = ("kl", "ruled_out", "maps", "vector")

@@ -15,7 +15,7 @@ from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import ImageClassification
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def test_an_unreadable_image_is_one_line_from_ray_as_well(ray_cluster, folder, t
         ImageClassification(data={"type": "folder", "path": folder}).load(Storage(tmp_path / "s"), run_on_ray)
 
 
-@pytest.mark.slow
 def test_a_run_on_files_gives_the_same_locally_and_on_ray(ray_cluster, folder, tmp_path):
     values = {
         "task": {"type": "image_classification", "data": {"type": "folder", "path": str(folder)}},

@@ -167,6 +167,7 @@ def test_one_stream_serves_one_job_after_another(opened, reference, prepared):
     assert [block.request for block in rows[1]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_used_up_is_followed_by_another(opened, reference, prepared):
     config = changed(
         prepared.experiment, explorer__type="random", train__steps=40, pool__rows_per_request=64, pool__slot_length=4
