@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
 
 
 def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
-    """Train one student in this process, and keep the result in the storage.
+    """Train one student in this process.
 
     - made: the commit and the machine, for the record
     - returns: the metrics on both splits, and what the run cost in seconds
@@ -220,7 +221,7 @@ def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[s
     prepared, storage = _shared["prepared"], _shared["storage"]
     run = train_local(experiment, prepared, storage)
     spent = {"core_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    result = {
+    return {
         "method": method,
         "seed": experiment.train.seed,
         **made,
@@ -228,8 +229,6 @@ def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[s
         "student_parameters": sum(p.numel() for p in run.student.parameters()),
         "metrics": run.history[-1],
     }
-    records.write_json(storage, result, RUNS, f"{run_name(experiment, prepared)}.json")
-    return result
 
 
 def run_all(
@@ -241,6 +240,9 @@ def run_all(
     args: argparse.Namespace,
     environment: dict[str, Any],
     metric: str = METRIC,
+    kind: str = "",
+    start: Callable[..., None] | None = None,
+    run: Callable[..., dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every method with every seed in --jobs processes.
 
@@ -248,27 +250,30 @@ def run_all(
     there, with the commit that made them.
 
     - metric: shown as runs finish
+    - kind: what the names of kept runs begin with, where `run` does something else with an experiment
+    - start, run: in place of `start_worker` and `run_one`
     - returns: results in the order of methods and seeds
     """
     # Runs go seed by seed, so that an interrupted benchmark has all methods on the same seeds.
     wanted = [(method, with_seed(each, seed)) for seed in seeds for method, each in experiments.items()]
     results, missing = [], []
     for method, experiment in wanted:
-        kept = (RUNS, f"{run_name(experiment, prepared)}.json")
-        if args.resume and storage.exists(*kept):
-            results.append({**records.read_json(storage, *kept), "method": method})
+        file = f"{kind}{run_name(experiment, prepared)}.json"
+        if args.resume and storage.exists(RUNS, file):
+            results.append({**records.read_json(storage, RUNS, file), "method": method})
         else:
-            missing.append((method, experiment))
+            missing.append((method, experiment, file))
     if results:
         commits = sorted({short_commit(result["commit"]) for result in results})
         print(f"{len(results)}/{len(wanted)} runs taken from {storage.path(RUNS)}, of {', '.join(commits)}", flush=True)
     if missing:
         made = {"commit": environment["commit"], "cpu": environment["hardware"]["cpu"], "jobs": args.jobs}
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(args.jobs, context, start_worker, (base, prepared, storage)) as pool:
-            futures = [pool.submit(run_one, method, experiment, made) for method, experiment in missing]
+        with ProcessPoolExecutor(args.jobs, context, start or start_worker, (base, prepared, storage)) as pool:
+            futures = {pool.submit(run or run_one, method, each, made): file for method, each, file in missing}
             for future in as_completed(futures):
                 results.append(future.result())
+                records.write_json(storage, results[-1], RUNS, futures[future])
                 print(_progress(results[-1], len(results), len(wanted), metric), flush=True)
     order = list(experiments)
     return sorted(results, key=lambda result: (order.index(result["method"]), result["seed"]))
@@ -283,7 +288,8 @@ def run_name(experiment: Experiment, prepared: Prepared) -> str:
 
 def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str:
     score = result["metrics"][f"test_{metric}"]
-    return f"{done}/{total}  {result['method']}, seed {result['seed']}: test {score:.2f} in {result['wall_s']:.1f} s"
+    cost = f"{result['core_s']:.1f} core-seconds"
+    return f"{done}/{total}  {result['method']}, seed {result['seed']}: test {score:.2f} in {cost}"
 
 
 def teacher_scores(teacher: dict[str, Any]) -> dict[str, float | None]:
@@ -320,7 +326,6 @@ def summarise(results: list[dict[str, Any]], teacher: dict[str, Any]) -> dict[st
 def plot(record: dict[str, Any], path: Path) -> None:
     """Draw test accuracy against processor seconds of a run, with a line for each method over its numbers of steps."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -336,12 +341,19 @@ def plot(record: dict[str, Any], path: Path) -> None:
     ceiling = teacher_scores(record["teacher"])["test"]
     if ceiling is not None:
         axes.axhline(ceiling, color="black", linewidth=0.8, linestyle=":", label="teacher")
-    axes.set(xscale="log", xlabel="processor seconds of a run", ylabel="test balanced accuracy, %", title=title(record))
+    over_seconds(axes, "processor seconds of a run", record)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def over_seconds(axes: Any, label: str, record: dict[str, Any]) -> None:
+    """Name the axes of accuracy over seconds, and space the seconds by their logarithm."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(xscale="log", xlabel=label, ylabel="test balanced accuracy, %", title=title(record))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def title(record: dict[str, Any]) -> str:

@@ -11,10 +11,8 @@ benchmarks/README.md says what is measured and how.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +33,10 @@ from common import (
     plus_minus,
     row_counts,
     run_options,
-    short_commit,
     show_or_measure,
     what_was_seen,
 )
 
-from tgt_ray.core import records
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
@@ -118,14 +114,13 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
     _shared.update(prepared=prepared, storage=storage, teacher=teacher, labelling=seconds * len(data.tables["train"]))
 
 
-def run_one(key: tuple[str, int], experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
-    """Train one student in this process, and keep the result in the storage.
+def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
+    """Train one student in this process.
 
-    - key: the method and how many times the steps
+    - method: with how many times the steps
     """
-    prepared, storage = _shared["prepared"], _shared["storage"]
     with tempfile.TemporaryDirectory() as folder:
-        bank = storage
+        bank = _shared["storage"]
         if experiment.pool.bank.mode == "shared":
             bank = Storage(folder)
             _fill(experiment, bank)
@@ -134,9 +129,7 @@ def run_one(key: tuple[str, int], experiment: Experiment, made: dict[str, Any]) 
         spent = time.process_time() - started
     last = run.history[-1]
     parts = cost(experiment, last, spent, _shared["labelling"])
-    result = {"method": key[0], "times": key[1], "seed": experiment.train.seed, **made, **parts, "metrics": last}
-    records.write_json(storage, result, methods.RUNS, f"{_name(experiment, prepared)}.json")
-    return result
+    return {"method": method, "seed": experiment.train.seed, **made, **parts, "metrics": last}
 
 
 def _train(experiment: Experiment, bank: Storage) -> Any:
@@ -172,42 +165,6 @@ def cost(experiment: Experiment, last: dict[str, Any], spent: float, labelling: 
     return {"student_s": student, "teacher_s": synthetic + real, "share_s": share, "core_s": student + share}
 
 
-def _name(experiment: Experiment, prepared: Prepared) -> str:
-    return f"schedule-{methods.run_name(experiment, prepared)}"
-
-
-def run_all(
-    experiments: dict[tuple[str, int], Experiment],
-    base: Experiment,
-    prepared: Prepared,
-    storage: Storage,
-    args: argparse.Namespace,
-    made_on: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """Train every student, seed by seed; each that has ended is kept, and --resume takes it from there."""
-    wanted = [(key, methods.with_seed(each, seed)) for seed in range(args.seeds) for key, each in experiments.items()]
-    results, missing = [], []
-    for key, experiment in wanted:
-        kept = (methods.RUNS, f"{_name(experiment, prepared)}.json")
-        if args.resume and storage.exists(*kept):
-            results.append({**records.read_json(storage, *kept), "method": key[0], "times": key[1]})
-        else:
-            missing.append((key, experiment))
-    if results:
-        commits = ", ".join(sorted({short_commit(result["commit"]) for result in results}))
-        print(f"{len(results)}/{len(wanted)} runs taken from {storage.path(methods.RUNS)}, of {commits}", flush=True)
-    made = {"commit": made_on["commit"], "cpu": made_on["hardware"]["cpu"], "jobs": args.jobs}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, context, start_worker, (base, prepared, storage)) as pool:
-        for future in as_completed([pool.submit(run_one, key, each, made) for key, each in missing]):
-            results.append(one := future.result())
-            what = f"{one['method']} x {one['times']}, seed {one['seed']}"
-            score = f"test {one['metrics'][f'test_{METRIC}']:.2f} in {one['core_s']:.1f} core-seconds"
-            print(f"{len(results)}/{len(wanted)}  {what}: {score}", flush=True)
-    order = list(experiments)
-    return sorted(results, key=lambda each: (order.index((each["method"], each["times"])), each["seed"]))
-
-
 def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Summarise each method and length over seeds."""
     lines, parts = [], ("student_s", "teacher_s", "share_s", "core_s")
@@ -223,7 +180,6 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def plot(record: dict[str, Any], path: Path) -> None:
     """Draw test accuracy against a run's core-seconds, with a line for each method over its lengths."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -233,15 +189,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         seconds, scores, spread = zip(*points, strict=True)
         style = "--" if method.startswith("distillation") else "-"
         axes.errorbar(seconds, scores, spread, marker="o", markersize=4, capsize=2, linestyle=style, label=method)
-    axes.set(
-        xscale="log",
-        xlabel=f"core-seconds of a run, with its share of the teacher's in a sweep of {TRIALS} trials",
-        ylabel="test balanced accuracy, %",
-        title=methods.title(record),
-    )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    label = f"core-seconds of a run, with its share of the teacher's in a sweep of {TRIALS} trials"
+    methods.over_seconds(axes, label, record)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -285,7 +234,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     data = base.task.load(storage)
     shift = max(1, data.input_shape[-1] // PIXELS)
     experiments = {
-        (method, times): schedule(base, method, times, args.rows, shift, args.flip)
+        f"{method} x {times}": schedule(base, method, times, args.rows, shift, args.flip)
         for times in args.times
         for method in args.methods
         if times <= args.most_explored or not method.startswith("gradient")
@@ -294,13 +243,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     first = next((each for each in (base, *experiments.values()) if each.uses_generator), base)
     objectives = [each.objective for each in experiments.values()]
     prepared = prepare_local(first, data, storage, objectives, changes=changes)
-    results = run_all(experiments, base, prepared, storage, args, made_on)
+    seeds = list(range(args.seeds))
+    results = methods.run_all(
+        *(base, experiments, seeds, prepared, storage, args, made_on), kind="schedule-", start=start_worker, run=run_one
+    )
+    for each in results:
+        each["method"], _, times = each["method"].rpartition(" x ")
+        each["times"] = int(times)
     config, rows = base.model_dump(mode="json"), row_counts(data)
     return {
         "kind": "benchmark schedules",
         "command": command("schedules.py"),
         "data": data_name(args.data),
-        "seeds": list(range(args.seeds)),
+        "seeds": seeds,
         "bank_rows": args.rows,
         "trials": TRIALS,
         "jobs": args.jobs,
@@ -311,7 +266,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "fingerprints": prepared.fingerprints,
         "teacher": prepared.teacher,
         "base": config,
-        "methods": {f"{name} x {times}": each.model_dump(mode="json") for (name, times), each in experiments.items()},
+        "methods": {name: each.model_dump(mode="json") for name, each in experiments.items()},
         "environment": made_on,
         "results": results,
         "summary": summarise(results),

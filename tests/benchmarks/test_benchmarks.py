@@ -167,7 +167,7 @@ def test_forms_of_a_teacher_are_measured_and_shown(tmp_path, monkeypatch):
 
 def test_the_teachers_share_of_a_schedule_is_counted(tmp_path, monkeypatch):
     """Rows of a bank are paid once for all trials; those that are explored for a student alone, by each."""
-    monkeypatch.setattr(schedules, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(methods, "ProcessPoolExecutor", ThreadPoolExecutor)
     threads = torch.get_num_threads()
     sets = ["train.steps=6", "train.eval_every=6", "train.batch_size=16", "fit_check.on_low=skip"]
     sets += [f"teacher.{role}.pretrain.steps=5" for role in ("labeler", "generator")] + ["pool.rows_per_request=16"]

@@ -76,7 +76,6 @@ class SyntheticStream:
         self.unkept = 0  # those of them that the bank didn't take
         self.rank, self.world_size = rank, world_size
         self.number = -1
-        self.told = 0  # the worker has said that it needs no request below this one
         self.dropped = 0  # blocks of earlier jobs that came during the present one
         self.student: tuple[dict[str, np.ndarray] | None, int] = None, -1  # as it was published last
         self.setup = pool, storage_root, generator, slots, board
@@ -110,7 +109,6 @@ class SyntheticStream:
         if self.generators is not None and (lost := self.generators.lost) is not None:
             raise StreamLost(f"the stream has ended: {lost}") from lost
         self.number += 1
-        self.told = first
         self.dropped = self.taken = self.beyond = self.found = self.timed = self.unkept = 0
         self.found_s = self.timed_s = 0.0
         self.waiting.clear()
@@ -167,7 +165,8 @@ class SyntheticStream:
             if block.seconds is not None:
                 self.found, self.found_s = self.found + len(block), self.found_s + block.seconds
             yield block
-            self._consumed(job, index + 1)
+            # Without waiting: the next block is most likely here already.
+            self._tell("consumed", job.number, self._in_first_epoch(index + 1))
             if self.banked is not None and time.monotonic() - looked > NEWS_S:
                 self.banked.bank.look()
                 news, looked = self.banked.there() - self.there, time.monotonic()
@@ -175,14 +174,10 @@ class SyntheticStream:
                     self._tell("found", job.number, news)
                     self.there |= news
 
-    def _consumed(self, job: Job, below: int) -> None:
-        """Say that the worker needs no request below this one any more, without waiting: the window moves."""
+    def _in_first_epoch(self, index: int) -> int:
+        """Return an index as it counts for generators: of a bank that is taken again each request is made once."""
         total = self.banked.total if self.banked is not None else None
-        # Of a bank that is taken again and again each request is made in the first epoch.
-        below = below if total is None else min(below, total // self.rows)
-        if below != self.told:
-            self.told = below
-            self._tell("consumed", job.number, below)
+        return index if total is None else min(index, total // self.rows)
 
     def _next(self, job: Job, index: int) -> Block:
         """Wait for a request, from the job's generators or, where another lane makes it, in the bank."""
@@ -194,7 +189,8 @@ class SyntheticStream:
             self.there -= {index}
             self._let_make(replace(job, first=index))
         blocks = self._started().blocks
-        self._consumed(job, index)  # where rows of a bank that isn't there any more are needed again
+        if index != self.next:  # rows of a bank that aren't there any more are needed again: the window moves there
+            self._tell("consumed", job.number, self._in_first_epoch(index))
         while index not in self.waiting:
             try:
                 self._sort_in(blocks.get(timeout=self.look_s), job, index)
@@ -253,11 +249,8 @@ class SyntheticStream:
         saved is their share.
         """
         found = {"requests_granted": 0.0, "requests_used": 0.0, "generator_utilisation": 0.0}
-        reused = self.banked.total if self.banked is not None else None
-        # Of a bank that is taken again and again each request is made in the first epoch.
-        below = self.next if reused is None else min(self.next, reused // self.rows)
         if self.generators is not None:
-            found = self.generators.call("stream_metrics", below)
+            found = self.generators.call("stream_metrics", self._in_first_epoch(self.next))
         made, used = (int(found[name]) * self.rows for name in ("requests_granted", "requests_used"))
         del found["requests_used"]
         rows: dict[str, Any] = {"rows_made": made, "rows_found": max(0, self.taken - used)}

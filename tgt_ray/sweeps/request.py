@@ -15,8 +15,9 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.resources import device_of
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.tasks import TaskData, inputs_of
-from tgt_ray.teacher.fingerprints import ROLES, stored_teacher
+from tgt_ray.teacher.fingerprints import stored_teacher
 from tgt_ray.teacher.transfer_set import Anchors
+from tgt_ray.training.banked import roles_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,20 +113,21 @@ def _teacher(experiment: Experiment, data: TaskData, real: bool, storage: Storag
     config = experiment.teacher
     if real and storage is not None and (record := stored_teacher(config, data, storage, writes=False)) is not None:
         teacher = load_teacher(config, record, data.spec, data.num_classes, storage)
-        roles = ROLES if experiment.explorer.decodes else ROLES[:1]
-        return teacher, " and ".join(f"the stored {role} {record[role]['identity']}" for role in roles)
-    labeler = built("teacher.labeler", config.labeler, data.spec, data.num_classes)
+        by = [f"the stored {role} {record[role]['identity']}" for role in roles_of(experiment)]
+        return teacher, " and ".join(by)
+    labeler, generator = built("teacher.labeler", config.labeler, data.spec, data.num_classes), None
     parts: list[tuple[str, Labeler | Generator, nn.Module]] = [("labeler", config.labeler, labeler)]
     if experiment.explorer.decodes:
-        parts.append(("generator", config.generator, built("teacher.generator", config.generator, data.spec)))
+        generator = built("teacher.generator", config.generator, data.spec)
+        parts.append(("generator", config.generator, generator))
     for role, part, model in parts:
         with concerning(f"teacher.{role}"):
             if part.external:
                 part.load_weights(model)
     said = [f"the {role}" if part.external else f"an untrained {role} of the same shape" for role, part, _ in parts]
-    if not experiment.explorer.decodes:
+    if generator is None:
         return Teacher(frozen(labeler), None), " and ".join(said)
-    return Teacher.of(frozen(labeler), frozen(parts[1][2]), config.generator), " and ".join(said)
+    return Teacher.of(frozen(labeler), frozen(generator), config.generator), " and ".join(said)
 
 
 def _anchors(experiment: Experiment, data: TaskData, real: bool) -> tuple[Tensor, np.ndarray]:

@@ -22,6 +22,7 @@ from tgt_ray.teacher.bank.bank import Bank, described
 from tgt_ray.teacher.bank.epochs import places
 from tgt_ray.teacher.bank.key import bank_key
 from tgt_ray.teacher.bank.numbering import Numbering
+from tgt_ray.teacher.fingerprints import ROLES
 
 if TYPE_CHECKING:
     from tgt_ray.teacher.transfer_set import Prepared
@@ -192,6 +193,11 @@ def uses_bank(experiment: Experiment) -> bool:
     return experiment.uses_pool and experiment.pool.bank.mode in kept
 
 
+def roles_of(experiment: Experiment) -> tuple[str, ...]:
+    """Return which parts of the teacher make an experiment's rows."""
+    return ROLES if experiment.explorer.decodes else ROLES[:1]
+
+
 def may_have_rows(experiment: Experiment, teacher: Mapping[str, Any], storage: Storage) -> bool:
     """Tell whether the storage seems to hold rows that an experiment would take; only its whole key could say so.
 
@@ -199,15 +205,13 @@ def may_have_rows(experiment: Experiment, teacher: Mapping[str, Any], storage: S
     """
     if not uses_bank(experiment):
         return False
-    roles = ("labeler", *(("generator",) if experiment.explorer.decodes else ()))
-    identities = {role: teacher[role]["identity"] for role in roles if teacher[role] is not None}
+    identities = {role: teacher[role]["identity"] for role in roles_of(experiment) if teacher[role] is not None}
     explorer = experiment.explorer.model_dump(mode="json")
     for about in described(storage):
         made_from, other = about.get("made_from"), about.get("explorer")
         if not isinstance(made_from, dict) or not isinstance(other, dict):
             continue  # somebody else has written it
-        same_teacher = all(made_from.get(role) == identity for role, identity in identities.items())
-        if same_teacher and all(key in other and other[key] == value for key, value in explorer.items()):
+        if identities.items() <= made_from.items() and explorer.items() <= other.items():
             return True
     return False
 
@@ -228,7 +232,7 @@ def bank_of(experiment: Experiment, prepared: Prepared, storage: Storage, made_o
     from tgt_ray.training.generation import recipe_of
 
     generator, explorer = experiment.teacher.generator, experiment.explorer
-    fingerprints, roles = prepared.fingerprints, ("labeler", *(("generator",) if explorer.decodes else ()))
+    fingerprints, roles = prepared.fingerprints, roles_of(experiment)
     anchors = {name: fingerprints["data"][name] for name in generator.starts_from if name in fingerprints["data"]}
     forms = {role: facts for role, facts in fingerprints.get("forms", {}).items() if role in roles}
     made_from = {**anchors, **{role: fingerprints[role] for role in roles}, **({"forms": forms} if forms else {})}

@@ -87,7 +87,7 @@ class Mark:
         except FileNotFoundError:
             return True
         except OSError:
-            return False
+            pass
         return False
 
     def close(self) -> None:

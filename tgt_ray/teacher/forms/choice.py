@@ -204,10 +204,10 @@ class Compared:
         says = Says(teacher.labeler)
 
         def said(decoded: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            said: tuple[Tensor, ...] = says(on_pixels(decoded[0]) if rows.pixels else decoded[0])
-            return said
+            of_labeler: tuple[Tensor, ...] = says(on_pixels(decoded[0]) if rows.pixels else decoded[0])
+            return of_labeler
 
-        return cls(Decodes(teacher.generator), latents, said, rows_at_once(rows.inputs.shape[1:], teacher.labeler))
+        return cls(Decodes(teacher.generator), latents, said, size)
 
     @torch.no_grad()
     def tried(self) -> list[Tried]:
