@@ -40,7 +40,7 @@ from common import (
 from tgt_ray.core.config import validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.loading import with_overrides
+from tgt_ray.core.loading import parse_override, with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.transfer_set import Prepared
@@ -52,17 +52,20 @@ TRIALS = 16
 PIXELS = 14
 #: Labelled rows by which the labeler's speed is measured.
 TO_TIME = 512
-METHODS = (
-    "distillation",
-    "distillation + balanced-sampling",
-    "distillation + consistent",
-    "random",
-    "interpolation",
-    "augment",
-    "compose",
-    "gradient",
-    "gradient shared",
-)
+METHODS = {
+    "image": (
+        "distillation",
+        "distillation + balanced-sampling",
+        "distillation + consistent",
+        "random",
+        "interpolation",
+        "augment",
+        "compose",
+        "gradient",
+        "gradient shared",
+    ),
+    "text": ("distillation", "distillation + balanced-sampling", "masking", "random", "augment", "compose"),
+}
 #: What every run of a worker process shares; `labelling` are the teacher's seconds for all real rows.
 _shared: dict[str, Any] = {}
 
@@ -70,18 +73,24 @@ _shared: dict[str, Any] = {}
 def schedule(base: Experiment, method: str, times: int, rows: int, shift: int = 1, flip: bool = False) -> Experiment:
     """Make the experiment of a method with a number of times the steps.
 
-    - method: as for methods.py; `random of 5000` has a bank of 5000 rows, and `gradient shared` takes rows that were
-      explored for another student
+    - method: as for methods.py; `random of 5000` has a bank of 5000 rows, `gradient shared` takes rows that were
+      explored for another student, and `random with sigma=1` has another setting of its explorer
     - rows: of the bank, which are used again and again where a run takes more
     - shift: the largest shift of real images, in pixels, whose labels the teacher gives as the student sees them
     - flip: whether images may be mirrored where a method changes them
     """
     name, _, own = method.partition(" of ")
+    name, _, setting = name.partition(" with ")
     name, shared = name.removesuffix(" shared"), name.endswith(" shared")
     if own and not own.isdecimal():
         raise ConfigError(f"--methods: '{method}'; ' of ' is followed by a whole number of rows")
     plain = methods.method_experiment(base, f"{name} x {times}")
-    data, sets = plain.model_dump(mode="json"), []
+    data = plain.model_dump(mode="json")
+    sets: list[tuple[str, Any]] = []
+    if setting:
+        if "=" not in setting:
+            raise ConfigError(f"--methods: '{method}'; ' with ' is followed by KEY=VALUE of its explorer")
+        sets.append(parse_override(f"explorer.{setting}"))
     if name.endswith("+ consistent"):
         data["train"]["augment"] |= {"shift": shift, "flip": flip}
     if flip and name in ("augment", "compose"):
@@ -236,7 +245,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     experiments = {
         f"{method} x {times}": schedule(base, method, times, args.rows, shift, args.flip)
         for times in args.times
-        for method in args.methods
+        for method in args.methods or METHODS["text" if base.task.modality == "text" else "image"]
         if times <= args.most_explored or not method.startswith("gradient")
     }
     changes = [how for each in experiments.values() if (how := each.train.relabelled) is not None]
@@ -293,7 +302,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--flip", action="store_true", help="images may be mirrored, where a method changes them")
     parser.add_argument(
-        "--methods", type=lambda text: text.split(","), default=list(METHODS), metavar="A,B", help="these methods alone"
+        "--methods", type=lambda text: text.split(","), default=[], metavar="A,B", help="these methods alone"
     )
     return parser.parse_args()
 

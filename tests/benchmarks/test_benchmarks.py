@@ -218,7 +218,12 @@ def test_rows_that_are_used_again_cost_once():
     assert costs["gradient shared"]["share_s"] == pytest.approx((9.6 + 8) / 16)
 
 
-@pytest.mark.parametrize("method", ["random of many", "random shared", "unknown"])
+def test_a_schedule_may_have_another_setting_of_its_explorer():
+    told = schedules.schedule(Experiment(), "interpolation with partners=3 of 128", 2, 64)
+    assert (told.explorer.partners, told.pool.bank.rows, told.train.steps) == (3, 128, 2 * Experiment().train.steps)
+
+
+@pytest.mark.parametrize("method", ["random of many", "random shared", "unknown", "random with sigma"])
 def test_a_schedule_that_is_none_is_refused(method):
     with pytest.raises(ConfigError, match="--methods"):
         schedules.schedule(Experiment(), method, 1, 64)

@@ -200,6 +200,18 @@ def test_interpolation_stays_on_segments_between_anchors(near, partner, reach):
     assert all(classes) if partner == "same_class" else not all(classes)
 
 
+def test_several_partners_are_mixed_inside_of_what_they_span(near):
+    one, three = (Interpolation(partners=count).explore(near.latents_NL, near) for count in (1, 3))
+    assert one.shape == three.shape == near.latents_NL.shape
+    low, high = near.latents_NL.amin(dim=0), near.latents_NL.amax(dim=0)
+    assert ((three >= low - 1e-5) & (three <= high + 1e-5)).all()
+    # On no segment between two anchors: the mixture has further ones in it.
+    ends = near.latents_NL[None] - near.latents_NL[:, None]
+    way = (three - near.latents_NL)[:, None].expand_as(ends)
+    along = torch.nn.functional.cosine_similarity(way, ends, dim=2).nan_to_num(-1)
+    assert (along < 0.999).all(dim=1).any()
+
+
 def test_interpolation_partners_are_drawn_evenly_from_the_class(near):
     size = 4000
     rows = near.latents_NL[:1].repeat(size, 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tgt_ray.core.config import SINCE_0_2
 from tgt_ray.teacher.explorers.base import Explorer, Neighbourhood
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class Interpolation(Explorer):
     """Moves latents towards those of another anchor (our choice, a control).
 
-    z' = z + u (z_j - z), with u uniform in [0, reach] and z_j the latents of the other anchor. With partner `any` its
+    z' = z + u (z_j - z), with u uniform in [0, reach] and z_j the latents of the other anchor, or of a mixture of
+    several other ones, with weights that are uniform on the simplex. With partner `any` its
     class is drawn as those of anchors are (see `anchors`), and with `same_class` it is the anchor's own. Of that class
     each row but the anchor itself is drawn equally often. Where a class has no other row, `any` draws another class,
     and `same_class` stays at the anchor.
@@ -27,6 +29,13 @@ class Interpolation(Explorer):
     partner: Literal["any", "same_class"] = Field(
         "any", description="the other anchor: any one, or one of the same class"
     )
+    partners: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="how many other anchors a row is moved towards: to a mixture of them that is drawn for each row",
+        json_schema_extra=SINCE_0_2,
+    )
     reach: float = Field(
         1.0, gt=0, le=1, description="largest share of the way to the other anchor; higher moves farther"
     )
@@ -34,9 +43,15 @@ class Interpolation(Explorer):
     def explore(self, latents_BL: Tensor, near: Neighbourhood) -> Tensor:
         import torch
 
-        partner = self._partners(len(latents_BL), near).to(near.latents_NL.device)
+        drawn = [self._partners(len(latents_BL), near).to(near.latents_NL.device) for _ in range(self.partners)]
         share = self.reach * torch.rand(len(latents_BL), 1, generator=near.rng).to(latents_BL)
-        return latents_BL + share * (near.latents_NL[partner] - latents_BL)
+        target = near.latents_NL[drawn[0]]
+        if self.partners > 1:
+            # Exponential draws over their sum are uniform on the simplex.
+            parts = torch.empty(self.partners, len(latents_BL), 1).exponential_(generator=near.rng).to(latents_BL)
+            others = torch.stack([near.latents_NL[partner] for partner in drawn])
+            target = (parts * others).sum(0) / parts.sum(0)
+        return latents_BL + share * (target - latents_BL)
 
     def _partners(self, size: int, near: Neighbourhood) -> Tensor:
         """Draw the place of each row's partner among all anchors, (B,)."""
