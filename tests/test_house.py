@@ -25,6 +25,7 @@ FOLDERS = (
     "results",
     "experiment",
     "training",
+    "inference",
     "distributed",
     "sweeps",
     "entrypoints",

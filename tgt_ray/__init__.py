@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tgt_ray.entrypoints.api import run, run_sweep
     from tgt_ray.entrypoints.summary import RunResult, SweepResult
     from tgt_ray.experiment.experiment import Experiment
+    from tgt_ray.inference.loading import load_student
     from tgt_ray.models.students import StudentBackbone
     from tgt_ray.objectives.base import Objective
     from tgt_ray.objectives.criteria.base import Criterion
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tgt_ray.teacher.explorers.base import Explorer
     from tgt_ray.teacher.generators.base import Generator
     from tgt_ray.teacher.labelers.base import Labeler
-    from tgt_ray.training.export import load_student
 
 #: What a user may call, and where it lies.
 _HOMES = {
@@ -43,7 +43,7 @@ _HOMES = {
     "Task": "tasks.base",
     "TextSource": "data.texts.base",
     "dump_yaml": "core.loading",
-    "load_student": "training.export",
+    "load_student": "inference.loading",
     "run": "entrypoints.api",
     "run_sweep": "entrypoints.api",
 }

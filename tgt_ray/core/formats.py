@@ -27,6 +27,7 @@ FORMATS = {
     "table": 1,
     "bank": 1,
     "imported": 1,
+    "export": 1,
     "form": 2,  # 2: embeddings are compared
 }
 #: Older numbers that this version reads as well.

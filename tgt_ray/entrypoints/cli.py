@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,8 @@ from rich.console import Console
 
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.entrypoints import terminal
+from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
+from tgt_ray.entrypoints.students import evaluate, export, predict
 
 if TYPE_CHECKING:
     from tgt_ray.core.config import Config
@@ -45,11 +46,6 @@ StrictOption = Annotated[
     ),
 ]
 SchemaOption = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file and exit.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the result.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print every message, also those of Ray and other libraries.")
-]
-
 TeacherOption = Annotated[
     str,
     typer.Option(
@@ -113,7 +109,7 @@ def train(
     source = None if resume and file is None and not sets else _data(file, sets, {})
     if local:
         keep_freed_memory()  # safe, since nothing else runs in this process
-    with terminal.messages(_level(quiet, verbose)):
+    with terminal.messages(level(quiet, verbose)):
         result = api.run(source, storage=storage, name=name, local=local, resume=resume)
     print(result)
     return None
@@ -153,7 +149,7 @@ def sweep(
         if resume:
             raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
         return _print_plan(_data(file, sets, default_sweep()), storage)
-    with terminal.messages(_level(quiet, verbose)):
+    with terminal.messages(level(quiet, verbose)):
         result = api.run_sweep(
             None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
         )
@@ -184,7 +180,7 @@ def data(
     from tgt_ray.results import data_page
 
     source = _experiment(file, sets)
-    with terminal.messages(_level(quiet, verbose)):
+    with terminal.messages(level(quiet, verbose)):
         task, found = api.read_data(source, storage)
     data_page.show(task, found)
     if html is not None:
@@ -220,7 +216,7 @@ def bank(
     """Bring synthetic rows that somebody has made and labelled already into the storage, for students to learn from."""
     from tgt_ray.entrypoints import api
 
-    with terminal.messages(_level(quiet, verbose)):
+    with terminal.messages(level(quiet, verbose)):
         folder, record = api.import_rows(
             files, _experiment(experiment, sets), teacher, logits, probabilities, inputs, classes or (), floor, storage
         )
@@ -338,13 +334,7 @@ def _print_schema(cls: type[Config]) -> None:
     print(json.dumps(cls.model_json_schema(), indent=2))
 
 
-def _level(quiet: bool, verbose: bool) -> int:
-    if quiet and verbose:
-        raise ConfigError("--quiet, --verbose: give one of them, or neither")
-    return logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-
-
-COMMANDS = (train, sweep, data, bank, report, storage)
+COMMANDS = (train, sweep, predict, evaluate, export, data, bank, report, storage)
 
 
 def main(*commands: Callable[..., None]) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, Literal, TextIO
 
 from tgt_ray.core.progress import Phase, duration, shown_by
 
@@ -26,11 +26,12 @@ LOGS = "logs"
 OURS = logging.getLogger("tgt_ray")
 
 
-class _Stdout(logging.StreamHandler):
-    """Writes to what `sys.stdout` is at the time of the message, since a live table replaces it."""
+class _Standard(logging.StreamHandler):
+    """Writes to what `sys.stdout` or `sys.stderr` is at the time of the message, since a live table replaces it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
         logging.Handler.__init__(self)
+        self.standard = name
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def format(self, record: logging.LogRecord) -> str:
@@ -40,20 +41,21 @@ class _Stdout(logging.StreamHandler):
 
     @property
     def stream(self) -> TextIO:
-        return sys.stdout
+        stream: TextIO = getattr(sys, self.standard)
+        return stream
 
 
 @contextmanager
-def messages(level: int = logging.INFO) -> Iterator[None]:
-    """Show the project's messages from `level` up on stdout, unless the caller has set up logging."""
+def messages(level: int = logging.INFO, to: Literal["stdout", "stderr"] = "stdout") -> Iterator[None]:
+    """Show the project's messages from `level` up, unless the caller has set up logging."""
     if OURS.hasHandlers():
         yield
         return
-    before, handler = OURS.level, _Stdout()
+    before, handler = OURS.level, _Standard(to)
     OURS.setLevel(level)
     OURS.addHandler(handler)
     try:
-        with _bars_on_a_terminal():
+        with _bars_on_a_terminal(to):
             yield
     finally:
         OURS.removeHandler(handler)
@@ -61,12 +63,12 @@ def messages(level: int = logging.INFO) -> Iterator[None]:
 
 
 @contextmanager
-def _bars_on_a_terminal() -> Iterator[None]:
+def _bars_on_a_terminal(to: Literal["stdout", "stderr"]) -> Iterator[None]:
     """Show long phases as bars where messages of level INFO go to a terminal; elsewhere they are lines."""
-    if not sys.stdout.isatty() or not OURS.isEnabledFor(logging.INFO):
+    if not getattr(sys, to).isatty() or not OURS.isEnabledFor(logging.INFO):
         yield
         return
-    bars = Bars()
+    bars = Bars(to)
     with shown_by(bars):
         try:
             yield
@@ -77,13 +79,14 @@ def _bars_on_a_terminal() -> Iterator[None]:
 class Bars:
     """Shows the long phases that last right now as bars at the foot of the terminal, one below the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Literal["stdout", "stderr"] = "stdout") -> None:
+        self._to = to
         self._progress: Progress | None = None
         self._tasks: dict[int, TaskID] = {}
 
     def update(self, phase: Phase) -> None:
         if self._progress is None:
-            self._progress = _progress()
+            self._progress = _progress(self._to)
             self._progress.start()
         if id(phase) not in self._tasks:
             self._tasks[id(phase)] = self._progress.add_task(phase.what, total=phase.total, left="", unit=phase.unit)
@@ -104,14 +107,14 @@ class Bars:
         self._progress = None
 
 
-def _progress() -> Progress:
+def _progress(to: Literal["stdout", "stderr"]) -> Progress:
     # Here, since rich's import would make --help slow.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
     last = (TextColumn("{task.fields[unit]}", markup=False), TextColumn("{task.fields[left]}", markup=False))
-    return Progress(*columns, *last, console=Console(), transient=True)
+    return Progress(*columns, *last, console=Console(stderr=to == "stderr"), transient=True)
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
     Nearly all of it doesn't help the user: start-up limits, internals, deprecations. It stays on the terminal with
     messages at level DEBUG (--verbose), and where the caller has set up logging, whose own messages go there too.
     """
-    shown = any(isinstance(handler, _Stdout) for handler in OURS.handlers)
+    shown = any(isinstance(handler, _Standard) for handler in OURS.handlers)
     if not shown or OURS.isEnabledFor(logging.DEBUG):
         yield
         return

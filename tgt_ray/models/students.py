@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,18 @@ class StudentBackbone(Component):
 
     def load_weights(self, backbone: nn.Module) -> None:
         """Load pretrained weights into the backbone, where there are any. Raises ConfigError where they don't fit."""
+
+    def architecture(self, backbone: nn.Module) -> dict[str, Any]:
+        """Return what `rebuild` needs beside this config where `build` looks into files of a model, as plain data."""
+        return {}
+
+    def rebuild(self, spec: InputSpec, architecture: dict[str, Any]) -> nn.Module:
+        """Build the backbone of a trained student without the files that `build` looks into.
+
+        - spec: its tokenizer is that of the student, whatever kind of model this is
+        - architecture: what `architecture` returned; empty where an older version has kept the student
+        """
+        return self.build(spec)
 
 
 class ConvStudent(StudentBackbone):
@@ -135,6 +147,20 @@ class TextEncoderStudent(TextEncoder, StudentBackbone):
 
     def load_weights(self, backbone: nn.Module) -> None:
         self.load_body(backbone, "student")
+
+    def architecture(self, backbone: nn.Module) -> dict[str, Any]:
+        from tgt_ray.models.text.encoder import TextBackbone, kept_architecture
+
+        assert isinstance(backbone, TextBackbone)
+        return kept_architecture(backbone)
+
+    def rebuild(self, spec: InputSpec, architecture: dict[str, Any]) -> nn.Module:
+        from tgt_ray.models.text.encoder import rebuilt_backbone
+
+        if not architecture:
+            return self.build(spec)
+        backbone: nn.Module = rebuilt_backbone(architecture, spec.tokenizer, "student")
+        return backbone
 
 
 AnyStudent = Annotated[StudentBackbone, OneOf(ConvStudent, TimmStudent, TextTransformerStudent, TextEncoderStudent)]

@@ -206,6 +206,13 @@ class Task(Component):
         - class_counts_K: rows of each class in the student's train split
         """
 
+    def fit_temperature(self, reduced_N: np.ndarray, table: Table) -> float | None:
+        """Fit the temperature that a model's scores are divided by for calibrated probabilities of classes.
+
+        - returns: None where the scores are no logits of classes
+        """
+        return None
+
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
         """Return the metrics that `evaluate` gives on this data; some metrics need rows that the data may not have."""
         return self.metric_names

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.data import Labelled, LongTail, Splits, Unlabelled
 from tgt_ray.tasks.base import Table, Task, TaskData
+from tgt_ray.tasks.metrics import calibration
 from tgt_ray.tasks.metrics import classification as metrics
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class Classification(Task):
         scores_NK, labels_N = reduced_N, table["label"].to_numpy()
         recalls = metrics.per_class_recall(scores_NK, labels_N)
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
+
+    def fit_temperature(self, reduced_N: np.ndarray, table: Table) -> float:
+        return calibration.fit_temperature(reduced_N, table["label"].to_numpy())
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
         return self.metrics_from(data.labels("validation"), data.class_counts)

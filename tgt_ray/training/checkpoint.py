@@ -23,8 +23,8 @@ from tgt_ray.models.weights import whole
 from tgt_ray.results import gallery
 from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.fingerprints import Begun
-from tgt_ray.training.export import describe
-from tgt_ray.training.files import STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.description import describe, documents_file
+from tgt_ray.training.files import DOCUMENTS_FILE, STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 from tgt_ray.training.student import Student
@@ -50,7 +50,12 @@ def files_of(
     if isinstance(run.student.backbone, TextBackbone):
         tokenizer = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
         student[TOKENIZER_FILE] = tokenizer
-    student[STUDENT_FILE] = describe(run.experiment, run.data, tokenizer)
+    documents = b""
+    if is_over(run) and run.experiment.task.has_documents:
+        documents = documents_file(run.data, run.student.criterion.ranked().numpy(force=True))
+        student[DOCUMENTS_FILE] = documents
+    report = run.history[-1] if is_over(run) and run.history else None
+    student[STUDENT_FILE] = describe(run.experiment, run.data, run.student, tokenizer, documents, report)
     return {**last_files(run), **student, STATE_FILE: state(run, reader, rests)}
 
 

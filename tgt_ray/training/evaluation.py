@@ -39,6 +39,7 @@ class Evaluation:
         self.reduce = self.task.reducer(data.tables)
         self.details: pa.Table | None = None
         self._shares = self._embedded = False
+        self._validated: np.ndarray | None = None
 
     @contextmanager
     def of_one_student(self) -> Iterator[None]:
@@ -52,9 +53,19 @@ class Evaluation:
     def metrics(self, split: str) -> dict[str, Any]:
         """Compute the task's metrics of the student on a split; for test, `details` is set as well."""
         scores, data = self.scores(split), self.data
+        if split == "validation":
+            self._validated = scores
         if split == "test":
             self.details = self.task.details(scores, data.tables, data.class_counts, data.class_names)
         return self.task.evaluate(scores, data.tables[split], data.class_counts)
+
+    def temperature(self) -> float | None:
+        """Fit the temperature at which probabilities are calibrated, on the validation split as last measured.
+
+        - returns: None where the task's scores are no logits of classes
+        """
+        assert self._validated is not None, "metrics('validation') comes first"
+        return self.task.fit_temperature(self._validated, self.data.tables["validation"])
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:

@@ -13,8 +13,11 @@ PREVIOUS_FILE = "state.previous.pt"
 STUDENT_FILE = "student.json"
 #: A text student's tokenizer, so that its weights can be used without the data that its vocabulary was learnt from.
 TOKENIZER_FILE = "tokenizer.json"
+#: The documents that a student of retrieval ranks, with the embeddings that it ranks them by.
+DOCUMENTS_FILE = "documents.parquet"
 
 
 def kept_files(task: Task) -> tuple[str, ...]:
     """Name the files of a checkpoint that are copied to the results of a run or of a best trial."""
-    return WEIGHTS_FILE, STUDENT_FILE, TOKENIZER_FILE, task.details_file, ROWS_FILE, PICTURE_FILE, PAGE_FILE
+    student = (WEIGHTS_FILE, STUDENT_FILE, TOKENIZER_FILE, DOCUMENTS_FILE)
+    return *student, task.details_file, ROWS_FILE, PICTURE_FILE, PAGE_FILE

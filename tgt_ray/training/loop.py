@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tgt_ray.core.batch import Block
 from tgt_ray.core.progress import progress
 from tgt_ray.results.ledger import summed
+from tgt_ray.training.description import TEMPERATURE
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 
@@ -98,6 +99,8 @@ def _report(run: StudentRun, reader: SyntheticReader | None, streamed: dict[str,
         report |= run.evaluation.metrics("validation")
         # The test split is measured only here, after the last decision about this student.
         tested = run.evaluation.metrics("test") if last else {}
+        if last and (temperature := run.evaluation.temperature()) is not None:
+            report[TEMPERATURE] = temperature
     report["train_s"] = run.train_s
     if reader is not None:
         report |= {

@@ -96,6 +96,20 @@ def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_we
         backbone = built("student", experiment.student, spec)
         if first_weights:
             experiment.student.load_weights(backbone)
+    return _student(experiment, backbone, facts)
+
+
+def rebuild_student(experiment: Experiment, spec: InputSpec, facts: Facts, architecture: dict[str, Any]) -> Student:
+    """Build a trained student, whose weights are loaded afterwards.
+
+    - architecture: what its backbone's config has kept of it
+    """
+    with concerning("student"):
+        backbone = experiment.student.rebuild(spec, architecture)
+    return _student(experiment, backbone, facts)
+
+
+def _student(experiment: Experiment, backbone: nn.Module, facts: Facts) -> Student:
     criterion = build_criterion(experiment, int(backbone.dim), facts)  # type: ignore[arg-type]
     if has_split_norms(experiment):
         split_norms(backbone)

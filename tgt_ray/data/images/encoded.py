@@ -456,10 +456,10 @@ def decode(content: bytes | None, size: int | None, channels: int, note: Note = 
 
     - size: height and width to bring it to; None: as it is
     - channels: 1: grey, 3: RGB
-    - note: is told what of the image is not used
+    - note: is told what of an image is not used
     - raises UnreadableImage: where the bytes are missing, damaged, or grey with more than 8 bits
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if content is None:
         raise UnreadableImage(MISSING)
@@ -467,22 +467,39 @@ def decode(content: bytes | None, size: int | None, channels: int, note: Note = 
         raise UnreadableImage("a pointer of Git LFS, not the image itself; fetch it with git lfs pull")
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
-            if any(_is_deep(tile.args) for tile in getattr(opened, "tile", ())):
-                note(LOWER_BITS)
-            opened.load()
-            image = on_white(turned(opened, note)).convert("L" if channels == 1 else "RGB")
-            if has_more_frames(opened):
-                note(FRAMES)
+            return pixels_of(opened, None if size is None else (size, size), channels, note)
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError as err:
         raise UnreadableImage("no image that Pillow can read") from err
+    except Exception as err:  # as below
+        raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
+
+
+def pixels_of(opened: Picture, size: tuple[int, int] | None, channels: int, note: Note = ignore) -> np.ndarray:
+    """Return the pixels of an image of Pillow as (C, H, W) uint8.
+
+    - size: height and width to bring it to; None: as it is
+    - channels, note: as for `decode`
+    - raises UnreadableImage: where its file is damaged, or it is grey with more than 8 bits
+    """
+    from PIL import Image, ImageOps
+
+    if opened.mode.startswith(("I", "F")):
+        raise UnreadableImage(f"more than 8 bits a channel, mode {opened.mode}; convert it to 8 bits first")
+    try:
+        if any(_is_deep(tile.args) for tile in getattr(opened, "tile", ())):
+            note(LOWER_BITS)
+        opened.load()
+        image = on_white(turned(opened, note)).convert("L" if channels == 1 else "RGB")
+        if has_more_frames(opened):
+            note(FRAMES)
+    except MemoryError:
+        raise
     except Exception as err:  # Pillow's readers raise errors of any kind for damaged files
         raise UnreadableImage(f"{type(err).__name__}: {' '.join(str(err).split())}") from err
     if size is not None:
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 

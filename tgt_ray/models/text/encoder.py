@@ -163,7 +163,50 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
     config = from_hub(AutoConfig.from_pretrained, path, revision)
     with made_from(path):
         pooling = own_pooling(path, revision, config) if pooling == "auto" else pooling
-        return _classifier(config, path, tokens) if pooling == "model" else _encoder(config, path, tokens, pooling)
+        return _of_config(config, path, tokens, pooling)
+
+
+def kept_architecture(backbone: TextBackbone) -> dict[str, Any]:
+    """Return what rebuilds a backbone beside its weights and its tokenizer's file, as plain data."""
+    tokens, config = backbone.tokens, backbone.body.config
+    names = tokens.tokenizer.special_tokens_map.items()
+    return {
+        "config": {**settings_of(config), "model_type": config.model_type},
+        "pooling": backbone.pooling,
+        "max_tokens": tokens.max_tokens,
+        "special_tokens": {
+            name: [str(each) for each in given] if isinstance(given, list | tuple) else str(given)
+            for name, given in names
+        },
+    }
+
+
+def rebuilt_backbone(architecture: dict[str, Any], tokenizer_json: str, where: str) -> TextBackbone:
+    """Build a backbone with fresh weights from what `kept_architecture` returned.
+
+    - tokenizer_json: of the library tokenizers
+    - where: the config's key, for messages
+    - raises ConfigError: where the installed transformers doesn't know the model
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoConfig, PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer_json), **architecture["special_tokens"]
+    )
+    tokens = Tokens(fast, architecture["max_tokens"], where)
+    settings = dict(architecture["config"])
+    kind = settings.pop("model_type")
+    try:
+        config = AutoConfig.for_model(kind, **settings)
+    except ValueError as err:
+        raise ConfigError(f"{where}: the installed transformers has no model of the type '{kind}'") from err
+    with made_from(kind):
+        return _of_config(config, kind, tokens, architecture["pooling"])
+
+
+def _of_config(config: Any, path: str, tokens: Tokens, pooling: str) -> TextBackbone:
+    return _classifier(config, path, tokens) if pooling == "model" else _encoder(config, path, tokens, pooling)
 
 
 def _classifier(config: Any, path: str, tokens: Tokens) -> TextBackbone:

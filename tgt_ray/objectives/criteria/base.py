@@ -57,3 +57,7 @@ class Criterion(nn.Module):
         Called before `scores`.
         """
         raise NotImplementedError
+
+    def ranked(self) -> Tensor:
+        """Return the embeddings (K, E) that `scores` compares with; for criteria that rank documents."""
+        raise NotImplementedError

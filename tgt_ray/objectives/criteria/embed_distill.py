@@ -72,6 +72,9 @@ class EmbedDistillCriterion(Criterion):
         """Rank the documents as the student embeds them from now on."""
         self.documents = embedded
 
+    def ranked(self) -> Tensor:
+        return self.documents
+
     def forward(
         self, embedding_BD: Tensor, labels: Tensor, teacher: Mapping[str, Any], further: Mapping[str, Tensor]
     ) -> Loss:

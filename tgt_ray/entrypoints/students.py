@@ -1,0 +1,140 @@
+"""Provides the commands that use a trained student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.entrypoints import terminal
+from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
+
+FormatName = Literal["safetensors"]
+FolderArgument = Annotated[
+    str,
+    typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option("--column", metavar="NAME", help="The column of the inputs. Default: as in the student's own data."),
+]
+PairOption = Annotated[
+    str | None, typer.Option("--pair-column", metavar="NAME", help="The same, of second sentences of pairs.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="Of torch: cpu, cuda, cuda:1, mps.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="End at the first input that can't be used.")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Inputs at once. Default: as many as a little memory holds.")
+]
+
+
+def predict(
+    folder: FolderArgument,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder of images; an image; a .parquet, .csv, .tsv or .jsonl file; a text file with a path or a"
+            " text on each line; - for such lines from standard input.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write: .parquet, .csv or .jsonl. Default: CSV on standard output."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes, or documents, to name.")] = 1,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of each class.")
+    ] = False,
+    embedding: Annotated[bool, typer.Option("--embedding", help="Also write what the student's head sees.")] = False,
+    column: ColumnOption = None,
+    pair: PairOption = None,
+    device: DeviceOption = "cpu",
+    batch_size: BatchOption = None,
+    strict: StrictOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Predict the class of each input, or find documents for each query."""
+    from tgt_ray.entrypoints import prediction
+    from tgt_ray.inference.loading import load_student
+    from tgt_ray.inference.predictions import check_target
+
+    check_target(out)
+    with terminal.messages(level(quiet, verbose), to="stderr"):
+        student = load_student(folder, device)
+        wanted = prediction.wanted(student, column, pair)
+        asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)
+        prediction.predict(student, source, wanted, asked, out)
+
+
+def evaluate(
+    folder: FolderArgument,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with a folder of images for each class, or a .parquet, .csv, .tsv or .jsonl file.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Also write everything as JSON there.")] = None,
+    column: ColumnOption = None,
+    pair: PairOption = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label-column", metavar="NAME", help="The column of classes. Default: as in the student's data."
+        ),
+    ] = None,
+    device: DeviceOption = "cpu",
+    batch_size: BatchOption = None,
+    strict: StrictOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure a student on other data with the same names of classes."""
+    from tgt_ray.entrypoints import prediction
+    from tgt_ray.inference.loading import load_student
+
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    with terminal.messages(level(quiet, verbose), to="stderr"):
+        student = load_student(folder, device)
+        wanted = prediction.wanted(student, column, pair, label, labelled=True)
+        found = prediction.evaluate(student, data, wanted, batch_size, strict)
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    prediction.show(found)
+
+
+def export(
+    folder: FolderArgument,
+    form: Annotated[FormatName, typer.Option("--format", help="What to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="onnx: also with 8 bits, with its accuracy, size and latency beside float's.")
+    ] = False,
+    with_document_tower: Annotated[
+        bool, typer.Option("--with-document-tower", help="Retrieval: with what embeds new documents.")
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Keeps what reading the student's data makes. Default: that of the student."),
+    ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a student in a format that other programs open."""
+    from tgt_ray.core.storage import Storage
+    from tgt_ray.inference.export import export_student
+    from tgt_ray.inference.export.base import Options
+    from tgt_ray.inference.loading import load_student
+
+    with terminal.messages(level(quiet, verbose), to="stderr"):
+        student = load_student(folder)
+        root = Storage(storage if storage is not None else str(Path(student.folder).parent))
+        export_student(student, form, out, root, Options(int8, with_document_tower))
+    print(out)

@@ -1,0 +1,64 @@
+"""Hands students on in other formats, which need nothing of this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tgt_ray.core import formats
+from tgt_ray.core.environment import environment
+from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+from tgt_ray.inference.export.base import Format, Options, Student
+from tgt_ray.inference.export.rows import Data
+from tgt_ray.inference.export.safetensors import Safetensors
+
+#: By their names.
+FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors,)}
+#: What an export says of itself.
+RECORD_FILE = "export.json"
+
+
+def export_student(
+    student: Student, name: str, out: Path, storage: Storage, options: Options | None = None
+) -> dict[str, Any]:
+    """Write a student to a new folder.
+
+    - name: of the format
+    - out: absent, or an empty folder
+    - storage: keeps what reading the student's data makes
+    - returns: the record, which lies in the folder as well
+    - raises ConfigError: where the format can't express the student, or gives other answers; nothing is left then
+    """
+    options = options or Options()
+    chosen = FORMATS[name]()
+    if ignored := [key for key, value in vars(options).items() if value and key not in chosen.takes]:
+        raise ConfigError(f"--{ignored[0].replace('_', '-')}: has no effect on --format {name}; leave it out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: is there already; give a new folder")
+    chosen.check(student)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        about = chosen.write(student, draft, Data(student, storage), options)
+        record = {
+            formats.KEY: formats.FORMATS["export"],
+            "export": name,
+            "student": student.folder,
+            "parameters": student.parameters,
+            "bytes": sum(file.stat().st_size for file in draft.rglob("*") if file.is_file()),
+            **about,
+            "environment": environment(),
+        }
+        (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    except OSError as err:
+        raise ConfigError(f"--out {out}: cannot be written ({err.strerror})") from err
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return record
