@@ -88,6 +88,17 @@ def check_target(out: Path | None) -> None:
         raise ConfigError(f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
 
 
+def check_folder(out: str | None) -> str:
+    """Return the folder of numbered files; ConfigError where it can't be one."""
+    if out is None:
+        raise ConfigError("--ray: writes numbered files; give a folder for them by --out")
+    if Path(out).suffix.lower() in ENDINGS:
+        raise ConfigError(f"--out {out}: with --ray it is a folder of numbered files; give a name without an ending")
+    if Path(out).is_file():
+        raise ConfigError(f"--out {out}: is a file; with --ray it is a folder of numbered files")
+    return out
+
+
 @contextmanager
 def written(out: Path | None) -> Iterator[Writer]:
     """Give what writes predictions to a file, which is there when all are written; None: to standard output, as CSV."""
