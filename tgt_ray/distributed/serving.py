@@ -131,7 +131,7 @@ def run(folder: str, settings: Settings) -> None:
         with _interruptible(), cluster.connect(), _interruptible():
             if _elsewhere():
                 check_address(settings.host, settings.port, _bind_on_head(settings))
-            with _served(folder, settings):
+            with served(folder, settings):
                 _watch()
     except KeyboardInterrupt:
         log.info("the service has ended")
@@ -159,8 +159,11 @@ def _bind_on_head(settings: Settings) -> str:
 
 
 @contextmanager
-def _served(folder: str, settings: Settings) -> Iterator[None]:
-    """Serve a student while the block lasts."""
+def served(folder: str, settings: Settings) -> Iterator[None]:
+    """Serve a student while the block lasts, on the cluster that is connected.
+
+    - raises: as `run`
+    """
     from ray import serve
 
     from tgt_ray.distributed.replica import Replica
@@ -193,12 +196,22 @@ def _served(folder: str, settings: Settings) -> Iterator[None]:
             logging_config=quiet,
         )
         serve.run(deployment.bind(folder, settings), name=NAME, logging_config=quiet)
+        log.info("%s", _said(settings))
         yield
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as err:
         why = cut(" ".join(str(err).split()), 400)
         raise RunFailed(f"serve: the service can't be started, or was lost ({why})") from err
     finally:
-        serve.shutdown()
+        serve.shutdown()  # requests that are being answered may end
+
+
+def _said(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    replicas = f"{settings.replicas} processes" if settings.replicas > 1 else "one process"
+    return (
+        f"serving on http://{host}:{settings.port} by {replicas} on {settings.device}; its interface is on the page"
+        " /docs; Ctrl-C ends it"
+    )
 
 
 def _watch() -> None:

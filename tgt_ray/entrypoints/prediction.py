@@ -15,6 +15,7 @@ from rich.text import Text
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
+from tgt_ray.entrypoints.terminal import libraries_to_file
 from tgt_ray.inference import evaluating, parts
 from tgt_ray.inference.loading import find
 from tgt_ray.inference.predicting import Asked, Student, tables
@@ -94,8 +95,11 @@ def predict_on_ray(
     if done:
         log.info("%s: %d of %d parts are there already", out, len(done), job.parts)
     before, named = sum(each.rows for each in done), 0
-    on_ray = cluster.connect() if missing else nullcontext()
-    with on_ray, progress("predicting", job.total, "rows", done=before) as phase:
+    with (
+        libraries_to_file(job.out, "predict", parts.LOGS) if missing else nullcontext(),
+        cluster.connect() if missing else nullcontext(),
+        progress("predicting", job.total, "rows", done=before) as phase,
+    ):
         for each in predictions.predict(job, missing) if missing else ():
             done.append(each)
             phase.advance(each.rows)

@@ -85,7 +85,8 @@ def predict(
     parts, target = check_folder(out) if on_ray else "", Path(out) if out is not None else None
     if not on_ray:
         check_target(target)
-    with terminal.messages(level(quiet, verbose), to="stderr"):
+    # On Ray standard error has what libraries say, and standard output no predictions.
+    with terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"):
         student = load_student(folder, "cpu" if on_ray else device)
         wanted = prediction.wanted(student, column, pair)
         asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: What was asked for, and the table of rows. Readers of a folder of Parquet files leave out what begins with "_".
-RECORD_FILE, ROWS_FILE = "_predictions.json", "_rows.parquet"
+RECORD_FILE, ROWS_FILE, LOGS = "_predictions.json", "_rows.parquet", "_logs"
 #: The key of a part's metadata that says what it is.
 ABOUT = b"tgt_ray"
 #: Files that a student is made of.
