@@ -52,6 +52,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import sentences, to_texts
 from tgt_ray.distributed import cluster, serving
+from tgt_ray.distributed.service_settings import Settings
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.students import LoadedStudent
 from tgt_ray.tasks import inputs_of
@@ -170,7 +171,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if experiment.task.has_documents:
         raise ConfigError(f"--data {args.data}: measures students that sort into classes")
     student, inputs = trained(experiment, args.storage)
-    settings = serving.Settings(port=free_port(), max_batch=args.max_batch, batch_wait_ms=args.batch_wait_ms)
+    settings = Settings(port=free_port(), max_batch=args.max_batch, batch_wait_ms=args.batch_wait_ms)
     before = os.getloadavg()
     with cluster.connect(), serving.served(student.folder, settings):
         results = list(cases(student, inputs, settings.port, args.segments, args.seconds))

@@ -18,7 +18,7 @@ import tgt_ray
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import cluster, serving
-from tgt_ray.distributed.serving import Settings
+from tgt_ray.distributed.service_settings import Settings
 from tgt_ray.entrypoints import cli
 
 TEXTS = [f"a {word} day of {other}" for word in ("good", "bad", "long") for other in ("joy", "gloom", "rain", "tea")]

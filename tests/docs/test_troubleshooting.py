@@ -27,6 +27,7 @@ ELSEWHERE = {
         "what it was made from (settings, data, versions of libraries) was not what is here now",
         "it was made on another processor (",
     ],
+    "inference/service.py": ["content-type: '", "; send fewer inputs at once"],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
     "entrypoints/summary.py": ["no trial has finished", "is not behind the best trial by validation"],

@@ -15,9 +15,9 @@ import tgt_ray
 from tests.helpers import retrieval
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage, host
-from tgt_ray.entrypoints import cli, prediction
-from tgt_ray.inference import loading, parts
-from tgt_ray.inference.predicting import Asked
+from tgt_ray.entrypoints import cli
+from tgt_ray.inference import loading, parts, prediction
+from tgt_ray.inference.prediction import Asked
 
 TEXTS = [f"a {word} day of {other}" for word in ("good", "bad", "long") for other in ("joy", "gloom", "rain")]
 

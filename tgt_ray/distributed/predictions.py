@@ -75,5 +75,5 @@ def predict(job: Job, parts: list[int]) -> Iterator[Done]:
     except ray.exceptions.RayError as err:
         why = cut(" ".join(str(err).split()), 400)
         raise RunFailed(
-            f"--ray: a part can't be made ({why}); those that are there stay: give the command again"
+            f"--ray: a part can't be made ({why}); those that are there stay: give the command again to go on"
         ) from err

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from tgt_ray.distributed.serving import Settings
+from tgt_ray.distributed.service_settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

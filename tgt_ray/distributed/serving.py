@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -19,6 +18,7 @@ import ray
 
 from tgt_ray.core.errors import ConfigError, RunFailed, cut
 from tgt_ray.distributed import cluster
+from tgt_ray.distributed.service_settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +30,6 @@ QUEUED = 1000
 LOOK_S, TO_END_S = 5.0, 10.0
 #: Times that a replica may try to start.
 TRIES = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Says how a student is served.
-
-    - host, port: that the service listens on
-    - replicas: processes that answer, each with a student of its own
-    - device: of torch
-    - max_batch: inputs that are computed together at the most
-    - batch_wait_ms: how long an input waits for others
-    - max_request_mb: of a request's body
-    - max_inputs: of a request
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    replicas: int = 1
-    device: str = "cpu"
-    max_batch: int = 64
-    batch_wait_ms: float = 5.0
-    max_request_mb: float = 16.0
-    max_inputs: int = 256
 
 
 def check_installed() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.entrypoints import terminal
+from tgt_ray.entrypoints import spread, terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
 FormatName = Literal["safetensors"]
@@ -82,17 +82,14 @@ def predict(
 
     if rows_per_part is not None and not on_ray:
         raise ConfigError("--rows-per-part: has no effect without --ray; leave it out")
-    parts, target = check_folder(out) if on_ray else "", Path(out) if out is not None else None
-    if not on_ray:
-        check_target(target)
+    parts, target = (check_folder(out), None) if on_ray else ("", check_target(out))
     # On Ray standard error has what libraries say, and standard output no predictions.
     with terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"):
         student = load_student(folder, "cpu" if on_ray else device)
         wanted = prediction.wanted(student, column, pair)
         asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)
         if on_ray:
-            size = rows_per_part or ROWS_PER_PART
-            prediction.predict_on_ray(student, folder, source, wanted, asked, parts, device, size)
+            spread.predict(student, folder, source, wanted, asked, parts, device, rows_per_part or ROWS_PER_PART)
         else:
             prediction.predict(student, source, wanted, asked, target)
 
@@ -120,9 +117,10 @@ def serve(
 ) -> None:
     """Answer HTTP requests with a student, until Ctrl-C."""
     from tgt_ray.distributed import serving
+    from tgt_ray.distributed.service_settings import Settings
     from tgt_ray.inference.loading import find, load_student
 
-    settings = serving.Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
+    settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
     with terminal.messages(level(quiet, verbose)):
         serving.check(settings)
         load_student(folder)  # so that a bad folder is said before anything is started

@@ -30,7 +30,7 @@ from tgt_ray.inference.sources import STDIN, Inputs, Row, Source, Wanted, open_s
 from tgt_ray.training.files import DOCUMENTS_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from tgt_ray.inference.predicting import Asked, Student
+    from tgt_ray.inference.prediction import Asked, Student
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ def predict_part(student: Student, job: Job, part: int) -> Done:
     """Predict a part and write its file, which is there as a whole or not at all."""
     import pandas as pd
 
-    from tgt_ray.inference.predicting import tables
+    from tgt_ray.inference.prediction import tables
 
     rows = job.rows_of(part)
     if job.source is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,36 @@ from rich.text import Text
 
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.progress import progress
-from tgt_ray.core.storage import Storage
-from tgt_ray.entrypoints.terminal import libraries_to_file
-from tgt_ray.inference import evaluating, parts
-from tgt_ray.inference.loading import find
-from tgt_ray.inference.predicting import Asked, Student, tables
+from tgt_ray.inference import evaluating
 from tgt_ray.inference.predictions import written
-from tgt_ray.inference.sources import NAMED, Inputs, Source, Wanted, open_source
-from tgt_ray.inference.students import LoadedRetriever
+from tgt_ray.inference.sources import Inputs, Source, Wanted, open_source
+from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
 from tgt_ray.tasks.classification import Classification
 
 log = logging.getLogger(__name__)
 
 #: The most classes whose confusion is shown as a table.
 CONFUSED = 20
+
+Student = LoadedStudent | LoadedRetriever
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to write of each input.
+
+    - top: how many classes, or documents
+    - probabilities: of each class as well
+    - embedding: as well
+    - batch_size: inputs at once; None: as many as a moderate amount of memory holds
+    - strict: whether the first input that can't be used is an error
+    """
+
+    top: int = 1
+    probabilities: bool = False
+    embedding: bool = False
+    batch_size: int | None = None
+    strict: bool = False
 
 
 def wanted(
@@ -74,54 +91,27 @@ def predict(student: Student, path: str, columns: Wanted, asked: Asked, out: Pat
     log.info("%s%s%s", f"{done:,} rows predicted", left_out, f"; {out}" if out is not None else "")
 
 
-def predict_on_ray(
-    student: Student, folder: str, path: str, columns: Wanted, asked: Asked, out: str, device: str, size: int
-) -> None:
-    """Write predictions as numbered Parquet files, each made by one of many processes of a Ray cluster.
-
-    What is there already of the same predictions is kept.
-
-    - folder: of the student
-    - out: the folder of the files, or a URI
-    - device: of torch, in these processes
-    - size: rows of a file
-    - raises RunFailed: where no input can be used, or a part can't be made
-    """
-    from tgt_ray.distributed import cluster, predictions
-
-    job = parts.prepare(student, find(folder), path, columns, asked, Storage(out), device, size)
-    done = list(parts.finished(job))
-    missing = parts.left(job, done)
-    if done:
-        log.info("%s: %d of %d parts are there already", out, len(done), job.parts)
-    before, named = sum(each.rows for each in done), 0
-    with (
-        libraries_to_file(job.out, "predict", parts.LOGS) if missing else nullcontext(),
-        cluster.connect() if missing else nullcontext(),
-        progress("predicting", job.total, "rows", done=before) as phase,
-    ):
-        for each in predictions.predict(job, missing) if missing else ():
-            done.append(each)
-            phase.advance(each.rows)
-            named = _name_bad(each.bad, named)
-    parts.tidy(job)
-    cut, bad = sum(each.cut for each in done), sum(len(each.bad) for each in done)
-    if cut:
-        log.warning("%d of %d texts are longer than the student reads, and are cut", cut, job.total - bad)
-    if bad == job.total:
-        raise RunFailed(f"{path}: none of {bad:,} inputs can be used")
-    left_out = f"; {bad:,} can't be used and are left out" if bad else ""
-    log.info("%s%s; %d parts in %s", f"{job.total - bad:,} rows predicted", left_out, job.parts, out)
+def tables(student: Student, inputs: Inputs, asked: Asked) -> Iterator[pd.DataFrame]:
+    """Yield a table for each batch of inputs: which ones they are, and what the student says of them."""
+    if isinstance(student, LoadedRetriever):
+        yield from _found(student, inputs, asked)
+        return
+    for places, embeddings, scores in student.outputs(inputs.items(), asked.batch_size, inputs.refuse, cut=inputs.cut):
+        table = student.table(
+            scores.numpy(), embeddings.numpy() if asked.embedding else None, asked.top, asked.probabilities
+        )
+        yield pd.concat([pd.DataFrame(inputs.named(places)), table], axis=1)
 
 
-def _name_bad(bad: list[tuple[str, str]], named: int) -> int:
-    """Name inputs that can't be used, as long as few were named before; return how many were seen by now."""
-    for number, (where, why) in enumerate(bad, start=named):
-        if number < NAMED:
-            log.warning("%s: %s; it is left out", where, why)
-        elif number == NAMED:
-            log.warning("further inputs that can't be used are only counted")
-    return named + len(bad)
+def _found(student: LoadedRetriever, inputs: Inputs, asked: Asked) -> Iterator[pd.DataFrame]:
+    if asked.probabilities:
+        raise ConfigError("--probabilities: a student of retrieval has none; --top says how many documents to name")
+    for places, embedded in student.encoded(inputs.items(), asked.batch_size, inputs.refuse, cut=inputs.cut):
+        table = student.nearest(embedded, asked.top)
+        named = pd.DataFrame(inputs.named(places)).iloc[table.pop("query")].reset_index(drop=True)
+        if asked.embedding:
+            table["embedding"] = [embedded[place // asked.top] for place in range(len(table))]
+        yield pd.concat([named, table], axis=1)
 
 
 def _say_left_out(path: str, source: Source) -> None:
