@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
@@ -68,6 +69,12 @@ def largest_node_cpus() -> float:
 def beside_the_caller() -> NodeAffinitySchedulingStrategy:
     """Return a strategy that puts an actor on the calling process's node, so that the loss of another can't end it."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def reason(said: str) -> str:
+    """Return the cause in what Ray says of an error: its last line, below the traceback."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", said).splitlines() if line.strip()]
+    return cut(lines[-1], 300) if lines else ""
 
 
 def count_fitting(needs: Resources) -> int:

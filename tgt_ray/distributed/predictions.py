@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy
 
-from tgt_ray.core.errors import ConfigError, RunFailed, cut
+from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.distributed import cluster
 from tgt_ray.inference.parts import Done, Job
 
@@ -64,6 +64,8 @@ def predict(job: Job, parts: list[int]) -> Iterator[Done]:
         fn_constructor_kwargs={"job": job},
         **needs,
     )
+    made.context.execution_no_progress_timeout_s = -1  # a part may take long, and a cluster may be busy
+    log.info("%d parts are to be made, by %d processes at most", len(parts), actors)
     try:
         for row in made.iter_rows():
             done = Done.of(row["done"])
@@ -73,7 +75,7 @@ def predict(job: Job, parts: list[int]) -> Iterator[Done]:
                 raise RunFailed(done.failed)
             yield done
     except ray.exceptions.RayError as err:
-        why = cut(" ".join(str(err).split()), 400)
+        why = cluster.reason(str(err))
         raise RunFailed(
             f"--ray: a part can't be made ({why}); those that are there stay: give the command again to go on"
         ) from err

@@ -110,6 +110,8 @@ def run(folder: str, settings: Settings) -> None:
                 check_address(settings.host, settings.port, _bind_on_head(settings))
             with served(folder, settings):
                 _watch()
+    except ray.exceptions.RayError as err:
+        raise RunFailed(f"serve: the service was lost ({cluster.reason(str(err))})") from err
     except KeyboardInterrupt:
         log.info("the service has ended")
 
@@ -165,21 +167,28 @@ def served(folder: str, settings: Settings) -> Iterator[None]:
         graceful_shutdown_timeout_s=TO_END_S,
         max_constructor_retry_count=TRIES,
     )
-    quiet = {"enable_access_log": False}
     try:
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": settings.host, "port": settings.port},
-            logging_config=quiet,
-        )
-        serve.run(deployment.bind(folder, settings), name=NAME, logging_config=quiet)
+        _start(deployment.bind(folder, settings), settings)
         log.info("%s", _said(settings))
         yield
-    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as err:
-        why = cut(" ".join(str(err).split()), 400)
-        raise RunFailed(f"serve: the service can't be started, or was lost ({why})") from err
     finally:
         serve.shutdown()  # requests that are being answered may end
+
+
+def _start(application: Any, settings: Settings) -> None:
+    from ray import serve
+
+    quiet = {"enable_access_log": False}
+    address = {"host": settings.host, "port": settings.port}
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=address, logging_config=quiet)
+        serve.run(application, name=NAME, logging_config=quiet)
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as err:
+        there = None if isinstance(err, ray.exceptions.RayError) else serve.status().applications.get(NAME)
+        said = [each.message for each in there.deployments.values()] if there is not None else []
+        raise RunFailed(
+            f"serve: the service can't be started ({cluster.reason(said[0] if said else str(err))})"
+        ) from err
 
 
 def _said(settings: Settings) -> str:
