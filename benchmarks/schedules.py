@@ -118,13 +118,15 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
     methods.start_worker(base, prepared, storage)
     data = prepared.student
     teacher = load_teacher(base.teacher, prepared.teacher, data.spec, data.num_classes, storage)
-    inputs = inputs_of(base.task, data.tables["train"].slice(0, TO_TIME), data.input_shape)[:]
+    table = data.tables["train"]
+    some = torch.arange(min(TO_TIME, len(table)))
+    inputs = inputs_of(base.task, table, data.input_shape)[some]
     with torch.no_grad():
         teacher.labeler(inputs[:8])
         started = time.process_time()
         teacher.labeler(inputs)
     seconds = (time.process_time() - started) / len(inputs)
-    _shared.update(prepared=prepared, storage=storage, teacher=teacher, labelling=seconds * len(data.tables["train"]))
+    _shared.update(prepared=prepared, storage=storage, teacher=teacher, labelling=seconds * len(table))
 
 
 def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ FORMATS = {
     "imported": 1,
     "export": 1,
     "predictions": 1,
+    "document_tower": 1,
     "form": 2,  # 2: embeddings are compared
 }
 #: Older numbers that this version reads as well.
