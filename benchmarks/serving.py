@@ -229,7 +229,7 @@ def run() -> None:
     parser.add_argument("--segments", type=at_least_one, default=5, help="pairs of measurements of each case")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds of a segment")
     parser.add_argument("--max-batch", type=at_least_one, default=64, help="as of the command serve")
-    parser.add_argument("--batch-wait-ms", type=float, default=5.0, help="as of the command serve")
+    parser.add_argument("--batch-wait-ms", type=float, default=2.0, help="as of the command serve")
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")

@@ -23,6 +23,6 @@ class Settings:
     replicas: int = 1
     device: str = "cpu"
     max_batch: int = 64
-    batch_wait_ms: float = 5.0
+    batch_wait_ms: float = 2.0
     max_request_mb: float = 16.0
     max_inputs: int = 256

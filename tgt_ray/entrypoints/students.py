@@ -107,7 +107,7 @@ def serve(
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Inputs that are computed together.")] = 64,
     batch_wait_ms: Annotated[
         float, typer.Option("--batch-wait-ms", min=0, max=10_000, help="How long an input waits for others.")
-    ] = 5.0,
+    ] = 2.0,
     max_request_mb: Annotated[
         float, typer.Option("--max-request-mb", min=0.001, max=2000, help="Size of a request. Larger: status 413.")
     ] = 16.0,
