@@ -200,6 +200,14 @@ def test_a_folder_of_images_that_has_changed_is_another_input(of_digits, tmp_pat
         prepared(of_digits.folder, pictures, tmp_path / "out")
 
 
+def test_a_part_of_another_program_is_refused(of_sentences, tmp_path):
+    source, out = write(tmp_path, "csv", TEXTS), tmp_path / "out"
+    _, job = prepared(of_sentences.folder, source, out)
+    pq.write_table(pa.table({"row": [0]}), out / parts.name(0))
+    with pytest.raises(ConfigError, match=r"part-00000\.parquet: was written by another program"):
+        list(parts.finished(job))
+
+
 def test_drafts_of_processes_that_are_gone_are_removed(of_sentences, tmp_path):
     source, out = write(tmp_path, "csv", TEXTS), tmp_path / "out"
     out.mkdir()
@@ -216,6 +224,7 @@ def test_drafts_of_processes_that_are_gone_are_removed(of_sentences, tmp_path):
         (("--ray",), "--ray: writes numbered files; give a folder for them by --out"),
         (("--ray", "--out", "out.parquet"), "with --ray it is a folder of numbered files; give a name without"),
         (("--ray", "--out", "taken"), "--out taken: is a file; with --ray it is a folder of numbered files"),
+        (("--ray", "--out", "new", "--device", "cuda:1"), "--device cuda:1: expected cpu, cuda or mps"),
         (("--rows-per-part", "5"), "--rows-per-part: has no effect without --ray"),
     ],
 )

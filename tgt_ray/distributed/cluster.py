@@ -83,6 +83,12 @@ def count_fitting(needs: Resources) -> int:
     return sum(int(min(node.get(name, 0.0) // amount for name, amount in wanted.items())) for node in nodes())
 
 
+def check_device(device: str) -> None:
+    """Raise ConfigError for a device that a process of Ray can't be given."""
+    if device not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {device}: expected cpu, cuda or mps; Ray chooses the GPU of each process itself")
+
+
 def check_shared(storage: Storage, option: str = "--storage") -> None:
     """Raise ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see.
 

@@ -48,7 +48,7 @@ def check_installed() -> None:
 def check(settings: Settings) -> None:
     """Raise ConfigError for what is seen to be wrong before Ray is started."""
     check_installed()
-    check_device(settings.device)
+    cluster.check_device(settings.device)
     if not _elsewhere():
         check_address(settings.host, settings.port, bind(settings.host, settings.port))
 
@@ -56,12 +56,6 @@ def check(settings: Settings) -> None:
 def _elsewhere() -> bool:
     """Return whether the service will run on a cluster that is there already."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
-
-
-def check_device(device: str) -> None:
-    """Raise ConfigError for a device that a process of Ray can't be given."""
-    if device not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"--device {device}: expected cpu, cuda or mps; Ray chooses the GPU of each process itself")
 
 
 def bind(host: str, port: int) -> str:

@@ -35,6 +35,7 @@ def predict(
     from tgt_ray.inference import parts
     from tgt_ray.inference.loading import find
 
+    cluster.check_device(device)
     job = parts.prepare(student, find(folder), path, columns, asked, Storage(out), device, size)
     done = list(parts.finished(job))
     missing = parts.left(job, done)

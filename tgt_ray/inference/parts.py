@@ -150,13 +150,13 @@ def prepare(
     - size: rows of a part
     - raises ConfigError: where the folder has other files, or parts of another student, input or other options
     """
+    from tgt_ray.inference.prediction import say_left_out
+
     if path == STDIN:
         raise ConfigError("INPUT -: --ray reads inputs from several machines, and again after a break; give a file")
     source = open_source(str(Path(path).resolve()), wanted)
     files = source.rows if isinstance(source.rows, list) else []
-    if source.left_out:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
-        log.warning("%s: files that are no images are left out: %s", path, kinds)
+    say_left_out(path, source)
     schema = schema_of(student, asked, source.has_files)
     known = _identity(folder, Path(path).resolve(), files, wanted, asked, size)
     _check_same(out, known)
@@ -329,7 +329,10 @@ def finished(job: Job) -> Iterator[Done]:
     for part in range(job.parts):
         if name(part) in there and job.out.holds(name(part)):
             with job.out.fs.open_input_file(job.out.path(name(part))) as file:
-                yield Done.of(pq.read_schema(file).metadata[ABOUT])
+                about = (pq.read_schema(file).metadata or {}).get(ABOUT)
+            if about is None:
+                raise ConfigError(f"{job.out.where(name(part))}: was written by another program; give a new folder")
+            yield Done.of(about)
 
 
 def left(job: Job, done: list[Done]) -> list[int]:

@@ -78,7 +78,7 @@ def predict(student: Student, path: str, columns: Wanted, asked: Asked, out: Pat
     - raises RunFailed: where none can be used
     """
     source = open_source(path, columns)
-    _say_left_out(path, source)
+    say_left_out(path, source)
     inputs, done = Inputs(source, asked.strict), 0
     with written(out) as writer, progress("predicting", source.total, "rows") as phase:
         for table in tables(student, inputs, asked):
@@ -114,7 +114,8 @@ def _found(student: LoadedRetriever, inputs: Inputs, asked: Asked) -> Iterator[p
         yield pd.concat([named, table], axis=1)
 
 
-def _say_left_out(path: str, source: Source) -> None:
+def say_left_out(path: str, source: Source) -> None:
+    """Say which files of a folder are no images."""
     if source.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
         log.warning("%s: files that are no images are left out: %s", path, kinds)
@@ -125,7 +126,7 @@ def evaluate(student: Student, path: str, columns: Wanted, batch_size: int | Non
     if isinstance(student, LoadedRetriever) or not isinstance(student.experiment.task, Classification):
         raise ConfigError(f"{student.folder}: its student sorts nothing into classes; evaluate measures those that do")
     source = open_source(path, columns)
-    _say_left_out(path, source)
+    say_left_out(path, source)
     inputs = Inputs(source, strict)
     found = evaluating.evaluate(student, student.experiment.task, inputs, batch_size)
     found["left_out"] = inputs.bad
