@@ -12,7 +12,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
-FormatName = Literal["safetensors"]
+FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers"]
 FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),

@@ -14,9 +14,12 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.safetensors import Safetensors
+from tgt_ray.inference.export.sentence_transformers import SentenceTransformers
+from tgt_ray.inference.export.timm import Timm
+from tgt_ray.inference.export.transformers import Transformers
 
 #: By their names.
-FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors,)}
+FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors, Transformers, Timm, SentenceTransformers)}
 #: What an export says of itself.
 RECORD_FILE = "export.json"
 
