@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from tests.helpers import retrieval
 from tests.helpers.experiments import changed
@@ -75,6 +75,9 @@ def test_students_are_opened_by_transformers_alone(sentences, text_models, text_
         "first token": (of_texts(sentences, mobile, tmp_path / "3", student={"pooling": "cls"}), TEXTS),
         "images": (write_student(timm, tmp_path / "4"), images),
     }
+    if "ultrabert" in CONFIG_MAPPING:  # a newer one of transformers
+        ultra = small("ultrabert", text_spec, tmp_path / "ultra", hidden_size=16, intermediate_size=32)
+        kinds["mean"] = (of_texts(sentences, ultra, tmp_path / "5", student={"pooling": "mean"}), TEXTS)
     made = {name: export(folder, "transformers", tmp_path / f"{name} out") for name, (folder, _) in kinds.items()}
     jobs = [(tmp_path / f"{name} out", inputs) for name, (_, inputs) in kinds.items()]
     for (name, (_, inputs)), found in zip(kinds.items(), answers(PROGRAM, jobs, tmp_path / "alone"), strict=True):
