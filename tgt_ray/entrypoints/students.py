@@ -12,7 +12,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
-FormatName = Literal["safetensors"]
+FormatName = Literal["safetensors", "onnx", "pt2"]
 FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),
@@ -129,6 +129,7 @@ def export(
 ) -> None:
     """Write a student in a format that other programs open."""
     from tgt_ray.core.storage import Storage
+    from tgt_ray.entrypoints import prediction
     from tgt_ray.inference.export import export_student
     from tgt_ray.inference.export.base import Options
     from tgt_ray.inference.loading import load_student
@@ -136,5 +137,7 @@ def export(
     with terminal.messages(level(quiet, verbose), to="stderr"):
         student = load_student(folder)
         root = Storage(storage if storage is not None else str(Path(student.folder).parent))
-        export_student(student, form, out, root, Options(int8, with_document_tower))
+        record = export_student(student, form, out, root, Options(int8, with_document_tower))
+    if int8:
+        prediction.show_precisions(record["precisions"])
     print(out)

@@ -12,11 +12,13 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
+from tgt_ray.inference.export.onnx import Onnx
+from tgt_ray.inference.export.pt2 import Pt2
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.safetensors import Safetensors
 
 #: By their names.
-FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors,)}
+FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors, Onnx, Pt2)}
 #: What an export says of itself.
 RECORD_FILE = "export.json"
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
 from torch import Tensor
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
-from tgt_ray.tasks import TaskData, inputs_of
+from tgt_ray.tasks import TaskData
+from tgt_ray.tasks.base import take
 
 
 class Data:
@@ -34,18 +38,37 @@ class Data:
                 " export where the data is"
             ) from err
 
-    def inputs(self, split: str, most: int) -> Tensor:
-        """Return the inputs of a split's first rows, (N, ...), as the student takes them."""
+    def inputs(self, split: str, most: int | None = None) -> Tensor:
+        """Return the inputs of some of a split's rows, (N, ...), as the student takes them.
+
+        - most: how many rows; fewer than there are lie evenly over the split, since rows may be sorted by their class;
+          None: all
+        """
+        return torch.cat(list(self.batches(split, most)))
+
+    def batches(self, split: str, most: int | None = None, size: int = 256) -> Iterator[Tensor]:
+        """Yield the same, `size` rows at a time."""
         task, data = self.student.experiment.task, self._read
-        table = data.tables[split]
-        inputs: Tensor = inputs_of(task, table.slice(0, min(most, len(table))), data.input_shape)[:]
-        return inputs
+        places = self._places(split, most)
+        for first in range(0, len(places), size):
+            rows = take(data.tables[split], places[first : first + size])
+            inputs = task.inputs(rows if isinstance(rows, pa.Table) else rows.to_arrow(), data.input_shape)
+            yield inputs
 
-    def labels(self, split: str, most: int) -> np.ndarray:
+    def labels(self, split: str, most: int | None = None) -> np.ndarray:
         """Return their labels, (N,)."""
-        return self._read.labels(split)[:most]
+        return self._read.labels(split)[self._places(split, most)]
 
-    def metrics(self, split: str, scores_NK: np.ndarray) -> dict[str, Any]:
-        """Compute the task's metrics of scores of a split's first N rows."""
-        table = self._read.tables[split].slice(0, len(scores_NK))
-        return self.student.experiment.task.evaluate(scores_NK, table, self._read.class_counts)
+    def reduced(self, scores_BK: np.ndarray) -> np.ndarray:
+        """Reduce scores to what the task's metrics need, (B, ...)."""
+        reduce = self.student.experiment.task.reducer(self._read.tables)
+        return reduce(torch.from_numpy(scores_BK)).numpy()
+
+    def metrics(self, split: str, reduced_N: np.ndarray) -> dict[str, Any]:
+        """Compute the task's metrics of as many of a split's rows, (N, ...), as `inputs` returned."""
+        rows = take(self._read.tables[split], self._places(split, len(reduced_N)))
+        return self.student.experiment.task.evaluate(reduced_N, rows, self._read.class_counts)
+
+    def _places(self, split: str, most: int | None) -> np.ndarray:
+        there = len(self._read.tables[split])
+        return np.linspace(0, there - 1, there if most is None else min(most, there)).round().astype(np.int64)
