@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,14 +100,25 @@ def test_names_and_temperature_are_in_the_file_and_beside_it(of_digits, tmp_path
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["export.json", "labels.json", "model.onnx"]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 70])
-def test_any_number_of_rows_is_a_batch(of_digits, tmp_path, rows):
+def test_any_number_of_rows_is_a_batch(of_digits, tmp_path):
     student = tgt_ray.load_student(of_digits.folder)
     write(student, tmp_path / "out")
-    images = np.random.default_rng(1).integers(0, 256, (rows, 1, 8, 8), dtype=np.uint8)
-    scores, embedding = run_graph(tmp_path / "out/model.onnx", images=images)
-    np.testing.assert_allclose(scores, student.scores(images), atol=1e-4)
-    np.testing.assert_allclose(embedding, student.embed(images), atol=1e-4)
+    for rows in (1, 2, 70):
+        images = np.random.default_rng(rows).integers(0, 256, (rows, 1, 8, 8), dtype=np.uint8)
+        scores, embedding = run_graph(tmp_path / "out/model.onnx", images=images)
+        np.testing.assert_allclose(scores, student.scores(images), atol=1e-4)
+        np.testing.assert_allclose(embedding, student.embed(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2"])
+def test_the_graph_says_nothing_of_the_machine_that_has_made_it(of_digits, tmp_path, name):
+    write(tgt_ray.load_student(of_digits.folder), tmp_path / "out", name)
+    file = tmp_path / f"out/model.{name}"
+    parts = [file.read_bytes()]
+    if name == "pt2":
+        with zipfile.ZipFile(file) as archive:
+            parts = [archive.read(each) for each in archive.namelist()]
+    assert not [each for each in parts if str(ROOT).encode() in each or b"site-packages" in each]
 
 
 @pytest.mark.parametrize(
@@ -279,3 +292,11 @@ def test_some_rows_are_of_all_classes_where_rows_are_sorted(of_digits, tmp_path)
     assert set(data.labels("train", 90)) == set(range(10))
     assert data.inputs("train", 90).shape == (90, 1, 8, 8)
     np.testing.assert_array_equal(data.inputs("train")[-1], data.inputs("train", 90)[-1])
+
+
+def test_data_that_has_changed_since_is_refused(of_digits, tmp_path):
+    student = tgt_ray.load_student(of_digits.folder)
+    other = replace(student, classes=tuple("abcdefghij"))
+    with pytest.raises(ConfigError, match="the data has other classes than the student was trained with"):
+        write(other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -163,9 +163,13 @@ def show_precisions(found: dict[str, Any]) -> None:
         for name, each in found.items()
         if isinstance(each, dict)
     }
-    rows = [{"": what} | {name: each[what] for name, each in columns.items()} for what in columns["float32"]]
+    table = Table("", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for what in columns["float32"]:
+        table.add_row(what, *(f"{each[what]:.3f}" for each in columns.values()))
     console = Console(soft_wrap=True, highlight=False)
-    console.print(_table(pd.DataFrame(rows)))
+    console.print(table)
     console.print(
         f"{found['rows']:,} validation rows, {100 * found['same_top']:.2f} % of them with the same first answer; times"
         f" are medians with {found['threads']} thread"

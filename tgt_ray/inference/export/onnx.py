@@ -67,6 +67,7 @@ def write_graph(student: Student, file: Path, known: dict[str, Any]) -> None:
         ) from err
     assert graph is not None
     for node in graph.model.graph:
+        node.metadata_props.clear()  # how torch has come to it
         for value in node.outputs:
             if value.name in names and not value.is_graph_output():
                 value.name = f"inner_{value.name}"  # torch calls it as its operation, such as `embedding`

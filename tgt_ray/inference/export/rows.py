@@ -31,12 +31,22 @@ class Data:
     def _read(self) -> TaskData:
         task = self.student.experiment.task
         try:
-            return task.load(self.storage)
+            data = task.load(self.storage)
         except (ConfigError, OSError) as err:
             raise ConfigError(
                 f"export: needs rows of the student's data to compare answers on, and these can't be read here ({err});"
                 " export where the data is"
             ) from err
+        if isinstance(self.student, LoadedRetriever):
+            same = data.tables["documents"]["key"].to_pylist() == self.student.documents["id"].tolist()
+        else:
+            same = (data.class_names or tuple(map(str, range(data.num_classes)))) == self.student.classes
+        if not same:
+            raise ConfigError(
+                f"export: the data has other {'documents' if task.has_documents else 'classes'} than the student was"
+                " trained with; export where the data is as it was"
+            )
+        return data
 
     def inputs(self, split: str, most: int | None = None) -> Tensor:
         """Return the inputs of some of a split's rows, (N, ...), as the student takes them.

@@ -80,12 +80,25 @@ def traced(student: Student, format_name: str, bytes_in: bool = False) -> Export
         shapes = {0: batch}
     try:
         with torch.no_grad():
-            return torch.export.export(Graph(student, bytes_in).eval(), (example,), dynamic_shapes=(shapes,))
+            program = torch.export.export(Graph(student, bytes_in).eval(), (example,), dynamic_shapes=(shapes,))
     except Exception as err:  # it fails in the network's own code, with errors of any kind
         raise ConfigError(
             f"--format {format_name}: torch.export can't follow the student's network ({_first_line(err)}); take"
             " safetensors"
         ) from err
+    return _clean(program)
+
+
+def _clean(program: ExportedProgram) -> ExportedProgram:
+    """Take out of a program what its maker's machine puts in: paths of files, and how weights lie in memory."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    for name, value in program.state_dict.items():
+        flat = value.detach().contiguous()
+        program.state_dict[name] = nn.Parameter(flat, False) if isinstance(value, nn.Parameter) else flat
+    return program
 
 
 def _first_line(err: Exception) -> str:
