@@ -12,7 +12,7 @@ def fresh(code: str, folder: Path, without: tuple[str, ...]) -> str:
     """
     blocked = f"import sys; sys.modules.update(dict.fromkeys({without!r}))\n"
     done = subprocess.run(
-        [sys.executable, "-c", blocked + code], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", blocked + code], cwd=folder, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

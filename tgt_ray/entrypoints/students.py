@@ -129,9 +129,9 @@ def export(
 ) -> None:
     """Write a student in a format that other programs open."""
     from tgt_ray.core.storage import Storage
-    from tgt_ray.entrypoints import prediction
     from tgt_ray.inference.export import export_student
     from tgt_ray.inference.export.base import Options
+    from tgt_ray.inference.export.int8 import show
     from tgt_ray.inference.loading import load_student
 
     with terminal.messages(level(quiet, verbose), to="stderr"):
@@ -139,5 +139,5 @@ def export(
         root = Storage(storage if storage is not None else str(Path(student.folder).parent))
         record = export_student(student, form, out, root, Options(int8, with_document_tower))
     if int8:
-        prediction.show_precisions(record["precisions"])
+        show(record["precisions"])
     print(out)

@@ -152,30 +152,6 @@ def show(found: dict[str, Any]) -> None:
         console.print(_table(pd.concat([pd.Series(found["classes"], name=""), counts], axis=1)))
 
 
-def show_precisions(found: dict[str, Any]) -> None:
-    """Print what `tgt_ray.inference.export.int8.measure` has found."""
-    columns = {
-        name: {
-            "KB": each["bytes"] / 1e3,
-            **{f"ms at batch {batch}": value for batch, value in each["latency_ms"].items()},
-            **each["metrics"],
-        }
-        for name, each in found.items()
-        if isinstance(each, dict)
-    }
-    table = Table("", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right")
-    for what in columns["float32"]:
-        table.add_row(what, *(f"{each[what]:.3f}" for each in columns.values()))
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    console.print(
-        f"{found['rows']:,} validation rows, {100 * found['same_top']:.2f} % of them with the same first answer; times"
-        f" are medians with {found['threads']} thread"
-    )
-
-
 def _table(frame: pd.DataFrame) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in frame.columns:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from tgt_ray.core.progress import progress
 from tgt_ray.inference.export.base import Student
@@ -122,3 +124,27 @@ def _turns(batches: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     while call < LEAST or time.perf_counter() - began < SECONDS:
         yield call, batches[call % len(batches)]
         call += 1
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what `measure` has found."""
+    columns = {
+        name: {
+            "KB": each["bytes"] / 1e3,
+            **{f"ms at batch {batch}": value for batch, value in each["latency_ms"].items()},
+            **each["metrics"],
+        }
+        for name, each in found.items()
+        if isinstance(each, dict)
+    }
+    table = Table("", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for what in columns["float32"]:
+        table.add_row(what, *(f"{each[what]:.3f}" for each in columns.values()))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"{found['rows']:,} validation rows, {100 * found['same_top']:.2f} % of them with the same first answer; times"
+        f" are medians with {found['threads']} thread"
+    )

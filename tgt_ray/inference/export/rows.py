@@ -59,15 +59,20 @@ class Data:
     def batches(self, split: str, most: int | None = None, size: int = 256) -> Iterator[Tensor]:
         """Yield the same, `size` rows at a time."""
         task, data = self.student.experiment.task, self._read
-        places = self._places(split, most)
+        places = self.places(split, most)
         for first in range(0, len(places), size):
             rows = take(data.tables[split], places[first : first + size])
             inputs = task.inputs(rows if isinstance(rows, pa.Table) else rows.to_arrow(), data.input_shape)
             yield inputs
 
+    def places(self, split: str, most: int | None) -> np.ndarray:
+        """Return the places of these rows in the split, (N,)."""
+        there = len(self._read.tables[split])
+        return np.linspace(0, there - 1, there if most is None else min(most, there)).round().astype(np.int64)
+
     def labels(self, split: str, most: int | None = None) -> np.ndarray:
         """Return their labels, (N,)."""
-        return self._read.labels(split)[self._places(split, most)]
+        return self._read.labels(split)[self.places(split, most)]
 
     def reduced(self, scores_BK: np.ndarray) -> np.ndarray:
         """Reduce scores to what the task's metrics need, (B, ...)."""
@@ -76,9 +81,5 @@ class Data:
 
     def metrics(self, split: str, reduced_N: np.ndarray) -> dict[str, Any]:
         """Compute the task's metrics of as many of a split's rows, (N, ...), as `inputs` returned."""
-        rows = take(self._read.tables[split], self._places(split, len(reduced_N)))
+        rows = take(self._read.tables[split], self.places(split, len(reduced_N)))
         return self.student.experiment.task.evaluate(reduced_N, rows, self._read.class_counts)
-
-    def _places(self, split: str, most: int | None) -> np.ndarray:
-        there = len(self._read.tables[split])
-        return np.linspace(0, there - 1, there if most is None else min(most, there)).round().astype(np.int64)

@@ -16,7 +16,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import sentences, to_texts
 from tgt_ray.inference.export.base import Student
-from tgt_ray.inference.export.tokenizer import tokenizer_json
+from tgt_ray.inference.export.ids import tokenizer_json
 from tgt_ray.inference.students import LoadedRetriever
 from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
