@@ -14,11 +14,13 @@ from PIL import Image
 import tgt_ray
 from tests.entrypoints.test_predict import command
 from tests.helpers import retrieval, text_runs
-from tests.helpers.experiments import changed
+from tests.helpers.experiments import TINY, changed
 from tests.helpers.fresh import fresh
+from tests.helpers.pictures import picture, write_pictures
 from tests.helpers.places import ROOT
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
+from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.export import export_student
 from tgt_ray.inference.export.base import Options
 from tgt_ray.inference.export.rows import Data
@@ -80,6 +82,30 @@ def test_five_images_in_ten_lines_without_torch_and_this_package(of_digits, tmp_
     block = page("onnxruntime", "PIL")
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
     said = [line.split() for line in fresh(block, tmp_path, NEITHER).splitlines()]
+    expected = student.predict(sorted((tmp_path / "my_images").iterdir()))
+    assert [label for _, label, _ in said] == expected.label.tolist()
+    np.testing.assert_allclose([float(each) for *_, each in said], expected.probability, atol=1e-5)
+
+
+def test_colour_images_of_a_folder_by_the_same_lines(monkeypatch, tmp_path):
+    monkeypatch.setattr("tgt_ray.inference.export.int8.SECONDS", 0.05)
+    data = {"type": "folder", "path": str(write_pictures(tmp_path / "pictures")), "size": 12}
+    changes = {
+        **TINY,
+        "task.data": data,
+        "task.long_tail": None,
+        "explorer.type": "none",
+        "train.steps": 6,
+        "train.eval_every": 3,
+    }
+    result = tgt_ray.run(changed(Experiment(), changes), storage=str(tmp_path / "runs"), name="colours", local=True)
+    student = tgt_ray.load_student(result.folder)
+    record = write(student, tmp_path / "student-onnx", int8=True)
+    assert record["parity"]["rows"] == record["precisions"]["rows"] == 6
+    (tmp_path / "my_images").mkdir()
+    for label in range(3):
+        picture(label, 50, (30, 20)).save(tmp_path / f"my_images/{label}.jpg")
+    said = [line.split() for line in fresh(page("onnxruntime", "PIL"), tmp_path, NEITHER).splitlines()]
     expected = student.predict(sorted((tmp_path / "my_images").iterdir()))
     assert [label for _, label, _ in said] == expected.label.tolist()
     np.testing.assert_allclose([float(each) for *_, each in said], expected.probability, atol=1e-5)
