@@ -12,7 +12,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
-FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers"]
+FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers", "onnx", "pt2"]
 FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),
@@ -131,10 +131,13 @@ def export(
     from tgt_ray.core.storage import Storage
     from tgt_ray.inference.export import export_student
     from tgt_ray.inference.export.base import Options
+    from tgt_ray.inference.export.int8 import show
     from tgt_ray.inference.loading import load_student
 
     with terminal.messages(level(quiet, verbose), to="stderr"):
         student = load_student(folder)
         root = Storage(storage if storage is not None else str(Path(student.folder).parent))
-        export_student(student, form, out, root, Options(int8, with_document_tower))
+        record = export_student(student, form, out, root, Options(int8, with_document_tower))
+    if int8:
+        show(record["precisions"])
     print(out)

@@ -12,6 +12,8 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
+from tgt_ray.inference.export.onnx import Onnx
+from tgt_ray.inference.export.pt2 import Pt2
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.safetensors import Safetensors
 from tgt_ray.inference.export.sentence_transformers import SentenceTransformers
@@ -19,7 +21,9 @@ from tgt_ray.inference.export.timm import Timm
 from tgt_ray.inference.export.transformers import Transformers
 
 #: By their names.
-FORMATS: dict[str, type[Format]] = {each.name: each for each in (Safetensors, Transformers, Timm, SentenceTransformers)}
+FORMATS: dict[str, type[Format]] = {
+    each.name: each for each in (Safetensors, Transformers, Timm, SentenceTransformers, Onnx, Pt2)
+}
 #: What an export says of itself.
 RECORD_FILE = "export.json"
 
