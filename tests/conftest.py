@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tgt_ray
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
@@ -184,3 +185,31 @@ def sentences(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("texts")
     write_sentences(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def of_digits(prepared, storage):
+    """A run on digits, of a moment."""
+    from tests.helpers.experiments import changed
+
+    short = {"train.steps": 60, "train.eval_every": 30, "explorer.type": "none"}
+    return tgt_ray.run(changed(prepared.experiment, short), storage=storage.root, name="of-digits", local=True)
+
+
+@pytest.fixture(scope="session")
+def of_sentences(sentences, tmp_path_factory):
+    """A run on sentences, of a moment."""
+    return _text_run(sentences, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def of_pairs(sentences, tmp_path_factory):
+    """The same on pairs of sentences."""
+    return _text_run(sentences, tmp_path_factory, data={"pair_column": "hypothesis"})
+
+
+def _text_run(sentences, tmp_path_factory, **changes):
+    from tests.helpers.text_runs import experiment
+
+    config = experiment(sentences, explorer={"type": "none"}, **changes)
+    return tgt_ray.run(config, storage=str(tmp_path_factory.mktemp("texts")), name="texts", local=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from tgt_ray.training.student import Student, rebuild_student
 
 if TYPE_CHECKING:
     import pandas as pd
+log = logging.getLogger(__name__)
 
 
 def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetriever:
@@ -39,6 +41,8 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetr
     """
     storage = find(folder)
     known = _read_description(storage)
+    if known.get("finished") is False:
+        log.warning("%s: its run hasn't finished, so this is the student of its last checkpoint", storage.shown)
     with as_stored():
         experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
     spec = InputSpec(tuple(known["input_shape"]), _tokenizer(storage, known))
