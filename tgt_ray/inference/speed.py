@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes
-from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.loading import find, load_student
 from tgt_ray.inference.origin import Origin
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
@@ -24,6 +23,9 @@ from tgt_ray.teacher.fingerprints import FOLDER, stem
 from tgt_ray.teacher.speed import speed_of_labeler, together
 from tgt_ray.teacher.store import load_teacher
 from tgt_ray.training.files import TOKENIZER_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from tgt_ray.inference.export.rows import Data
 
 log = logging.getLogger(__name__)
 

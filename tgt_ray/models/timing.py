@@ -16,8 +16,9 @@ from tgt_ray.models.optimise import threads
 
 #: Rows that are given at once where rows a second are counted.
 TOGETHER = 64
-#: Seconds that each figure is measured for, after a first call that isn't counted (our choice).
-SECONDS = 0.08
+#: Seconds that each figure is measured for, after a first call that isn't counted; calls that a median needs; and
+#: seconds after which fewer have to do (our choice).
+SECONDS, CALLS, MOST_SECONDS = 0.08, 5, 0.2
 #: Seconds that a call with many rows may take; a model that is slower gets fewer rows at once (our choice).
 LONGEST_CALL_S = 4.0
 
@@ -32,7 +33,8 @@ def timed(model: Callable[[Tensor], Any], rows: Tensor, together: int = TOGETHER
       percentile) and `rows_per_second`
     """
     counts = sorted({1, usable_cpus()})
-    found, given = [], together
+    found: list[dict[str, Any]] = []
+    given = together
     with torch.no_grad():
         for count in counts:
             with threads(count):
@@ -67,9 +69,9 @@ def _seconds(model: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[float
     """Return how long each call takes, with the inputs in turn."""
     model(inputs[0])  # the first call is slower, since it makes room
     taken: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while not taken or time.perf_counter() < end:
-        before = time.perf_counter()
+    started = now = time.perf_counter()
+    while not taken or now - started < (SECONDS if len(taken) >= CALLS else MOST_SECONDS):
         model(inputs[len(taken) % len(inputs)])
-        taken.append(time.perf_counter() - before)
+        before, now = now, time.perf_counter()
+        taken.append(now - before)
     return taken

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
 from tgt_ray.inference.export.rows import Data
+from tgt_ray.inference.students import LoadedRetriever
 from tgt_ray.training.files import DOCUMENTS_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 
@@ -16,6 +17,9 @@ class Safetensors(Format):
 
     name: ClassVar[str] = "safetensors"
     usage: ClassVar[str] = 'import tgt_ray\nstudent = tgt_ray.load_student("FOLDER")\nprint(student.predict(INPUTS))'
+
+    def usage_for(self, student: Student) -> str:
+        return self.usage.replace(".predict(", ".search(") if isinstance(student, LoadedRetriever) else self.usage
 
     def check(self, student: Student) -> None:
         """Every student can be handed on so."""
