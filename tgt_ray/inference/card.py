@@ -104,6 +104,7 @@ def card(export: Export) -> str:
         all_classes=0 if details is None else len(details),
         most_classes=MOST_CLASSES,
         speeds=speed.table(export.record["speed"]["student"], export.record["speed"].get("teacher")),
+        busy=speed.busy(export.record["speed"]["student"]),
         not_compared=speed.why_not(export.record["speed"]["student"], export.record["speed"].get("teacher")),
         limits=list(_limits(export, details)),
     )

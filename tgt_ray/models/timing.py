@@ -28,9 +28,9 @@ def timed(model: Callable[[Tensor], Any], rows: Tensor, together: int = TOGETHER
 
     - rows: (N, ...), taken in turn
     - together: how many rows to give at once where rows a second are counted, at most
-    - returns: `cpu`, the processor; `rows`, how many were given at once; `threads`, a list with these keys for each
-      number of threads: `threads`, `latency_ms` (the median of calls with one row), `latency_p95_ms` (their 95th
-      percentile) and `rows_per_second`
+    - returns: `cpu`, the processor; `load`, how many processes wanted each CPU in the last minute, this one included;
+      `rows`, how many were given at once; and the list `threads`, which has for each number of threads: `threads`,
+      `latency_ms` (the median of calls with one row), `latency_p95_ms` (their 95th percentile) and `rows_per_second`
     """
     counts = sorted({1, usable_cpus()})
     found: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def timed(model: Callable[[Tensor], Any], rows: Tensor, together: int = TOGETHER
                     "rows_per_second": given / float(np.median(many)),
                 }
             )
-    return {"cpu": cpu_model(), "rows": given, "threads": found}
+    return {"cpu": cpu_model(), "load": os.getloadavg()[0] / usable_cpus(), "rows": given, "threads": found}
 
 
 def usable_cpus() -> int:
