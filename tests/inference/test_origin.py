@@ -4,38 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from tgt_ray.core import records
-from tgt_ray.core.storage import Storage
+from tests.helpers.sweeps import sweep_of
 from tgt_ray.inference.origin import origin_of
 
 
 @pytest.fixture(scope="module")
 def sweep(of_digits, tmp_path_factory) -> Path:
     return sweep_of(of_digits, tmp_path_factory.mktemp("storage") / "sweep")
-
-
-def sweep_of(run, folder: Path) -> Path:
-    """A sweep's folder, whose best trial and control are one run."""
-    for place in ("best", "train/aaaa", "train/cccc"):
-        shutil.copytree(run.folder, folder / place)
-        (folder / place / "record.json").unlink()
-    result = run.record["result"]
-    rows = [
-        {**result, "trial": "aaaa", "status": "finished", "control": None, "train.seed": 3},
-        {**result, "trial": "cccc", "status": "finished", "control": "one_hot", "balanced_accuracy": 40.0},
-        {"trial": "bbbb", "status": "failed", "control": None},
-    ]
-    storage = Storage(folder)
-    records.write_table(storage, pd.DataFrame(rows), "trials")
-    records.write_json(storage, rows[0], "best", "metrics.json")
-    record = {name: run.record[name] for name in ("fingerprints", "data", "teacher", "environment")}
-    search = {"metric": "balanced_accuracy", "mode": "max"}
-    config = {"experiment": run.record["experiment"], "space": {}, "search": search}
-    records.write_json(storage, {"kind": "sweep", "name": "my-sweep", "config": config, **record}, "record.json")
-    return folder
 
 
 def test_a_run_and_its_checkpoint(of_digits):
