@@ -456,6 +456,11 @@ class Page:
             rows.append([what, *times, *(figure(ratio, 2) for ratio in ratios)])
         return markdown(rows)
 
+    def levels_of(self, name: str) -> int:
+        """How many values of the step size a sweep tries."""
+        levels: int = self.record(name)["sweep"]["space"]["explorer.step_size"]["levels"]
+        return levels
+
     def where(self, name: str) -> str:
         """Where the time of a sweep goes, on each side."""
         told: dict[str, Callable[[str], str]] = {

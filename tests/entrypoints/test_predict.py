@@ -40,7 +40,8 @@ def pictures(digits, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
-def test_a_folder_of_images(monkeypatch, capsys, of_digits, pictures, tmp_path, ending):
+def test_a_folder_of_images(monkeypatch, capsys, caplog, of_digits, pictures, tmp_path, ending):
+    caplog.set_level("INFO")
     out = tmp_path / f"out.{ending}"
     assert command(monkeypatch, "predict", of_digits.folder, pictures, "--out", out, "--top", 3) == 0
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda file: pd.read_json(file, lines=True)}
@@ -50,24 +51,21 @@ def test_a_folder_of_images(monkeypatch, capsys, of_digits, pictures, tmp_path, 
     expected = tgt_ray.load_student(of_digits.folder).predict(files, top=3)
     assert table["label_3"].astype(str).tolist() == expected["label_3"].tolist()
     np.testing.assert_allclose(table["probability"], expected["probability"], rtol=1e-5)
-    said = capsys.readouterr()
-    assert "files that are no images are left out: 1 .txt" in said.err and "10 rows predicted" in said.err
-    assert said.out == "" and not list(tmp_path.glob(".*draft"))
+    assert "files that are no images are left out: 1 .txt" in caplog.text and "10 rows predicted" in caplog.text
+    assert capsys.readouterr().out == "" and not list(tmp_path.glob(".*draft"))
 
 
-def test_bad_rows_are_named_and_counted_and_strict_ends(monkeypatch, capsys, of_digits, pictures, tmp_path):
-    (pictures / "0" / "torn.png").write_bytes(b"\x89PNG torn")
+def test_bad_rows_are_named_and_counted_and_strict_ends(monkeypatch, capsys, caplog, of_digits, pictures, tmp_path):
+    caplog.set_level("INFO")
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     (tmp_path / "list.txt").write_text(
-        "".join(f"{file}\n" for file in [*pictures.rglob("0*.png"), "gone.png", "", pictures / "0" / "torn.png"])
+        "".join(f"{file}\n" for file in [*pictures.rglob("0*.png"), "gone.png", "", tmp_path / "torn.png"])
     )
     assert command(monkeypatch, "predict", of_digits.folder, tmp_path / "list.txt") == 0
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 11  # a head and ten rows
-    assert "gone.png: cannot be read (No such file or directory); it is left out" in said.err
-    assert (
-        "torn.png: not a readable image" in said.err
-        and "10 rows predicted; 3 can't be used and are left out" in said.err
-    )
+    said = caplog.text
+    assert len(capsys.readouterr().out.splitlines()) == 11  # a head and ten rows
+    assert "gone.png: cannot be read (No such file or directory); it is left out" in said
+    assert "torn.png: not a readable image" in said and "10 rows predicted; 3 can't be used and are left out" in said
     out = tmp_path / "strict.csv"
     assert command(monkeypatch, "predict", of_digits.folder, tmp_path / "list.txt", "--strict", "--out", out) == 2
     assert "error: INPUT gone.png: cannot be read" in capsys.readouterr().err and not out.exists()
@@ -157,10 +155,10 @@ def test_options_that_do_not_fit(monkeypatch, capsys, of_digits, pictures, optio
     assert said in capsys.readouterr().err
 
 
-def test_long_texts_and_gaps_are_counted(monkeypatch, capsys, of_sentences, tmp_path):
+def test_long_texts_and_gaps_are_counted(monkeypatch, caplog, of_sentences, tmp_path):
     pd.DataFrame({"text": ["good " * 60, None, "joy"]}).to_parquet(tmp_path / "rows.parquet")
     assert command(monkeypatch, "predict", of_sentences.folder, tmp_path / "rows.parquet") == 0
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "1 of 2 texts are longer than the student reads, and are cut" in said
     assert "row 1: no text; expected a text; it is left out" in said
 

@@ -183,7 +183,7 @@ class Images(Preprocess):
         return self._fitted(Image.fromarray(pixels))
 
     def stacked(self, rows: list[np.ndarray]) -> Tensor:
-        return torch.stack([_scaled(torch.from_numpy(row)) for row in rows])
+        return torch.stack([_scaled(torch.tensor(row)) for row in rows])
 
     def empty(self) -> Tensor:
         return torch.zeros(0, *self.shape)

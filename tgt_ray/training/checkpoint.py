@@ -50,12 +50,10 @@ def files_of(
     if isinstance(run.student.backbone, TextBackbone):
         tokenizer = run.student.backbone.tokens.tokenizer.backend_tokenizer.to_str().encode()
         student[TOKENIZER_FILE] = tokenizer
-    documents = b""
     if is_over(run) and run.experiment.task.has_documents:
-        documents = documents_file(run.data, run.student.criterion.ranked().numpy(force=True))
-        student[DOCUMENTS_FILE] = documents
+        student[DOCUMENTS_FILE] = documents_file(run.data, run.student.criterion.ranked().numpy(force=True))
     report = run.history[-1] if is_over(run) and run.history else None
-    student[STUDENT_FILE] = describe(run.experiment, run.data, run.student, tokenizer, documents, report)
+    student[STUDENT_FILE] = describe(run.experiment, run.data, run.student, tokenizer, report)
     return {**last_files(run), **student, STATE_FILE: state(run, reader, rests)}
 
 

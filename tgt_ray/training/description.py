@@ -25,12 +25,11 @@ def describe(
     data: StudentData,
     student: Student,
     tokenizer: bytes = b"",
-    documents: bytes = b"",
     report: dict[str, Any] | None = None,
 ) -> bytes:
     """Give what must be known beside the weights to build the student again, as JSON.
 
-    - tokenizer, documents: content of the files beside it, of a text student and of one that ranks documents
+    - tokenizer: content of the file beside it, of a text student
     - report: the last one of a run that is over; None: it still trains
     """
     known: dict[str, Any] = {
@@ -50,9 +49,8 @@ def describe(
     if report is not None and TEMPERATURE in report:
         rows = len(data.tables["validation"])
         known["calibration"] = {"temperature": report[TEMPERATURE], "split": "validation", "rows": rows}
-    for name, content in (("tokenizer", tokenizer), ("documents", documents)):
-        if content:  # whose file has no room for its own
-            known[f"{name}_checksum"] = checksum(content)
+    if tokenizer:  # whose file has no room for its own
+        known["tokenizer_checksum"] = checksum(tokenizer)
     return (json.dumps(known, indent=2) + "\n").encode()
 
 
