@@ -61,7 +61,7 @@ def push(folder: Path, name: str, public: bool) -> str:
     except (*HfHubHTTPError.__bases__, ValueError) as err:
         if isinstance(err, ConfigError):
             raise
-        reason = " ".join(str(err).split()) or type(err).__name__
+        reason = " ".join(str(err).split()).rstrip(".") or type(err).__name__
         raise RunFailed(
             f"--push {name}: {reason}; the export lies in {folder}, and `hf upload {name} {folder}` tries again"
         ) from err
