@@ -84,7 +84,12 @@ class Trained:
         - returns: (N, D), what its head sees
         """
         parts = [embedding.numpy() for _, embedding, _ in self.outputs(inputs, batch_size, scores=False)]
-        return np.concatenate(parts) if parts else np.zeros((0, int(self.module.backbone.dim)), np.float32)  # type: ignore[arg-type]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.module.backbone.dim)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def outputs(
@@ -149,8 +154,7 @@ class LoadedStudent(Trained):
         """Return embeddings (N, D) and scores (N, K) of all inputs."""
         parts = [(embedding.numpy(), scores.numpy()) for _, embedding, scores in self.outputs(inputs, batch_size)]
         if not parts:
-            dim = int(self.module.backbone.dim)  # type: ignore[arg-type]
-            return np.zeros((0, dim), np.float32), np.zeros((0, len(self.classes)), np.float32)
+            return np.zeros((0, self.dim), np.float32), np.zeros((0, len(self.classes)), np.float32)
         embeddings, scores = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(scores)
 
