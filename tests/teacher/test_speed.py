@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.pictures import write_pictures
 from tgt_ray.core.environment import cpu_model
+from tgt_ray.core.storage import Storage
+from tgt_ray.data import ImageFolder
+from tgt_ray.tasks import ImageClassification
 from tgt_ray.teacher import speed
 from tgt_ray.teacher.fingerprints import stem
 from tgt_ray.teacher.labelers.image import ConvLabeler
@@ -64,3 +68,11 @@ def test_a_huge_model_on_a_gpu_is_not_brought_to_the_cpu(monkeypatch):
 )
 def test_large_images_are_fewer_at_once(shape, rows):
     assert speed.together(shape, nn.Linear(1, 1)) == rows
+
+
+def test_rows_in_files_are_taken_as_well(tmp_path):
+    write_pictures(tmp_path / "pictures")
+    task = ImageClassification(data=ImageFolder(path=tmp_path / "pictures", size=8))
+    data = task.load(Storage(tmp_path / "storage"))
+    rows = speed.rows_to_time(task, data.tables["validation"], data.input_shape)
+    assert rows.shape == (min(64, len(data.tables["validation"])), *data.input_shape) and rows.max() <= 1

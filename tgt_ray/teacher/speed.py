@@ -30,8 +30,7 @@ MORE = 4
 
 def rows_to_time(task: Task, table: Table, input_shape: tuple[int, ...]) -> Tensor:
     """Return the inputs of a table's first rows, (N, ...): as many as are given at once, where there are as many."""
-    part = table.slice(0, TOGETHER)
-    inputs: Tensor = inputs_of(task, part, input_shape)[torch.arange(len(part))]
+    inputs: Tensor = inputs_of(task, table, input_shape)[torch.arange(min(TOGETHER, len(table)))]
     return inputs
 
 
