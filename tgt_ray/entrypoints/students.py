@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -162,10 +163,6 @@ def export(
 
 def _asked_for() -> str | None:
     """Ask for the licence of a student; None where the user gives none."""
-    said: str = typer.prompt(
-        "Licence of the student, for its card, such as apache-2.0 (empty: none)",
-        default="",
-        show_default=False,
-        err=True,
-    )
-    return said.strip() or None
+    # On stderr, since what the command prints is the folder alone.
+    typer.echo("Licence of the student, for its card, such as apache-2.0 (empty: none): ", err=True, nl=False)
+    return sys.stdin.readline().strip() or None

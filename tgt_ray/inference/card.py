@@ -262,8 +262,8 @@ def _results(export: Export) -> dict[str, Any] | None:
     if origin.result is None:
         return None
     metrics = [name for name in task.metric_names if f"test_{name}" in origin.result or name in origin.result]
-    seed = export.experiment.train.seed
-    rows = [_row("this student", origin.result, metrics, seed)]
+    rows = [_row("this student", origin.result, metrics, export.experiment.train.seed)]
+    seed = (origin.record or {}).get("config", {}).get("experiment", {}).get("train", {}).get("seed")
     if origin.trials is not None:
         finished = origin.trials[(origin.trials.status == "finished") & origin.trials.control.notna()]
         rows += [
@@ -283,7 +283,7 @@ def _row(who: str, said: dict[Any, Any], metrics: list[str], seed: int | None) -
     return {"who": who, "seed": seed, "test": tested, "validation": said.get(metrics[0]) if metrics else None}
 
 
-def _seed_of(trial: dict[Any, Any], usual: int) -> int:
+def _seed_of(trial: dict[Any, Any], usual: int | None) -> int | None:
     own = trial.get("train.seed")
     return usual if own is None or own != own else int(own)
 
