@@ -25,6 +25,9 @@ class Safetensors(Format):
     takes: ClassVar[tuple[str, ...]] = ("with_document_tower",)
     usage: ClassVar[str] = 'import tgt_ray\nstudent = tgt_ray.load_student("FOLDER")\nprint(student.predict(INPUTS))'
 
+    def usage_for(self, student: Student) -> str:
+        return self.usage.replace(".predict(", ".search(") if isinstance(student, LoadedRetriever) else self.usage
+
     def check(self, student: Student) -> None:
         """Every student can be handed on so."""
 
