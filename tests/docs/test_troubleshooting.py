@@ -30,6 +30,7 @@ ELSEWHERE = {
     "inference/service.py": ["content-type: '", "; send fewer inputs at once"],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
+    "results/speed.py": ["how small and how fast the student is, was not measured ("],
     "entrypoints/summary.py": ["no trial has finished", "is not behind the best trial by validation"],
 }
 #: Messages that no user of the commands sees, each with the reason.

@@ -40,6 +40,10 @@ class Format(ABC):
     #: How a user opens it, for the card: lines of Python, with FOLDER for the export's folder.
     usage: ClassVar[str]
 
+    def usage_for(self, student: Student) -> str:
+        """Return `usage` for a student, with INPUTS for what it takes."""
+        return self.usage
+
     @abstractmethod
     def check(self, student: Student) -> None:
         """Raise ConfigError where the format can't express the student. Nothing is written before."""
@@ -70,13 +74,13 @@ def linear_head(student: Student, format_name: str) -> nn.Linear:
     factors = criterion.head.factors if isinstance(criterion.head, ScaledHead) else torch.ones(head.out_features)
     bias = head.bias if head.bias is not None else torch.zeros(head.out_features)
     shift = criterion.posthoc if isinstance(criterion, DistillationCriterion) else torch.zeros(1)
-    own = nn.Linear(head.in_features, head.out_features)
+    own = nn.utils.skip_init(nn.Linear, head.in_features, head.out_features)
     with torch.no_grad():
         own.weight.copy_(factors.cpu()[:, None] * head.weight.cpu())
         own.bias.copy_(factors.cpu() * bias.cpu() - shift.cpu())
         probe = torch.randn(4, head.in_features, generator=torch.Generator().manual_seed(0))
-        same = torch.allclose(own(probe), criterion.scores(probe.to(student.device)).cpu(), atol=1e-4, rtol=1e-4)
-    if not same:
+        mine, scores = own(probe), criterion.scores(probe.to(student.device)).cpu()
+    if mine.shape != scores.shape or not torch.allclose(mine, scores, atol=1e-4, rtol=1e-4):
         raise ConfigError(_no_linear_head(student, format_name))
     return own.requires_grad_(False)
 
