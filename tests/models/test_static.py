@@ -11,6 +11,8 @@ from tests.helpers import retrieval, text_runs
 from tests.helpers.text_models import TEXTS, rows
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+from tgt_ray.inference.export import export_student
 from tgt_ray.models.students import StaticStudent
 from tgt_ray.models.text.static import first_vectors, vectors_of, words_of
 from tgt_ray.teacher.labelers.text import TextEncoderLabeler
@@ -115,6 +117,9 @@ def test_it_learns_classes_and_is_used_without_the_encoder(sentences, text_model
     loaded = tgt_ray.load_student(result.folder)
     said = loaded.predict(["the film was joy today", "this book is noise today"], embedding=True)
     assert said["label"].tolist() == ["1", "0"] and said["embedding"][0].shape == (12,)
+    export_student(loaded, "safetensors", tmp_path / "export", Storage(tmp_path / "results"))
+    exported = tgt_ray.load_student(str(tmp_path / "export"))
+    np.testing.assert_array_equal(exported.scores(["the film"]), loaded.scores(["the film"]))
     on = tgt_ray.run(config, storage=str(tmp_path / "results"), name="on", local=True, start_from=result.folder)
     assert on.record["started_from"]["head"] == "kept"
 

@@ -244,3 +244,34 @@ def test_from_is_an_option_of_train(first, prepared, storage, tmp_path, capsys):
     assert f"error: --from: {tmp_path}/empty: has no student.safetensors" in capsys.readouterr().err
     record = json.loads((Path(storage.root) / "start-command" / "record.json").read_text())
     assert record["started_from"]["folder"] == first.folder
+
+
+STILL = {"steps": 1, "batch_size": 16, "learning_rate": 1e-30, "weight_decay": 0, "eval_every": 1}
+
+
+def test_a_student_of_queries_goes_on_in_the_space_of_documents(beir, encoder, storage, texts, sentences):
+    from tests.helpers import retrieval
+
+    plain = retrieval.experiment(beir, encoder, explorer={"type": "none"})
+    first = tgt_ray.run(plain, storage=storage.root, name="start-queries", local=True)
+    still = retrieval.experiment(beir, encoder, explorer={"type": "none"}, train=STILL)
+    again = tgt_ray.run(still, storage=storage.root, name="start-queries-on", local=True, start_from=first.folder)
+    assert again.record["started_from"]["head"] == "kept"
+    assert again.record["result"]["test_ndcg_at_10"] == pytest.approx(first.record["result"]["test_ndcg_at_10"])
+    # A student of queries can also begin to learn classes.
+    config = experiment(sentences, explorer={"type": "none"}, train=STILL).model_dump(mode="json")
+    del config["student"]
+    other = tgt_ray.run(config, storage=storage.root, name="start-from-queries", local=True, start_from=first.folder)
+    assert other.record["started_from"]["head"] == "new: it was for documents, and here are classes"
+
+
+def test_a_pretrained_student_needs_its_own_folder_no_more(sentences, text_models, storage, tmp_path):
+    shutil.copytree(text_models / "encoder", tmp_path / "encoder")
+    student = {"type": "text_encoder", "path": str(tmp_path / "encoder"), "max_tokens": 24}
+    config = experiment(sentences, explorer={"type": "none"}, student=student)
+    first = tgt_ray.run(config, storage=storage.root, name="start-pretrained", local=True)
+    shutil.rmtree(tmp_path / "encoder")
+    still = changed(config, {f"train.{name}": value for name, value in STILL.items()})
+    again = tgt_ray.run(still, storage=storage.root, name="start-pretrained-on", local=True, start_from=first.folder)
+    one, other = (tgt_ray.load_student(each.folder) for each in (first, again))
+    np.testing.assert_allclose(one.scores(["a film"]), other.scores(["a film"]), atol=1e-5)

@@ -32,7 +32,12 @@ def _whole(folder: str) -> str:
         raise ValueError("is empty; expected the folder of a run, a trial, a sweep or an export")
     if shown(folder) != folder:  # experiments are stored and printed
         raise ValueError("has a secret in it; leave it out, and give it by the environment")
-    return folder if "://" in folder else str(Path(folder).expanduser().absolute())
+    if "\0" in folder:
+        raise ValueError("cannot be the path of a folder (it has a zero byte)")
+    try:
+        return folder if "://" in folder else str(Path(folder).expanduser().absolute())
+    except RuntimeError as err:  # ~name of a user who doesn't exist
+        raise ValueError(str(err)) from err
 
 
 #: The folder of a student, made absolute, or a URI that pyarrow knows.
