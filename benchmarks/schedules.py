@@ -2,7 +2,9 @@
 
 python benchmarks/schedules.py --data digits|FOLDER [--times 1,3,6,12] [--rows 64000] [--seeds 5] [--jobs N] [--flip]
     [--methods A,B] [--storage DIR] [--out FILE.json] [--plot FILE.png] [--resume] [--set KEY=VALUE ...]
-python benchmarks/schedules.py --show FILE.json [--plot FILE.png]
+python benchmarks/schedules.py --show FILE.json[,FILE.json ...] [--plot FILE.png]
+
+Of several records the picture has a part for each.
 
 A run's cost is its student's processor time and the share that it has of the teacher's in a sweep of 16 trials.
 benchmarks/README.md says what is measured and how.
@@ -11,8 +13,10 @@ benchmarks/README.md says what is measured and how.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +118,15 @@ def start_worker(base: Experiment, prepared: Prepared, storage: Storage) -> None
     methods.start_worker(base, prepared, storage)
     data = prepared.student
     teacher = load_teacher(base.teacher, prepared.teacher, data.spec, data.num_classes, storage)
-    inputs = inputs_of(base.task, data.tables["train"].slice(0, TO_TIME), data.input_shape)[:]
+    table = data.tables["train"]
+    some = torch.arange(min(TO_TIME, len(table)))
+    inputs = inputs_of(base.task, table, data.input_shape)[some]
     with torch.no_grad():
         teacher.labeler(inputs[:8])
         started = time.process_time()
         teacher.labeler(inputs)
     seconds = (time.process_time() - started) / len(inputs)
-    _shared.update(prepared=prepared, storage=storage, teacher=teacher, labelling=seconds * len(data.tables["train"]))
+    _shared.update(prepared=prepared, storage=storage, teacher=teacher, labelling=seconds * len(table))
 
 
 def run_one(method: str, experiment: Experiment, made: dict[str, Any]) -> dict[str, Any]:
@@ -188,20 +194,45 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Draw test accuracy against a run's core-seconds, with a line for each method over its lengths."""
+    plot_all([record], path)
+
+
+def plot_all(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the same of several records, in a part for each."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for method in dict.fromkeys(line["method"] for line in record["summary"]):
-        lines = [line for line in record["summary"] if line["method"] == method]
-        points = sorted((line["core_s"]["mean"], line["test"]["mean"], line["test"]["std"] or 0.0) for line in lines)
-        seconds, scores, spread = zip(*points, strict=True)
-        style = "--" if method.startswith("distillation") else "-"
-        axes.errorbar(seconds, scores, spread, marker="o", markersize=4, capsize=2, linestyle=style, label=method)
-    label = f"core-seconds of a run, with its share of the teacher's in a sweep of {TRIALS} trials"
-    methods.over_seconds(axes, label, record)
-    figure.legend(loc="outside right upper", fontsize=8)
+    across = 1 if len(records) == 1 else 2
+    down = -(-len(records) // across)
+    figure = Figure(figsize=(9 if across == 1 else 11, 1 + 3.5 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    methods_of = dict.fromkeys(line["method"] for record in records for line in record["summary"])
+    colours = {method: f"C{number % 10}" for number, method in enumerate(methods_of)}
+    handles: dict[str, Any] = {}
+    for axes, record in zip(panels, records, strict=False):
+        for method in dict.fromkeys(line["method"] for line in record["summary"]):
+            lines = [line for line in record["summary"] if line["method"] == method]
+            points = sorted(
+                (line["core_s"]["mean"], line["test"]["mean"], line["test"]["std"] or 0.0) for line in lines
+            )
+            seconds, scores, spread = zip(*points, strict=True)
+            style = {"linestyle": "--" if method.startswith("distillation") else "-", "color": colours[method]}
+            handles[method] = axes.errorbar(seconds, scores, spread, marker="o", markersize=4, capsize=2, **style)
+        methods.over_seconds(axes, "", record)
+    for unused in panels[len(records) :]:
+        unused.set_visible(False)
+    figure.supxlabel(
+        f"core-seconds of a run, with its share of the teacher's in a sweep of {TRIALS} trials", fontsize="medium"
+    )
+    figure.legend(handles.values(), handles, loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def show_all(args: argparse.Namespace) -> None:
+    """Print several records, and draw them as one picture with --plot."""
+    records = [json.loads(Path(file).read_text(encoding="utf-8")) for file in args.show.split(",")]
+    print("\n\n".join(map(render, records)))
+    if args.plot:
+        plot_all(records, Path(args.plot))
 
 
 def render(record: dict[str, Any]) -> str:
@@ -307,5 +338,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def run(args: argparse.Namespace) -> None:
+    if args.show and "," in args.show:
+        show_all(args)
+    else:
+        show_or_measure(args, "schedules", measure, render, plot)
+
+
 if __name__ == "__main__":
-    main(lambda: show_or_measure(parse(), "schedules", measure, render, plot))
+    main(lambda: run(parse()))

@@ -394,6 +394,23 @@ class Page:
             rows.append([say(method), *(_reached(there[each]) if each in there else "-" for each in times)])
         return markdown(rows)
 
+    def best_ways(self, *records: str) -> str:
+        """The best way to use a teacher with each number of steps, and how far it is above the best distillation.
+
+        Ways are chosen by validation, and the scores are those on test. Rows that are explored for one student alone
+        cost it too much more to be compared.
+        """
+        rows: list[list[Any]] = []
+        for name in records:
+            record = self.record(name)
+            times = sorted({line["times"] for line in record["summary"]})
+            tail = base_of(record)["task"].get("long_tail")
+            what = f"{record['data']}, " + (f"imbalance {tail['imbalance']:g}" if tail else "few labels")
+            cells = [_best_way([line for line in record["summary"] if line["times"] == each]) for each in times]
+            rows = rows or [["data", *(f"x {each}" for each in times)]]
+            rows.append([f"{what} ({len(record['seeds'])} seeds)", *cells])
+        return markdown(rows)
+
     # The platform.
 
     def side(self, name: str, side: str) -> dict[str, Any]:
@@ -618,6 +635,16 @@ class Page:
         """Records and pictures of the folder that the page doesn't show."""
         there = {*names(self.folder), *(each.name for each in self.folder.glob("*.png"))}
         return sorted(there - self.used)
+
+
+def _best_way(lines: Sequence[Line]) -> str:
+    """Name the best way among some that have one number of steps, with its points over the best distillation."""
+    plain = [line for line in lines if line["method"].startswith("distillation")]
+    others = [line for line in lines if line not in plain and line["method"] != "gradient"]
+    floor, best = (max(each, key=lambda line: line["validation"]["mean"]) for each in (plain, others))
+    gained = best["test"]["mean"] - floor["test"]["mean"]
+    kind = floor["method"].partition(" + ")[2] or "as they come"
+    return f"{say(best['method'])}, {figure(gained, 1, '+')} over {figure(floor['test']['mean'], 1)} ({kind})"
 
 
 def _reached(line: Line) -> str:

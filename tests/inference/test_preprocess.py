@@ -33,7 +33,7 @@ def test_a_picture_is_the_same_as_path_bytes_array_and_object(tmp_path):
     rows = COLOUR([*forms, torch.from_numpy(pixels / 255.0)])
     assert rows.shape == (7, 3, 8, 8) and rows.dtype == torch.float32
     for row in rows:
-        torch.testing.assert_close(row, torch.from_numpy(pixels.transpose(2, 0, 1)).float() / 255)
+        torch.testing.assert_close(row, torch.tensor(pixels.transpose(2, 0, 1)).float() / 255)
 
 
 def test_other_sizes_are_brought_to_it_as_training_does(tmp_path):

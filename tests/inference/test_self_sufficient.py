@@ -1,5 +1,6 @@
 """A student's folder needs neither data, teacher nor the models that it began with."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -10,6 +11,9 @@ import tgt_ray
 from tests.helpers import retrieval
 from tests.helpers.text_runs import experiment
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
+from tgt_ray.inference.export import export_student
+from tgt_ray.inference.export.base import Options
 from tgt_ray.inference.index import Approximate, Exact, make_index
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
 
@@ -68,6 +72,49 @@ def test_a_student_that_embeds_documents_itself_takes_new_ones(beir, encoder, tm
     index = make_index(student.encode_documents(texts))
     found = student.search(["red car ?"], k=5, index=index)
     assert found.columns.tolist() == ["query", "rank", "document", "score"] and found["document"].between(0, 47).all()
+
+
+def test_an_export_with_the_document_tower_embeds_new_documents(of_queries, encoder, tmp_path):
+    student = tgt_ray.load_student(of_queries.folder)
+    out, options = tmp_path / "out", Options(with_document_tower=True)
+    record = export_student(student, "safetensors", out, Storage(tmp_path), options)
+    assert record["document_tower"]["largest_difference"] < 1e-3
+    exported = tgt_ray.load_student(str(out))
+    texts = [f"{each['title']}. {each['text']}" for each in retrieval.corpus()]
+    again = exported.encode_documents(texts)
+    # The documents as the data has them, which are joined with their titles in the same way.
+    assert again.shape == exported.document_embeddings.shape
+    np.testing.assert_allclose(np.sort(again.sum(axis=1)), np.sort(student.document_embeddings.sum(axis=1)), atol=0.05)
+    best = exported.search(["red car ?"], k=1, index=make_index(again))["document"][0]
+    assert retrieval.corpus()[best]["_id"] == student.search(["red car ?"], k=1)["id"][0]
+
+
+def test_a_document_tower_that_is_another_one_is_noticed(of_queries, encoder, tmp_path, monkeypatch):
+    student = tgt_ray.load_student(of_queries.folder)
+    shifted = student.document_embeddings + 0.01
+    other = dataclasses.replace(student, document_embeddings=shifted)
+    with pytest.raises(ConfigError, match="embeds documents otherwise than in training"):
+        export_student(other, "safetensors", tmp_path / "out", Storage(tmp_path), Options(with_document_tower=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_students_of_classes_have_no_document_tower(of_digits, tmp_path):
+    student = tgt_ray.load_student(of_digits.folder)
+    with pytest.raises(ConfigError, match="--with-document-tower: is for students of retrieval"):
+        export_student(student, "safetensors", tmp_path / "out", Storage(tmp_path), Options(with_document_tower=True))
+
+
+def test_an_export_is_opened_and_says_the_same(of_digits, digits, tmp_path):
+    student = tgt_ray.load_student(of_digits.folder)
+    export_student(student, "safetensors", tmp_path / "out", Storage(tmp_path))
+    images = np.frombuffer(digits.tables["test"]["image"].combine_chunks().buffers()[1], np.uint8)[: 64 * 5]
+    rows = images.reshape(5, 1, 8, 8)
+    moved = tgt_ray.load_student(str(tmp_path / "out"))
+    np.testing.assert_array_equal(moved.probabilities(rows), student.probabilities(rows))
+    with pytest.raises(ConfigError, match="is there already; give a new folder"):
+        export_student(student, "safetensors", tmp_path / "out", Storage(tmp_path))
+    with pytest.raises(ConfigError, match="--int8: has no effect on --format safetensors"):
+        export_student(student, "safetensors", tmp_path / "other", Storage(tmp_path), Options(int8=True))
 
 
 def test_documents_of_a_run_that_has_not_finished_are_missing(of_queries, tmp_path):

@@ -59,7 +59,7 @@ def predict(
     verbose: VerboseOption = False,
 ) -> None:
     """Predict the class of each input, or find documents for each query."""
-    from tgt_ray.entrypoints import prediction
+    from tgt_ray.inference import prediction
     from tgt_ray.inference.loading import load_student
     from tgt_ray.inference.predictions import check_target
 
@@ -96,7 +96,7 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Measure a student on other data with the same names of classes."""
-    from tgt_ray.entrypoints import prediction
+    from tgt_ray.inference import prediction
     from tgt_ray.inference.loading import load_student
 
     if out is not None and not out.parent.is_dir():

@@ -18,6 +18,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.preprocess import Images, Preprocess, Texts
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent, Network
+from tgt_ray.inference.tower import read_tower
 from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.objectives import Facts
@@ -113,6 +114,7 @@ def _retriever(
         document_embeddings=embeddings,
         embeds_documents=experiment.objective.lookup is not None,
         document_preprocess=_texts(task.document_bytes, False, student),
+        tower=read_tower(storage, device),
     )
 
 

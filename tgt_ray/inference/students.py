@@ -17,6 +17,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.index import Index, make_index
 from tgt_ray.inference.preprocess import Bad, Preprocess
+from tgt_ray.inference.tower import DocumentTower
 from tgt_ray.objectives.criteria.base import Criterion
 from tgt_ray.training.student import Student
 
@@ -84,7 +85,12 @@ class Trained:
         - returns: (N, D), what its head sees
         """
         parts = [embedding.numpy() for _, embedding, _ in self.outputs(inputs, batch_size, scores=False)]
-        return np.concatenate(parts) if parts else np.zeros((0, int(self.module.backbone.dim)), np.float32)  # type: ignore[arg-type]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.module.backbone.dim)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def outputs(
@@ -149,8 +155,7 @@ class LoadedStudent(Trained):
         """Return embeddings (N, D) and scores (N, K) of all inputs."""
         parts = [(embedding.numpy(), scores.numpy()) for _, embedding, scores in self.outputs(inputs, batch_size)]
         if not parts:
-            dim = int(self.module.backbone.dim)  # type: ignore[arg-type]
-            return np.zeros((0, dim), np.float32), np.zeros((0, len(self.classes)), np.float32)
+            return np.zeros((0, self.dim), np.float32), np.zeros((0, len(self.classes)), np.float32)
         embeddings, scores = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(scores)
 
@@ -199,13 +204,15 @@ class LoadedRetriever(Trained):
     - documents: a row for each, in the order of `document_embeddings`, with the columns `id` and `text`
     - document_embeddings: (K, E)
     - embeds_documents: whether the student embeds documents itself; otherwise they are embedded as the teacher did
-    - document_preprocess: what goes before `module` for documents
+    - document_preprocess: what turns documents into rows
+    - tower: embeds documents as the teacher did, where an export has it
     """
 
     documents: pd.DataFrame = field(repr=False)
     document_embeddings: np.ndarray = field(repr=False)
     embeds_documents: bool
     document_preprocess: Preprocess = field(repr=False)
+    tower: DocumentTower | None = field(repr=False, default=None)
 
     @cached_property
     def index(self) -> Index:
@@ -220,14 +227,21 @@ class LoadedRetriever(Trained):
         """Embed documents, (N, E).
 
         - documents: texts, each with its title first, if it has one
-        - raises ConfigError: where the student embeds queries alone
+        - raises ConfigError: where the student embeds queries alone, and has no tower beside it
         """
-        if not self.embeds_documents:
+        if self.embeds_documents:
+            return self._joined(self.encoded(documents, batch_size, preprocess=self.document_preprocess))
+        if self.tower is None:
             raise ConfigError(
                 f"{self.folder}: its student embeds queries alone, and was trained to match the teacher's documents;"
                 " encode new documents with an export that has their tower (export --with-document-tower)"
             )
-        return self._joined(self.encoded(documents, batch_size, preprocess=self.document_preprocess))
+        rows = self.document_preprocess.batches(documents, batch_size or 64)
+        return self._joined((each.places, self.tower(each.inputs.to(self.device)).cpu().numpy()) for each in rows)
+
+    def predict(self, queries: Any, *, top: int = 1) -> pd.DataFrame:
+        """Find the documents that answer each query best, as `search` does."""
+        return self.search(queries, top)
 
     def search(self, queries: Any, k: int = 10, index: Index | None = None) -> pd.DataFrame:
         """Find the k documents that answer each query best.

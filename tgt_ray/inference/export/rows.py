@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
 from tgt_ray.tasks import TaskData, inputs_of
+from tgt_ray.tasks.base import take
 
 
 class Data:
@@ -38,7 +40,7 @@ class Data:
         """Return the inputs of a split's first rows, (N, ...), as the student takes them."""
         task, data = self.student.experiment.task, self._read
         table = data.tables[split]
-        inputs: Tensor = inputs_of(task, table.slice(0, min(most, len(table))), data.input_shape)[:]
+        inputs: Tensor = inputs_of(task, table, data.input_shape)[torch.arange(min(most, len(table)))]
         return inputs
 
     def labels(self, split: str, most: int) -> np.ndarray:
@@ -47,5 +49,5 @@ class Data:
 
     def metrics(self, split: str, scores_NK: np.ndarray) -> dict[str, Any]:
         """Compute the task's metrics of scores of a split's first N rows."""
-        table = self._read.tables[split].slice(0, len(scores_NK))
+        table = take(self._read.tables[split], np.arange(len(scores_NK)))
         return self.student.experiment.task.evaluate(scores_NK, table, self._read.class_counts)

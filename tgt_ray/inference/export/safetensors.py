@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tgt_ray.core.batch import InputSpec
+from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
 from tgt_ray.inference.export.rows import Data
+from tgt_ray.inference.students import LoadedRetriever
+from tgt_ray.inference.tower import check_same, tower_of, write_tower
 from tgt_ray.training.files import DOCUMENTS_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+
+#: Documents that the model that embeds new ones is compared on.
+COMPARED = 64
 
 
 class Safetensors(Format):
     """Weights, description, tokenizer and documents, as they are."""
 
     name: ClassVar[str] = "safetensors"
+    takes: ClassVar[tuple[str, ...]] = ("with_document_tower",)
     usage: ClassVar[str] = 'import tgt_ray\nstudent = tgt_ray.load_student("FOLDER")\nprint(student.predict(INPUTS))'
 
     def check(self, student: Student) -> None:
@@ -25,4 +33,15 @@ class Safetensors(Format):
         for name in (WEIGHTS_FILE, STUDENT_FILE, TOKENIZER_FILE, DOCUMENTS_FILE):
             if there.exists(name):
                 out.write(there.read(name), name)
-        return {}
+        return {"document_tower": self._write_tower(student, out, data)} if options.with_document_tower else {}
+
+    @staticmethod
+    def _write_tower(student: Student, out: Storage, data: Data) -> dict[str, float]:
+        """Write what embeds new documents, after a comparison with those that the student has."""
+        if not isinstance(student, LoadedRetriever) or student.embeds_documents:
+            raise ConfigError("--with-document-tower: is for students of retrieval that embed queries alone")
+        tower = tower_of(student.experiment, InputSpec(student.input_shape))
+        rows = data.inputs("documents", COMPARED)
+        difference = check_same(tower, rows, student.document_embeddings[: len(rows)])
+        write_tower(tower, out)
+        return {"largest_difference": difference}
