@@ -6,6 +6,7 @@ Nothing that the folder names is imported or run.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.storage import Storage, shown
 from tgt_ray.core.stored import OTHER, Damaged, checksum
+
+log = logging.getLogger(__name__)
 
 #: The student's weights alone.
 WEIGHTS_FILE = "student.safetensors"
@@ -76,6 +79,12 @@ class KeptStudent:
     def classes(self) -> tuple[str, ...] | None:
         """The names of its classes in the order of its scores; None where it ranks documents."""
         return tuple(self.known["classes"]) if "classes" in self.known else None
+
+    def say_unfinished(self) -> None:
+        """Log a warning where its run goes on, so that other weights may lie there soon."""
+        if self.known.get("finished") is False:
+            shown = self.storage.shown
+            log.warning("%s: its run hasn't finished, so this is the student of its last checkpoint", shown)
 
     def setting(self, *keys: str) -> Any:
         """Return a setting of the experiment that has trained it, as plain data; None where it doesn't have it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from tgt_ray.training.student import Student, rebuild_student
 
 if TYPE_CHECKING:
     import pandas as pd
-log = logging.getLogger(__name__)
 
 
 def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetriever:
@@ -40,8 +38,7 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetr
     """
     kept = KeptStudent.at(folder)
     storage, known = kept.storage, kept.known
-    if known.get("finished") is False:
-        log.warning("%s: its run hasn't finished, so this is the student of its last checkpoint", storage.shown)
+    kept.say_unfinished()
     with as_stored():
         experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
     spec = InputSpec(kept.shape, kept.tokenizer)

@@ -25,6 +25,7 @@ def check(experiment: Experiment, data: TaskData) -> None:
     kept = start_of(experiment)
     if kept is None:
         return
+    kept.say_unfinished()
     _check_vocabulary(experiment, data, kept)
     if len(kept.shape) > 1 and kept.shape != tuple(data.input_shape):
         there, here = ("x".join(map(str, shape)) for shape in (kept.shape, data.input_shape))

@@ -67,6 +67,7 @@ class StudentLabeler(Labeler):
                 " needs one that was trained on classes"
             )
         kept.weights_digest  # noqa: B018  # a damaged file is said now
+        kept.say_unfinished()
 
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         from tgt_ray.objectives.criteria.labeling import LabelingStudent
