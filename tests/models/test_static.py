@@ -146,3 +146,13 @@ def test_a_student_of_queries_begins_in_the_space_of_documents(beir, encoder, tm
 
 def test_it_builds_without_a_task_s_vocabulary(text_models):
     assert StaticStudent(path=str(text_models / "encoder")).build(InputSpec((8,))).dim == 256
+
+
+def test_a_token_stands_where_a_text_would(text_models, t5):
+    from tgt_ray.models.text.static import around
+    from tgt_ray.models.text.tokens import own_tokens
+
+    tokens = own_tokens(str(text_models / "encoder"), None, 16, "test")
+    start, end = tokens.tokenizer("a")["input_ids"][0], tokens.end
+    assert around(tokens) == ([start], [end])
+    assert around(own_tokens(t5, None, 16, "test")) == ([], [1])

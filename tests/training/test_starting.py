@@ -275,3 +275,21 @@ def test_a_pretrained_student_needs_its_own_folder_no_more(sentences, text_model
     again = tgt_ray.run(still, storage=storage.root, name="start-pretrained-on", local=True, start_from=first.folder)
     one, other = (tgt_ray.load_student(each.folder) for each in (first, again))
     np.testing.assert_allclose(one.scores(["a film"]), other.scores(["a film"]), atol=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_on_ray_says_what_its_trials_began_with(ray_cluster, first, prepared, storage):
+    plain = changed(prepared.experiment, **SHORT).model_dump(mode="json")
+    space = {"train.start_from": {"choice": [None, first.folder]}}
+    search = {"algorithm": "grid", "controls": ["one_hot"], "scheduler": "none"}
+    result = tgt_ray.run_sweep(
+        {"experiment": plain, "space": space, "search": search}, storage=storage.root, name="start-sweep"
+    )
+    record = json.loads(storage.read("start-sweep", "record.json"))
+    assert record["started_from"] == {first.folder: KeptStudent.at(first.folder).weights_digest}
+    known = [
+        json.loads(storage.read("start-sweep", "train", trial, "student.json")).get("started_from", {}).get("head")
+        for trial in result.trials.trial
+    ]
+    assert sorted(map(str, known)) == ["None", "None", "kept"], "the control begins as the experiment says"

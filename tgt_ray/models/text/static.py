@@ -110,7 +110,7 @@ def words_of(encoder: TextBackbone) -> Tensor:
 def _said_of(encoder: TextBackbone, words: Tensor) -> Tensor:
     """Embed each token alone, with the special tokens around it that any text has, (N, E)."""
     tokens, parts = encoder.tokens, []
-    start, end = _around(tokens)
+    start, end = around(tokens)
     encoder.eval()
     for part in counted(words.split(AT_ONCE), "embedding tokens", len(words), "tokens"):
         columns = [*(torch.full_like(part, each) for each in start), part, *(torch.full_like(part, e) for e in end)]
@@ -118,10 +118,12 @@ def _said_of(encoder: TextBackbone, words: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _around(tokens: Tokens) -> tuple[list[int], list[int]]:
+def around(tokens: Tokens) -> tuple[list[int], list[int]]:
     """Return the special tokens that are put before and after a text."""
-    ids = list(tokens.tokenizer("a")["input_ids"])
-    inside = [place for place, each in enumerate(ids) if each not in tokens.special]
+    said = tokens.tokenizer("a", return_special_tokens_mask=True)
+    ids = list(said["input_ids"])
+    # Where the vocabulary doesn't have the letter, it has no token, or the unknown one.
+    inside = [place for place, added in enumerate(said["special_tokens_mask"]) if not added] or [len(ids)]
     return ids[: inside[0]], ids[inside[-1] + 1 :]
 
 
