@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,11 @@ def test_runs_go_to_lanes_in_their_order(queue):
     assert [begin(queue, "a").id, begin(queue, "b").id] == ["one", "two"]
     queue.end("two", None, [])
     assert begin(queue, "b").id == "three"
+
+
+def test_any_lane_may_measure_a_student_as_it_is(queue):
+    queue.submit(replace(run("speed", train__workers=2), measures=True))
+    assert begin(queue, "a").id == "speed" and queue.rebuilds == 0
 
 
 def test_a_worker_waits_where_there_is_no_run(queue):

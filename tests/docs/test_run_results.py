@@ -31,7 +31,19 @@ RUNS = {
     "consistency": {"objective.type": "consistency"},
 }
 #: Keys of records whose values are described as a whole.
-WHOLE = {"experiment", "config", "result", "cluster", "data", "quality", "packages", "encoders", "ledger", "anchors"}
+WHOLE = {
+    "experiment",
+    "config",
+    "result",
+    "cluster",
+    "data",
+    "quality",
+    "packages",
+    "encoders",
+    "ledger",
+    "anchors",
+    "speed",
+}
 
 
 def named(heading: str) -> set[str]:
@@ -142,6 +154,23 @@ def test_every_key_of_a_record_is_documented(left):
         for role in ("labeler", "generator"):
             for name in set(teacher[role]["quality"]) | set(teacher[role].get("encoders", {})):
                 assert f"`{name}`" in PAGE, name
+
+
+def test_every_key_of_speed_is_documented(left):
+    known = named("The keys of `speed`")
+    for folder in left.values():
+        record = json.loads((folder / "record.json").read_text())
+        student, teacher = record["speed"]["student"], record["teacher"]["labeler"]["speed"]
+        found = {*record["speed"], *record["speed"]["against_teacher"], *student, *student["threads"][0]}
+        assert {"rows_per_second", "latency_p95", "load"} <= found
+        assert found | set(teacher) <= known | {
+            "rows_per_second",
+            "latency",
+            "latency_p95",
+            "latency_ms",
+            "latency_p95_ms",
+        }
+        assert all(f"`{name}`" in PAGE for name in found)
 
 
 def test_every_key_of_student_json_is_documented(left):

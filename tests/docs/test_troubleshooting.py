@@ -29,6 +29,7 @@ ELSEWHERE = {
     ],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
+    "results/speed.py": ["how small and how fast the student is, was not measured ("],
     "entrypoints/summary.py": ["no trial has finished", "is not behind the best trial by validation"],
 }
 #: Messages that no user of the commands sees, each with the reason.

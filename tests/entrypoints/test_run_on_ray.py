@@ -48,6 +48,8 @@ def test_a_run_on_ray_leaves_its_files_and_record(off_policy, storage):
     record = json.loads(storage.read("random-ray", "record.json"))
     assert record["mode"] == "ray" and record["experiment"]["train"]["seed"] == 0
     assert record["teacher"]["labeler"]["pretrained_on"] == "full"
+    local = off_policy[0].record["speed"]["student"]
+    assert all(record["speed"]["student"][name] == local[name] for name in ("parameters", "cpu")), record["speed"]
     assert {"labeler", "generator", "data", "teacher_cache"} <= set(record["fingerprints"])
     assert 0 <= on_ray.metrics.iloc[-1]["wait_share"] <= 1
     assert 0 < on_ray.metrics.iloc[-1]["generator_utilisation"] <= 1

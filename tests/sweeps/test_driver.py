@@ -106,6 +106,13 @@ def test_the_record_says_what_was_run(result):
     assert result.record["teacher"]["labeler"]["reused"] is True
 
 
+def test_the_best_student_is_measured_at_the_end(result):
+    found = result.record["speed"]
+    assert found["trial"] == result.best.trial and found["student"]["parameters"] > 100
+    assert set(found["against_teacher"]) >= {"bytes", "latency", "rows_per_second"}
+    assert [line for line in repr(result).splitlines() if line.startswith("student: ") and "its teacher is" in line]
+
+
 @pytest.mark.slow
 def test_anchors_as_they_are_are_streamed_to_a_control_on_the_lane_of_other_trials(ray_cluster, prepared, storage):
     values = [("explorer.type", "random"), ("train.steps", 60), ("train.eval_every", 30)]

@@ -138,6 +138,9 @@ class LaneWorker:
         An error of the run alone ends only that run. An error that this process or its group can't go on after is
         raised: Ray Train then replaces the workers, and the run resumes from its checkpoint.
         """
+        if item.measures:
+            self._measure(item)
+            return
         from tgt_ray.distributed.coordinator import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
 
@@ -168,6 +171,27 @@ class LaneWorker:
             ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
         self.run_id, self.ended = None, time.perf_counter()
 
+    def _measure(self, item: Run) -> None:
+        """Report how small and how fast the student in a folder is, which one worker measures alone."""
+        from tgt_ray.inference.speed import measured
+        from tgt_ray.teacher.speed import rows_to_time
+
+        if self.rank == 0:
+            prepared = self._prepared_for(item)
+            data, task = prepared.student, item.experiment.task
+            rows = partial(rows_to_time, task, data.tables["validation"], data.input_shape)
+            speed = measured(item.folder, rows, prepared.teacher)
+            ray.get(self.board.report.remote(item.id, {"step": 0, "speed": speed}))
+            ray.get(self.board.end.remote(item.id, None, []))
+        self.ended = time.perf_counter()
+
+    def _prepared_for(self, item: Run) -> Prepared:
+        """Return what all runs share, fetched once."""
+        (reference,) = item.prepared
+        if self.prepared is None or self.prepared[0] != reference.hex():
+            self.prepared = reference.hex(), ray.get(reference)
+        return self.prepared[1]
+
     def _load(self, item: Run) -> StudentRun:
         """Build the run's student, optimizer and counters afresh, or restore them from its checkpoint."""
         import torch
@@ -178,10 +202,8 @@ class LaneWorker:
         if item.experiment.train.compile:
             torch._dynamo.reset()  # functions compiled for earlier runs count against a limit
         wrap = torch.nn.parallel.DistributedDataParallel if self.world_size > 1 else torch.nn.Identity()
-        (reference,) = item.prepared
-        if self.prepared is None or self.prepared[0] != reference.hex():
-            self.prepared = reference.hex(), ray.get(reference)
-        run = StudentRun(item.experiment, self.prepared[1].student, self.rank, self.world_size, self.device, wrap)
+        student = self._prepared_for(item).student
+        run = StudentRun(item.experiment, student, self.rank, self.world_size, self.device, wrap)
         state = states.last_whole(Storage(item.folder))
         if state is not None:
             checkpoint.load_state(run, state)

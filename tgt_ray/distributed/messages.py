@@ -19,6 +19,7 @@ class Run:
     - prepared: holds a reference to a Prepared
     - folder: of the run's checkpoint
     - called: what lines of its workers begin with; empty where there is one run alone
+    - measures: whether the student in the folder is to be measured, and nothing is to be trained
     """
 
     id: str
@@ -26,6 +27,7 @@ class Run:
     prepared: tuple[Any, ...]
     folder: str
     called: str = ""
+    measures: bool = False
 
 
 @dataclass(frozen=True)

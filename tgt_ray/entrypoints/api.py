@@ -151,7 +151,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
-        history, prepared = (_run_local if local else _run_ray)(config, scan, root, folder, before)
+        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, folder, before)
     if before is not None:
         check_same(before, prepared.fingerprints, prepared.teacher, "run")
     record = {
@@ -167,6 +167,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         **_started(folder),
         "result": history[-1],
         "ledger": ledger([history[-1]]),
+        "speed": speed,
         "environment": environment(),
     }
     fit_check.keep(prepared.teacher, root, folder)
@@ -209,7 +210,10 @@ def _begun(of_state: Begun | None, before: dict[str, Any] | None, data: TaskData
 
 def _run_local(
     config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
-) -> tuple[list[dict[str, Any]], Prepared]:
+) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
+    """Train in this process; return the reports, what was prepared, and how small and fast the student is."""
+    from tgt_ray.inference.speed import measured
+    from tgt_ray.teacher.speed import rows_to_time
     from tgt_ray.training.local import begun_locally, devices, prepare_local, train_local
     from tgt_ray.training.run import Diverged
 
@@ -231,19 +235,21 @@ def _run_local(
     except Diverged as err:
         raise RunFailed(str(err)) from err
     _keep_files(config, folder)
-    return run.history, prepared
+    rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
+    return run.history, prepared, measured(folder.root, rows, prepared.teacher)
 
 
 def _run_ray(
     config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
-) -> tuple[list[dict[str, Any]], Prepared]:
-    """Train on Ray: a run is a lane with one job."""
+) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
+    """Train on Ray, where a run is a lane with one job; returns what `_run_local` does."""
     import ray
     from ray.exceptions import RayActorError
 
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.board import board_name
     from tgt_ray.distributed.lanes import open_prepared_lanes
+    from tgt_ray.distributed.measuring import measured_by_a_lane
     from tgt_ray.distributed.messages import Run
     from tgt_ray.distributed.resources import check_fits
     from tgt_ray.distributed.teacher_tasks import begun_on_ray, run_on_ray
@@ -258,7 +264,8 @@ def _run_ray(
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (board, prepared):
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
-            run = Run(folder.root, config, (ray.put(prepared),), checkpoints.root)
+            reference, speed = (ray.put(prepared),), dict[str, Any]()
+            run = Run(folder.root, config, reference, checkpoints.root)
             try:
                 ray.get(board.submit.remote(run))
                 answer = _followed(config, board, run.id)
@@ -266,10 +273,12 @@ def _run_ray(
                 raise RunFailed(
                     "the actor between this process and the run's workers was lost; continue with --resume"
                 ) from err
+            if answer.reason is None:
+                speed = measured_by_a_lane(board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
     _keep_files(config, folder)
-    return answer.history, prepared
+    return answer.history, prepared, speed
 
 
 def _followed(config: Experiment, board: Any, run_id: str) -> Any:

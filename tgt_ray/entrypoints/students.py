@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
-FormatName = Literal["safetensors"]
+FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers", "onnx", "pt2"]
 FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),
@@ -124,17 +125,47 @@ def export(
         str | None,
         typer.Option("--storage", help="Keeps what reading the student's data makes. Default: that of the student."),
     ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="NAME",
+            help="Of the student, for its card, such as apache-2.0. Asked for in a terminal.",
+        ),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Also upload it to the hub of Hugging Face, as private."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: everybody may see it.")] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a student in a format that other programs open."""
+    """Write a student in a format that other programs open, with a model card."""
     from tgt_ray.core.storage import Storage
     from tgt_ray.inference.export import export_student
     from tgt_ray.inference.export.base import Options
+    from tgt_ray.inference.export.int8 import show
     from tgt_ray.inference.loading import load_student
+    from tgt_ray.inference.origin import origin_of
+    from tgt_ray.inference.sharing import check_push
+    from tgt_ray.inference.sharing import push as upload
 
+    check_push(push, public)
     with terminal.messages(level(quiet, verbose), to="stderr"):
         student = load_student(folder)
-        root = Storage(storage if storage is not None else str(Path(student.folder).parent))
-        export_student(student, form, out, root, Options(int8, with_document_tower))
-    print(out)
+        licence = _asked_for() if licence is None and not quiet and terminal.can_ask() else licence
+        root = Storage(storage) if storage is not None else origin_of(student.folder).storage
+        root = root or Storage(Path(student.folder).parent)
+        record = export_student(student, form, out, root, Options(int8, with_document_tower), licence)
+        address = upload(out, push, public) if push is not None else None
+    if int8:
+        show(record["precisions"])
+    print(out if address is None else address)
+
+
+def _asked_for() -> str | None:
+    """Ask for the licence of a student; None where the user gives none."""
+    # On stderr, since what the command prints is the folder alone.
+    typer.echo("Licence of the student, for its card, such as apache-2.0 (empty: none): ", err=True, nl=False)
+    return sys.stdin.readline().strip() or None

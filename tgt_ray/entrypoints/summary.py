@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from tgt_ray.core.storage import shown
+from tgt_ray.results import speed
 from tgt_ray.results.ledger import ledger, line
 from tgt_ray.sweeps.config import SweepConfig
 
@@ -40,7 +41,8 @@ class RunResult:
         last = self.metrics.iloc[-1]
         tested = [f"test {key.removeprefix('test_')} {last[key]:.2f}" for key in last.index if key.startswith("test_")]
         sums = [line(made) for made in [ledger([last.to_dict()])] if made]
-        return "\n".join([*tested, *sums, f"student, records and report.html: {shown(self.folder)}"])
+        small = speed.lines(self.record)
+        return "\n".join([*tested, *small, *sums, f"student, records and report.html: {shown(self.folder)}"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,6 +91,7 @@ class SweepResult:
         teacher = self.record["teacher"]["labeler"].get("quality", {}).get("test", {}).get(metric)
         if teacher is not None:
             yield f"  teacher: {teacher:.2f}"
+        yield from speed.lines(self.record, best.trial)
         sign = 1 if self.config.search.mode == "max" else -1
         for row in controls:
             # One seed doesn't show that the control is better, but the sweep then shows no gain over it.

@@ -62,6 +62,11 @@ def messages(level: int = logging.INFO, to: Literal["stdout", "stderr"] = "stdou
         OURS.setLevel(before)
 
 
+def can_ask() -> bool:
+    """Tell whether a user sits before a terminal who can be asked for something."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 @contextmanager
 def _bars_on_a_terminal(to: Literal["stdout", "stderr"]) -> Iterator[None]:
     """Show long phases as bars where messages of level INFO go to a terminal; elsewhere they are lines."""

@@ -16,6 +16,7 @@ from tgt_ray.core import records
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import visible
+from tgt_ray.results import speed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,7 @@ def _section(folder: Storage) -> Section:
             page = f"{PurePath(file).stem}.html"
             if folder.exists(*where, page):
                 section.facts.append(f"{title}: {'/'.join([*where, page])} in this folder.")
-    section.tables += _teacher(record["teacher"])
+    section.tables += [*_speed(record), *_teacher(record["teacher"])]
     return section
 
 
@@ -214,6 +215,12 @@ def _about(folder: Storage, record: dict[str, Any]) -> list[str]:
         f"Recorded {environment['created']} with {packages}, commit {environment['commit'] or 'unknown'}.",
         f"Machine: {hardware['cpus']} CPUs ({hardware['cpu']}), {hardware['memory_gib']} GiB.",
     ]
+
+
+def _speed(record: dict[str, Any]) -> Iterable[Table]:
+    found = record.get("speed") or {}
+    if "student" in found:
+        yield Table("Size and speed", speed.table(found["student"], record["teacher"]["labeler"].get("speed")))
 
 
 def _teacher(teacher: dict[str, Any]) -> Iterable[Table]:

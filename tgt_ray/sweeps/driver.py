@@ -20,6 +20,7 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.board import board_name
 from tgt_ray.distributed.cluster import nodes
+from tgt_ray.distributed.measuring import measured_by_a_lane
 from tgt_ray.distributed.ray_train import filter_tune_messages
 from tgt_ray.distributed.resources import TRIAL_CPUS
 from tgt_ray.results.ledger import ledger
@@ -30,7 +31,7 @@ from tgt_ray.sweeps.curves import Curves
 from tgt_ray.sweeps.leaderboard import Leaderboard
 from tgt_ray.sweeps.schedulers import make_scheduler
 from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
-from tgt_ray.sweeps.table import best_first
+from tgt_ray.sweeps.table import ENDED, best_first
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
@@ -106,8 +107,11 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             shlex.quote(storage.shown),
             name,
         )
-        make_tuner(sweep, prepared, board, folder, concurrent, resume).fit()
-    return finish(sweep, folder)
+        reference = (ray.put(prepared),)
+        make_tuner(sweep, reference, board, folder, concurrent, resume).fit()
+        table = finish(sweep, folder)
+        measure_best(sweep, table, board, reference, folder)
+    return table
 
 
 def check_goes_on(sweep: SweepConfig, before: dict[str, Any], concurrent: int, data: TaskData) -> None:
@@ -130,18 +134,18 @@ def check_goes_on(sweep: SweepConfig, before: dict[str, Any], concurrent: int, d
 
 
 def make_tuner(
-    sweep: SweepConfig, prepared: Prepared, board: Any, folder: Storage, concurrent: int, resume: bool
+    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, folder: Storage, concurrent: int, resume: bool
 ) -> tune.Tuner:
     """Make Tune's experiment, or with `resume` restore it from the sweep's folder.
 
     Tune stores its own arguments, so it is given a file system and callbacks without secrets.
+
+    - prepared: holds a reference to a Prepared
     """
     filter_tune_messages()
     quiet, search = folder.without_secrets(), sweep.search
     trainable = tune.with_resources(
-        tune.with_parameters(
-            LaneTrial, sweep=sweep, board=board, prepared=(ray.put(prepared),), folder=folder.within("train")
-        ),
+        tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, folder=folder.within("train")),
         {"CPU": TRIAL_CPUS},
     )
     # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.
@@ -230,6 +234,25 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
             if folder.exists("train", best.trial, name):
                 folder.write(folder.read("train", best.trial, name), "best", name)
     return table
+
+
+def measure_best(
+    sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: tuple[Any, ...], folder: Storage
+) -> None:
+    """Record how small and how fast the best student is, once the sweep is over.
+
+    - table: its trials
+    - prepared: as for `make_tuner`
+    """
+    best, said = best_trial(sweep, table), records.read_json(folder, "record.json")
+    before, over = said.get("speed", {}), len(table) == sweep.num_trials and table.status.isin(ENDED).all()
+    if best is None or not over or (before.get("trial") == best.trial and "student" in before):
+        return
+    if sweep.search.warm_lanes:
+        speed = measured_by_a_lane(board, sweep.experiment, prepared, folder.within("best"))
+    else:
+        speed = {"lacking": "search.warm_lanes is false, so no process of a lane is left to do it"}
+    records.write_json(folder, {**said, "speed": {"trial": best.trial, **speed}}, "record.json")
 
 
 def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:

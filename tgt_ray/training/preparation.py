@@ -20,6 +20,8 @@ from tgt_ray.teacher.versions import Changes, Versions
 from tgt_ray.training import fit_check, imported
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tgt_ray.teacher.module import Teacher
 
 
@@ -51,12 +53,19 @@ def make_teacher(
     - threads: of the processes that it will work in; None: as many as torch has here
     - returns: the teacher on `device`, and its record with its `fit_check`, and with `forms` where it is to be fast
     """
+    from tgt_ray.teacher.speed import rows_to_time, with_speed
     from tgt_ray.teacher.store import prepare_teacher
 
     generates = experiment.uses_generator
     check_sizes(experiment, data)
     teacher, record = prepare_teacher(experiment.teacher, experiment.task, data, storage, device, generates, begun)
-    record = {**record, "fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
+
+    def rows() -> Tensor:
+        return rows_to_time(experiment.task, data.tables["validation"], data.input_shape)
+
+    labeler = with_speed(experiment.teacher.labeler, teacher.labeler, record["labeler"], rows, storage)
+    record = {**record, "labeler": labeler}
+    record |= {"fit_check": fit_check.ready(experiment, teacher, record, data, storage, device)}
     if experiment.teacher.run_as == "reference":
         return teacher, record
     return _fast(experiment, teacher, record, data, storage, device, threads)

@@ -38,6 +38,10 @@ class Format(ABC):
     #: How a user opens it, for the card: lines of Python, with FOLDER for the export's folder.
     usage: ClassVar[str]
 
+    def usage_for(self, student: Student) -> str:
+        """Return `usage` for a student, with INPUTS for what it takes."""
+        return self.usage
+
     @abstractmethod
     def check(self, student: Student) -> None:
         """Raise ConfigError where the format can't express the student. Nothing is written before."""

@@ -25,6 +25,9 @@ class Safetensors(Format):
     takes: ClassVar[tuple[str, ...]] = ("with_document_tower",)
     usage: ClassVar[str] = 'import tgt_ray\nstudent = tgt_ray.load_student("FOLDER")\nprint(student.predict(INPUTS))'
 
+    def usage_for(self, student: Student) -> str:
+        return self.usage.replace(".predict(", ".search(") if isinstance(student, LoadedRetriever) else self.usage
+
     def check(self, student: Student) -> None:
         """Every student can be handed on so."""
 
@@ -42,6 +45,6 @@ class Safetensors(Format):
             raise ConfigError("--with-document-tower: is for students of retrieval that embed queries alone")
         tower = tower_of(student.experiment, InputSpec(student.input_shape))
         rows = data.inputs("documents", COMPARED)
-        difference = check_same(tower, rows, student.document_embeddings[: len(rows)])
+        difference = check_same(tower, rows, student.document_embeddings[data.places("documents", COMPARED)])
         write_tower(tower, out)
         return {"largest_difference": difference}

@@ -41,3 +41,12 @@ def split_norms(module: nn.Module) -> None:
             setattr(module, name, SourceNorm(child))
         else:
             split_norms(child)
+
+
+def join_norms(module: nn.Module) -> None:
+    """Replace each SourceNorm by its batch norm, which does the same in evaluation."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, SourceNorm):
+            setattr(module, name, child.norm)
+        else:
+            join_norms(child)

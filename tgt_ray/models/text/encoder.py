@@ -37,7 +37,9 @@ class WithoutHead(nn.Module):
         self.of_tokens = states.dim() == 3
         if not self.of_tokens or self.last is None:
             return states
-        return states[torch.arange(len(states), device=states.device), self.last][:, None].expand_as(states)
+        # Not len(states), which torch.export would take for a constant.
+        rows = torch.arange(states.shape[0], device=states.device)
+        return states[rows, self.last][:, None].expand_as(states)
 
 
 class TextBackbone(nn.Module):
@@ -95,6 +97,13 @@ class TextBackbone(nn.Module):
         order = lengths.argsort(stable=True)
         parts = [self._of_ids(ids[rows], lengths[rows]) for rows in order.split(ALIKE)]
         return torch.cat(parts)[order.argsort()]
+
+    def of_any_ids(self, ids: Tensor) -> Tensor:
+        """Embed ids (B, T) without a look at their values, so that torch.export can follow it."""
+        out = self._embed(ids, {"input_ids": ids})
+        if self.head is not None:
+            self.head.last = None  # it must not stay behind where it is no real tensor
+        return out
 
     def _of_ids(self, ids: Tensor, lengths: Tensor) -> Tensor:
         # Columns that are padding in all rows are left out.

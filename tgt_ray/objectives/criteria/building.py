@@ -80,8 +80,7 @@ def as_linear(criterion: Criterion) -> nn.Linear | None:
     factors = criterion.head.factors.cpu() if isinstance(criterion.head, ScaledHead) else torch.ones(head.out_features)
     bias = head.bias.cpu() if head.bias is not None else torch.zeros(head.out_features)
     shift = criterion.posthoc.cpu() if isinstance(criterion, DistillationCriterion) else torch.zeros(1)
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and then replaced
-        own = nn.Linear(head.in_features, head.out_features)
+    own = nn.utils.skip_init(nn.Linear, head.in_features, head.out_features)
     own.weight.copy_(factors[:, None] * head.weight.cpu())
     own.bias.copy_(factors * bias - shift)
     probe = torch.randn(4, head.in_features, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,72 @@
+"""`python -m tgt_ray export`: the licence that it asks for, what it says, and what it refuses."""
+
+import io
+import json
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tgt_ray.entrypoints import cli, terminal
+
+
+def export(monkeypatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["tgt_ray", "export", *map(str, args), "--format", "safetensors"])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def asking(monkeypatch):
+    """A terminal before which somebody answers with this line."""
+
+    def answers(line: str) -> None:
+        monkeypatch.setattr(terminal, "can_ask", lambda: True)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n"))
+
+    return answers
+
+
+@pytest.mark.parametrize("said, licence", [("mit", "mit"), ("  ", None)])
+def test_a_terminal_is_asked_for_the_licence(monkeypatch, capsys, of_digits, tmp_path, asking, said, licence):
+    asking(said)
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine") == 0
+    printed = capsys.readouterr()
+    assert "Licence of the student" in printed.err and printed.out == f"{tmp_path / 'mine'}\n"
+    assert json.loads((tmp_path / "mine" / "export.json").read_text())["license"] == licence
+    assert ModelCard((tmp_path / "mine" / "README.md").read_text()).data.license == (licence or "other")
+
+
+@pytest.mark.parametrize("more", [["--license", "apache-2.0"], ["--quiet"]])
+def test_nobody_is_asked_who_has_said_it_or_wants_no_lines(monkeypatch, capsys, of_digits, tmp_path, asking, more):
+    asking("mit")
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine", *more) == 0
+    assert "Licence" not in capsys.readouterr().err
+    card = ModelCard((tmp_path / "mine" / "README.md").read_text())
+    assert card.data.license == ("apache-2.0" if "--license" in more else "other")
+
+
+def test_the_end_of_an_export_says_how_small_and_fast_the_student_is(monkeypatch, caplog, of_digits, tmp_path):
+    caplog.set_level("INFO")
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine", "--license", "mit") == 0
+    (line,) = [message for message in caplog.messages if message.startswith("student: ")]
+    assert "with 1 thread" in line and "its teacher is" in line
+    found = json.loads((tmp_path / "mine" / "export.json").read_text())["speed"]
+    assert found["student"]["rows"] == 64 and found["teacher"]["threads"] and found["against_teacher"]
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--public"], "error: --public: has no effect without --push OWNER/NAME; leave it out"),
+        (["--push", "mine"], "error: --push mine: expected OWNER/NAME"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_refused_before_anything_is_written(
+    monkeypatch, capsys, of_digits, tmp_path, more, said
+):
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine", *more) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
