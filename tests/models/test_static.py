@@ -120,6 +120,10 @@ def test_it_learns_classes_and_is_used_without_the_encoder(sentences, text_model
     export_student(loaded, "safetensors", tmp_path / "export", Storage(tmp_path / "results"))
     exported = tgt_ray.load_student(str(tmp_path / "export"))
     np.testing.assert_array_equal(exported.scores(["the film"]), loaded.scores(["the film"]))
+    refused = {"transformers": "has no class", "sentence-transformers": "leaves the special tokens around a text out"}
+    for name, why in refused.items():
+        with pytest.raises(ConfigError, match=f"--format {name}: {why}"):
+            export_student(loaded, name, tmp_path / name, Storage(tmp_path / "results"))
     on = tgt_ray.run(config, storage=str(tmp_path / "results"), name="on", local=True, start_from=result.folder)
     assert on.record["started_from"]["head"] == "kept"
 
