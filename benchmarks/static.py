@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -158,10 +159,12 @@ def one_core() -> Iterator[None]:
     """Keep this process on one core: the tokenizers' threads as well."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
+    logging.disable(logging.WARNING)  # each call would say how many texts it cuts
     try:
         with threads(1):
             yield
     finally:
+        logging.disable(logging.NOTSET)
         os.sched_setaffinity(0, cores)
 
 
