@@ -9,6 +9,7 @@ an error, and so is a record or a picture that the page doesn't use.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -271,6 +272,14 @@ class Page:
                 often = f"{len(record['runs']['plain'])} runs of each side, the median"
             rows.append([self.link(name), often, processor(record)])
         return markdown(rows)
+
+    def page_block(self, page: str, part: str) -> str:
+        """The first block of Python on another page that has this part, so that it is written once."""
+        blocks = re.findall(r"```python\n(.*?)\n```", (HERE / page).read_text(encoding="utf-8"), re.DOTALL)
+        found = next((block for block in blocks if part in block), None)
+        if found is None:
+            raise ResultsError(f"{page}: no block of Python has '{part}'")
+        return str(found)
 
     def link(self, name: str) -> str:
         self.record(name)

@@ -25,6 +25,7 @@ import forms
 import methods
 import retrieval
 import schedules
+import serving
 import static
 
 
@@ -345,6 +346,7 @@ def test_static_students_are_measured_beside_model2vec(kind, beir, sentences, en
     from tests.helpers import retrieval as things
     from tests.helpers import text_runs
 
+    pytest.importorskip("skeletoken", reason="model2vec distils with it")
     if kind == "documents":
         plain = things.experiment(beir, encoder).model_dump(mode="json")
     else:
@@ -377,3 +379,26 @@ def test_static_students_are_measured_beside_model2vec(kind, beir, sentences, en
     args.sets = ["train.steps=2", "train.eval_every=2"]
     with pytest.raises(ConfigError, match=r"--resume: .* is of another experiment"):
         static.measure(args)
+
+
+def test_service_and_loop_are_measured_alike_and_a_ratio_is_of_a_pair():
+    asked: list[int] = []
+    found = serving.measured([asked.append] * 2, 0.05, size=4)
+    assert sorted(asked) == list(range(len(asked)))
+    assert found["inputs_per_s"] * 0.05 < 4 * len(asked) and found["ms"] <= found["ms_95"]
+    assert serving.requests_of(list(range(7)), 3) == [[0, 1, 2], [3, 4, 5]]
+
+    def pair(service: float, loop: float) -> dict:
+        sides = {"service": service, "loop": loop}
+        return {side: {"inputs_per_s": speed, "ms": 1.0, "ms_95": 2.0} for side, speed in sides.items()} | {
+            "ratio": service / loop
+        }
+
+    pairs = [pair(10, 100), pair(30, 100), pair(90, 100)]
+    record = {
+        "data": "digits",
+        "command": "python benchmarks/serving.py",
+        "environment": environment(),
+        "results": [{"inputs": 1, "clients": 4, "pairs": pairs}],
+    }
+    assert serving.render(record).splitlines()[-1].split() == ["1", "4", "30", "100", "0.30", "1.0", "2.0", "1.0"]

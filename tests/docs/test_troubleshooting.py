@@ -27,6 +27,7 @@ ELSEWHERE = {
         "what it was made from (settings, data, versions of libraries) was not what is here now",
         "it was made on another processor (",
     ],
+    "inference/service.py": ["content-type: '", "; send fewer inputs at once"],
     "sweeps/table.py": ["the trial's process was lost"],
     "sweeps/trial.py": ["its run was stopped"],
     "results/speed.py": ["how small and how fast the student is, was not measured ("],

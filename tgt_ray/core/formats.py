@@ -28,6 +28,7 @@ FORMATS = {
     "bank": 1,
     "imported": 1,
     "export": 1,
+    "predictions": 1,
     "document_tower": 1,
     "form": 2,  # 2: embeddings are compared
 }

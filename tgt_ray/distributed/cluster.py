@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
@@ -70,11 +71,32 @@ def beside_the_caller() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def check_shared(storage: Storage) -> None:
-    """Raise ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see."""
+def reason(said: str) -> str:
+    """Return the cause in what Ray says of an error: its last line, below the traceback."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", said).splitlines() if line.strip()]
+    return cut(lines[-1], 300) if lines else ""
+
+
+def count_fitting(needs: Resources) -> int:
+    """Count the processes with these needs that the nodes hold, if nothing else runs there."""
+    wanted = {name: amount for name, amount in needs.items() if amount}
+    return sum(int(min(node.get(name, 0.0) // amount for name, amount in wanted.items())) for node in nodes())
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError for a device that a process of Ray can't be given."""
+    if device not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {device}: expected cpu, cuda or mps; Ray chooses the GPU of each process itself")
+
+
+def check_shared(storage: Storage, option: str = "--storage") -> None:
+    """Raise ConfigError where the storage is a folder of this machine that another node of the cluster doesn't see.
+
+    - option: that has named it
+    """
     if not storage.is_local:
         return
-    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
+    others = _other_nodes()
     marker = f"shared-{uuid.uuid4().hex[:8]}"
     storage.write(b"", marker)
     try:
@@ -84,9 +106,38 @@ def check_shared(storage: Storage) -> None:
         storage.fs.delete_file(storage.path(marker))
     if blind:
         raise ConfigError(
-            f"--storage {storage.shown}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this"
+            f"{option} {storage.shown}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see this"
             " folder; give a folder that all nodes mount, or a URI such as s3://bucket/path"
         )
+
+
+def check_seen(path: Path, what: str) -> None:
+    """Raise ConfigError where another node of the cluster doesn't see a file or folder of this machine.
+
+    - what: it is, for the message
+    """
+    others = _other_nodes()
+    seen = {n["NodeManagerAddress"]: _sees(n["NodeID"], str(path)) for n in others}
+    blind = sorted(address for address, ref in seen.items() if not ray.get(ref))
+    if blind:
+        raise ConfigError(
+            f"{what}: the cluster has {len(others) + 1} nodes, and {blind[0]} does not see it; put it where all nodes"
+            " see it"
+        )
+
+
+def check_folder_seen(folder: str, what: str) -> None:
+    """Do the same for a folder, which may also be a URI, which all nodes see.
+
+    - what: it is, for the message, which names it
+    """
+    storage = Storage(folder)
+    if storage.is_local:
+        check_seen(Path(storage.base), f"{what} {storage.shown}")
+
+
+def _other_nodes() -> list[dict[str, Any]]:
+    return [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
 
 
 def _sees(node_id: str, path: str) -> Any:

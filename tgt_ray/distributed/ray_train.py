@@ -32,7 +32,8 @@ IDLE_TIMEOUT_S = 7 * 24 * 3600
 TO_CONNECT_S, TO_ANSWER_S = 6, 5
 #: Loggers of Ray, and the level from which their messages are shown.
 LOGGERS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
-
+#: A part of the line that Ray writes where Ray Serve is ended: the call is answered by the end of its own process.
+ENDS_ITSELF = "ServeController.graceful_shutdown failed"
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def raylet_messages_to_stderr() -> None:
     printed = worker.print_to_stdstream
 
     def to_stderr(data: dict[str, Any], *args: Any, **options: Any) -> None:
-        printed({**data, "is_err": True}, *args, **options)
+        if not any(ENDS_ITSELF in str(line) for line in data.get("lines", ())):
+            printed({**data, "is_err": True}, *args, **options)
 
     if printed.__module__ != __name__:
         worker.print_to_stdstream = to_stderr

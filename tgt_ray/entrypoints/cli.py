@@ -16,7 +16,7 @@ from rich.console import Console
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
-from tgt_ray.entrypoints.students import evaluate, export, predict
+from tgt_ray.entrypoints.students import evaluate, export, predict, serve
 
 if TYPE_CHECKING:
     from tgt_ray.core.config import Config
@@ -342,7 +342,7 @@ def _print_schema(cls: type[Config]) -> None:
     print(json.dumps(cls.model_json_schema(), indent=2))
 
 
-COMMANDS = (train, sweep, predict, evaluate, export, data, bank, report, storage)
+COMMANDS = (train, sweep, predict, serve, evaluate, export, data, bank, report, storage)
 
 
 def main(*commands: Callable[..., None]) -> None:

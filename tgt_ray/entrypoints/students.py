@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 import typer
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.entrypoints import terminal
+from tgt_ray.entrypoints import spread, terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
 
 FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers", "onnx", "pt2"]
+#: Inputs of a file that `predict --ray` writes.
+ROWS_PER_PART = 4096
 FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="Folder or URI of a run, a trial, a sweep (its best student), an export."),
@@ -43,8 +45,12 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="File to write: .parquet, .csv or .jsonl. Default: CSV on standard output."),
+        str | None,
+        typer.Option(
+            "--out",
+            help="File to write: .parquet, .csv or .jsonl. Default: CSV on standard output. With --ray: a folder or"
+            " URI.",
+        ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes, or documents, to name.")] = 1,
     probabilities: Annotated[
@@ -56,20 +62,71 @@ def predict(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     strict: StrictOption = False,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Share the work over a Ray cluster, or all cores: --out becomes a folder with numbered Parquet files."
+            " Given again, the command goes on where it was broken off.",
+        ),
+    ] = False,
+    rows_per_part: Annotated[
+        int | None, typer.Option("--rows-per-part", min=1, help="With --ray: inputs of a file. Default: 4096.")
+    ] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Predict the class of each input, or find documents for each query."""
     from tgt_ray.inference import prediction
     from tgt_ray.inference.loading import load_student
-    from tgt_ray.inference.predictions import check_target
+    from tgt_ray.inference.predictions import check_folder, check_target
 
-    check_target(out)
-    with terminal.messages(level(quiet, verbose), to="stderr"):
-        student = load_student(folder, device)
+    if rows_per_part is not None and not on_ray:
+        raise ConfigError("--rows-per-part: has no effect without --ray; leave it out")
+    parts, target = (check_folder(out), None) if on_ray else ("", check_target(out))
+    # On Ray standard error has what libraries say, and standard output no predictions.
+    with terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"):
+        student = load_student(folder, "cpu" if on_ray else device)
         wanted = prediction.wanted(student, column, pair)
         asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)
-        prediction.predict(student, source, wanted, asked, out)
+        if on_ray:
+            spread.predict(student, folder, source, wanted, asked, parts, device, rows_per_part or ROWS_PER_PART)
+        else:
+            prediction.predict(student, source, wanted, asked, target)
+
+
+def serve(
+    folder: FolderArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. With 0.0.0.0 other machines reach it: no password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Processes that answer, each on a CPU, or on a GPU.")
+    ] = 1,
+    device: Annotated[str, typer.Option("--device", help="Of torch: cpu, cuda, mps.")] = "cpu",
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Inputs that are computed together.")] = 64,
+    batch_wait_ms: Annotated[
+        float, typer.Option("--batch-wait-ms", min=0, max=10_000, help="How long an input waits for others.")
+    ] = 2.0,
+    max_request_mb: Annotated[
+        float, typer.Option("--max-request-mb", min=0.001, max=2000, help="Size of a request. Larger: status 413.")
+    ] = 16.0,
+    max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Inputs of a request.")] = 256,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer HTTP requests with a student, until Ctrl-C."""
+    from tgt_ray.core.kept import find
+    from tgt_ray.distributed import serving
+    from tgt_ray.distributed.service_settings import Settings
+    from tgt_ray.inference.loading import load_student
+
+    settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
+    with terminal.messages(level(quiet, verbose)):
+        serving.check(settings)
+        load_student(folder)  # so that a bad folder is said before anything is started
+        serving.run(find(folder).root, settings)
 
 
 def evaluate(

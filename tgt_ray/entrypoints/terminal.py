@@ -123,7 +123,7 @@ def _progress(to: Literal["stdout", "stderr"]) -> Progress:
 
 
 @contextmanager
-def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
+def libraries_to_file(storage: Storage, name: str, folder: str = LOGS) -> Iterator[None]:
     """Write what Ray and other libraries print on stderr to `logs/NAME.log` of the storage; name the file at the end.
 
     Nearly all of it doesn't help the user: start-up limits, internals, deprecations. It stays on the terminal with
@@ -133,20 +133,20 @@ def libraries_to_file(storage: Storage, name: str) -> Iterator[None]:
     if not shown or OURS.isEnabledFor(logging.DEBUG):
         yield
         return
-    with _log_file(storage, name) as file:
+    with _log_file(storage, name, folder) as file:
         before = file.tell()
         with _stderr_to(file.fileno()):
             yield
         said = file.seek(0, os.SEEK_END) > before
     if said:
-        log.info("messages of Ray and other libraries: %s", storage.where(LOGS, f"{name}.log"))
+        log.info("messages of Ray and other libraries: %s", storage.where(folder, f"{name}.log"))
 
 
 @contextmanager
-def _log_file(storage: Storage, name: str) -> Iterator[IO[bytes]]:
+def _log_file(storage: Storage, name: str, folder: str) -> Iterator[IO[bytes]]:
     """Open the log to be added to; in a storage that isn't a folder it is put there at the end."""
     if storage.is_local:
-        path = Path(storage.path(LOGS, f"{name}.log"))
+        path = Path(storage.path(folder, f"{name}.log"))
         path.parent.mkdir(exist_ok=True)
         # Written as it comes, so that it is there if the process is killed.
         try:
@@ -157,15 +157,15 @@ def _log_file(storage: Storage, name: str) -> Iterator[IO[bytes]]:
                 path.unlink()
         return
     with tempfile.TemporaryFile(prefix="tgt_ray-") as file:
-        if storage.exists(LOGS, f"{name}.log"):
-            file.write(storage.read(LOGS, f"{name}.log"))
+        if storage.exists(folder, f"{name}.log"):
+            file.write(storage.read(folder, f"{name}.log"))
             file.flush()  # what comes is written past this object
         try:
             yield file
         finally:
             file.seek(0)
             if content := file.read():
-                storage.write(content, LOGS, f"{name}.log")
+                storage.write(content, folder, f"{name}.log")
 
 
 @contextmanager

@@ -78,10 +78,10 @@ def predict(student: Student, path: str, columns: Wanted, asked: Asked, out: Pat
     - raises RunFailed: where none can be used
     """
     source = open_source(path, columns)
-    _say_left_out(path, source)
+    say_left_out(path, source)
     inputs, done = Inputs(source, asked.strict), 0
     with written(out) as writer, progress("predicting", source.total, "rows") as phase:
-        for table in _tables(student, inputs, asked):
+        for table in tables(student, inputs, asked):
             writer.write(table)
             done += len(table)
             phase.to(done + inputs.bad)
@@ -91,11 +91,12 @@ def predict(student: Student, path: str, columns: Wanted, asked: Asked, out: Pat
     log.info("%s%s%s", f"{done:,} rows predicted", left_out, f"; {out}" if out is not None else "")
 
 
-def _tables(student: Student, inputs: Inputs, asked: Asked) -> Iterator[pd.DataFrame]:
+def tables(student: Student, inputs: Inputs, asked: Asked) -> Iterator[pd.DataFrame]:
+    """Yield a table for each batch of inputs: which ones they are, and what the student says of them."""
     if isinstance(student, LoadedRetriever):
         yield from _found(student, inputs, asked)
         return
-    for places, embeddings, scores in student.outputs(inputs.items(), asked.batch_size, inputs.refuse):
+    for places, embeddings, scores in student.outputs(inputs.items(), asked.batch_size, inputs.refuse, cut=inputs.cut):
         table = student.table(
             scores.numpy(), embeddings.numpy() if asked.embedding else None, asked.top, asked.probabilities
         )
@@ -105,7 +106,7 @@ def _tables(student: Student, inputs: Inputs, asked: Asked) -> Iterator[pd.DataF
 def _found(student: LoadedRetriever, inputs: Inputs, asked: Asked) -> Iterator[pd.DataFrame]:
     if asked.probabilities:
         raise ConfigError("--probabilities: a student of retrieval has none; --top says how many documents to name")
-    for places, embedded in student.encoded(inputs.items(), asked.batch_size, inputs.refuse):
+    for places, embedded in student.encoded(inputs.items(), asked.batch_size, inputs.refuse, cut=inputs.cut):
         table = student.nearest(embedded, asked.top)
         named = pd.DataFrame(inputs.named(places)).iloc[table.pop("query")].reset_index(drop=True)
         if asked.embedding:
@@ -113,7 +114,8 @@ def _found(student: LoadedRetriever, inputs: Inputs, asked: Asked) -> Iterator[p
         yield pd.concat([named, table], axis=1)
 
 
-def _say_left_out(path: str, source: Source) -> None:
+def say_left_out(path: str, source: Source) -> None:
+    """Say which files of a folder are no images."""
     if source.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
         log.warning("%s: files that are no images are left out: %s", path, kinds)
@@ -124,7 +126,7 @@ def evaluate(student: Student, path: str, columns: Wanted, batch_size: int | Non
     if isinstance(student, LoadedRetriever) or not isinstance(student.experiment.task, Classification):
         raise ConfigError(f"{student.folder}: its student sorts nothing into classes; evaluate measures those that do")
     source = open_source(path, columns)
-    _say_left_out(path, source)
+    say_left_out(path, source)
     inputs = Inputs(source, strict)
     found = evaluating.evaluate(student, student.experiment.task, inputs, batch_size)
     found["left_out"] = inputs.bad

@@ -78,14 +78,27 @@ def _written(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def check_target(out: Path | None) -> None:
-    """Raise ConfigError where predictions can't be written there; None is standard output."""
-    if out is None:
-        return
+def check_target(given: str | None) -> Path | None:
+    """Return the file that predictions are written to, None for standard output; ConfigError where they can't be."""
+    if given is None:
+        return None
+    out = Path(given)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--out {out}: ends with '{out.suffix}'; expected {', '.join(ENDINGS)}")
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
+    return out
+
+
+def check_folder(out: str | None) -> str:
+    """Return the folder of numbered files; ConfigError where it can't be one."""
+    if out is None:
+        raise ConfigError("--ray: writes numbered files; give a folder for them by --out")
+    if Path(out).suffix.lower() in ENDINGS:
+        raise ConfigError(f"--out {out}: with --ray it is a folder of numbered files; give a name without an ending")
+    if Path(out).is_file():
+        raise ConfigError(f"--out {out}: is a file; with --ray it is a folder of numbered files")
+    return out
 
 
 @contextmanager

@@ -236,6 +236,10 @@ class Texts(Preprocess):
     def _text(item: Any) -> str:
         if not isinstance(item, str):
             raise Unusable(f"{'no text' if item is None or item != item else type(item).__name__}; expected a text")
+        try:
+            item.encode()
+        except UnicodeEncodeError as err:  # JSON can write half of a character
+            raise Unusable(f"has half of a character at {err.start}; expected a text in Unicode") from err
         return clean(item)
 
     def too_long(self, rows: list[str]) -> int:

@@ -116,6 +116,10 @@ class Inputs:
         elif self.bad == NAMED + 1:
             log.warning("further inputs that can't be used are only counted")
 
+    def cut(self, count: int, total: int) -> None:
+        """Take note of texts that are longer than the student reads."""
+        log.warning("%d of %d texts are longer than the student reads, and are cut", count, total)
+
     @staticmethod
     def _where(row: Row) -> str:
         return row.name or f"row {row.number}"
@@ -214,6 +218,40 @@ def _table(file: Path, wanted: Wanted) -> Source:
     kind = TABLES[file.suffix.lower()]
     with readable(file, kind):
         names, total, batches = _opened(file, kind)
+    column = _column(file, names, wanted)
+    return Source(_rows(file, kind, batches, column, wanted), total, wanted.modality == "image")
+
+
+def part_of_parquet(file: Path, wanted: Wanted, first: int, count: int) -> Source:
+    """Open `count` rows of a Parquet file from row `first` on, which are counted from 0 again.
+
+    Only the groups of rows that have them are read.
+    """
+    with readable(file, "Parquet"):
+        opened = pq.ParquetFile(file)
+        column = _column(file, list(opened.schema_arrow.names), wanted)
+        batches = _some(opened, [column] if wanted.pair is None else [column, wanted.pair], first, count)
+    return Source(_rows(file, "Parquet", batches, column, wanted), count, wanted.modality == "image")
+
+
+def _some(opened: pq.ParquetFile, columns: list[str], first: int, count: int) -> Iterator[list[dict[str, Any]]]:
+    begin, last = 0, first + count
+    for group in range(opened.num_row_groups):
+        end = begin + opened.metadata.row_group(group).num_rows
+        if begin < last and end > first:
+            place = begin
+            for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
+                part = batch.slice(max(0, first - place), max(0, min(last, place + len(batch)) - max(first, place)))
+                place += len(batch)
+                if len(part):
+                    yield part.to_pylist()
+                if place >= last:
+                    break
+        begin = end
+
+
+def _column(file: Path, names: list[str], wanted: Wanted) -> str:
+    """Return the column of the inputs. Raises ConfigError where a table lacks a column that is wanted."""
     column = next((name for name in wanted.candidates if name in names), None)
     for missing, name in ((column is None, wanted.candidates[0]), (wanted.pair not in (None, *names), wanted.pair)):
         if missing:
@@ -221,7 +259,7 @@ def _table(file: Path, wanted: Wanted) -> Source:
     if wanted.label is not None and wanted.label not in names:
         raise ConfigError(f"{file}: has no column '{wanted.label}' with the classes; it has {', '.join(names)}")
     assert column is not None
-    return Source(_rows(file, kind, batches, column, wanted), total, wanted.modality == "image")
+    return column
 
 
 def _opened(file: Path, kind: str) -> tuple[list[str], int | None, Iterator[list[dict[str, Any]]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.index import Index, make_index
-from tgt_ray.inference.preprocess import Bad, Preprocess
+from tgt_ray.inference.preprocess import Bad, Preprocess, Rows
 from tgt_ray.inference.tower import DocumentTower
 from tgt_ray.objectives.criteria.base import Criterion
 from tgt_ray.training.student import Student
@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+#: Is told how many of how many texts are longer than the student reads.
+Cut = Callable[[int, int], None]
+
+
+def say_cut(cut: int, total: int) -> None:
+    """Say in the log how many of how many texts are longer than the student reads."""
+    log.warning("%d of %d texts are longer than the student reads, and are cut", cut, total)
+
+
+def counted(batches: Iterator[Rows], said: Cut | None) -> Iterator[Rows]:
+    """Yield batches, and say at their end how many texts in them are cut, where there are any."""
+    cut = total = 0
+    for rows in batches:
+        cut, total = cut + rows.cut, total + len(rows.places)
+        yield rows
+    if cut:
+        (said or say_cut)(cut, total)
 
 
 class Network(nn.Module):
@@ -94,7 +112,12 @@ class Trained:
 
     @torch.no_grad()
     def outputs(
-        self, inputs: Any, batch_size: int | None = None, bad: Bad | None = None, scores: bool = True
+        self,
+        inputs: Any,
+        batch_size: int | None = None,
+        bad: Bad | None = None,
+        scores: bool = True,
+        cut: Cut | None = None,
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield the places of a batch's rows among the inputs, their embeddings (B, D) and their scores (B, K).
 
@@ -102,17 +125,13 @@ class Trained:
         - batch_size: rows at once; None: as many as a moderate amount of memory holds
         - bad: is told which inputs can't be used; None: the first such one is an error
         - scores: whether scores are wanted; otherwise they are empty
+        - cut: is told at the end how many texts were too long; None: a line in the log says it
         """
         size = batch_size or rows_at_once(self.input_shape, self.module, most=256)
-        cut = total = 0
-        for rows in self.preprocess.batches(inputs, size, bad):
-            total += len(rows.places)
-            cut += rows.cut
+        for rows in counted(self.preprocess.batches(inputs, size, bad), cut):
             embedding = self.module.backbone(rows.inputs.to(self.device))
             scored = self.module.criterion.scores(embedding) if scores else embedding[:, :0]
             yield rows.places, embedding.float().cpu(), scored.float().cpu()
-        if cut:
-            log.warning("%d of %d texts are longer than the student reads, and are cut", cut, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +169,12 @@ class LoadedStudent(Trained):
         """
         found = self.found(inputs, batch_size)
         return self.table(found[1], found[0] if embedding else None, top, probabilities)
+
+    @torch.no_grad()
+    def answers(self, rows: Tensor) -> np.ndarray:
+        """Score all classes of model inputs (B, ...): (B, K)."""
+        scores: np.ndarray = self.module(rows.to(self.device)).float().cpu().numpy()
+        return scores
 
     def found(self, inputs: Any, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return embeddings (N, D) and scores (N, K) of all inputs."""
@@ -219,6 +244,13 @@ class LoadedRetriever(Trained):
         """The documents that the student was trained with, ready to be searched."""
         return make_index(self.document_embeddings)
 
+    @torch.no_grad()
+    def answers(self, rows: Tensor) -> np.ndarray:
+        """Embed queries that are model inputs (B, ...): (B, E)."""
+        states = self.module.backbone(rows.to(self.device))
+        embeddings: np.ndarray = self.module.criterion.embed(states).float().cpu().numpy()
+        return embeddings
+
     def encode_queries(self, queries: Any, batch_size: int | None = None) -> np.ndarray:
         """Embed queries in the space of documents, (N, E)."""
         return self._joined(self.encoded(queries, batch_size))
@@ -270,16 +302,20 @@ class LoadedRetriever(Trained):
 
     @torch.no_grad()
     def encoded(
-        self, texts: Any, batch_size: int | None = None, bad: Bad | None = None, preprocess: Preprocess | None = None
+        self,
+        texts: Any,
+        batch_size: int | None = None,
+        bad: Bad | None = None,
+        preprocess: Preprocess | None = None,
+        cut: Cut | None = None,
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield the places of a batch's texts among all, and their embeddings (B, E).
 
-        - texts, batch_size, bad: as the inputs of `outputs`
+        - texts, batch_size, bad, cut: as the inputs of `outputs`
         - preprocess: what goes before the network; None: that of queries
         """
-        for rows in (preprocess or self.preprocess).batches(texts, batch_size or 64, bad):
-            states = self.module.backbone(rows.inputs.to(self.device))
-            yield rows.places, self.module.criterion.embed(states).float().cpu().numpy()
+        for rows in counted((preprocess or self.preprocess).batches(texts, batch_size or 64, bad), cut):
+            yield rows.places, self.answers(rows.inputs)
 
     def _joined(self, parts: Iterator[tuple[list[int], np.ndarray]]) -> np.ndarray:
         embedded = [each for _, each in parts]
