@@ -26,6 +26,7 @@ import methods
 import retrieval
 import schedules
 import serving
+import static
 
 
 @pytest.fixture
@@ -338,6 +339,46 @@ def test_measures_are_correlated_over_data_sets_and_within_each(tmp_path):
     with pytest.raises(ConfigError, match="2 points with a gain"):
         (tmp_path / "few.json").write_text(json.dumps(points_of("a", [1, 2], [1, 2])))
         explored.correlate(argparse.Namespace(correlate=[str(tmp_path / "few.json")]))
+
+
+@pytest.mark.parametrize("kind", ["documents", "classes"])
+def test_static_students_are_measured_beside_model2vec(kind, beir, sentences, encoder, tmp_path, monkeypatch):
+    from tests.helpers import retrieval as things
+    from tests.helpers import text_runs
+
+    pytest.importorskip("skeletoken", reason="model2vec distils with it")
+    if kind == "documents":
+        plain = things.experiment(beir, encoder).model_dump(mode="json")
+    else:
+        labeler = {"type": "text_encoder", "path": str(encoder), "max_tokens": 24}
+        generator = text_runs.GENERATORS["masked_lm"]
+        teacher = {"labeler": labeler, "generator": generator}
+        plain = text_runs.experiment(sentences, teacher=teacher).model_dump(mode="json")
+    monkeypatch.setattr(static, "base_experiment", lambda data: plain)
+    monkeypatch.setattr(static, "LAPS", 1)
+    args = argparse.Namespace(
+        data="things",
+        sets=["train.steps=4", "train.eval_every=4"],
+        methods=["static, distillation", "from scratch"],
+        dims=[8, 4],
+        seeds=1,
+        storage=str(tmp_path),
+        resume=False,
+    )
+    record = static.measure(args)
+    named = ["static, distillation, 8", "from scratch", "model2vec, 8", "static, distillation, 4", "model2vec, 4"]
+    assert [each["method"] for each in record["results"]] == named
+    assert set(record["speeds"]) == {*named, "teacher"} and min(record["speeds"].values()) > 0
+    sizes = {each["method"]: each["bytes"] for each in record["results"]}
+    assert sizes["static, distillation, 8"] > sizes["static, distillation, 4"] > 0
+    table = static.render(json.loads(json.dumps(record)))
+    assert "texts a second" in table and "model2vec, 4" in table
+    args.resume = True
+    again = static.measure(args)
+    assert [each["metrics"] for each in again["results"]][:2] == [each["metrics"] for each in record["results"]][:2]
+    args.sets = ["train.steps=2", "train.eval_every=2"]
+    with pytest.raises(ConfigError, match=r"--resume: .* is of another experiment"):
+        static.measure(args)
 
 
 def test_service_and_loop_are_measured_alike_and_a_ratio_is_of_a_pair():

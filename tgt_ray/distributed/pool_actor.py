@@ -165,6 +165,7 @@ class TeacherGenerator:
                 experiment.objective,
                 train.channels_last,
                 train.second_phase,
+                train.start_from,  # which brings its tokenizer
                 has_split_norms(experiment),
             ),
             lambda: build_student(experiment, prepared.student, False).to(self.device).eval().requires_grad_(False),

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from tgt_ray.core import claims, formats, records
 from tgt_ray.core.config import Config, as_stored, validate
 from tgt_ray.core.environment import environment
-from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.core.errors import ConfigError, RunFailed, concerning
+from tgt_ray.core.kept import STUDENT_FILE, KeptStudent
 from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
@@ -85,6 +86,7 @@ def run(
     name: str | None = None,
     local: bool = False,
     resume: bool = False,
+    start_from: str | None = None,
 ) -> RunResult:
     """Train one experiment.
 
@@ -93,6 +95,8 @@ def run(
     - name: the run's folder below it; None: a new one
     - local: run in this process, without Ray
     - resume: continue the run of that name
+    - start_from: the folder of a student whose weights the training begins with, as `train.start_from`; where the
+      experiment has no block `student`, that student's is taken
     - raises ConfigError: for bad input, before anything is started
     - raises RunFailed: where the run was started and failed
     """
@@ -101,9 +105,31 @@ def run(
         where = root.where(name, "experiment.yaml")
         with as_stored():
             experiment = validate(Experiment, parse_yaml(root.read(name, "experiment.yaml"), where), where)
+    if start_from is not None:
+        experiment = _starting_from(start_from, experiment if experiment is not None else {})
     config: Experiment = _build(Experiment, experiment if experiment is not None else {})
     with messages():
         return _run(config, storage, name, local, resume)
+
+
+def _starting_from(folder: str, what: Experiment | dict[str, Any] | str | Source) -> Source:
+    """Return an experiment that begins with the weights of a student; parameters as for `run`."""
+    if isinstance(what, Experiment):
+        source = Source(what.model_dump(mode="json"))
+    elif isinstance(what, Source):
+        source = what
+    else:
+        source = Source(what) if isinstance(what, dict) else Source(load_yaml(what), str(what))
+    with concerning("--from"):
+        theirs = KeptStudent.at(folder).setting("student")
+    if "student" not in source.data and not any(key.split(".")[0] == "student" for key, _ in source.overrides):
+        if ":" in theirs["type"]:  # nothing that a folder names is imported
+            raise ConfigError(
+                f"--from {folder}: the student there is a class of your own, {theirs['type']}; name it in the"
+                " experiment's block student"
+            )
+        source = replace(source, data={**source.data, "student": theirs})
+    return replace(source, overrides=[*source.overrides, ("train.start_from", folder)])
 
 
 def _run(config: Experiment, storage: str | None, name: str | None, local: bool, resume: bool) -> RunResult:
@@ -138,6 +164,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         "fingerprints": prepared.fingerprints,
         "data": prepared.account,
         "teacher": prepared.teacher,
+        **_started(folder),
         "result": history[-1],
         "ledger": ledger([history[-1]]),
         "speed": speed,
@@ -148,6 +175,12 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     records.write_json(folder, record, "record.json")
     _write_report(folder)
     return RunResult(folder.root, pd.DataFrame(history), record)
+
+
+def _started(folder: Storage) -> dict[str, Any]:
+    """Return the entry of a run's record that says whose weights its student has begun with, if it has."""
+    known = records.read_json(folder, STUDENT_FILE)
+    return {"started_from": known["started_from"]} if "started_from" in known else {}
 
 
 def _check_state(folder: Storage, name: str) -> dict[str, Any] | None:
@@ -186,6 +219,7 @@ def _run_local(
 
     devices(config)
     data = _read(config, [config.objective], scan, root, in_this_process)
+    _check_start([config], data)
     begun = _begun(begun_locally(config, data, folder.within("checkpoint")), before, data)
     prepared = prepare_local(config, data, root, begun=begun)
     folder.write(dump_yaml(config).encode(), "experiment.yaml")
@@ -225,6 +259,7 @@ def _run_ray(
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
         data = _read(config, [config.objective], scan, root, run_on_ray)
+        _check_start([config], data)
         begun = _begun(begun_on_ray(config, data, checkpoints), before, data)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (board, prepared):
             log_teacher(prepared)
@@ -359,6 +394,16 @@ def _read(config: Experiment, objectives: Sequence[Objective], scan: Any, root: 
     return data
 
 
+def _check_start(experiments: Sequence[Experiment], data: TaskData) -> None:
+    """Look whether the students that trainings start from fit, and say what is kept of them."""
+    starting = [each for each in experiments if each.train.start_from is not None]
+    if starting:
+        from tgt_ray.training.starting import check  # imports torch
+
+        for each in starting:
+            check(each, data)
+
+
 def _write_report(folder: Storage) -> None:
     """Write the page of a run or sweep; it has ended and is recorded, so no fault of a page may lose it."""
     try:
@@ -434,6 +479,7 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
         cluster.check_shared(root)
         # All trials are selected by the same rows, whether they need others to be calibrated on or not.
         data = _read(config.experiment, config.objectives(), scan, root, run_on_ray)
+        _check_start(config.starting(), data)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
         table = driver.start(config, data, root, name, resume)

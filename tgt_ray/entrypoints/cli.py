@@ -93,6 +93,14 @@ def train(
     resume: ResumeOption = False,
     strict: StrictOption = False,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Begin with the weights of the student of a run, a trial, a sweep or an export (train.start_from).",
+        ),
+    ] = None,
     schema: SchemaOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -106,11 +114,11 @@ def train(
     if schema:
         return _print_schema(Experiment)
     sets = [*(sets or []), *(STRICT if strict else [])]
-    source = None if resume and file is None and not sets else _data(file, sets, {})
+    source = None if resume and file is None and not sets and start_from is None else _data(file, sets, {})
     if local:
         keep_freed_memory()  # safe, since nothing else runs in this process
     with terminal.messages(level(quiet, verbose)):
-        result = api.run(source, storage=storage, name=name, local=local, resume=resume)
+        result = api.run(source, storage=storage, name=name, local=local, resume=resume, start_from=start_from)
     print(result)
     return None
 

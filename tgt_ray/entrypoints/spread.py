@@ -31,9 +31,9 @@ def predict(
     - size: rows of a file
     - raises RunFailed: where no input can be used, or a part can't be made
     """
+    from tgt_ray.core.kept import find
     from tgt_ray.distributed import cluster, predictions
     from tgt_ray.inference import parts
-    from tgt_ray.inference.loading import find
 
     cluster.check_device(device)
     job = parts.prepare(student, find(folder), path, columns, asked, Storage(out), device, size)

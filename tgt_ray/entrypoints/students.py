@@ -117,9 +117,10 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer HTTP requests with a student, until Ctrl-C."""
+    from tgt_ray.core.kept import find
     from tgt_ray.distributed import serving
     from tgt_ray.distributed.service_settings import Settings
-    from tgt_ray.inference.loading import find, load_student
+    from tgt_ray.inference.loading import load_student
 
     settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
     with terminal.messages(level(quiet, verbose)):

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import concerning
+from tgt_ray.core.kept import KeptStudent
 from tgt_ray.data import StoredTable
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.backbones import ReadsTexts, TimmModel
@@ -61,7 +63,7 @@ def warn_of_cut_texts(config: Experiment, data: TaskData) -> None:
     """Log one warning for each text model that cuts some of its texts to its token limit."""
     for key, part, tables, why in _readers(config):
         with concerning(key):
-            tokens = part.tokens(data.spec, key)
+            tokens = _tokens(config, key, part, data)
         # A user's own task may keep its texts in another form.
         found = [config.task.texts(name, table) for name in tables if (table := data.tables.get(name)) is not None]
         found = [] if any(isinstance(data.tables.get(name), StoredTable) for name in tables) else found
@@ -73,6 +75,20 @@ def warn_of_cut_texts(config: Experiment, data: TaskData) -> None:
                 "%s: cuts %d of %d %s%s to its %d tokens; the first begins %r",
                 *(key, count, len(texts), what, why, tokens.max_tokens, first[:60]),
             )
+
+
+def _tokens(config: Experiment, key: str, part: ReadsTexts, data: TaskData) -> Any:
+    """Return a text model's tokens: of a student that starts from another one, those of that one."""
+    folder = config.train.start_from
+    if key != "student" or folder is None:
+        return part.tokens(data.spec, key)
+    kept = KeptStudent.at(folder)
+    architecture = kept.known.get("architecture", {})
+    if "special_tokens" not in architecture:  # a vocabulary of its task
+        return part.tokens(InputSpec(kept.shape, kept.tokenizer), key)
+    from tgt_ray.models.text.encoder import rebuilt_tokens
+
+    return rebuilt_tokens(architecture, kept.tokenizer, key)
 
 
 def _readers(config: Experiment) -> Iterator[tuple[str, ReadsTexts, tuple[str, ...], str]]:

@@ -5,10 +5,12 @@ Each check raises a ValueError that names the key, the value and what would be r
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tgt_ray.core.config import builtin_types, folders_of
-from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.errors import ConfigError, concerning, cut
+from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.signals.base import TeacherSide, unique
 from tgt_ray.core.signals.of_labeler import EMBEDDING, LOGITS
 from tgt_ray.models.backbones import ReadsTexts
@@ -352,7 +354,8 @@ def check_files(experiment: Blocks) -> None:
     named = {
         "teacher.labeler.weights": teacher.labeler.weights,
         "teacher.generator.weights": teacher.generator.weights,
-        "student.weights": experiment.student.weights_file,
+        # Not read where all weights come from another student.
+        "student.weights": experiment.student.weights_file if experiment.train.start_from is None else None,
     }
     for key, file in named.items():
         if file is not None and not file.is_file():
@@ -362,6 +365,7 @@ def check_files(experiment: Blocks) -> None:
 
             check_safetensors(file, f"{key}: {file}")
     check_folders(experiment)
+    check_start(experiment)
     if experiment.streams and experiment.explorer.needs_differentiable and teacher.generator.contextual:
         check_vocabularies(experiment)
 
@@ -373,12 +377,37 @@ def check_folders(experiment: Blocks) -> None:
     """
     teacher = experiment.teacher
     parts = {"teacher.labeler": teacher.labeler, "teacher.generator": teacher.generator, "student": experiment.student}
+    if experiment.train.start_from is not None:
+        del parts["student"]  # it is built from what its folder says
+    with concerning("teacher.labeler"):
+        teacher.labeler.check_folder()
     for key, part in parts.items():
         for path in folders_of(part).values():
             from tgt_ray.models.hub import check_folder
 
             with concerning(key):
                 check_folder(path, getattr(part, "subfolder", None))
+
+
+def check_start(experiment: Blocks) -> None:
+    """Require that a student that the training starts from is there, whole, and of the same kind and settings.
+
+    - raises ConfigError: where it isn't
+    """
+    folder, student = experiment.train.start_from, experiment.student
+    if folder is None:
+        return
+    with concerning("train.start_from"):
+        kept = KeptStudent.at(folder)
+        kept.weights  # noqa: B018  # a damaged file is said now
+    there, here = kept.setting("student") or {}, student.model_dump(mode="json")
+    for name in dict.fromkeys(("type", *here, *there)):
+        if name not in student.free and there.get(name) != here.get(name):
+            have, want = (cut(json.dumps(each.get(name))) for each in (here, there))
+            raise ConfigError(
+                f"student.{name}: {have}, and the student in {kept.storage.shown}, which train.start_from names, has"
+                f" {want}; give its own settings"
+            )
 
 
 def check_vocabularies(experiment: Blocks) -> None:

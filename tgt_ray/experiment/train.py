@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tgt_ray.core.batch import Precision
 from tgt_ray.core.config import SINCE_0_2, Config, Seed
+from tgt_ray.core.kept import StudentFolder
 from tgt_ray.teacher.versions import Changes
 
 #: Ways to draw real rows.
@@ -104,6 +105,13 @@ class TrainConfig(Config):
     )
     second_phase: SecondPhase | None = Field(
         None, description="a last part of the run that trains the head alone; absent: none"
+    )
+    start_from: StudentFolder | None = Field(
+        None,
+        description="folder (or URI) of a run, a trial, a sweep or an export, which all nodes see: training begins with"
+        " the weights of its student, which has the settings of `student`; the head starts anew where classes differ;"
+        " absent: the student's own first weights. `--from` sets it",
+        json_schema_extra=SINCE_0_2,
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw, or sgd: stochastic gradient descent with Nesterov momentum"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from tgt_ray.core import formats, records
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import as_stored, validate
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.kept import STUDENT_FILE, WEIGHTS_FILE, KeptStudent
 from tgt_ray.core.storage import Storage
-from tgt_ray.core.stored import OTHER, Damaged, checksum
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.preprocess import Images, Preprocess, Texts
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent, Network
@@ -25,12 +22,11 @@ from tgt_ray.models.text.encoder import TextBackbone
 from tgt_ray.models.weights import load_strictly, read_safetensors
 from tgt_ray.objectives import Facts
 from tgt_ray.tasks import Retrieval
-from tgt_ray.training.files import DOCUMENTS_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.files import DOCUMENTS_FILE
 from tgt_ray.training.student import Student, rebuild_student
 
 if TYPE_CHECKING:
     import pandas as pd
-log = logging.getLogger(__name__)
 
 
 def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetriever:
@@ -40,13 +36,12 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetr
     - device: of torch, that it runs on
     - raises ConfigError: where there is none, or one that an older version has written
     """
-    storage = find(folder)
-    known = _read_description(storage)
-    if known.get("finished") is False:
-        log.warning("%s: its run hasn't finished, so this is the student of its last checkpoint", storage.shown)
+    kept = KeptStudent.at(folder)
+    storage, known = kept.storage, kept.known
+    kept.say_unfinished()
     with as_stored():
         experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
-    spec = InputSpec(tuple(known["input_shape"]), _tokenizer(storage, known))
+    spec = InputSpec(kept.shape, kept.tokenizer)
     shared: dict[str, Any] = {"experiment": experiment, "about": known, "folder": storage.shown}
     if experiment.task.has_documents:
         return _retriever(storage, known, experiment, spec, device, shared)
@@ -62,38 +57,6 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetr
         class_counts=np.array(known["class_counts"]),
         temperature=float(known.get("calibration", {}).get("temperature", 1.0)),
     )
-
-
-def find(folder: str) -> Storage:
-    """Return the folder that has a student's weights and their description: the one given, or the best one in it."""
-    storage = Storage(folder)
-    if not storage.exists(WEIGHTS_FILE):
-        for inside in ("best", "checkpoint"):  # of a sweep; of a run that still trains, or was stopped
-            if storage.exists(inside, WEIGHTS_FILE):
-                storage = storage.within(inside)
-                break
-        else:
-            raise ConfigError(_why_none(storage))
-    if not storage.exists(STUDENT_FILE):
-        raise ConfigError(
-            f"{storage.shown}: has no {STUDENT_FILE}, since a version before 0.2.0 has written it; for a run, --resume"
-            " adds it; train students of a sweep anew"
-        )
-    return storage
-
-
-def _why_none(storage: Storage) -> str:
-    if storage.exists("sweep.yaml"):
-        return f"{storage.shown}: the sweep has no best student yet; wait for a trial to finish, or go on with --resume"
-    if storage.exists("experiment.yaml"):
-        return f"{storage.shown}: the run has written no student yet; wait for its first evaluation"
-    return f"{storage.shown}: has no {WEIGHTS_FILE}; expected the folder of a run, a trial or a sweep"
-
-
-def _read_description(storage: Storage) -> dict[str, Any]:
-    known: dict[str, Any] = records.read_json(storage, STUDENT_FILE)
-    formats.check("student", known, storage.where(STUDENT_FILE), "use the version that has written it")
-    return known
 
 
 def _built(
@@ -162,20 +125,3 @@ def _documents(storage: Storage, known: dict[str, Any]) -> pd.DataFrame:
         )
         raise ConfigError(f"{storage.shown}: has no {DOCUMENTS_FILE}, which a student of retrieval needs, {why}")
     return pq.read_table(io.BytesIO(storage.read(DOCUMENTS_FILE))).to_pandas()
-
-
-def _tokenizer(storage: Storage, known: dict[str, Any]) -> str:
-    """Read the JSON of a student's tokenizer; empty where it has none.
-
-    - known: what `describe` has written
-    """
-    if not storage.exists(TOKENIZER_FILE):
-        return ""
-    content = storage.read(TOKENIZER_FILE)
-    if known.get("tokenizer_checksum") not in (None, checksum(content)):
-        raise Damaged.of(storage.where(TOKENIZER_FILE), OTHER)
-    try:
-        json.loads(content)
-    except ValueError as err:  # a version without checksums has written it
-        raise Damaged.of(storage.where(TOKENIZER_FILE), "it is cut off, or has other bytes than were written") from err
-    return content.decode()

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.kept import find
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes
-from tgt_ray.inference.loading import find, load_student
+from tgt_ray.inference.loading import load_student
 from tgt_ray.inference.origin import Origin
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
 from tgt_ray.models.timing import TOGETHER, timed

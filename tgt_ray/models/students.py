@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from tgt_ray.core.batch import InputSpec
-from tgt_ray.core.config import Component, OneOf, Widths
-from tgt_ray.models.backbones import TextEncoder, TimmModel, TransformerSize
+from tgt_ray.core.config import Component, FolderOrName, OneOf, Widths
+from tgt_ray.models.backbones import ReadsTexts, TextEncoder, TimmModel, TransformerSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,8 @@ class StudentBackbone(Component):
     """
 
     modality: ClassVar[str] = "image"  # the inputs that it takes: "image", "text" or "any"
+    #: Settings that may differ from those of the student whose weights a training begins with.
+    free: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def pretrained_elsewhere(self) -> bool:
@@ -45,6 +47,9 @@ class StudentBackbone(Component):
 
     def load_weights(self, backbone: nn.Module) -> None:
         """Load pretrained weights into the backbone, where there are any. Raises ConfigError where they don't fit."""
+
+    def begin_projection(self, backbone: nn.Module, head: nn.Module) -> None:
+        """Give the head that leads into the space of documents its first weights, where some are known."""
 
     def architecture(self, backbone: nn.Module) -> dict[str, Any]:
         """Return what `rebuild` needs beside this config where `build` looks into files of a model, as plain data."""
@@ -111,6 +116,7 @@ class TextTransformerStudent(TransformerSize, StudentBackbone):
     """A small transformer for texts, trained from scratch with the task's vocabulary."""
 
     modality: ClassVar[str] = "text"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     type: Literal["text_transformer"] = "text_transformer"
     width: int = Field(
         64,
@@ -163,4 +169,76 @@ class TextEncoderStudent(TextEncoder, StudentBackbone):
         return backbone
 
 
-AnyStudent = Annotated[StudentBackbone, OneOf(ConvStudent, TimmStudent, TextTransformerStudent, TextEncoderStudent)]
+class StaticStudent(ReadsTexts, StudentBackbone):
+    """The mean of vectors of a text's tokens, which begin as a text encoder's, reduced by PCA.
+
+    The vectors are computed once, when training starts: each token of the encoder's vocabulary is embedded alone, PCA
+    keeps `dims` directions, and frequent tokens count less (SIF, with frequencies by Zipf's law), as in the static
+    embedding models of Model2Vec. They are trained afterwards. No layer runs when the student is used, so it is very
+    fast; its size on disk is the vocabulary times dims. Where documents are ranked, the student begins in the
+    encoder's space.
+    """
+
+    modality: ClassVar[str] = "text"
+    free: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    type: Literal["static"] = "static"
+    path: FolderOrName = Field(
+        description="the text encoder that tokens and their first vectors come from, such as the teacher's: a folder"
+        " that `save_pretrained` wrote (with its tokenizer) and that all nodes see, `package:NAME/FOLDER` for a folder"
+        " in an installed Python package, or a name on the hub"
+    )
+    revision: str | None = Field(None, description="commit or tag of a model on the hub")
+    dims: int = Field(
+        256, ge=1, le=2**16, description="numbers of a token's vector, at most the encoder's; more: larger on disk"
+    )
+    max_tokens: int = Field(512, ge=4, le=2**20, description="tokens of a text at the most; longer texts are cut")
+    vectors: Literal["outputs", "inputs"] = Field(
+        "outputs",
+        description="where first vectors come from: what the encoder says of each token alone, which it is asked once"
+        " in each process; or its input embeddings, which takes no time",
+    )
+
+    @property
+    def external(self) -> bool:
+        return True
+
+    @property
+    def vocabulary(self) -> str | None:
+        return self.path
+
+    def tokens(self, spec: InputSpec, key: str) -> Any:
+        from tgt_ray.models.text.tokens import own_tokens
+
+        return own_tokens(self.path, self.revision, self.max_tokens, key)
+
+    def build(self, spec: InputSpec) -> nn.Module:
+        from tgt_ray.models.text.static import StaticBackbone, rows_of
+
+        tokens = self.tokens(spec, "student")
+        return StaticBackbone(tokens, rows_of(tokens), self.dims)
+
+    def load_weights(self, backbone: Any) -> None:
+        from tgt_ray.models.text.static import vectors_of
+
+        vectors, directions = vectors_of(self.path, self.revision, self.vectors == "outputs", self.dims, "student")
+        backbone.body.vectors.load_state_dict({"weight": vectors})
+        backbone.directions = directions
+
+    def begin_projection(self, backbone: Any, head: Any) -> None:
+        if backbone.directions is not None and head.weight.shape == backbone.directions.shape:
+            head.load_state_dict({"weight": backbone.directions, "bias": head.bias * 0})
+
+    def architecture(self, backbone: Any) -> dict[str, Any]:
+        from tgt_ray.models.text.static import kept_architecture
+
+        return kept_architecture(backbone)
+
+    def rebuild(self, spec: InputSpec, architecture: dict[str, Any]) -> nn.Module:
+        from tgt_ray.models.text.static import rebuilt_backbone
+
+        return rebuilt_backbone(architecture, spec.tokenizer, self.dims, "student")
+
+
+AnyStudent = Annotated[
+    StudentBackbone, OneOf(ConvStudent, TimmStudent, TextTransformerStudent, TextEncoderStudent, StaticStudent)
+]

@@ -272,11 +272,17 @@ class SweepConfig(Config):
         - raises ConfigError: where a file is missing, or models don't fit together
         """
         self.experiment.check_files()
-        for point in self._probes({key: d for key, d in self.space.items() if key.endswith(".type")}):
+        chosen = {key: d for key, d in self.space.items() if key.endswith(".type") or key == START}
+        for point in self._probes(chosen):
             try:
                 self.trial_experiment(point).check_files()
             except ConfigError as err:
                 raise ConfigError(f"{_said(point)}: {err}") from err
+
+    def starting(self) -> list[Experiment]:
+        """Return an experiment for each student whose weights trials start from."""
+        values = [*self.space[START].probes()] if START in self.space else [self.experiment.train.start_from]
+        return [self.trial_experiment({START: value}) for value in values if value is not None]
 
     def _check_point(self, values: dict[str, Any]) -> None:
         try:
@@ -355,8 +361,10 @@ class SweepConfig(Config):
         return max(self.space[key].ends()) if key in self.space else here
 
 
+#: Whose weights trials start from.
+START = "train.start_from"
 #: Keys whose values controls share with trials, since they have nothing to do with synthetic rows.
-SHARED = (AUGMENT, "train.sampling", "train.steps", "explorer.anchors")
+SHARED = (AUGMENT, "train.sampling", "train.steps", START, "explorer.anchors")
 #: Anchors whose classes are drawn in proportion to their size to at most this power count as balanced (our choice).
 BALANCED = 0.5
 

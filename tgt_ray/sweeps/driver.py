@@ -14,6 +14,7 @@ from ray import tune
 from tgt_ray.core import formats, records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
@@ -71,7 +72,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     concurrent = check_concurrency(sweep)
     before = records.read_json(folder, "record.json") if resume else None
     if before is not None:
-        check_goes_on(before, concurrent, data)
+        check_goes_on(sweep, before, concurrent, data)
     how = sweep.search
     with lanes.open_prepared_lanes(
         board_name(folder),
@@ -113,7 +114,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
     return table
 
 
-def check_goes_on(before: dict[str, Any], concurrent: int, data: TaskData) -> None:
+def check_goes_on(sweep: SweepConfig, before: dict[str, Any], concurrent: int, data: TaskData) -> None:
     """Raise ConfigError where a sweep can't go on, whichever the teacher is.
 
     - before: its record
@@ -125,6 +126,11 @@ def check_goes_on(before: dict[str, Any], concurrent: int, data: TaskData) -> No
             " use a larger one"
         )
     check_data(before, data.fingerprints)
+    if before.get("started_from", {}) != (now := starts_of(sweep)):
+        raise ConfigError(
+            f"--resume: the weights that its trials start from were {before.get('started_from')}, and are {now};"
+            " restore them, or begin a new sweep"
+        )
 
 
 def make_tuner(
@@ -198,9 +204,16 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
         "fingerprints": prepared.fingerprints,
         "data": prepared.account,
         "teacher": prepared.teacher,
+        **({"started_from": starts} if (starts := starts_of(sweep)) else {}),
         "cluster": nodes(),
         "environment": environment(),
     }
+
+
+def starts_of(sweep: SweepConfig) -> dict[str, str]:
+    """Return what stands for the weights that trials start from, by the folder of the student."""
+    folders = [each.train.start_from for each in sweep.starting()]
+    return {folder: KeptStudent.at(folder).weights_digest for folder in folders if folder is not None}
 
 
 def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:

@@ -124,8 +124,9 @@ class LabelerMaker:
         config, data = self.config, self.data
         torch.manual_seed(config.pretrain.seed)
         model = built("teacher.labeler", config, data.spec, data.num_classes)
-        if not config.live:
-            with concerning("teacher.labeler"):
+        with concerning("teacher.labeler"):
+            config.name_classes(model, data.class_names or tuple(map(str, range(data.num_classes))))
+            if not config.live:
                 config.learn(model, self.task, data)
         split = config.head_split if config.external else config.pretrain.split
         finish: dict[str, Finish] = {

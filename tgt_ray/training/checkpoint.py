@@ -25,6 +25,7 @@ from tgt_ray.tasks import inputs_of
 from tgt_ray.teacher.fingerprints import Begun
 from tgt_ray.training.description import describe, documents_file
 from tgt_ray.training.files import DOCUMENTS_FILE, STATE_FILE, STUDENT_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tgt_ray.training.first_weights import start_of
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.run import StudentRun
 from tgt_ray.training.student import Student
@@ -89,6 +90,7 @@ def state(run: StudentRun, reader: SyntheticReader | None = None, rests: Sequenc
             "threads": torch.get_num_threads(),
             "teacher": run.data.taught_by,
             "data": run.data.fingerprints,
+            "start": (run.student.started_from or {}).get("weights"),
             "step": run.step,
             "position": run.position,
             "workers": run.plan.world_size,
@@ -162,6 +164,7 @@ def _check_all_but_the_teacher(
             f"--resume: the run was begun with {there['workers']} worker(s), here it has {workers};"
             " resume it with the number that it was begun with"
         )
+    _check_start(there, experiment)
     # Older versions have not noted it.
     before = there.get("data", rows)
     changed = [name for name in {**rows, **before} if rows.get(name) != before.get(name)]
@@ -174,6 +177,16 @@ def _check_all_but_the_teacher(
         raise ConfigError(
             "--resume: the checkpoint has format 1, whose version selected students also by the validation rows that"
             " the objective is calibrated on now; begin a new run"
+        )
+
+
+def _check_start(there: dict[str, Any], experiment: Experiment) -> None:
+    """Raise ConfigError where the weights that a run began with aren't those that lie there now."""
+    kept = start_of(experiment)
+    if kept is not None and kept.weights_digest != there.get("start"):
+        raise ConfigError(
+            f"--resume: the run began with the weights {there.get('start')}, and {kept.storage.shown} has"
+            f" {kept.weights_digest} now; restore them, or begin a new run"
         )
 
 

@@ -14,7 +14,7 @@ from tgt_ray.core import formats
 from tgt_ray.core.stored import checksum
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.transfer_set import StudentData
-from tgt_ray.training.student import Student
+from tgt_ray.training.student import Student, has_split_norms
 
 #: The report's key with the temperature of `probabilities`.
 TEMPERATURE = "calibrated_temperature"
@@ -46,6 +46,10 @@ def describe(
     architecture = experiment.student.architecture(student.backbone)
     if architecture:
         known["architecture"] = architecture
+    if has_split_norms(experiment):
+        known["norms_split"] = True
+    if student.started_from is not None:
+        known["started_from"] = student.started_from
     if report is not None and TEMPERATURE in report:
         rows = len(data.tables["validation"])
         known["calibration"] = {"temperature": report[TEMPERATURE], "split": "validation", "rows": rows}

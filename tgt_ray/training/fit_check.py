@@ -18,6 +18,7 @@ from tgt_ray.core import formats, records
 from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives.facts import Facts, Rows
@@ -66,7 +67,14 @@ def key(experiment: Experiment, teacher: dict[str, Any], data: TaskData) -> str:
         *(["explored rows", *(data.fingerprints[name] for name in started_from)] if started_from else []),
         # A gradient follows a disagreement whose temperature the objective sets.
         *([experiment.objective.model_dump(mode="json")] if experiment.explorer.on_policy else []),
+        # Such a student isn't a fresh one, and explorers that look at it go elsewhere.
+        *([_weights_of_start(experiment)] if experiment.explorer.on_policy and experiment.train.start_from else []),
     )
+
+
+def _weights_of_start(experiment: Experiment) -> str:
+    assert experiment.train.start_from is not None
+    return KeptStudent.at(experiment.train.start_from).weights_digest
 
 
 def stored(experiment: Experiment, teacher: dict[str, Any], data: TaskData, storage: Storage) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,13 @@ from tgt_ray.results.gallery import Sample
 from tgt_ray.teacher.transfer_set import StudentData
 from tgt_ray.training.batches import Batches, StudentInputs
 from tgt_ray.training.evaluation import Evaluation
+from tgt_ray.training.first_weights import said
 from tgt_ray.training.optimizer import make_optimizer
 from tgt_ray.training.plan import plan_of
 from tgt_ray.training.reader import SyntheticReader
 from tgt_ray.training.student import build_student
+
+log = logging.getLogger(__name__)
 
 
 class Diverged(RuntimeError):
@@ -52,6 +56,8 @@ class StudentRun:
     ):
         self.experiment, self.data, self.device = experiment, data, device
         self.student = build_student(experiment, data).to(device)
+        if rank == 0 and experiment.task.has_documents and self.student.started_from is not None:
+            log.info("%s", said(self.student.started_from))  # elsewhere it is known, and said, before the teacher is
         self.wrap = (lambda module: torch.compile(wrap(module))) if experiment.train.compile else wrap
         self.model: Callable[..., Loss] = self.wrap(self.student)
         self.optimizer, self.schedule = make_optimizer(self.student, experiment.train)

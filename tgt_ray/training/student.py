@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tgt_ray.core.batch import InputSpec, Loss
-from tgt_ray.core.errors import ConfigError, concerning
+from tgt_ray.core.errors import concerning
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.models.built import built
 from tgt_ray.models.image.source_norm import SourceNorm, split_norms
 from tgt_ray.objectives import Facts
 from tgt_ray.objectives.criteria.base import Criterion
+from tgt_ray.objectives.criteria.building import build_criterion, rebuilt_backbone
 from tgt_ray.objectives.criteria.heads import ScaledHead
 from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.transfer_set import StudentData
+from tgt_ray.training.first_weights import spec_from, start_of, take_weights
 
 
 class Student(nn.Module):
@@ -25,12 +27,14 @@ class Student(nn.Module):
 
     - backbone: inputs (B, ...) -> embedding (B, D)
     - criterion: computes scores and the loss from the embedding
+    - started_from: whose weights it has begun with, as plain data for records; None: its own first weights
     """
 
     def __init__(self, backbone: nn.Module, criterion: Criterion):
         super().__init__()
         self.backbone = backbone
         self.criterion = criterion
+        self.started_from: dict[str, Any] | None = None
         self.frozen_backbone = False
         self.source_norms = [module for module in backbone.modules() if isinstance(module, SourceNorm)]
 
@@ -78,7 +82,7 @@ def has_split_norms(experiment: Experiment) -> bool:
 def build_student(
     experiment: Experiment, data: StudentData | TaskData, first_weights: bool = True, facts: Facts | None = None
 ) -> Student:
-    """Build a student with its first weights: pretrained ones, or random ones from `train.seed`.
+    """Build a student with its first weights: another student's, pretrained ones, or random ones from `train.seed`.
 
     - first_weights: False where other weights are loaded afterwards, so that pretrained ones need not be
     - facts: for a criterion before the labeler was asked; None: those of the data
@@ -86,17 +90,38 @@ def build_student(
     # Before the labeler has run, only the student's scores are used, which need no more facts than these.
     if facts is None:
         facts = data.facts if isinstance(data, StudentData) else Facts(data.num_classes, data.class_counts)
-    return make_student(experiment, data.spec, facts, first_weights)
+    names = data.class_names or tuple(map(str, range(data.num_classes)))
+    return make_student(experiment, data.spec, facts, first_weights, None if experiment.task.has_documents else names)
 
 
-def make_student(experiment: Experiment, spec: InputSpec, facts: Facts, first_weights: bool = True) -> Student:
-    """Build a student for inputs that `spec` describes, with its first weights."""
+def make_student(
+    experiment: Experiment,
+    spec: InputSpec,
+    facts: Facts,
+    first_weights: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Student:
+    """Build a student for inputs that `spec` describes, with its first weights.
+
+    - classes: their names; None: it ranks documents
+    """
     torch.manual_seed(experiment.train.seed)
+    kept = start_of(experiment)
+    if kept is not None:
+        student = rebuild_student(experiment, spec_from(kept, spec), facts, kept.known.get("architecture", {}))
+        if first_weights:
+            student.started_from = take_weights(student.backbone, student.criterion, kept, classes)
+        return student
     with concerning("student"):
         backbone = built("student", experiment.student, spec)
         if first_weights:
             experiment.student.load_weights(backbone)
-    return _student(experiment, backbone, facts)
+    if has_split_norms(experiment):
+        split_norms(backbone)
+    student = _student(experiment, backbone, facts)
+    if first_weights and experiment.task.has_documents:
+        experiment.student.begin_projection(backbone, student.criterion.head)
+    return student
 
 
 def rebuild_student(experiment: Experiment, spec: InputSpec, facts: Facts, architecture: dict[str, Any]) -> Student:
@@ -104,38 +129,13 @@ def rebuild_student(experiment: Experiment, spec: InputSpec, facts: Facts, archi
 
     - architecture: what its backbone's config has kept of it
     """
-    with concerning("student"):
-        backbone = experiment.student.rebuild(spec, architecture)
+    backbone = rebuilt_backbone(experiment.student, spec, architecture, has_split_norms(experiment))
     return _student(experiment, backbone, facts)
 
 
 def _student(experiment: Experiment, backbone: nn.Module, facts: Facts) -> Student:
-    criterion = build_criterion(experiment, int(backbone.dim), facts)  # type: ignore[arg-type]
-    if has_split_norms(experiment):
-        split_norms(backbone)
+    phase = experiment.train.second_phase
+    dim = int(backbone.dim)  # type: ignore[arg-type]
+    criterion = build_criterion(experiment.objective, dim, facts, phase.type if phase is not None else None)
     layout = torch.channels_last if experiment.train.channels_last else torch.contiguous_format
     return Student(backbone, criterion).to(memory_format=layout)
-
-
-def build_criterion(experiment: Experiment, dim: int, facts: Facts) -> Criterion:
-    """Build the objective's criterion, with what a second phase needs where there is one.
-
-    - dim: numbers of an embedding
-    - raises ConfigError: where the objective builds no Criterion, or a second phase finds no linear head
-    """
-    objective, phase = experiment.objective, experiment.train.second_phase
-    criterion = objective.build(dim, facts)
-    if not isinstance(criterion, Criterion):
-        raise ConfigError(
-            f"objective.type: '{objective.type}' builds a {type(criterion).__name__}; expected a subclass of"
-            " tgt_ray.objectives.criteria.base.Criterion"
-        )
-    if phase is None:
-        return criterion
-    if not isinstance(criterion.head, nn.Linear):
-        raise ConfigError(f"train.second_phase: objective '{objective.type}' has no linear head to train alone")
-    if phase.type == "lws":
-        scaled = ScaledHead(criterion.head)
-        scaled.factors.requires_grad_(False)
-        criterion.head = scaled
-    return criterion

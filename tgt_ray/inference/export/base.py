@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
-from tgt_ray.objectives.criteria.distillation import DistillationCriterion
-from tgt_ray.objectives.criteria.heads import CosineHead, ScaledHead
+from tgt_ray.objectives.criteria.building import as_linear
 
 Student = LoadedStudent | LoadedRetriever
 
@@ -62,27 +60,12 @@ class Format(ABC):
 def linear_head(student: Student, format_name: str) -> nn.Linear:
     """Return the one linear layer (K, D) that turns a student's embeddings into its scores.
 
-    What is exactly such a layer becomes one: a correction of the scores for rare classes goes into the bias, factors of
-    classes go into weight and bias.
-
     - raises ConfigError: where the scores are something else, such as those of subclasses or cosines
     """
-    criterion = student.module.criterion
-    head = criterion.head.head if isinstance(criterion.head, ScaledHead) else criterion.head
-    if isinstance(student, LoadedRetriever) or not isinstance(head, nn.Linear) or isinstance(head, CosineHead):
+    own = None if isinstance(student, LoadedRetriever) else as_linear(student.module.criterion)
+    if own is None:
         raise ConfigError(_no_linear_head(student, format_name))
-    factors = criterion.head.factors if isinstance(criterion.head, ScaledHead) else torch.ones(head.out_features)
-    bias = head.bias if head.bias is not None else torch.zeros(head.out_features)
-    shift = criterion.posthoc if isinstance(criterion, DistillationCriterion) else torch.zeros(1)
-    own = nn.utils.skip_init(nn.Linear, head.in_features, head.out_features)
-    with torch.no_grad():
-        own.weight.copy_(factors.cpu()[:, None] * head.weight.cpu())
-        own.bias.copy_(factors.cpu() * bias.cpu() - shift.cpu())
-        probe = torch.randn(4, head.in_features, generator=torch.Generator().manual_seed(0))
-        mine, scores = own(probe), criterion.scores(probe.to(student.device)).cpu()
-    if mine.shape != scores.shape or not torch.allclose(mine, scores, atol=1e-4, rtol=1e-4):
-        raise ConfigError(_no_linear_head(student, format_name))
-    return own.requires_grad_(False)
+    return own
 
 
 def _no_linear_head(student: Student, format_name: str) -> str:

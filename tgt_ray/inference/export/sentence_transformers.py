@@ -20,6 +20,7 @@ from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.tokenizer import name_class, save_tokenizer
 from tgt_ray.inference.students import LoadedRetriever, LoadedStudent
 from tgt_ray.models.text.encoder import TextBackbone
+from tgt_ray.models.text.static import StaticBackbone
 from tgt_ray.objectives.criteria.embed_distill import EmbedDistillCriterion
 from tgt_ray.training.files import DOCUMENTS_FILE
 
@@ -52,6 +53,11 @@ class SentenceTransformers(Format):
             raise ConfigError(
                 f"--format {self.name}: pools tokens by their mean or takes the first one, and this student's model"
                 " gives its embedding itself (pooling: model); take transformers, onnx or safetensors"
+            )
+        if isinstance(backbone, StaticBackbone):
+            raise ConfigError(
+                f"--format {self.name}: leaves the special tokens around a text out of the mean of words' vectors, and"
+                " this student has them in; take onnx, pt2 or safetensors"
             )
         _projection(student, self.name)
 

@@ -177,11 +177,18 @@ def transformers_backbone(path: str, revision: str | None, tokens: Tokens, pooli
 
 def kept_architecture(backbone: TextBackbone) -> dict[str, Any]:
     """Return what rebuilds a backbone beside its weights and its tokenizer's file, as plain data."""
-    tokens, config = backbone.tokens, backbone.body.config
-    names = tokens.tokenizer.special_tokens_map.items()
+    config = backbone.body.config
     return {
         "config": {**settings_of(config), "model_type": config.model_type},
         "pooling": backbone.pooling,
+        **kept_tokens(backbone.tokens),
+    }
+
+
+def kept_tokens(tokens: Tokens) -> dict[str, Any]:
+    """Return what rebuilds tokens beside the tokenizer's file, as plain data."""
+    names = tokens.tokenizer.special_tokens_map.items()
+    return {
         "max_tokens": tokens.max_tokens,
         "special_tokens": {
             name: [str(each) for each in given] if isinstance(given, list | tuple) else str(given)
@@ -197,13 +204,9 @@ def rebuilt_backbone(architecture: dict[str, Any], tokenizer_json: str, where: s
     - where: the config's key, for messages
     - raises ConfigError: where the installed transformers doesn't know the model
     """
-    from tokenizers import Tokenizer
-    from transformers import AutoConfig, PreTrainedTokenizerFast
+    from transformers import AutoConfig
 
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer_json), **architecture["special_tokens"]
-    )
-    tokens = Tokens(fast, architecture["max_tokens"], where)
+    tokens = rebuilt_tokens(architecture, tokenizer_json, where)
     settings = dict(architecture["config"])
     kind = settings.pop("model_type")
     try:
@@ -212,6 +215,17 @@ def rebuilt_backbone(architecture: dict[str, Any], tokenizer_json: str, where: s
         raise ConfigError(f"{where}: the installed transformers has no model of the type '{kind}'") from err
     with made_from(kind):
         return _of_config(config, kind, tokens, architecture["pooling"])
+
+
+def rebuilt_tokens(architecture: dict[str, Any], tokenizer_json: str, where: str) -> Tokens:
+    """Build tokens from what `kept_tokens` returned; parameters as for `rebuilt_backbone`."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer_json), **architecture["special_tokens"]
+    )
+    return Tokens(fast, architecture["max_tokens"], where)
 
 
 def _of_config(config: Any, path: str, tokens: Tokens, pooling: str) -> TextBackbone:

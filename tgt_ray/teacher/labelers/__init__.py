@@ -12,6 +12,7 @@ from tgt_ray.teacher.labelers.base import Labeler
 from tgt_ray.teacher.labelers.dual_encoder import DualEncoderLabeler
 from tgt_ray.teacher.labelers.image import ConvLabeler, ResidualLabeler, TimmLabeler, TransformersLabeler
 from tgt_ray.teacher.labelers.stored import StoredLabeler
+from tgt_ray.teacher.labelers.student import StudentLabeler
 from tgt_ray.teacher.labelers.text import TextEncoderLabeler, TextTransformerLabeler
 
 AnyLabeler = Annotated[
@@ -25,5 +26,6 @@ AnyLabeler = Annotated[
         TextTransformerLabeler,
         DualEncoderLabeler,
         StoredLabeler,
+        StudentLabeler,
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -48,6 +48,16 @@ class Labeler(Component):
     @abstractmethod
     def build(self, spec: InputSpec, num_classes: int) -> nn.Module:
         """Build the module with fresh weights."""
+
+    def check_folder(self) -> None:
+        """Look at a folder that isn't one of a model of a library; raises ConfigError where it is of no use."""
+
+    def name_classes(self, model: Any, names: Sequence[str]) -> None:
+        """Tell a fresh model the task's classes in their order, for labelers that have classes of their own.
+
+        - names: those of the data, or the numbers of its classes
+        - raises ConfigError: where the model doesn't know one of them
+        """
 
     def learn(self, model: Any, task: Task, data: TaskData) -> None:
         """Tell a fresh model what it knows of the data's rows, for labelers that are not `live`.
