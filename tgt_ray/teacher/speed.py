@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 #: Weights from which on a model on a GPU isn't brought to the CPU to be timed, where it would take seconds for each row
 #: (our choice).
 MOST_WEIGHTS = 10**9
-#: How many times the rows that are evaluated at once may be timed at once; it is 64 for images up to 256x256 pixels.
-MORE = 4
 
 
 def rows_to_time(task: Task, table: Table, input_shape: tuple[int, ...]) -> Tensor:
@@ -35,8 +33,8 @@ def rows_to_time(task: Task, table: Table, input_shape: tuple[int, ...]) -> Tens
 
 
 def together(input_shape: tuple[int, ...], model: nn.Module) -> int:
-    """Return how many rows to give a model at once: 64, and fewer where rows are large."""
-    return min(TOGETHER, MORE * rows_at_once(input_shape, model, most=TOGETHER))
+    """Return how many rows to give a model at once: 64, and fewer where rows are large, as in evaluation."""
+    return rows_at_once(input_shape, model, most=TOGETHER)
 
 
 def speed_of_labeler(labeler: nn.Module, rows: Tensor, size: int | None = None) -> dict[str, Any]:
