@@ -191,6 +191,17 @@ def test_evaluate_on_a_table_with_another_column(monkeypatch, capsys, of_sentenc
     assert f"accuracy {of_sentences.record['result']['test_accuracy']:20.2f}" in capsys.readouterr().out
 
 
+def test_evaluate_leaves_rows_without_a_label_out(monkeypatch, capsys, caplog, of_sentences, tmp_path):
+    pd.DataFrame({"text": ["joy", "gloom", "noise"], "label": ["1", None, "0"]}).to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "found.json"
+    assert command(monkeypatch, "evaluate", of_sentences.folder, tmp_path / "rows.parquet", "--out", out) == 0
+    assert "row 1: has no label; it is left out" in caplog.text and "2 rows, 1 left out" in capsys.readouterr().out
+    found = json.loads(out.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert {each["class"] for each in found["per_class"]} == {"0", "1"}
+    rows = ("evaluate", of_sentences.folder, tmp_path / "rows.parquet", "--strict")
+    assert command(monkeypatch, *rows) == 2 and "INPUT row 1: has no label" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_an_unknown_class_and_data_without_labels(
     monkeypatch, capsys, of_sentences, of_digits, pictures, tmp_path
 ):

@@ -86,7 +86,8 @@ def test_one_image_is_no_list():
 def test_texts_and_pairs_are_told_apart():
     single, pairs = Texts(32, False, None), Texts(32, True, None)
     assert single(["  one ", "two"]).shape == (2, 32)
-    assert pairs([("one", "two"), ["a", "b"]]).shape == (2, 32)
+    assert pairs([("one", "two"), ["a", ""]]).shape == (2, 32)
+    assert Texts(32, False, None, may_be_empty=True)([""]).shape == (1, 32)
     for texts, item, said in (
         (single, ("a", "b"), "expected one text"),
         (pairs, "a", "expected a pair of texts"),
@@ -95,6 +96,8 @@ def test_texts_and_pairs_are_told_apart():
         (single, float("nan"), "no text; expected a text"),
         (single, 3, "int; expected a text"),
         (pairs, ("a", None), "no text; expected a text"),
+        (single, "  ", "an empty text"),
+        (pairs, ("", " "), "a pair of empty texts"),
     ):
         with pytest.raises(ConfigError, match=f"row 0: {said}"):
             texts([item])

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from pyarrow.fs import FileType
 from pydantic import AfterValidator
 
 from tgt_ray.core import formats, records
@@ -151,4 +152,11 @@ def _why_none(storage: Storage) -> str:
         return f"{storage.shown}: the sweep has no best student yet; wait for a trial to finish, or go on with --resume"
     if storage.exists("experiment.yaml"):
         return f"{storage.shown}: the run has written no student yet; wait for its first evaluation"
+    if storage.exists("export.json"):
+        return (
+            f"{storage.shown}: is an export in the format '{records.read_json(storage, 'export.json').get('export')}',"
+            " which other libraries open; load_student opens exports in the format safetensors"
+        )
+    if storage.fs.get_file_info(storage.path()).type == FileType.NotFound:
+        return f"{storage.shown}: there is no such folder; expected that of a run, a trial, a sweep or an export"
     return f"{storage.shown}: has no {WEIGHTS_FILE}; expected the folder of a run, a trial or a sweep"

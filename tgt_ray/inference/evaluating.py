@@ -51,7 +51,7 @@ def _class_number(row: Row, numbers: dict[str, int]) -> int:
     if isinstance(label, float) and label.is_integer():  # a column of integers with gaps
         label = int(label)
     name = str(label)
-    if label is None or name not in numbers:
+    if name not in numbers:
         where = row.name or f"row {row.number}"
         near = nearest(name, list(numbers), 3)
         raise ConfigError(f"DATA {where}: the student knows no class '{name}'; {near}")
@@ -75,14 +75,14 @@ def _per_class(student: LoadedStudent, scores_NK: np.ndarray, labels_N: np.ndarr
     rows = []
     for number, recall in recalls.items():
         said = predicted == number
-        right = float((labels_N[said] == number).mean()) if said.any() else float("nan")
+        right = 100 * float((labels_N[said] == number).mean()) if said.any() else None  # it was never predicted
         rows.append(
             {
                 "class": student.classes[number],
                 "train_rows": int(student.class_counts[number]),
                 "rows": int((labels_N == number).sum()),
                 "recall": recall,
-                "precision": 100 * right,
+                "precision": right,
             }
         )
     return pd.DataFrame(rows)

@@ -82,9 +82,9 @@ def _preprocess(experiment: Experiment, shape: tuple[int, ...], student: Student
     return _texts(shape[0], experiment.task.pair_column is not None, student)
 
 
-def _texts(width: int, pairs: bool, student: Student) -> Texts:
+def _texts(width: int, pairs: bool, student: Student, may_be_empty: bool = False) -> Texts:
     tokens = student.backbone.tokens if isinstance(student.backbone, TextBackbone) else None
-    return Texts(width, pairs, tokens)
+    return Texts(width, pairs, tokens, may_be_empty)
 
 
 def _retriever(
@@ -110,7 +110,7 @@ def _retriever(
         documents=table[["id", "text"]],
         document_embeddings=embeddings,
         embeds_documents=experiment.objective.lookup is not None,
-        document_preprocess=_texts(task.document_bytes, False, student),
+        document_preprocess=_texts(task.document_bytes, False, student, may_be_empty=True),
         tower=read_tower(storage, device),
     )
 

@@ -127,11 +127,11 @@ def evaluate(student: Student, path: str, columns: Wanted, batch_size: int | Non
         raise ConfigError(f"{student.folder}: its student sorts nothing into classes; evaluate measures those that do")
     source = open_source(path, columns)
     say_left_out(path, source)
-    inputs = Inputs(source, strict)
+    inputs = Inputs(source, strict, labelled=True)
     found = evaluating.evaluate(student, student.experiment.task, inputs, batch_size)
     found["left_out"] = inputs.bad
     found["confusion"] = found["confusion"].tolist()
-    found["per_class"] = found["per_class"].to_dict("records")
+    found["per_class"] = found["per_class"].astype(object).where(found["per_class"].notna(), None).to_dict("records")
     return {"student": student.folder, "data": path, "classes": list(student.classes), **found}
 
 

@@ -211,10 +211,11 @@ class Texts(Preprocess):
     - width: bytes of a text at the most
     - pairs: whether a row is a pair of texts
     - tokens: of the student; None: longer texts are counted by their bytes alone
+    - may_be_empty: whether an empty text can be used, as that of a document can
     """
 
-    def __init__(self, width: int, pairs: bool, tokens: Tokens | None):
-        self.width, self.pairs, self.tokens = width, pairs, tokens
+    def __init__(self, width: int, pairs: bool, tokens: Tokens | None, may_be_empty: bool = False):
+        self.width, self.pairs, self.tokens, self.may_be_empty = width, pairs, tokens, may_be_empty
 
     def check(self, inputs: Any) -> None:
         if isinstance(inputs, str) or not isinstance(inputs, Iterable):
@@ -227,10 +228,16 @@ class Texts(Preprocess):
         if self.pairs:
             if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
                 raise Unusable("expected a pair of texts, since the student was trained on pairs")
-            return SEPARATOR.join(self._text(each) for each in item)
+            texts = [self._text(each) for each in item]
+            if not any(texts):
+                raise Unusable("a pair of empty texts")
+            return SEPARATOR.join(texts)
         if isinstance(item, Sequence) and not isinstance(item, str):
             raise Unusable("expected one text, since the student was trained on single texts")
-        return self._text(item)
+        text = self._text(item)
+        if not text and not self.may_be_empty:
+            raise Unusable("an empty text")
+        return text
 
     @staticmethod
     def _text(item: Any) -> str:

@@ -47,6 +47,10 @@ class Row:
     item: Any
     label: Any = None
 
+    @property
+    def has_no_label(self) -> bool:
+        return self.label is None or self.label != self.label or str(self.label) == ""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -90,24 +94,35 @@ class Wanted:
 
 @dataclass
 class Inputs:
-    """Hands rows to a student, and remembers their names until they are predicted.
+    """Hands rows to a student, and remembers them until they are predicted.
 
+    - labelled: whether rows without a label are left out as well
     - bad: how many can't be used
     """
 
     source: Source
     strict: bool = False
+    labelled: bool = False
     bad: int = 0
     _pending: dict[int, Row] = field(default_factory=dict)
 
     def items(self) -> Iterator[Any]:
+        """Yield what a student takes; its places count what is yielded."""
+        place = 0
         for row in self.source.rows:
-            self._pending[row.number] = row
+            if self.labelled and row.has_no_label:
+                self._leave_out(row, "has no label")
+                continue
+            self._pending[place] = row
+            place += 1
             yield row.item
 
     def refuse(self, place: int, why: str) -> None:
         """Take note of an input that can't be used."""
-        where = self._where(self._pending.pop(place))
+        self._leave_out(self._pending.pop(place), why)
+
+    def _leave_out(self, row: Row, why: str) -> None:
+        where = self._where(row)
         if self.strict:
             raise ConfigError(f"INPUT {where}: {why}")
         self.bad += 1
@@ -127,7 +142,7 @@ class Inputs:
     def named(self, places: list[int]) -> dict[str, list[Any]]:
         """Return the columns that say which inputs some predictions are of."""
         rows = self.taken(places)
-        out: dict[str, list[Any]] = {"row": places}
+        out: dict[str, list[Any]] = {"row": [row.number for row in rows]}
         return out | ({"file": [row.name for row in rows]} if self.source.has_files else {})
 
     def taken(self, places: list[int]) -> list[Row]:
@@ -325,4 +340,4 @@ def _image(value: Any, home: Path) -> tuple[Any, str]:
     if isinstance(value, dict):  # as the library datasets stores images
         name = str(value.get("path") or "")
         return value.get("bytes") or (home / name if name else None), name
-    return (home / value, value) if isinstance(value, str) else (value, "")
+    return (home / value if value else None, value) if isinstance(value, str) else (value, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -17,6 +18,8 @@ from tgt_ray.tasks.metrics import classification as metrics
 
 if TYPE_CHECKING:
     from tgt_ray.data.base import R
+
+log = logging.getLogger(__name__)
 
 
 class Classification(Task):
@@ -89,8 +92,19 @@ class Classification(Task):
         recalls = metrics.per_class_recall(scores_NK, labels_N)
         return {**metrics.classification(scores_NK, labels_N), **metrics.by_shots(recalls, class_counts_K)}
 
-    def fit_temperature(self, reduced_N: np.ndarray, table: Table) -> float:
-        return calibration.fit_temperature(reduced_N, table["label"].to_numpy())
+    def fit_temperature(self, reduced_N: np.ndarray, table: Table) -> float | None:
+        labels_N = table["label"].to_numpy()
+        wrong = int((reduced_N.argmax(axis=1) != labels_N).sum())
+        if len(labels_N) < calibration.FEWEST_ROWS or not wrong:
+            log.info(
+                "probabilities aren't calibrated: %d of %d validation rows are wrong, and it takes %d rows and a wrong"
+                " one",
+                wrong,
+                len(labels_N),
+                calibration.FEWEST_ROWS,
+            )
+            return None
+        return calibration.fit_temperature(reduced_N, labels_N)
 
     def metrics_of(self, data: TaskData) -> tuple[str, ...]:
         return self.metrics_from(data.labels("validation"), data.class_counts)

@@ -16,6 +16,7 @@ from tgt_ray.inference.export.parity import compare
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.running import Model
 from tgt_ray.inference.export.traced import check_graph, describe, input_name, traced
+from tgt_ray.inference.export.usage import prepared_lines, said_lines
 
 #: The graph, and the same with 8 bits.
 MODEL_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
@@ -28,8 +29,11 @@ class Onnx(Format):
     takes: ClassVar[tuple[str, ...]] = ("int8",)
     usage: ClassVar[str] = (
         'import onnxruntime\nsession = onnxruntime.InferenceSession("FOLDER/model.onnx")\n'
-        "print(session.run(None, {session.get_inputs()[0].name: INPUTS}))"
+        "found = session.run(None, {session.get_inputs()[0].name: inputs})[0]"
     )
+
+    def usage_for(self, student: Student) -> str:
+        return f"{prepared_lines(student)}\n{self.usage}\n{said_lines(student, 'found')}"
 
     def check(self, student: Student) -> None:
         """Every student can be handed on so, but a student of texts that reads their bytes."""

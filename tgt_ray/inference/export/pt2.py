@@ -12,6 +12,8 @@ from tgt_ray.inference.export.base import Format, Options, Student
 from tgt_ray.inference.export.parity import compare
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.export.traced import Encoder, check_graph, describe, traced
+from tgt_ray.inference.export.usage import prepared_lines, said_lines
+from tgt_ray.inference.students import LoadedRetriever
 
 PROGRAM_FILE = "model.pt2"
 
@@ -20,7 +22,15 @@ class Pt2(Format):
     """A graph with images in [0, 1], or ids of tokens, as inputs; any number of rows."""
 
     name: ClassVar[str] = "pt2"
-    usage: ClassVar[str] = 'import torch\nmodel = torch.export.load("FOLDER/model.pt2").module()\nprint(model(INPUTS))'
+    usage: ClassVar[str] = (
+        'import torch\nmodel = torch.export.load("FOLDER/model.pt2").module()\nfound = model(torch.from_numpy(inputs))'
+    )
+
+    def usage_for(self, student: Student) -> str:
+        scaled = "\ninputs = inputs.astype(np.float32) / 255" if student.modality == "image" else ""
+        output = "embedding" if isinstance(student, LoadedRetriever) else "scores"
+        said = said_lines(student, f'found["{output}"]')
+        return f"{prepared_lines(student)}{scaled}\n{self.usage}\n{said}"
 
     def check(self, student: Student) -> None:
         """Every student can be handed on so, but a student of texts that reads their bytes."""

@@ -11,6 +11,8 @@ import numpy as np
 
 #: Temperatures that are tried: beyond them probabilities are nearly the same for all classes, or 0 and 1.
 LEAST, MOST = 0.05, 20.0
+#: Rows that a temperature is fitted on at least (our choice): of fewer it says little.
+FEWEST_ROWS = 100
 #: Groups of equal width that probabilities are sorted into.
 BINS = 15
 
