@@ -8,9 +8,10 @@ from pydantic import Field
 
 from tests.helpers.configs import EXPLORERS, again, refusal
 from tgt_ray.core.config import Config, validate
-from tgt_ray.core.errors import nearest
+from tgt_ray.core.errors import NAMED, nearest
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.experiment.pool import PoolConfig
 from tgt_ray.experiment.train import TrainConfig
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.teacher.explorers import Explorer
@@ -60,8 +61,11 @@ def test_an_unknown_key_is_refused_with_path_and_nearest_name(data, path, wrong,
 
 
 def test_an_unknown_key_like_no_other_is_refused_with_the_legal_names():
-    assert refusal(Experiment, {"train": {"qqqq": 1}}) == "train: unknown key 'qqqq'; legal: " + ", ".join(
-        sorted(TrainConfig.model_fields)
+    legal = sorted(PoolConfig.model_fields)
+    assert refusal(Experiment, {"pool": {"qqqq": 1}}) == f"pool: unknown key 'qqqq'; legal: {', '.join(legal)}"
+    many = sorted(TrainConfig.model_fields)
+    assert refusal(Experiment, {"train": {"qqqq": 1}}) == (
+        f"train: unknown key 'qqqq'; legal: {', '.join(many[:NAMED])} and {len(many) - NAMED} more"
     )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import tgt_ray
 from tests.helpers import retrieval
+from tgt_ray.core import kept
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage, host
 from tgt_ray.entrypoints import cli
@@ -26,7 +27,7 @@ def prepared(folder: str, source: Path, out: Path | Storage, size: int = 4, **as
     student = loading.load_student(folder)
     wanted = prediction.wanted(student, None, None)
     out = out if isinstance(out, Storage) else Storage(out)
-    return student, parts.prepare(student, loading.find(folder), str(source), wanted, Asked(**asked), out, size=size)
+    return student, parts.prepare(student, kept.find(folder), str(source), wanted, Asked(**asked), out, size=size)
 
 
 def make_all(folder: str, source: Path, out: Path | Storage, **asked) -> list[parts.Done]:
