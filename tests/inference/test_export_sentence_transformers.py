@@ -53,6 +53,7 @@ def of_classes(sentences, text_models, folder, kind, pairs=False):
     return write_student(config, folder)
 
 
+@pytest.mark.slow
 def test_students_are_opened_by_sentence_transformers_alone(sentences, text_models, beir, encoder, tmp_path):
     plain = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
     unit = plain / np.linalg.norm(plain, axis=1, keepdims=True)

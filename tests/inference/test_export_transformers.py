@@ -64,6 +64,7 @@ def small(family, text_spec, folder, **settings):
 MOBILE = {"hidden_size": 16, "embedding_size": 8, "intra_bottleneck_size": 8, "intermediate_size": 16}
 
 
+@pytest.mark.slow
 def test_students_are_opened_by_transformers_alone(sentences, text_models, text_spec, tmp_path):
     classifier, mobile = text_models / "classifier", small("mobilebert", text_spec, tmp_path / "model", **MOBILE)
     shifted = {"type": "distillation", "posthoc_adjustment": 1.0}

@@ -87,6 +87,7 @@ def test_five_images_in_ten_lines_without_torch_and_this_package(of_digits, tmp_
     np.testing.assert_allclose([float(each) for *_, each in said], expected.probability, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_colour_images_of_a_folder_by_the_same_lines(monkeypatch, tmp_path):
     monkeypatch.setattr("tgt_ray.inference.export.int8.SECONDS", 0.05)
     data = {"type": "folder", "path": str(write_pictures(tmp_path / "pictures")), "size": 12}
@@ -157,7 +158,7 @@ def test_the_graph_says_nothing_of_the_machine_that_has_made_it(of_digits, tmp_p
     ],
     ids=["lelp", "ldam", "posthoc"],
 )
-@pytest.mark.parametrize("name", ["onnx", "pt2"])
+@pytest.mark.parametrize("name", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_heads_that_are_no_linear_layer(prepared, storage, tmp_path, objective, name):
     config = changed(prepared.experiment, {**QUICK, **objective})
     result = tgt_ray.run(config, storage=storage.root, name=f"{name}-{tmp_path.name}", local=True)
@@ -185,7 +186,10 @@ def students(sentences, text_models, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("kind", ["transformer", "pairs", "encoder", "classifier"])
+@pytest.mark.parametrize(
+    "kind",
+    ["transformer", "pairs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("encoder", "classifier"))],
+)
 def test_texts_without_torch_and_this_package(students, tmp_path, kind):
     student = tgt_ray.load_student(students(kind))
     write(student, tmp_path / "out")
@@ -205,7 +209,7 @@ def test_the_lines_of_the_page_for_texts(students, tmp_path):
     np.testing.assert_allclose(json.loads(fresh(block, tmp_path, NEITHER)), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("documents", ["teacher", "student"])
+@pytest.mark.parametrize("documents", ["teacher", pytest.param("student", marks=pytest.mark.slow)])
 def test_queries_find_the_same_documents(beir, encoder, tmp_path, documents):
     config = retrieval.experiment(
         beir, encoder, objective={"document_encoder": documents}, explorer={"type": "none"}, student={"max_tokens": 24}
@@ -288,6 +292,7 @@ def node_types(file: Path) -> set[str]:
     return {each.op_type for each in onnx.load(file).graph.node}
 
 
+@pytest.mark.slow
 def test_eight_bits_of_texts_have_ranges_of_each_call(students, monkeypatch, tmp_path):
     monkeypatch.setattr("tgt_ray.inference.export.int8.SECONDS", 0.05)
     student = tgt_ray.load_student(students("transformer"))
@@ -298,6 +303,7 @@ def test_eight_bits_of_texts_have_ranges_of_each_call(students, monkeypatch, tmp
     assert found["int8"]["metrics"]["accuracy"] == pytest.approx(found["float32"]["metrics"]["accuracy"], abs=8)
 
 
+@pytest.mark.slow
 def test_eight_bits_of_queries_are_measured_by_their_rankings(beir, encoder, monkeypatch, tmp_path):
     monkeypatch.setattr("tgt_ray.inference.export.int8.SECONDS", 0.05)
     config = retrieval.experiment(beir, encoder, explorer={"type": "none"})

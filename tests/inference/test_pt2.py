@@ -53,7 +53,9 @@ def test_the_lines_of_the_page(of_digits, tmp_path):
     assert fresh(block, tmp_path, OTHERS) == "(5, 10)\n"
 
 
-@pytest.mark.parametrize("kind", ["transformer", "encoder", "classifier"])
+@pytest.mark.parametrize(
+    "kind", ["transformer", *(pytest.param(each, marks=pytest.mark.slow) for each in ("encoder", "classifier"))]
+)
 def test_texts_without_this_package(students, tmp_path, kind):
     student = tgt_ray.load_student(students(kind))
     write(student, tmp_path / "out", "pt2")
@@ -63,6 +65,7 @@ def test_texts_without_this_package(students, tmp_path, kind):
     np.testing.assert_allclose(found["embedding"], student.embed(TEXTS), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_queries_without_this_package(beir, encoder, tmp_path):
     config = retrieval.experiment(beir, encoder, explorer={"type": "none"})
     result = tgt_ray.run(config, storage=str(tmp_path), name="queries", local=True)
