@@ -45,6 +45,7 @@ def all_reports(board, run: Run) -> list[dict]:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_alone_and_after_others_on_a_warm_lane(ray_cluster, prepared, storage):
     wanted = experiment(prepared.experiment)
     alone = api.run(wanted, storage=storage.root, name="alone")

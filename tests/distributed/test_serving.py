@@ -132,7 +132,8 @@ def test_rows_are_shared_by_the_cluster_and_a_broken_job_goes_on(
     asked = ("predict", of_sentences.folder, source, "--ray", "--out", out, "--rows-per-part", 7)
     assert command(monkeypatch, *asked) == 0
     assert "row 25: no text; expected a text; it is left out" in caplog.text
-    assert f"25 rows predicted; 1 can't be used and are left out; 4 parts in {out}" in caplog.text
+    assert "row 12: an empty text; it is left out" in caplog.text
+    assert f"24 rows predicted; 2 can't be used and are left out; 4 parts in {out}" in caplog.text
     assert command(monkeypatch, "predict", of_sentences.folder, source, "--out", tmp_path / "plain.parquet") == 0
     expected = pd.read_parquet(tmp_path / "plain.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected, rtol=1e-4)

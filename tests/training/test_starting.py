@@ -197,6 +197,7 @@ def test_a_setting_of_training_alone_may_differ(texts, sentences, storage):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray_it_begins_with_the_same_weights(ray_cluster, first, prepared, storage):
     """With an explorer that looks at the student, whose generators build it as well."""
     on_policy = {"explorer": {"type": "gradient", "steps": 1}, "pool__rows_per_request": 32}
