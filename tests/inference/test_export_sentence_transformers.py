@@ -38,7 +38,7 @@ TEXTS = [
     "  her new song brings noise \n",
     "gloom",
     "this <s> book </s> today",
-    "",
+    "?",
     "joy " * 30,
 ]
 PAIRS = [(each, "it was <mask> noise") for each in TEXTS]

@@ -46,7 +46,7 @@ print(json.dumps([each.tolist() for each in session.run(None, {"ids": ids})]))
 TEXTS = [
     "the film was joy today",
     "  her new song gave us noise \n",
-    "",
+    "?",
     "naïve </s> 日本語 <s> <mask> 🙂 <extra_id_0>",
     "word " * 40,
     "a much longer text of long words " * 9,
