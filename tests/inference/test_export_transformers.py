@@ -41,7 +41,7 @@ def of_texts(folder, texts):
     assert [each["label"] for each in said] == [str(int(each)) for each in logits.argmax(dim=1)]
     return logits
 """
-TEXTS = ["the film was joy today", "  her new song brings noise \n", "gloom", "this [SEP] book </s>", "", "joy " * 40]
+TEXTS = ["the film was joy today", "  her new song brings noise \n", "gloom", "this [SEP] book </s>", "?", "joy " * 40]
 PAIRS = [(each, "it was [MASK] <mask> noise") for each in TEXTS]
 
 
