@@ -74,7 +74,7 @@ def test_a_student_that_embeds_documents_itself_takes_new_ones(beir, encoder, tm
     assert found.columns.tolist() == ["query", "rank", "document", "score"] and found["document"].between(0, 47).all()
 
 
-def test_an_export_with_the_document_tower_embeds_new_documents(of_queries, encoder, tmp_path):
+def test_an_export_with_the_document_tower_embeds_new_documents(of_queries, encoder, tmp_path, caplog):
     student = tgt_ray.load_student(of_queries.folder)
     out, options = tmp_path / "out", Options(with_document_tower=True)
     record = export_student(student, "safetensors", out, Storage(tmp_path), options)
@@ -85,6 +85,11 @@ def test_an_export_with_the_document_tower_embeds_new_documents(of_queries, enco
     # The documents as the data has them, which are joined with their titles in the same way.
     assert again.shape == exported.document_embeddings.shape
     np.testing.assert_allclose(np.sort(again.sum(axis=1)), np.sort(student.document_embeddings.sum(axis=1)), atol=0.05)
+    assert "longer than the student reads" not in caplog.text
+    exported.encode_documents(["red car " * 40])
+    assert "1 of 1 texts are longer than the student reads, and are cut" in caplog.text
+    export_student(exported, "safetensors", tmp_path / "again", Storage(tmp_path))
+    assert tgt_ray.load_student(str(tmp_path / "again")).tower is not None, "an export of an export has it, too"
     best = exported.search(["red car ?"], k=1, index=make_index(again))["document"][0]
     assert retrieval.corpus()[best]["_id"] == student.search(["red car ?"], k=1)["id"][0]
 

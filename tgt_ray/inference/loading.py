@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.config import as_stored, validate
@@ -79,11 +80,11 @@ def _built(
 def _preprocess(experiment: Experiment, shape: tuple[int, ...], student: Student) -> Preprocess:
     if experiment.task.modality != "text":
         return Images(shape)
-    return _texts(shape[0], experiment.task.pair_column is not None, student)
+    return _texts(shape[0], experiment.task.pair_column is not None, student.backbone)
 
 
-def _texts(width: int, pairs: bool, student: Student, may_be_empty: bool = False) -> Texts:
-    tokens = student.backbone.tokens if isinstance(student.backbone, TextBackbone) else None
+def _texts(width: int, pairs: bool, backbone: nn.Module, may_be_empty: bool = False) -> Texts:
+    tokens = backbone.tokens if isinstance(backbone, TextBackbone) else None
     return Texts(width, pairs, tokens, may_be_empty)
 
 
@@ -101,17 +102,19 @@ def _retriever(
     student = _built(storage, known, experiment, spec, facts, device)
     task = experiment.task
     assert isinstance(task, Retrieval)
+    tower = read_tower(storage, device)
+    embeds = student.backbone if tower is None else tower.backbone
     return LoadedRetriever(
         Network(student),
-        _texts(spec.shape[0], False, student),
+        _texts(spec.shape[0], False, student.backbone),
         spec.shape,
         task.modality,
         **shared,
         documents=table[["id", "text"]],
         document_embeddings=embeddings,
         embeds_documents=experiment.objective.lookup is not None,
-        document_preprocess=_texts(task.document_bytes, False, student, may_be_empty=True),
-        tower=read_tower(storage, device),
+        document_preprocess=_texts(task.document_bytes, False, embeds, may_be_empty=True),
+        tower=tower,
     )
 
 

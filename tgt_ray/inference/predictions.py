@@ -28,8 +28,6 @@ class Writer(Protocol):
 
     def write(self, table: pd.DataFrame) -> None: ...
 
-    def close(self) -> None: ...
-
 
 class Csv:
     def __init__(self, opened: IO[str]):
@@ -41,9 +39,6 @@ class Csv:
             self.begun = True
         self.writer.writerows([[_written(value) for value in row] for row in table.itertuples(index=False)])
 
-    def close(self) -> None:
-        """The file is closed by who has opened it."""
-
 
 class JsonLines:
     def __init__(self, opened: IO[str]):
@@ -52,9 +47,6 @@ class JsonLines:
     def write(self, table: pd.DataFrame) -> None:
         for row in table.to_dict("records"):
             self.opened.write(json.dumps(row, default=_written, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """The file is closed by who has opened it."""
 
 
 class Parquet:

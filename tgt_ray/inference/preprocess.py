@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ class Images(Preprocess):
                 raise Unusable(f"cannot be read ({err.strerror or MISSING})") from err
         try:
             if isinstance(item, bytes):
-                return self._opened(item)
+                return decode(item, (self.shape[1], self.shape[2]), self.shape[0])
             if isinstance(item, Tensor):
                 item = item.numpy(force=True)
             if isinstance(item, np.ndarray):
@@ -152,15 +151,6 @@ class Images(Preprocess):
             return self._fitted(item)
         except UnreadableImage as err:
             raise Unusable(f"not a readable image ({err})") from err
-
-    def _opened(self, content: bytes) -> np.ndarray:
-        if self.shape[1] == self.shape[2]:
-            return decode(content, self.shape[1], self.shape[0])
-        decode(content, None, self.shape[0])  # says what is wrong with it
-        from PIL import Image
-
-        with Image.open(io.BytesIO(content)) as opened:
-            return self._fitted(opened)
 
     def _fitted(self, picture: Picture) -> np.ndarray:
         from PIL.Image import Image

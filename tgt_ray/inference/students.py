@@ -239,6 +239,11 @@ class LoadedRetriever(Trained):
     document_preprocess: Preprocess = field(repr=False)
     tower: DocumentTower | None = field(repr=False, default=None)
 
+    def to(self, device: str) -> Trained:
+        if self.tower is not None:
+            self.tower.backbone.to(device)
+        return super().to(device)
+
     @cached_property
     def index(self) -> Index:
         """The documents that the student was trained with, ready to be searched."""
@@ -268,8 +273,8 @@ class LoadedRetriever(Trained):
                 f"{self.folder}: its student embeds queries alone, and was trained to match the teacher's documents;"
                 " encode new documents with an export that has their tower (export --with-document-tower)"
             )
-        rows = self.document_preprocess.batches(documents, batch_size or 64)
-        return self._joined((each.places, self.tower(each.inputs.to(self.device)).cpu().numpy()) for each in rows)
+        rows = counted(self.document_preprocess.batches(documents, batch_size or 64), None)
+        return self._joined((each.places, self.tower(each.inputs).cpu().numpy()) for each in rows)
 
     def predict(self, queries: Any, *, top: int = 1) -> pd.DataFrame:
         """Find the documents that answer each query best, as `search` does."""

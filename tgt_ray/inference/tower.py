@@ -41,7 +41,7 @@ class DocumentTower:
 
     @torch.no_grad()
     def __call__(self, rows: Tensor) -> Tensor:
-        embedded: Tensor = self.backbone(rows).float()
+        embedded: Tensor = self.backbone(rows.to(next(self.backbone.parameters()).device)).float()
         return F.normalize(embedded, dim=1) if self.normalize else embedded
 
 

@@ -451,10 +451,10 @@ class UnreadableImage(ValueError):
     """Raised for an image that can't be decoded; the message says why."""
 
 
-def decode(content: bytes | None, size: int | None, channels: int, note: Note = ignore) -> np.ndarray:
+def decode(content: bytes | None, size: int | tuple[int, int] | None, channels: int, note: Note = ignore) -> np.ndarray:
     """Decode an image to (C, H, W) uint8.
 
-    - size: height and width to bring it to; None: as it is
+    - size: height and width to bring it to, or one number for both; None: as it is
     - channels: 1: grey, 3: RGB
     - note: is told what of an image is not used
     - raises UnreadableImage: where the bytes are missing, damaged, or grey with more than 8 bits
@@ -467,7 +467,7 @@ def decode(content: bytes | None, size: int | None, channels: int, note: Note = 
         raise UnreadableImage("a pointer of Git LFS, not the image itself; fetch it with git lfs pull")
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            return pixels_of(opened, None if size is None else (size, size), channels, note)
+            return pixels_of(opened, (size, size) if isinstance(size, int) else size, channels, note)
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError as err:

@@ -36,7 +36,11 @@ class Safetensors(Format):
         for name in (WEIGHTS_FILE, STUDENT_FILE, TOKENIZER_FILE, DOCUMENTS_FILE):
             if there.exists(name):
                 out.write(there.read(name), name)
-        return {"document_tower": self._write_tower(student, out, data)} if options.with_document_tower else {}
+        if options.with_document_tower:
+            return {"document_tower": self._write_tower(student, out, data)}
+        if isinstance(student, LoadedRetriever) and student.tower is not None:  # the student is an export itself
+            write_tower(student.tower, out)
+        return {}
 
     @staticmethod
     def _write_tower(student: Student, out: Storage, data: Data) -> dict[str, float]:
