@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from common import METRIC
+from common import METRIC, mean_std
 from forms import summary
 from hot_loops import describe
 from methods import BASELINES, gap_closed
@@ -57,6 +57,9 @@ SIDES = {
     "plain-bank": "plain loop with a bank",
     "plain-bank-2": "the same in two processes",
 }
+#: Scores of texts that are sorted into classes, and of documents that are ranked.
+CLASSIFIED = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+RANKED = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100"}
 #: How many processes each side has that is a plain loop.
 PLAIN = {"plain": 1, "plain-bank": 1, "plain-bank-2": 2}
 
@@ -409,15 +412,57 @@ class Page:
         Ways are chosen by validation, and the scores are those on test. Rows that are explored for one student alone
         cost it too much more to be compared.
         """
-        rows: list[list[Any]] = []
-        for name in records:
+        summaries = {name: self.record(name)["summary"] for name in records}
+        times = sorted({line["times"] for lines in summaries.values() for line in lines})
+        rows = [["data", *(f"x {each}" for each in times)]]
+        for name, lines in summaries.items():
             record = self.record(name)
-            times = sorted({line["times"] for line in record["summary"]})
             tail = base_of(record)["task"].get("long_tail")
             what = f"{record['data']}, " + (f"imbalance {tail['imbalance']:g}" if tail else "few labels")
-            cells = [_best_way([line for line in record["summary"] if line["times"] == each]) for each in times]
-            rows = rows or [["data", *(f"x {each}" for each in times)]]
+            cells = [_best_way([line for line in lines if line["times"] == each]) for each in times]
             rows.append([f"{what} ({len(record['seeds'])} seeds)", *cells])
+        return markdown(rows)
+
+    # Students that are taken away.
+
+    def statics(self, name: str) -> str:
+        """Students that begin with the teacher's words beside model2vec: scores, size on the disk and speed."""
+        record = self.record(name)
+        shown = RANKED if record["base"]["task"]["type"] == "retrieval" else CLASSIFIED
+        rows = [["student", *shown.values(), "MB on disk", "texts a second"]]
+        for each in record["results"]:
+            scores = (mean_and_spread(mean_std([run[f"test_{key}"] for run in each["metrics"]])) for key in shown)
+            speed = record["speeds"].get(each["method"])
+            size = figure(each["bytes"] / 1e6, 1)
+            rows.append([each["method"], *scores, size, "-" if speed is None else figure(speed)])
+        scores = (figure(record["teacher"]["quality"]["test"][key], 1) for key in shown)
+        rows.append([say("teacher"), *scores, "-", figure(record["speeds"]["teacher"])])
+        return markdown(rows)
+
+    def static(self, name: str, method: str, key: str) -> float:
+        """A score on test of a student beside model2vec (the mean over seeds), its `bytes`, or texts a `second`."""
+        record = self.record(name)
+        (found,) = [each for each in record["results"] if each["method"] == method]
+        if key in ("bytes", "second"):
+            return float(found["bytes"] if key == "bytes" else record["speeds"][method])
+        return mean(run[f"test_{key}"] for run in found["metrics"])
+
+    def served(self, *records: str) -> str:
+        """What a service answers against the module in a loop of the same thread."""
+        head = ["data", "inputs a request", "clients", "service, inputs a second", "loop", "ratio"]
+        rows = [[*head, "service, milliseconds", "of 95 %", "loop, milliseconds"]]
+        for name in records:
+            record = self.record(name)
+            for case in record["results"]:
+                service, loop = ([pair[side] for pair in case["pairs"]] for side in ("service", "loop"))
+                speeds = [figure(median(each["inputs_per_s"] for each in side)) for side in (service, loop)]
+                times = [
+                    median(each[key] for each in side)
+                    for side, key in ((service, "ms"), (service, "ms_95"), (loop, "ms"))
+                ]
+                ratio = figure(median(pair["ratio"] for pair in case["pairs"]), 2)
+                asked = [str(case["inputs"]), str(case["clients"])]
+                rows.append([record["data"], *asked, *speeds, ratio, *(figure(each, 1) for each in times)])
         return markdown(rows)
 
     # The platform.
@@ -648,6 +693,8 @@ class Page:
 
 def _best_way(lines: Sequence[Line]) -> str:
     """Name the best way among some that have one number of steps, with its points over the best distillation."""
+    if not lines:
+        return "-"
     plain = [line for line in lines if line["method"].startswith("distillation")]
     others = [line for line in lines if line not in plain and line["method"] != "gradient"]
     floor, best = (max(each, key=lambda line: line["validation"]["mean"]) for each in (plain, others))
