@@ -420,7 +420,8 @@ class Page:
             tail = base_of(record)["task"].get("long_tail")
             what = f"{record['data']}, " + (f"imbalance {tail['imbalance']:g}" if tail else "few labels")
             cells = [_best_way([line for line in lines if line["times"] == each]) for each in times]
-            rows.append([f"{what} ({len(record['seeds'])} seeds)", *cells])
+            seeds = len(record["seeds"])
+            rows.append([f"{what} ({seeds} seed{'s' if seeds > 1 else ''})", *cells])
         return markdown(rows)
 
     # Students that are taken away.
