@@ -15,11 +15,11 @@ import pytest
 import requests
 
 import tgt_ray
+from tests.helpers.commands import command
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import cluster, serving
 from tgt_ray.distributed.service_settings import Settings
-from tgt_ray.entrypoints import cli
 
 TEXTS = [f"a {word} day of {other}" for word in ("good", "bad", "long") for other in ("joy", "gloom", "rain", "tea")]
 
@@ -28,13 +28,6 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
-
-
-def command(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", *map(str, args)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def test_an_address_that_is_taken_or_of_nobody_is_refused(monkeypatch, capsys, tmp_path):

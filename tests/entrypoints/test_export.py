@@ -7,16 +7,18 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from tgt_ray.entrypoints import cli, terminal
+from tests.helpers.commands import command
+from tgt_ray.entrypoints import terminal
+
+
+def test_a_folder_of_folders_that_are_not_there_is_refused(monkeypatch, capsys, of_digits, tmp_path):
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "nowhere" / "mine", "--quiet") == 2
+    assert f"error: --out {tmp_path}/nowhere/mine: there is no folder {tmp_path}/nowhere" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def export(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", "export", *map(str, args), "--format", "safetensors"])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return command(monkeypatch, "export", *args, "--format", "safetensors")
 
 
 @pytest.fixture

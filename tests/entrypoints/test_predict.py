@@ -13,16 +13,7 @@ import pytest
 from PIL import Image
 
 import tgt_ray
-from tgt_ray.entrypoints import cli
-
-
-def command(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.helpers.commands import command
 
 
 @pytest.fixture
@@ -144,7 +135,9 @@ def test_inputs_that_are_none(monkeypatch, capsys, of_sentences, tmp_path, name,
     "options, said",
     [
         (("--out", "out.xlsx"), "ends with '.xlsx'; expected .parquet, .csv, .jsonl"),
-        (("--out", "nowhere/out.csv"), "there is no folder nowhere"),
+        (("--out", "nowhere/out.csv"), "there is no folder nowhere; make it first"),
+        (("--ray", "--out", "nowhere/out"), "there is no folder nowhere; make it first"),
+        (("--out", "."), "ends with ''"),
         (("--top", 11), "top: 11; expected a number from 1 to 10"),
         (("--pair-column", "b"), "the student was trained on single texts"),
         (("--device", "abacus"), "device: 'abacus' can't be used"),
@@ -179,6 +172,12 @@ def test_evaluate_says_what_the_run_has_measured(monkeypatch, capsys, of_digits,
     assert found["calibration"]["temperature"] == pytest.approx(result["calibrated_temperature"])
     shown = capsys.readouterr().out
     assert "balanced_accuracy" in shown and "expected calibration error" in shown and "rows: true classes" in shown
+
+
+@pytest.mark.parametrize("out, said", [("nowhere/a.json", "there is no folder nowhere"), (".", "is a folder")])
+def test_evaluate_refuses_a_place_where_it_cannot_write(monkeypatch, capsys, of_digits, pictures, out, said):
+    assert command(monkeypatch, "evaluate", of_digits.folder, pictures, "--out", out) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_evaluate_on_a_table_with_another_column(monkeypatch, capsys, of_sentences, sentences, tmp_path):

@@ -156,16 +156,20 @@ def evaluate(
     """Measure a student on other data with the same names of classes."""
     from tgt_ray.inference import prediction
     from tgt_ray.inference.loading import load_student
+    from tgt_ray.inference.predictions import check_file
 
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    if out is not None:
+        check_file(out)
     with terminal.messages(level(quiet, verbose), to="stderr"):
         student = load_student(folder, device)
         wanted = prediction.wanted(student, column, pair, label, labelled=True)
         found = prediction.evaluate(student, data, wanted, batch_size, strict)
-    if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     prediction.show(found)
+    if out is not None:
+        try:
+            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        except OSError as err:
+            raise ConfigError(f"--out {out}: cannot be written ({err.strerror})") from err
 
 
 def export(

@@ -22,6 +22,7 @@ from tgt_ray.inference.export.sentence_transformers import SentenceTransformers
 from tgt_ray.inference.export.timm import Timm
 from tgt_ray.inference.export.transformers import Transformers
 from tgt_ray.inference.origin import origin_of
+from tgt_ray.inference.predictions import check_parent
 from tgt_ray.inference.speed import compared
 from tgt_ray.results import speed
 
@@ -58,11 +59,12 @@ def export_student(
         raise ConfigError(f"--{ignored[0].replace('_', '-')}: has no effect on --format {name}; leave it out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: is there already; give a new folder")
+    check_parent(out)
     chosen.check(student)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
+        draft.mkdir()
         data, origin = Data(student, storage), origin_of(student.folder)
         about = chosen.write(student, draft, data, options)
         record = {
