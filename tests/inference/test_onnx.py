@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import tgt_ray
-from tests.entrypoints.test_predict import command
 from tests.helpers import retrieval, text_runs
+from tests.helpers.commands import command
 from tests.helpers.experiments import TINY, changed
 from tests.helpers.fresh import fresh
 from tests.helpers.pictures import picture, write_pictures

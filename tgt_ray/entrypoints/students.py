@@ -216,8 +216,8 @@ def export(
     with terminal.messages(level(quiet, verbose), to="stderr"):
         student = load_student(folder)
         licence = _asked_for() if licence is None and not quiet and terminal.can_ask() else licence
-        root = Storage(storage) if storage is not None else origin_of(student.folder).storage
-        root = root or Storage(Path(student.folder).parent)
+        root = Storage(storage) if storage is not None else origin_of(student.storage).storage
+        root = root or student.storage.above() or student.storage
         record = export_student(student, form, out, root, Options(int8, with_document_tower), licence)
         address = upload(out, push, public) if push is not None else None
     if int8:

@@ -7,7 +7,6 @@ HTML mean nothing, or escaped. What no record says is said to be not recorded.
 from __future__ import annotations
 
 import inspect
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tgt_ray.core.config import Component
 from tgt_ray.core.errors import cut
 from tgt_ray.core.memory import in_bytes
-from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import visible
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.licences import metadata_of
@@ -317,15 +315,8 @@ def _chosen_as(export: Export) -> list[str]:
 
 
 def _details(export: Export) -> pd.DataFrame | None:
-    """Read the test recall of each class; None where it isn't there."""
-    folder, file = Storage(export.student.folder), "per_class.csv"
-    if export.retrieves or not folder.exists(file):
-        return None
-    table = pd.read_csv(io.BytesIO(folder.read(file)), dtype={"name": str}, keep_default_na=False)
-    if "name" not in table:
-        table["name"] = table["class"].astype(str)
-    table["recall"] = pd.to_numeric(table["recall"], errors="coerce")
-    return table
+    """Return the test recall of each class; None where it isn't recorded."""
+    return None if export.retrieves else export.origin.per_class
 
 
 def _limits(export: Export, details: pd.DataFrame | None) -> Iterator[str]:
