@@ -60,6 +60,16 @@ def test_the_end_of_an_export_says_how_small_and_fast_the_student_is(monkeypatch
     assert found["student"]["rows"] == 64 and found["teacher"]["threads"] and found["against_teacher"]
 
 
+def test_ctrl_c_leaves_nothing_and_says_so(monkeypatch, caplog, of_digits, tmp_path):
+    def pressed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tgt_ray.inference.export.compared", pressed)
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine", "--quiet") == 130
+    assert caplog.messages[-1] == f"interrupted: nothing was written to {tmp_path / 'mine'}"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "more, said",
     [

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,60 @@ def test_texts(monkeypatch, capsys, of_sentences, sentences, tmp_path, ending):
     student = tgt_ray.load_student(of_sentences.folder)
     assert table["label"].tolist() == student.predict(texts)["label"].tolist()
     np.testing.assert_allclose(table[["probability of 0", "probability of 1"]], student.probabilities(texts), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("rows.csv", 'text,n\n"joy\nand, more ""joy""",1\ngloom,2\n\nnoise,3'),
+        ("rows.tsv", "text\tn\njoy\t1\ngloom\t2\nnoise\t3\n"),
+        ("rows.jsonl", '{"text": "joy\\n"}\n{"text": "gloom"}\n{"text": "noise"}'),
+        ("rows.txt", "joy\ngloom\nnoise"),
+    ],
+)
+def test_progress_knows_how_many_rows_there_are(monkeypatch, of_sentences, tmp_path, name, content):
+    phases = []
+    monkeypatch.setattr("tgt_ray.core.progress.FIRST_S", 0.0)
+    update = "tgt_ray.core.progress.Lines.update"
+    monkeypatch.setattr(update, lambda self, phase: phases.append((phase.done, phase.total)))
+    (tmp_path / name).write_text(content)
+    assert command(monkeypatch, "predict", of_sentences.folder, tmp_path / name, "--batch-size", 2) == 0
+    assert phases == [(2, 3), (3, 3)]
+
+
+def test_rows_from_a_pipe_are_read_once(monkeypatch, capsys, of_sentences, tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit((tmp_path / "rows.jsonl").write_text, '{"text": "joy"}\n{"text": "gloom"}\n')
+        code = command(monkeypatch, "predict", of_sentences.folder, tmp_path / "rows.jsonl")
+        writing.result()
+    assert (code, len(capsys.readouterr().out.splitlines())) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("predict", "--out", "out.csv"), "interrupted: nothing was written to out.csv"),
+        (("predict", "--out", "out.parquet"), "interrupted: nothing was written to out.parquet"),
+        (("predict",), "interrupted: standard output has the first rows alone"),
+        (("predict", "--ray", "--out", "out"), "interrupted: what is done stays in out, and the same command goes on"),
+        (("evaluate", "--out", "out.json"), "interrupted: nothing was written to out.json"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_what_is_left(monkeypatch, caplog, of_sentences, tmp_path, words, said):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["joy", "gloom"], "label": [0, 1]}).to_json("rows.jsonl", orient="records", lines=True)
+    before = sorted(tmp_path.iterdir())
+
+    def pressed(self, table=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tgt_ray.inference.sources.Inputs.taken", pressed)
+    monkeypatch.setattr("tgt_ray.inference.parts.finished", pressed)
+    name, *options = words
+    assert command(monkeypatch, name, of_sentences.folder, "rows.jsonl", *options, "--quiet") == 130
+    assert caplog.messages[-1] == said
+    assert [each for each in sorted(tmp_path.iterdir()) if each.name != "out"] == before
 
 
 def test_pairs_need_both_columns(monkeypatch, capsys, of_pairs, sentences, tmp_path):

@@ -158,7 +158,8 @@ def test_a_licence_that_was_not_given_is_said(of_digits, tmp_path):
 def test_a_licence_that_the_hub_does_not_know_keeps_its_name(of_digits, tmp_path):
     card = export(of_digits.folder, tmp_path / "mine", "Our: own\nlicence")
     data = ModelCard(card).data
-    assert data.license == "other" and data.license_name == "Our: own\nlicence"
+    assert data.license == "other" and data.license_name == "our-own-licence", "an identifier, as the hub wants it"
+    assert "`Our: own licence`, as its owner has said" in card
 
 
 def test_the_best_of_a_sweep_stands_beside_its_controls(of_sweep, tmp_path):
@@ -249,6 +250,23 @@ def test_many_classes_are_the_worst_ones(of_digits, tmp_path, monkeypatch):
     shown_recalls = [float(line.split("|")[4]) for line in rows.splitlines() if line.startswith("| `")]
     recalls = pd.read_csv(Path(of_digits.folder) / "per_class.csv").recall
     np.testing.assert_allclose(shown_recalls, np.sort(recalls)[:3], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "name, library, pipeline, tag",
+    [
+        ("safetensors", "tgt-ray", "text-classification", "safetensors"),
+        ("sentence-transformers", "sentence-transformers", "feature-extraction", "sentence-transformers"),
+        ("onnx", None, "text-classification", "onnx"),
+        ("pt2", None, "text-classification", "pytorch"),
+    ],
+)
+def test_the_metadata_name_a_library_of_the_hub_or_none(of_sentences, tmp_path, name, library, pipeline, tag):
+    student = tgt_ray.load_student(of_sentences.folder)
+    export_student(student, name, tmp_path / "mine", Storage(tmp_path))
+    data = ModelCard((tmp_path / "mine" / "README.md").read_text()).data
+    assert (data.library_name, data.pipeline_tag) == (library, pipeline) and tag in data.tags
+    assert {each.task_type for each in data.eval_results} == {"text-classification"}
 
 
 def test_texts_and_pairs(of_sentences, of_pairs, tmp_path):

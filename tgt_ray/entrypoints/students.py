@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +15,8 @@ import typer
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import spread, terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
+
+log = logging.getLogger(__name__)
 
 FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers", "onnx", "pt2"]
 #: Inputs of a file that `predict --ray` writes.
@@ -85,7 +90,10 @@ def predict(
         raise ConfigError("--rows-per-part: has no effect without --ray; leave it out")
     parts, target = (check_folder(out), None) if on_ray else ("", check_target(out))
     # On Ray standard error has what libraries say, and standard output no predictions.
-    with terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"):
+    with (
+        terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"),
+        _says_interrupted(_left(parts, target)),
+    ):
         student = load_student(folder, "cpu" if on_ray else device)
         wanted = prediction.wanted(student, column, pair)
         asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)
@@ -160,7 +168,8 @@ def evaluate(
 
     if out is not None:
         check_file(out)
-    with terminal.messages(level(quiet, verbose), to="stderr"):
+    left = "nothing was written" if out is None else f"nothing was written to {out}"
+    with terminal.messages(level(quiet, verbose), to="stderr"), _says_interrupted(left):
         student = load_student(folder, device)
         wanted = prediction.wanted(student, column, pair, label, labelled=True)
         found = prediction.evaluate(student, data, wanted, batch_size, strict)
@@ -213,16 +222,41 @@ def export(
     from tgt_ray.inference.sharing import push as upload
 
     check_push(push, public)
-    with terminal.messages(level(quiet, verbose), to="stderr"):
+    with terminal.messages(level(quiet, verbose), to="stderr"), _says_interrupted(f"nothing was written to {out}"):
         student = load_student(folder)
         licence = _asked_for() if licence is None and not quiet and terminal.can_ask() else licence
         root = Storage(storage) if storage is not None else origin_of(student.storage).storage
         root = root or student.storage.above() or student.storage
         record = export_student(student, form, out, root, Options(int8, with_document_tower), licence)
-        address = upload(out, push, public) if push is not None else None
+        with _says_interrupted(f"the export stays in {out}, and the upload isn't over"):
+            address = upload(out, push, public) if push is not None else None
     if int8:
         show(record["precisions"])
     print(out if address is None else address)
+
+
+def _left(parts: str, target: Path | None) -> str:
+    """Say what a prediction leaves that is interrupted.
+
+    - parts: the folder of numbered files; "": there is none
+    - target: the file; None: standard output
+    """
+    if parts:
+        return f"what is done stays in {parts}, and the same command goes on"
+    return "standard output has the first rows alone" if target is None else f"nothing was written to {target}"
+
+
+@contextmanager
+def _says_interrupted(left: str) -> Iterator[None]:
+    """End the command with a line and the exit code of an interruption where a user presses Ctrl-C.
+
+    - left: what is there then
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("interrupted: %s", left)
+        raise typer.Exit(130) from None
 
 
 def _asked_for() -> str | None:
