@@ -38,6 +38,15 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Inputs at once. Default: as many as a little memory holds.")
 ]
 
+RayOption = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Share the work over a Ray cluster, or all cores: --out becomes a folder with numbered Parquet files."
+        " Given again, the command goes on where it was broken off.",
+    ),
+]
+
 
 def predict(
     folder: FolderArgument,
@@ -67,14 +76,7 @@ def predict(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     strict: StrictOption = False,
-    on_ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Share the work over a Ray cluster, or all cores: --out becomes a folder with numbered Parquet files."
-            " Given again, the command goes on where it was broken off.",
-        ),
-    ] = False,
+    on_ray: RayOption = False,
     rows_per_part: Annotated[
         int | None, typer.Option("--rows-per-part", min=1, help="With --ray: inputs of a file. Default: 4096.")
     ] = None,
