@@ -1,12 +1,14 @@
 """A student as a service of Ray Serve, and predictions of many inputs over a cluster."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -184,3 +186,53 @@ def test_a_signal_ends_it_and_no_process_is_left(of_sentences, number, tmp_path)
     assert len(started) > 3 and left == []
     assert (tmp_path / "said").read_text().splitlines()[-1] == "the service has ended"
     assert serving.bind("127.0.0.1", port) == ""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", ["raylet", "ServeController"])
+def test_ctrl_c_while_it_starts_is_one_line_and_no_process_is_left(of_sentences, tmp_path, begun):
+    command = [sys.executable, "-m", "tgt_ray", "serve", of_sentences.folder, "--port", str(free_port())]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    try:
+        until, started = time.monotonic() + 200, []
+        while not any(begun in " ".join(each.cmdline()) for each in started):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+            with suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None and time.monotonic() < until:
+            with suppress(psutil.NoSuchProcess):
+                started += psutil.Process(process.pid).children(recursive=True)
+            time.sleep(0.1)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+    _, left = psutil.wait_procs(set(started), timeout=20)
+    assert left == []
+    assert (tmp_path / "said").read_text() == "interrupted: the service had not begun, and has ended\n"
+
+
+def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not():
+    done = []
+    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("first")
+    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("second")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("never")
+    assert done == ["first", "second"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_in_a_block).result() == "no signals there"
+
+
+def _in_a_block() -> str:
+    with cluster.signals_wait():
+        return "no signals there"

@@ -127,13 +127,14 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer HTTP requests with a student, until Ctrl-C."""
-    from tgt_ray.core.kept import find
-    from tgt_ray.distributed import serving
-    from tgt_ray.distributed.service_settings import Settings
-    from tgt_ray.inference.loading import load_student
+    with terminal.messages(level(quiet, verbose)), _says_interrupted("the service had not begun, and has ended"):
+        # Here, since a service is often started and ended by hand, and these take seconds.
+        from tgt_ray.core.kept import find
+        from tgt_ray.distributed import serving
+        from tgt_ray.distributed.service_settings import Settings
+        from tgt_ray.inference.loading import load_student
 
-    settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
-    with terminal.messages(level(quiet, verbose)):
+        settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
         serving.check(settings)
         load_student(folder)  # so that a bad folder is said before anything is started
         serving.run(find(folder).root, settings)
