@@ -236,3 +236,30 @@ def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not():
 def _in_a_block() -> str:
     with cluster.signals_wait():
         return "no signals there"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two starts of Ray, which take long on a busy machine
+def test_ctrl_c_of_a_shared_prediction_keeps_its_parts_and_the_same_command_goes_on(of_sentences, tmp_path):
+    source, out = tmp_path / "rows.parquet", tmp_path / "out"
+    pd.DataFrame({"text": TEXTS * 2000}).to_parquet(source)
+    words = ["predict", of_sentences.folder, str(source), "--ray", "--out", str(out), "--rows-per-part", "400"]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([sys.executable, "-m", "tgt_ray", *words], stdout=said, stderr=subprocess.STDOUT)
+    try:
+        until = time.monotonic() + 200
+        while not list(out.glob("part-*.parquet")):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=100) == 130
+    finally:
+        process.kill()
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    last = f"interrupted: what is done stays in {out}, and the same command goes on"
+    assert last in (tmp_path / "said").read_text().splitlines() and 0 < len(list(out.glob("part-*.parquet"))) < 60
+    again = subprocess.run([sys.executable, "-m", "tgt_ray", *words], capture_output=True, text=True, timeout=250)
+    assert again.returncode == 0 and "of 60 parts are there already" in again.stdout, again.stdout + again.stderr
+    assert len(pd.read_parquet(out)) == 24_000
