@@ -45,13 +45,14 @@ def connect() -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     raylet_messages_to_stderr()
     keep_tokens_private()
-    own: list[psutil.Process] = []
+    own: list[psutil.Process] | None = None
     try:
         with signals_wait():
             own = _init(os.environ.get("RAY_ADDRESS", "local") or "local")
         yield
     finally:
-        _shut_down(own)
+        if own is not None:  # it is connected
+            _shut_down(own)
 
 
 def _init(address: str) -> list[psutil.Process]:
