@@ -1,12 +1,14 @@
 """A student as a service of Ray Serve, and predictions of many inputs over a cluster."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +17,11 @@ import pytest
 import requests
 
 import tgt_ray
+from tests.helpers.commands import command
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import cluster, serving
 from tgt_ray.distributed.service_settings import Settings
-from tgt_ray.entrypoints import cli
 
 TEXTS = [f"a {word} day of {other}" for word in ("good", "bad", "long") for other in ("joy", "gloom", "rain", "tea")]
 
@@ -28,13 +30,6 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
-
-
-def command(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", *map(str, args)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def test_an_address_that_is_taken_or_of_nobody_is_refused(monkeypatch, capsys, tmp_path):
@@ -191,3 +186,80 @@ def test_a_signal_ends_it_and_no_process_is_left(of_sentences, number, tmp_path)
     assert len(started) > 3 and left == []
     assert (tmp_path / "said").read_text().splitlines()[-1] == "the service has ended"
     assert serving.bind("127.0.0.1", port) == ""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", ["raylet", "ServeController"])
+def test_ctrl_c_while_it_starts_is_one_line_and_no_process_is_left(of_sentences, tmp_path, begun):
+    command = [sys.executable, "-m", "tgt_ray", "serve", of_sentences.folder, "--port", str(free_port())]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    try:
+        until, started = time.monotonic() + 200, []
+        while not any(begun in " ".join(each.cmdline()) for each in started):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+            with suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None and time.monotonic() < until:
+            with suppress(psutil.NoSuchProcess):
+                started += psutil.Process(process.pid).children(recursive=True)
+            time.sleep(0.1)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+    _, left = psutil.wait_procs(set(started), timeout=20)
+    assert left == []
+    assert (tmp_path / "said").read_text() == "interrupted: the service had not begun, and has ended\n"
+
+
+def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not():
+    done = []
+    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("first")
+    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("second")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("never")
+    assert done == ["first", "second"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_in_a_block).result() == "no signals there"
+
+
+def _in_a_block() -> str:
+    with cluster.signals_wait():
+        return "no signals there"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two starts of Ray, which take long on a busy machine
+def test_ctrl_c_of_a_shared_prediction_keeps_its_parts_and_the_same_command_goes_on(of_sentences, tmp_path):
+    source, out = tmp_path / "rows.parquet", tmp_path / "out"
+    pd.DataFrame({"text": TEXTS * 2000}).to_parquet(source)
+    words = ["predict", of_sentences.folder, str(source), "--ray", "--out", str(out), "--rows-per-part", "400"]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([sys.executable, "-m", "tgt_ray", *words], stdout=said, stderr=subprocess.STDOUT)
+    try:
+        until = time.monotonic() + 200
+        while not list(out.glob("part-*.parquet")):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=100) == 130
+    finally:
+        process.kill()
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    last = f"interrupted: what is done stays in {out}, and the same command goes on"
+    assert last in (tmp_path / "said").read_text().splitlines() and 0 < len(list(out.glob("part-*.parquet"))) < 60
+    again = subprocess.run([sys.executable, "-m", "tgt_ray", *words], capture_output=True, text=True, timeout=250)
+    assert again.returncode == 0 and "of 60 parts are there already" in again.stdout, again.stdout + again.stderr
+    assert len(pd.read_parquet(out)) == 24_000

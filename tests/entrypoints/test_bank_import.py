@@ -12,12 +12,13 @@ import yaml
 from PIL import Image
 
 from tests.helpers.answers import logits_of, softmax, stored, write
+from tests.helpers.commands import command
 from tests.helpers.text_runs import sentences_of
 from tgt_ray.core.config import validate
 from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import to_texts
-from tgt_ray.entrypoints import api, cli
+from tgt_ray.entrypoints import api
 from tgt_ray.entrypoints.inventory import things
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.imported import ImportedRows
@@ -49,13 +50,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
     pq.write_table(pa.table(texts()[0]), tmp_path / "rows.parquet", row_group_size=16)
     return tmp_path
-
-
-def command(monkeypatch, *args: str) -> int:
-    monkeypatch.setattr("sys.argv", ["tgt-ray", *args])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return stopped.value.code
 
 
 def bring(monkeypatch, *args: str, file: str = "rows.parquet") -> int:

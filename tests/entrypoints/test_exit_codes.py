@@ -7,17 +7,11 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from tests.helpers.commands import command as run
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.entrypoints import api, cli
 
 PAGE = (Path(__file__).parents[2] / "docs/run-results.md").read_text(encoding="utf-8")
-
-
-def ended(monkeypatch, command, *args: str) -> int:
-    monkeypatch.setattr("sys.argv", ["tgt-ray", *args])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(command)
-    return stopped.value.code
 
 
 def raising(error):
@@ -48,7 +42,7 @@ def result(best=None, interrupted=False):
 )
 def test_commands_end_with_the_codes_of_the_page(monkeypatch, command, does, code):
     monkeypatch.setattr(api, "run" if command == "train" else "run_sweep", does)
-    assert ended(monkeypatch, getattr(cli, command), "--quiet") == code
+    assert run(monkeypatch, "--quiet", of=(getattr(cli, command),)) == code
 
 
 def test_the_page_lists_these_codes_once():
@@ -64,12 +58,12 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(monkeypatch, capsys, t
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", raising(AssertionError("Ray was started")))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert ended(monkeypatch, cli.sweep, "--dry-run") == 0
+    assert run(monkeypatch, "--dry-run", of=(cli.sweep,)) == 0
     said = capsys.readouterr().out
     assert "12 trials: 10 by tpe, and 2 controls" in said and "  control one_hot" in said
     assert said.count("synthetic_ratio ") == 5 and "and 5 more, whose values follow from results" in said
     assert "of this machine: the run asks for 1 x train worker of 0.5 CPU" in said and "trials at once: 2" in said
     assert list(tmp_path.iterdir()) == []
-    assert ended(monkeypatch, cli.sweep, "--dry-run", "--set", "experiment.train.workers=64") == 2
+    assert run(monkeypatch, "--dry-run", "--set", "experiment.train.workers=64", of=(cli.sweep,)) == 2
     assert "the run asks for 64 x train worker" in capsys.readouterr().err
-    assert ended(monkeypatch, cli.sweep, "--dry-run", "--resume", "--name", "x") == 2
+    assert run(monkeypatch, "--dry-run", "--resume", "--name", "x", of=(cli.sweep,)) == 2

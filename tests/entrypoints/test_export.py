@@ -7,16 +7,18 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from tgt_ray.entrypoints import cli, terminal
+from tests.helpers.commands import command
+from tgt_ray.entrypoints import terminal
+
+
+def test_a_folder_of_folders_that_are_not_there_is_refused(monkeypatch, capsys, of_digits, tmp_path):
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "nowhere" / "mine", "--quiet") == 2
+    assert f"error: --out {tmp_path}/nowhere/mine: there is no folder {tmp_path}/nowhere" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def export(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", "export", *map(str, args), "--format", "safetensors"])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return command(monkeypatch, "export", *args, "--format", "safetensors")
 
 
 @pytest.fixture
@@ -56,6 +58,16 @@ def test_the_end_of_an_export_says_how_small_and_fast_the_student_is(monkeypatch
     assert "with 1 thread" in line and "its teacher is" in line
     found = json.loads((tmp_path / "mine" / "export.json").read_text())["speed"]
     assert found["student"]["rows"] == 64 and found["teacher"]["threads"] and found["against_teacher"]
+
+
+def test_ctrl_c_leaves_nothing_and_says_so(monkeypatch, caplog, of_digits, tmp_path):
+    def pressed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tgt_ray.inference.export.compared", pressed)
+    assert export(monkeypatch, of_digits.folder, "--out", tmp_path / "mine", "--quiet") == 130
+    assert caplog.messages[-1] == f"interrupted: nothing was written to {tmp_path / 'mine'}"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,7 @@ import pytest
 from PIL import Image
 
 import tgt_ray
-from tgt_ray.entrypoints import cli
-
-
-def command(monkeypatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tgt_ray", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.helpers.commands import command
 
 
 @pytest.fixture
@@ -114,6 +107,60 @@ def test_texts(monkeypatch, capsys, of_sentences, sentences, tmp_path, ending):
     np.testing.assert_allclose(table[["probability of 0", "probability of 1"]], student.probabilities(texts), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("rows.csv", 'text,n\n"joy\nand, more ""joy""",1\ngloom,2\n\nnoise,3'),
+        ("rows.tsv", "text\tn\njoy\t1\ngloom\t2\nnoise\t3\n"),
+        ("rows.jsonl", '{"text": "joy\\n"}\n{"text": "gloom"}\n{"text": "noise"}'),
+        ("rows.txt", "joy\ngloom\nnoise"),
+    ],
+)
+def test_progress_knows_how_many_rows_there_are(monkeypatch, of_sentences, tmp_path, name, content):
+    phases = []
+    monkeypatch.setattr("tgt_ray.core.progress.FIRST_S", 0.0)
+    update = "tgt_ray.core.progress.Lines.update"
+    monkeypatch.setattr(update, lambda self, phase: phases.append((phase.done, phase.total)))
+    (tmp_path / name).write_text(content)
+    assert command(monkeypatch, "predict", of_sentences.folder, tmp_path / name, "--batch-size", 2) == 0
+    assert phases == [(2, 3), (3, 3)]
+
+
+def test_rows_from_a_pipe_are_read_once(monkeypatch, capsys, of_sentences, tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit((tmp_path / "rows.jsonl").write_text, '{"text": "joy"}\n{"text": "gloom"}\n')
+        code = command(monkeypatch, "predict", of_sentences.folder, tmp_path / "rows.jsonl")
+        writing.result()
+    assert (code, len(capsys.readouterr().out.splitlines())) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("predict", "--out", "out.csv"), "interrupted: nothing was written to out.csv"),
+        (("predict", "--out", "out.parquet"), "interrupted: nothing was written to out.parquet"),
+        (("predict",), "interrupted: standard output has the first rows alone"),
+        (("predict", "--ray", "--out", "out"), "interrupted: what is done stays in out, and the same command goes on"),
+        (("evaluate", "--out", "out.json"), "interrupted: nothing was written to out.json"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_what_is_left(monkeypatch, caplog, of_sentences, tmp_path, words, said):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["joy", "gloom"], "label": [0, 1]}).to_json("rows.jsonl", orient="records", lines=True)
+    before = sorted(tmp_path.iterdir())
+
+    def pressed(self, table=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tgt_ray.inference.sources.Inputs.taken", pressed)
+    monkeypatch.setattr("tgt_ray.inference.parts.finished", pressed)
+    name, *options = words
+    assert command(monkeypatch, name, of_sentences.folder, "rows.jsonl", *options, "--quiet") == 130
+    assert caplog.messages[-1] == said
+    assert [each for each in sorted(tmp_path.iterdir()) if each.name != "out"] == before
+
+
 def test_pairs_need_both_columns(monkeypatch, capsys, of_pairs, sentences, tmp_path):
     assert command(monkeypatch, "predict", of_pairs.folder, sentences / "test.parquet") == 0
     assert len(capsys.readouterr().out.splitlines()) == 61
@@ -144,7 +191,9 @@ def test_inputs_that_are_none(monkeypatch, capsys, of_sentences, tmp_path, name,
     "options, said",
     [
         (("--out", "out.xlsx"), "ends with '.xlsx'; expected .parquet, .csv, .jsonl"),
-        (("--out", "nowhere/out.csv"), "there is no folder nowhere"),
+        (("--out", "nowhere/out.csv"), "there is no folder nowhere; make it first"),
+        (("--ray", "--out", "nowhere/out"), "there is no folder nowhere; make it first"),
+        (("--out", "."), "ends with ''"),
         (("--top", 11), "top: 11; expected a number from 1 to 10"),
         (("--pair-column", "b"), "the student was trained on single texts"),
         (("--device", "abacus"), "device: 'abacus' can't be used"),
@@ -179,6 +228,12 @@ def test_evaluate_says_what_the_run_has_measured(monkeypatch, capsys, of_digits,
     assert found["calibration"]["temperature"] == pytest.approx(result["calibrated_temperature"])
     shown = capsys.readouterr().out
     assert "balanced_accuracy" in shown and "expected calibration error" in shown and "rows: true classes" in shown
+
+
+@pytest.mark.parametrize("out, said", [("nowhere/a.json", "there is no folder nowhere"), (".", "is a folder")])
+def test_evaluate_refuses_a_place_where_it_cannot_write(monkeypatch, capsys, of_digits, pictures, out, said):
+    assert command(monkeypatch, "evaluate", of_digits.folder, pictures, "--out", out) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_evaluate_on_a_table_with_another_column(monkeypatch, capsys, of_sentences, sentences, tmp_path):

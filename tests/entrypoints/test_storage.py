@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import retrieval, text_runs
+from tests.helpers.commands import command
 from tests.helpers.experiments import changed
 from tests.helpers.pictures import write_pictures
 from tests.helpers.stops import interrupted
@@ -18,7 +19,6 @@ from tgt_ray.core import claims, records
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage, host
-from tgt_ray.entrypoints import cli
 from tgt_ray.entrypoints import storage as subject
 from tgt_ray.entrypoints.inventory import things
 from tgt_ray.sweeps.config import SweepConfig
@@ -150,10 +150,7 @@ def test_what_runs_on_other_data_have_made_stays(kind, request, tmp_path, prepar
 def test_a_list_says_who_needs_what(root, capsys, monkeypatch):
     litter(root)
     (root / "somebody's").mkdir()
-    monkeypatch.setattr("sys.argv", ["tgt-ray", "storage", "ls", str(root)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert command(monkeypatch, "storage", "ls", root) == 0
     head, *rows, last = (line.split() for line in capsys.readouterr().out.splitlines())
     assert head == ["kind", "name", "size", "age", "used", "by"] and last[1:3] == ["in", "all,"]
     said = {row[1]: row[-1] for row in rows}
@@ -216,6 +213,59 @@ def test_a_run_is_not_removed_while_a_command_works_on_it(root, capsys):
     assert removed(capsys) == {"a"} and not (root / "a").exists() and (root / "teachers").exists()
 
 
+@pytest.fixture
+def learning(root) -> Path:
+    """The same storage with a sweep `s` that may start from `a`, a run `b` that does, and a run `c` that it teaches."""
+    settings = {
+        "s/sweep.yaml": f"experiment: {{}}\nspace: {{train.start_from: {{choice: [null, {root}/a]}}}}\n",
+        "b/experiment.yaml": f"train: {{start_from: {root}/a/checkpoint}}\n",
+        "c/experiment.yaml": f"teacher: {{labeler: {{type: student, folder: 'file://{root}/b'}}}}\n",
+        "d/experiment.yaml": f"train: {{start_from: {root}/aa}}\ntask: {{data: {{path: {root}/a}}}}\n",
+    }
+    for name, content in settings.items():
+        (root / name).parent.mkdir()
+        (root / name).write_text(content)
+    return root
+
+
+def test_a_run_whose_student_others_begin_with_or_learn_from_is_removed_by_force_alone(learning, capsys):
+    storage = Storage(learning)
+    assert {each.name: each.users for each in things(storage) if each.kind in ("runs", "sweeps")} == {
+        "a": ["b", "s"],
+        "b": ["c"],
+        "c": [],
+        "d": [],
+        "s": [],
+    }
+    subject.show(storage)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["runs", "a"]]
+    assert line.split()[-2:] == ["b,", "s"]
+    with pytest.raises(ConfigError, match=r"storage rm: 'a' is needed by b, s; remove these first, or add --force"):
+        subject.remove(storage, ["a"])
+    subject.remove(storage, ["b"], force=True, dry_run=True)
+    with claims.claimed(storage, "s", True), pytest.raises(ConfigError, match="'a' is in use by s;"):
+        subject.remove(storage, ["a"], force=True)
+    subject.remove(storage, ["c", "d", "s"])
+    subject.remove(storage, ["b"])
+    subject.remove(storage, ["a"])
+    assert not (learning / "a").exists()
+
+
+def test_settings_that_cannot_be_read_may_name_any_student(root):
+    (root / "b").mkdir()
+    (root / "b/experiment.yaml").write_text("train: {start_from: [")
+    with pytest.raises(ConfigError, match="'a' is needed by b;"):
+        subject.remove(Storage(root), ["a"])
+
+
+def test_students_in_an_object_store_are_found_by_their_addresses(learning, monkeypatch):
+    storage = remote(monkeypatch, learning)
+    monkeypatch.setattr(storage, "where", lambda *parts: "/".join(["s3://me:***@bucket/place", *parts]))
+    (learning / "b/experiment.yaml").write_text("train: {start_from: 's3://bucket/place/a?region=eu'}\n")
+    (learning / "s/sweep.yaml").write_text("space: {train.start_from: {choice: ['s3://bucket/elsewhere/a']}}\n")
+    assert {each.name: each.users for each in things(storage) if each.kind == "runs"}["a"] == ["b"]
+
+
 def test_what_a_run_needs_is_removed_by_force_alone(root, capsys):
     storage = Storage(root)
     (bank,) = (f"bank/{each.name}" for each in (root / "bank").iterdir())
@@ -276,11 +326,8 @@ def test_damage_is_found_wherever_it_is(root, kind, capsys, monkeypatch):
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    monkeypatch.setattr("sys.argv", ["tgt-ray", "storage", "verify", str(root)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    assert ended.value.code == 1 and said.err.startswith("failed: storage verify: 1 damaged file(s) in ")
+    code, said = command(monkeypatch, "storage", "verify", root), capsys.readouterr()
+    assert code == 1 and said.err.startswith("failed: storage verify: 1 damaged file(s) in ")
     assert f"{victim.relative_to(root)}: is damaged (" in said.out and ", 1 damaged; " in said.out
     assert victim.exists()
 
@@ -299,11 +346,9 @@ def test_damage_is_found_wherever_it_is(root, kind, capsys, monkeypatch):
     ],
 )
 def test_wrong_words_are_refused_in_one_line(root, words, said, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["tgt-ray", "storage", *(each.format(root=root) for each in words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    code = command(monkeypatch, "storage", *(each.format(root=root) for each in words))
     out, err = capsys.readouterr()
-    assert ended.value.code == 2 and out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert code == 2 and out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
 
 
 def test_what_cannot_be_removed_is_said(root, monkeypatch):

@@ -1,11 +1,43 @@
 """Storages in a folder that behave as others do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow import fs
 
+from tgt_ray.core import storage as storage_module
 from tgt_ray.core.storage import Storage
+
+SECRET = "s3cr3t-w0rd"
+
+
+class LikeS3(fs.LocalFileSystem):
+    """A local file system whose pickle has a secret, as that of S3 has."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def __reduce__(self):
+        return _again, (self.options,)
+
+
+def _again(options):
+    return LikeS3(**options)
+
+
+def with_secrets(monkeypatch: pytest.MonkeyPatch, place: Path) -> str:
+    """A URI with secrets, `{}` in which is the name of a folder in `place`; who leaves them out is refused."""
+
+    def from_uri(uri):
+        assert uri.count(SECRET) == 2
+        return LikeS3(secret_key=SECRET), str(place / uri.partition("/bucket/")[2].partition("?")[0])
+
+    names = {**vars(fs), "FileSystem": SimpleNamespace(from_uri=from_uri)}
+    monkeypatch.setattr(storage_module, "fs", SimpleNamespace(**names))
+    return f"s3://me:{SECRET}@host/bucket/{{}}?secret_key={SECRET}"
 
 
 def storage_at(path: Path, is_local: bool, folder: str) -> Storage:

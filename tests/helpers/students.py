@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,21 @@ def export(folder: str, name: str, out: Path) -> tuple[LoadedStudent | LoadedRet
     record = export_student(student, name, out, Storage(out.parent))
     assert record["compared"]["largest_difference"] < 1e-3 and record["compared"]["rows"] == 16
     return student, record
+
+
+def names_no_place(export: Path, *places: object) -> None:
+    """Check that no file of an export, and none inside of one that is an archive, has one of these texts."""
+    for file in sorted(each for each in export.rglob("*") if each.is_file()):
+        parts = {str(file): file.read_bytes()}
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                parts |= {f"{file}/{name}": archive.read(name) for name in archive.namelist()}
+        found = [(name, str(place)) for name, content in parts.items() for place in places if _in(place, content)]
+        assert not found, found
+
+
+def _in(text: object, content: bytes) -> bool:
+    return any(str(text).encode(kind) in content for kind in ("utf-8", "utf-16-le"))
 
 
 def refuse(folder: str, name: str, said: str, place: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 import tgt_ray
+from tests.helpers.places import ROOT
 from tests.helpers.sweeps import sweep_of
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference import card as cards
@@ -101,6 +102,53 @@ def test_the_card_of_a_run(of_digits, tmp_path):
     assert shown(card).tags.count("table") == 4
 
 
+def sections(card: str) -> dict[str, str]:
+    """What a card says below each heading, and its block of metadata."""
+    metadata, body = card.removeprefix("---\n").split("\n---\n", 1)
+    return {"metadata": metadata, **{part.split("\n")[0]: part for part in body.split("\n## ")[1:]}}
+
+
+def told_again(folder: Path, place: Path) -> None:
+    """Check that the card of an export of a student's export says what that of the first one does."""
+    first = sections(export(folder, place / "mine", "mit"))
+    shutil.copytree(place / "mine", place / "elsewhere" / "mine")
+    for made in (place / "mine", place / "elsewhere" / "mine"):
+        again = sections(export(made, place / f"{made.parent.name}-again", "mit"))
+        again["Use it"] = again["Use it"].replace(f"{made.parent.name}-again", "mine")
+        assert first.keys() == again.keys()
+        # Times are measured anew; the rest comes from the records.
+        for name in first.keys() - {"Size and speed", "Environment"}:
+            assert again[name] == first[name], name
+        trained = [text["Environment"].split("\n- Exported")[0] for text in (first, again)]
+        assert trained[0] == trained[1]
+        assert "58,474" in first["Size and speed"] and "58,474" in again["Size and speed"], "the teacher's parameters"
+
+
+def test_the_card_of_an_export_of_an_export_is_whole(of_digits, of_sweep, tmp_path):
+    for number, folder in enumerate((Path(of_digits.folder), of_sweep / "best", of_sweep / "train" / "cccc")):
+        (tmp_path / str(number)).mkdir()
+        told_again(folder, tmp_path / str(number))
+
+
+def test_an_export_of_a_version_that_kept_no_records_says_so(of_digits, tmp_path):
+    export(of_digits.folder, tmp_path / "mine")
+    record = json.loads((tmp_path / "mine" / "export.json").read_text())
+    origin = record.pop("origin")
+    (tmp_path / "mine" / "export.json").write_text(json.dumps(record))
+    assert "## Results\n\nNot recorded.\n" in export(tmp_path / "mine", tmp_path / "again")
+    (tmp_path / "mine" / "export.json").write_text(json.dumps({**record, "origin": origin, "format": 9}))
+    with pytest.raises(tgt_ray.ConfigError, match=r"export\.json: .*use the version that has written it"):
+        export(tmp_path / "mine", tmp_path / "third")
+
+
+def test_the_page_lists_what_an_export_says_of_itself(of_digits, tmp_path):
+    page = (ROOT / "docs/run-results.md").read_text(encoding="utf-8")
+    table = page.split("## The keys of `export.json`")[1].split("\n## ")[0]
+    export(of_digits.folder, tmp_path / "mine")
+    for key in json.loads((tmp_path / "mine" / "export.json").read_text()):
+        assert f"`{key}`" in table, key
+
+
 def test_a_licence_that_was_not_given_is_said(of_digits, tmp_path):
     card = export(of_digits.folder, tmp_path / "mine")
     assert ModelCard(card).data.license == "other"
@@ -110,7 +158,8 @@ def test_a_licence_that_was_not_given_is_said(of_digits, tmp_path):
 def test_a_licence_that_the_hub_does_not_know_keeps_its_name(of_digits, tmp_path):
     card = export(of_digits.folder, tmp_path / "mine", "Our: own\nlicence")
     data = ModelCard(card).data
-    assert data.license == "other" and data.license_name == "Our: own\nlicence"
+    assert data.license == "other" and data.license_name == "our-own-licence", "an identifier, as the hub wants it"
+    assert "`Our: own licence`, as its owner has said" in card
 
 
 def test_the_best_of_a_sweep_stands_beside_its_controls(of_sweep, tmp_path):
@@ -201,6 +250,23 @@ def test_many_classes_are_the_worst_ones(of_digits, tmp_path, monkeypatch):
     shown_recalls = [float(line.split("|")[4]) for line in rows.splitlines() if line.startswith("| `")]
     recalls = pd.read_csv(Path(of_digits.folder) / "per_class.csv").recall
     np.testing.assert_allclose(shown_recalls, np.sort(recalls)[:3], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "name, library, pipeline, tag",
+    [
+        ("safetensors", "tgt-ray", "text-classification", "safetensors"),
+        ("sentence-transformers", "sentence-transformers", "feature-extraction", "sentence-transformers"),
+        ("onnx", None, "text-classification", "onnx"),
+        ("pt2", None, "text-classification", "pytorch"),
+    ],
+)
+def test_the_metadata_name_a_library_of_the_hub_or_none(of_sentences, tmp_path, name, library, pipeline, tag):
+    student = tgt_ray.load_student(of_sentences.folder)
+    export_student(student, name, tmp_path / "mine", Storage(tmp_path))
+    data = ModelCard((tmp_path / "mine" / "README.md").read_text()).data
+    assert (data.library_name, data.pipeline_tag) == (library, pipeline) and tag in data.tags
+    assert {each.task_type for each in data.eval_results} == {"text-classification"}
 
 
 def test_texts_and_pairs(of_sentences, of_pairs, tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import tgt_ray
-from tests.entrypoints.test_predict import command
 from tests.helpers import retrieval, text_runs
+from tests.helpers.commands import command
 from tests.helpers.experiments import TINY, changed
 from tests.helpers.fresh import fresh
 from tests.helpers.pictures import picture, write_pictures
@@ -79,12 +79,27 @@ def test_five_images_in_ten_lines_without_torch_and_this_package(of_digits, tmp_
     (tmp_path / "my_images").mkdir()
     for number, size in enumerate([(8, 8), (20, 24), (31, 9), (8, 8, 3), (40, 30, 3)]):
         Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / f"my_images/{number}.png")
+    for number, mode in enumerate(("LA", "RGBA", "P"), start=5):
+        pixels = rng.integers(0, 256, (12, 12, 4), dtype=np.uint8)
+        clear = Image.fromarray(pixels, "RGBA").convert(mode)
+        clear.save(tmp_path / f"my_images/{number}.png", **({"transparency": 3} if mode == "P" else {}))
     block = page("onnxruntime", "PIL")
-    assert len([line for line in block.splitlines() if line.strip()]) <= 10
+    assert len([line for line in block.splitlines() if line.strip()]) <= 12
     said = [line.split() for line in fresh(block, tmp_path, NEITHER).splitlines()]
     expected = student.predict(sorted((tmp_path / "my_images").iterdir()))
     assert [label for _, label, _ in said] == expected.label.tolist()
     np.testing.assert_allclose([float(each) for *_, each in said], expected.probability, atol=1e-5)
+
+
+def test_deep_images_are_refused_by_the_same_lines_as_by_the_student(of_digits, tmp_path):
+    student = tgt_ray.load_student(of_digits.folder)
+    write(student, tmp_path / "student-onnx")
+    (tmp_path / "my_images").mkdir()
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "my_images/deep.png")
+    with pytest.raises(ConfigError, match="more than 8 bits a channel"):
+        student.predict([tmp_path / "my_images/deep.png"])
+    with pytest.raises(AssertionError, match=r"deep\.png: has more than 8 bits a channel"):
+        fresh(page("onnxruntime", "PIL"), tmp_path, NEITHER)
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ def shortened(file: Path, request: pytest.FixtureRequest) -> SweepConfig:
         folder = request.getfixturevalue("data_folder") / kind / task["data"]["path"]
         sets["experiment.task.data.path"] = str(folder)
     labeler = raw["experiment"].get("teacher", {}).get("labeler") or {"pretrain": {}}
+    if "weights" in labeler and "pretrain" in labeler:  # which the user has trained before, as the file says
+        sets["experiment.teacher.labeler.weights"] = None
     sets |= {f"experiment.teacher.labeler.{key}.steps": 20 for key in ("pretrain", "finetune") if key in labeler}
     raw["space"] = {key: value for key, value in raw["space"].items() if not key.startswith("explorer.")}
     return SweepConfig.model_validate(
@@ -57,6 +59,7 @@ def shortened(file: Path, request: pytest.FixtureRequest) -> SweepConfig:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1800)  # minutes each, and more on a busy machine
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_the_best_student_of_a_shipped_sweep(file, request, tmp_path, ray_cluster):
     result = tgt_ray.run_sweep(shortened(file, request), storage=str(tmp_path / "storage"), name="sweep")

@@ -40,7 +40,7 @@ def test_a_fault_of_the_measurement_costs_no_result(of_digits, tmp_path):
 
 def compared(folder: str) -> dict:
     student = tgt_ray.load_student(folder)
-    return speed.compared(student, origin_of(folder), Data(student, Storage(Path(folder).parent)))
+    return speed.compared(student, origin_of(student.storage), Data(student, Storage(Path(folder).parent)))
 
 
 def test_an_export_measures_the_teacher_where_its_weights_are(of_digits, monkeypatch):

@@ -18,13 +18,22 @@ def lines_of_card(folder) -> str:
 
 
 @pytest.mark.parametrize("name, without", [("onnx", ("tgt_ray", "torch")), ("pt2", ("tgt_ray",))])
-def test_the_card_of_a_graph_of_images(of_digits, tmp_path, name, without):
+def test_the_card_of_a_graph_of_images(of_digits, digits, tmp_path, name, without):
     student = tgt_ray.load_student(of_digits.folder)
     export_student(student, name, tmp_path / "out", Storage(tmp_path))
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 20), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    said = fresh(lines_of_card(tmp_path / "out"), tmp_path, without)
-    assert said.strip() == str(student.predict([tmp_path / "picture.png"])["label"].tolist())
+    lines = lines_of_card(tmp_path / "out")
+    files = [tmp_path / f"{number}.png" for number in range(8)]
+    for number, file in enumerate(files):
+        pixels = np.frombuffer(digits.tables["test"]["image"][number].as_py(), np.uint8).reshape(8, 8)
+        # Black ink that lets white paper through where the digit is; without its transparency it is black all over.
+        clear = np.concatenate([np.zeros((8, 8, 3), np.uint8), 255 - pixels[:, :, None]], axis=2)
+        Image.fromarray(clear if number else pixels).save(file)
+    said = fresh(lines.replace('["picture.png"]', str([file.name for file in files])), tmp_path, without)
+    labels = student.predict(files)["label"].tolist()
+    assert said.strip() == str(labels) and len(set(labels)) > 3
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "picture.png")
+    with pytest.raises(AssertionError, match="more than 8 bits a channel"):
+        fresh(lines, tmp_path, without)
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,20 @@
 """What the command `data` shows before anything is trained."""
 
 import re
-import sys
-
-import pytest
 
 from tests.helpers import retrieval, text_runs
+from tests.helpers.commands import command
 from tests.helpers.pictures import write_pictures
 from tests.results.test_report import MARKUP, Tags
 from tgt_ray.core.loading import dump_yaml
-from tgt_ray.entrypoints import api, cli
+from tgt_ray.entrypoints import api
 from tgt_ray.results import data_page
 
 
-def command(monkeypatch, capsys, *words: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["tgt-ray", "data", *words])
+def listed(monkeypatch, capsys, *words: str) -> str:
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    assert ended.value.code == 0, said.err
+    code, said = command(monkeypatch, "data", *words), capsys.readouterr()
+    assert code == 0, said.err
     return said.out
 
 
@@ -31,7 +26,7 @@ def test_images_are_shown_with_classes_and_samples(tmp_path, monkeypatch, capsys
     file = tmp_path / "e.yaml"
     file.write_text(f"task: {{type: image_classification, data: {{type: folder, path: {tmp_path / 'data'}}}}}")
     page = tmp_path / "data.html"
-    out = command(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"), "--html", str(page))
+    out = listed(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"), "--html", str(page))
     assert re.search(r"green +│ +2 +│ +8 +│ +2 +│ +3 │", out), out
     assert re.search(r"test rows in train +│ +9 │", out) and "3 x 12 x 12" in out and "Left out: nothing" in out
     parsed = Tags()
@@ -44,7 +39,7 @@ def test_texts_are_shown_with_their_lengths_and_what_is_cut(sentences, tmp_path,
     file = tmp_path / "e.yaml"
     file.write_text(dump_yaml(text_runs.experiment(sentences)))
     sets = ["--set", "task.max_bytes=12"]
-    out = command(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"), *sets)
+    out = listed(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"), *sets)
     assert "median bytes" in out and re.search(r"test +│ +\d+ +│ +\d+ +│ +\d+ +│ +\d+ +│ +12 │", out)
     task, data = api.read_data(str(file), str(tmp_path / "s"))
     assert data.tables["train"]["text"][0].as_py()[:20] in out
@@ -55,7 +50,7 @@ def test_documents_and_queries_are_shown_and_a_sweep_s_file_is_taken(beir, encod
     file = tmp_path / "sweep.yaml"
     plain = dump_yaml(retrieval.experiment(beir, encoder)).replace("\n", "\n  ")
     file.write_text(f"experiment:\n  {plain}\nspace: {{train.learning_rate: {{choice: [0.1]}}}}\n")
-    out = command(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"))
+    out = listed(monkeypatch, capsys, str(file), "--storage", str(tmp_path / "s"))
     assert re.search(r"documents +│ +48 ", out) and "classes" not in out
 
 

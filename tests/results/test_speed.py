@@ -1,9 +1,11 @@
 """How small and fast a student is, in words and tables."""
 
+import re
 from typing import Any
 
 import pytest
 
+from tests.helpers.places import ROOT
 from tgt_ray.results import speed
 
 
@@ -70,3 +72,10 @@ def test_the_table_has_a_row_for_each_model_and_number_of_threads():
         ("student", 1), ("student", 2), ("teacher's labeler", 1), ("teacher's labeler", 2)
     ]  # fmt: skip
     assert len(speed.table(measured(1), None)) == 2
+
+
+def test_the_page_shows_the_form_of_the_line_without_figures_of_its_own():
+    page = (ROOT / "docs/student.md").read_text(encoding="utf-8")
+    (form,) = re.findall(r"^student: .* parameters; .*$", page, re.MULTILINE)
+    assert re.fullmatch(re.escape(form).replace("…", r"\d[\d.,]*"), speed.line(measured(1), measured(100)))
+    assert not re.search(r"\d", re.sub("with 1 thread|64 at a time", "", form))

@@ -128,6 +128,13 @@ class Storage:
         """Return the storage rooted in a folder of this one."""
         return Storage("/".join([self._plain, *map(_safe, parts)]) + self._options)
 
+    def above(self, levels: int = 1) -> Storage | None:
+        """Return the storage rooted so many folders above this one; None where there is none."""
+        scheme, sign, path = self._plain.rpartition("://")
+        parts = path.split("/")
+        kept = parts[: len(parts) - levels]
+        return Storage(scheme + sign + "/".join(kept) + self._options) if any(kept) else None
+
     def path(self, *parts: str) -> str:
         """Return a path on `self.fs`."""
         return "/".join([self.base, *map(_safe, parts)])
@@ -315,6 +322,10 @@ class _Quiet(Storage):
 
     def within(self, *parts: str) -> Storage:
         return super().within(*parts).without_secrets()
+
+    def above(self, levels: int = 1) -> Storage | None:
+        there = super().above(levels)
+        return there.without_secrets() if there is not None else None
 
 
 #: Storages of this process by what is shown of them, for those whose pickles have no secrets.

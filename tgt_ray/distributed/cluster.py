@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -20,6 +24,9 @@ from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_pr
 from tgt_ray.distributed.resources import Resources
 
 log = logging.getLogger(__name__)
+
+#: Seconds that processes of a local cluster have to end when it ends.
+TO_END_S = 3.0
 
 
 @contextmanager
@@ -38,22 +45,76 @@ def connect() -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     raylet_messages_to_stderr()
     keep_tokens_private()
-    address = os.environ.get("RAY_ADDRESS", "local") or "local"
+    own: list[psutil.Process] | None = None
     try:
-        if address == "local":
+        with signals_wait():
+            own = _init(os.environ.get("RAY_ADDRESS", "local") or "local")
+        yield
+    finally:
+        if own is not None:  # it is connected
+            _shut_down(own)
+
+
+def _init(address: str) -> list[psutil.Process]:
+    """Connect to a cluster, or start a local one; return the processes that were started for it."""
+    local, before = address == "local", psutil.Process().children()
+    try:
+        if local:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
             log.info("connecting to the Ray cluster at %s (RAY_ADDRESS)", address)
             check_cluster(address)
             ray.init(address=address, log_to_driver=False)
     except Exception as err:  # Ray raises a plain Exception where a node doesn't start in time
-        local = address == "local"
         what = "cannot start a local Ray" if local else f"RAY_ADDRESS {address}: cannot connect to that cluster"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
+    return [each for each in psutil.Process().children() if each not in before] if local else []
+
+
+def _shut_down(own: list[psutil.Process]) -> None:
+    """Leave the cluster; end a local one with all of its processes.
+
+    Those that have only begun don't see for a long time that the others are gone.
+    """
+    there = []
+    for each in own:
+        with suppress(psutil.NoSuchProcess):
+            there += [each, *each.children(recursive=True)]
+    ray.shutdown()
+    _, left = psutil.wait_procs(there, timeout=TO_END_S)
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let Ctrl-C, and SIGTERM where the program handles it, wait for the end of the block; a second one doesn't wait.
+
+    Code in C++ that is interrupted while it starts may crash.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: each for number, each in before.items() if callable(each)}
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if came:
+            handlers[signal.Signals(number)](number, frame)
+        came.append(number)
+
+    for number in handlers:
+        signal.signal(number, take)
     try:
         yield
     finally:
-        ray.shutdown()
+        for number, each in handlers.items():
+            if signal.getsignal(number) is take:  # Ray has set one of its own otherwise
+                signal.signal(number, each)
+    if came:
+        handlers[signal.Signals(came[0])](came[0], None)
 
 
 def nodes() -> list[Resources]:

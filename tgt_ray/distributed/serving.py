@@ -95,18 +95,23 @@ def run(folder: str, settings: Settings) -> None:
     """Serve a student until the process gets SIGINT or SIGTERM.
 
     - folder: of a student, which has been tried
+    - raises KeyboardInterrupt: where it gets one of them before it serves
     - raises ConfigError: where the address can't be listened on, or the cluster is too small or serves something else
     - raises RunFailed: where the student can't be started there, or Ray is lost
     """
+    begun = False
     try:
         with _interruptible(), cluster.connect(), _interruptible():
             if _elsewhere():
                 check_address(settings.host, settings.port, _bind_on_head(settings))
             with served(folder, settings):
+                begun = True
                 _watch()
     except ray.exceptions.RayError as err:
         raise RunFailed(f"serve: the service was lost ({cluster.reason(str(err))})") from err
     except KeyboardInterrupt:
+        if not begun:
+            raise
         log.info("the service has ended")
 
 

@@ -11,7 +11,7 @@ import io
 import itertools
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tgt_ray.core.signals.of_labeler import TOP
 from tgt_ray.core.storage import BEGUN, RESERVED, Storage, is_left
 from tgt_ray.core.stored import Damaged
 from tgt_ray.experiment.experiment import Experiment
-from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.config import START, SweepConfig
 from tgt_ray.teacher.bank import imported, marks
 from tgt_ray.teacher.cache import TeacherCache
 from tgt_ray.teacher.transfer_set import needs
@@ -149,19 +149,31 @@ def _note_users(storage: Storage, all_things: list[Thing]) -> None:
     running = running_in(storage)
     owners = [each for each in all_things if each.kind in ("runs", "sweeps", "benchmark_runs")]
     known = {each.name for each in owners}
+    _note_students(storage, owners, running)
     for owner in [*owners, *(Thing("runs", name) for name in sorted(running - known))]:
-        owner.in_use = owner.name if owner.name in running else ""
+        now = owner.name if owner.name in running else ""
         need = needs_of(storage, owner)
-        if owner.in_use and not need.digests:  # it has only begun, and hasn't written yet what it uses
+        if now and not need.digests:  # it has only begun, and hasn't written yet what it uses
             need = Needs(kinds=frozenset(SHARED))
         for thing in shared:
             log_of_it = thing.name == f"logs/{owner.name}"
             if log_of_it or thing.kind in need.kinds or names[thing.name] & need.digests:
                 thing.users.append(owner.name)
-                thing.in_use = thing.in_use or owner.in_use
+                thing.in_use = thing.in_use or now
     for thing in all_things:
         if thing.kind == "drafts" and not is_left(Path(storage.path(*thing.files[0].split("/")))):
             thing.in_use = "a process that writes it"
+
+
+def _note_students(storage: Storage, owners: list[Thing], running: set[str]) -> None:
+    """Note for each run and sweep what works with it, and which others need its student."""
+    for owner in owners:
+        owner.in_use = owner.name if owner.name in running else ""
+    by_name = {each.name: each for each in owners}
+    for owner in owners:
+        for name in _learns_from(storage, owner, [each for each in by_name if each != owner.name]):
+            by_name[name].users.append(owner.name)
+            by_name[name].in_use = by_name[name].in_use or (owner.name if owner.name in running else "")
 
 
 def running_in(storage: Storage) -> set[str]:
@@ -223,6 +235,52 @@ def _brought(storage: Storage, name: str, settings: str) -> Iterator[str]:
     for folder in storage.fs.get_file_info(fs.FileSelector(storage.path(imported.FOLDER), allow_not_found=True)):
         if re.search(rf"(?<![\w.-]){re.escape(folder.base_name)}(?![\w.-])", content):
             yield f"{imported.FOLDER}/{folder.base_name}"
+
+
+def _learns_from(storage: Storage, owner: Thing, names: Sequence[str]) -> set[str]:
+    """Return which of these runs and sweeps have a student that an owner begins with or learns from.
+
+    Settings that can't be read may name any of them.
+    """
+    settings = next((name for name in BEGUN if f"{owner.name}/{name}" in owner.files), None)
+    if settings is None:
+        return set()
+    try:
+        data = parse_yaml(storage.read(owner.name, settings), storage.where(owner.name, settings))
+    except FileNotFoundError:  # somebody has just removed it
+        return set()
+    except ConfigError:
+        return set(names)
+    inside = filter(None, (_below(storage, folder) for folder in _students(data)))
+    return {name for path in inside for name in names if f"{path}/".startswith(f"{name}/")}
+
+
+def _students(settings: Any, wanted: bool = False) -> Iterator[str]:
+    """Yield the folders of students that settings name, also those that a space lists."""
+    if isinstance(settings, str) and wanted and settings:
+        yield settings
+    elif isinstance(settings, list):
+        for each in settings:
+            yield from _students(each, wanted)
+    elif isinstance(settings, dict):
+        labeler = settings.get("type") == "student"
+        for key, value in settings.items():
+            yield from _students(value, wanted or key in ("start_from", START) or (labeler and key == "folder"))
+
+
+def _below(storage: Storage, folder: str) -> str | None:
+    """Return where a folder lies in a storage, in words of `Thing.name`; None where it doesn't."""
+    here, there = _plain(storage.where()), _plain(folder)  # as texts, since an object store would be asked otherwise
+    if storage.is_local:
+        if "://" in folder and not folder.startswith("file://"):
+            return None
+        here, there = storage.base, str(Path(folder.removeprefix("file://")).resolve())
+    return there.removeprefix(f"{here}/") if there.startswith(f"{here}/") else None
+
+
+def _plain(uri: str) -> str:
+    """Return a URI without who reads it and how."""
+    return re.sub(r"(?<=://)[^/]*@", "", uri.partition("?")[0]).rstrip("/")
 
 
 def _said(storage: Storage, owner: Thing) -> Iterator[str]:

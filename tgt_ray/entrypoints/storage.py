@@ -46,7 +46,8 @@ def show(storage: Storage) -> None:
 
 def _said_of(thing: Thing) -> str:
     if thing.kind in ("runs", "sweeps", "benchmark_runs"):
-        return "runs now" if thing.in_use else ""
+        now = "runs now" if thing.in_use == thing.name else ""
+        return ", ".join(filter(None, (now, _list(sorted(thing.users)))))
     in_use = f"in use by {thing.in_use}" if thing.in_use else ""
     users = _list(sorted(each for each in thing.users if each != thing.in_use))
     return ", ".join(filter(None, (in_use, users))) or "nothing"
@@ -60,7 +61,7 @@ def _list(names: Sequence[str]) -> str:
 def remove(storage: Storage, names: Sequence[str], force: bool = False, dry_run: bool = False) -> None:
     """Remove things by their names.
 
-    - force: also those that a record names
+    - force: also those that a record names, or the settings of a run or sweep that learns from them
     - raises ConfigError: before anything is removed, where a name is wrong, or something is needed or in use
     """
     there = {each.name: each for each in things(storage)}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +15,8 @@ import typer
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import spread, terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
+
+log = logging.getLogger(__name__)
 
 FormatName = Literal["safetensors", "transformers", "timm", "sentence-transformers", "onnx", "pt2"]
 #: Inputs of a file that `predict --ray` writes.
@@ -31,6 +36,15 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Of torch: cpu, cuda
 StrictOption = Annotated[bool, typer.Option("--strict", help="End at the first input that can't be used.")]
 BatchOption = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Inputs at once. Default: as many as a little memory holds.")
+]
+
+RayOption = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Share the work over a Ray cluster, or all cores: --out becomes a folder with numbered Parquet files."
+        " Given again, the command goes on where it was broken off.",
+    ),
 ]
 
 
@@ -62,14 +76,7 @@ def predict(
     device: DeviceOption = "cpu",
     batch_size: BatchOption = None,
     strict: StrictOption = False,
-    on_ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Share the work over a Ray cluster, or all cores: --out becomes a folder with numbered Parquet files."
-            " Given again, the command goes on where it was broken off.",
-        ),
-    ] = False,
+    on_ray: RayOption = False,
     rows_per_part: Annotated[
         int | None, typer.Option("--rows-per-part", min=1, help="With --ray: inputs of a file. Default: 4096.")
     ] = None,
@@ -85,7 +92,10 @@ def predict(
         raise ConfigError("--rows-per-part: has no effect without --ray; leave it out")
     parts, target = (check_folder(out), None) if on_ray else ("", check_target(out))
     # On Ray standard error has what libraries say, and standard output no predictions.
-    with terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"):
+    with (
+        terminal.messages(level(quiet, verbose), to="stdout" if on_ray else "stderr"),
+        _says_interrupted(_left(parts, target)),
+    ):
         student = load_student(folder, "cpu" if on_ray else device)
         wanted = prediction.wanted(student, column, pair)
         asked = prediction.Asked(top, probabilities, embedding, batch_size, strict)
@@ -117,13 +127,14 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer HTTP requests with a student, until Ctrl-C."""
-    from tgt_ray.core.kept import find
-    from tgt_ray.distributed import serving
-    from tgt_ray.distributed.service_settings import Settings
-    from tgt_ray.inference.loading import load_student
+    with terminal.messages(level(quiet, verbose)), _says_interrupted("the service had not begun, and has ended"):
+        # Here, since a service is often started and ended by hand, and these take seconds.
+        from tgt_ray.core.kept import find
+        from tgt_ray.distributed import serving
+        from tgt_ray.distributed.service_settings import Settings
+        from tgt_ray.inference.loading import load_student
 
-    settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
-    with terminal.messages(level(quiet, verbose)):
+        settings = Settings(host, port, replicas, device, max_batch, batch_wait_ms, max_request_mb, max_inputs)
         serving.check(settings)
         load_student(folder)  # so that a bad folder is said before anything is started
         serving.run(find(folder).root, settings)
@@ -156,16 +167,21 @@ def evaluate(
     """Measure a student on other data with the same names of classes."""
     from tgt_ray.inference import prediction
     from tgt_ray.inference.loading import load_student
+    from tgt_ray.inference.predictions import check_file
 
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
-    with terminal.messages(level(quiet, verbose), to="stderr"):
+    if out is not None:
+        check_file(out)
+    left = "nothing was written" if out is None else f"nothing was written to {out}"
+    with terminal.messages(level(quiet, verbose), to="stderr"), _says_interrupted(left):
         student = load_student(folder, device)
         wanted = prediction.wanted(student, column, pair, label, labelled=True)
         found = prediction.evaluate(student, data, wanted, batch_size, strict)
-    if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     prediction.show(found)
+    if out is not None:
+        try:
+            out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        except OSError as err:
+            raise ConfigError(f"--out {out}: cannot be written ({err.strerror})") from err
 
 
 def export(
@@ -209,16 +225,41 @@ def export(
     from tgt_ray.inference.sharing import push as upload
 
     check_push(push, public)
-    with terminal.messages(level(quiet, verbose), to="stderr"):
+    with terminal.messages(level(quiet, verbose), to="stderr"), _says_interrupted(f"nothing was written to {out}"):
         student = load_student(folder)
         licence = _asked_for() if licence is None and not quiet and terminal.can_ask() else licence
-        root = Storage(storage) if storage is not None else origin_of(student.folder).storage
-        root = root or Storage(Path(student.folder).parent)
+        root = Storage(storage) if storage is not None else origin_of(student.storage).storage
+        root = root or student.storage.above() or student.storage
         record = export_student(student, form, out, root, Options(int8, with_document_tower), licence)
-        address = upload(out, push, public) if push is not None else None
+        with _says_interrupted(f"the export stays in {out}, and the upload isn't over"):
+            address = upload(out, push, public) if push is not None else None
     if int8:
         show(record["precisions"])
     print(out if address is None else address)
+
+
+def _left(parts: str, target: Path | None) -> str:
+    """Say what a prediction leaves that is interrupted.
+
+    - parts: the folder of numbered files; "": there is none
+    - target: the file; None: standard output
+    """
+    if parts:
+        return f"what is done stays in {parts}, and the same command goes on"
+    return "standard output has the first rows alone" if target is None else f"nothing was written to {target}"
+
+
+@contextmanager
+def _says_interrupted(left: str) -> Iterator[None]:
+    """End the command with a line and the exit code of an interruption where a user presses Ctrl-C.
+
+    - left: what is there then
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("interrupted: %s", left)
+        raise typer.Exit(130) from None
 
 
 def _asked_for() -> str | None:

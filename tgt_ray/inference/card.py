@@ -7,7 +7,6 @@ HTML mean nothing, or escaped. What no record says is said to be not recorded.
 from __future__ import annotations
 
 import inspect
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tgt_ray.core.config import Component
 from tgt_ray.core.errors import cut
 from tgt_ray.core.memory import in_bytes
-from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import visible
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.licences import metadata_of
@@ -40,10 +38,12 @@ CARD_FILE = "README.md"
 MOST_CLASSES, NAMED = 200, 20
 #: Rows below which a class has few, as the metric `few_shot` counts them.
 FEW = 20
-#: How the hub calls tasks and libraries.
+#: How the hub calls tasks, and the libraries that open a model; files of ONNX and torch.export need none, and are found
+#: by tags (huggingface.co/docs/hub/model-cards).
 PIPELINES = {"image": "image-classification", "text": "text-classification"}
 LIBRARIES = {"transformers": "transformers", "timm": "timm", "sentence-transformers": "sentence-transformers"}
-LIBRARIES |= {"onnx": "onnx", "pt2": "pytorch"}
+LIBRARIES |= {"safetensors": "tgt-ray"}
+FORMAT_TAGS = {"pt2": "pytorch"}
 #: What Markdown gives a meaning inside of a line, beside HTML's characters.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|~$#!])")
 
@@ -141,26 +141,28 @@ def usage(export: Export) -> str:
 
 
 def _metadata(export: Export) -> ModelCardData:
-    task, result = export.experiment.task, export.origin.result or {}
+    task, result, name = export.experiment.task, export.origin.result or {}, export.chosen.name
     source, pipeline = _source(task), PIPELINES.get(task.modality)
-    pipeline = "feature-extraction" if export.retrieves else pipeline
-    tested = [name for name in task.metric_names if f"test_{name}" in result]
-    about = {"task_type": pipeline or task.type, "dataset_type": source["type"], "dataset_name": source["name"]}
+    task_type = pipeline = "feature-extraction" if export.retrieves else pipeline
+    if name == "sentence-transformers":  # which gives embeddings, whatever the student was trained for
+        pipeline = "feature-extraction"
+    tested = [metric for metric in task.metric_names if f"test_{metric}" in result]
+    about = {"task_type": task_type or task.type, "dataset_type": source["type"], "dataset_name": source["name"]}
     found = [
         EvalResult(
             **about,
             dataset_split="test",
-            metric_type=name,
-            metric_value=round(float(result[f"test_{name}"]), 2),
-            metric_name=f"{name.replace('_', ' ')} (%)",
+            metric_type=metric,
+            metric_value=round(float(result[f"test_{metric}"]), 2),
+            metric_name=f"{metric.replace('_', ' ')} (%)",
         )
-        for name in tested
+        for metric in tested
     ]
     return ModelCardData(
         **metadata_of(export.licence),
-        library_name=LIBRARIES.get(export.chosen.name, "tgt-ray"),
+        library_name=LIBRARIES.get(name),
         pipeline_tag=pipeline,
-        tags=["tgt-ray", "knowledge-distillation", "teacher-guided-training", export.chosen.name],
+        tags=["tgt-ray", "knowledge-distillation", "teacher-guided-training", FORMAT_TAGS.get(name, name)],
         metrics=tested or None,
         model_name=export.name if found else None,
         eval_results=found or None,
@@ -317,15 +319,8 @@ def _chosen_as(export: Export) -> list[str]:
 
 
 def _details(export: Export) -> pd.DataFrame | None:
-    """Read the test recall of each class; None where it isn't there."""
-    folder, file = Storage(export.student.folder), "per_class.csv"
-    if export.retrieves or not folder.exists(file):
-        return None
-    table = pd.read_csv(io.BytesIO(folder.read(file)), dtype={"name": str}, keep_default_na=False)
-    if "name" not in table:
-        table["name"] = table["class"].astype(str)
-    table["recall"] = pd.to_numeric(table["recall"], errors="coerce")
-    return table
+    """Return the test recall of each class; None where it isn't recorded."""
+    return None if export.retrieves else export.origin.per_class
 
 
 def _limits(export: Export, details: pd.DataFrame | None) -> Iterator[str]:

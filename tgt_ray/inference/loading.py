@@ -44,6 +44,7 @@ def load_student(folder: str, device: str = "cpu") -> LoadedStudent | LoadedRetr
         experiment = validate(Experiment, known["experiment"], storage.where(STUDENT_FILE))
     spec = InputSpec(kept.shape, kept.tokenizer)
     shared: dict[str, Any] = {"experiment": experiment, "about": known, "folder": storage.shown}
+    shared["storage"] = storage.without_secrets()  # so that a pickle of the student has none
     if experiment.task.has_documents:
         return _retriever(storage, known, experiment, spec, device, shared)
     facts = Facts(len(known["classes"]), np.array(known["class_counts"]), tuple(known["classes"]))

@@ -77,9 +77,21 @@ def check_target(given: str | None) -> Path | None:
     out = Path(given)
     if out.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--out {out}: ends with '{out.suffix}'; expected {', '.join(ENDINGS)}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
+    check_file(out)
     return out
+
+
+def check_file(out: Path) -> None:
+    """Raise ConfigError where a file can't be written: its folder must be there, so that a slip of the pen is seen."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; give a file")
+    check_parent(out)
+
+
+def check_parent(out: Path) -> None:
+    """Raise ConfigError where the folder that a file or folder is to be made in isn't there."""
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
 
 
 def check_folder(out: str | None) -> str:
@@ -90,6 +102,8 @@ def check_folder(out: str | None) -> str:
         raise ConfigError(f"--out {out}: with --ray it is a folder of numbered files; give a name without an ending")
     if Path(out).is_file():
         raise ConfigError(f"--out {out}: is a file; with --ray it is a folder of numbered files")
+    if "://" not in out:
+        check_parent(Path(out))
     return out
 
 

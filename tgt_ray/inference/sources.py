@@ -26,6 +26,8 @@ STDIN = "-"
 TABLES = {".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines"}
 #: Rows of a table that are in memory at once.
 ROWS_AT_ONCE = 1024
+#: Bytes that lines are counted in at once.
+BLOCK_BYTES = 2**20
 #: How many inputs that can't be used get a line of their own.
 NAMED = 20
 #: Columns that images are looked for in, where none is named.
@@ -290,7 +292,18 @@ def _opened(file: Path, kind: str) -> tuple[list[str], int | None, Iterator[list
     names = pa.csv.open_csv(file, parse_options=options).schema.names
     texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     reader = pa.csv.open_csv(file, parse_options=options, convert_options=texts)
-    return list(names), None, (batch.to_pylist() for batch in reader)
+    # Lines aren't rows, since a text in quotes may have several.
+    one = pa.csv.ConvertOptions(include_columns=names[:1], column_types={names[0]: pa.string()})
+    total = sum(len(batch) for batch in pa.csv.open_csv(file, parse_options=options, convert_options=one))
+    return list(names), total, (batch.to_pylist() for batch in reader)
+
+
+def _count_lines(file: Path) -> int:
+    count, last = 0, b"\n"
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK_BYTES):
+            count, last = count + block.count(b"\n"), block[-1:]
+    return count + (last != b"\n")
 
 
 def _json(file: Path) -> tuple[list[str], int | None, Iterator[list[dict[str, Any]]]]:
@@ -315,7 +328,8 @@ def _json(file: Path) -> tuple[list[str], int | None, Iterator[list[dict[str, An
             yield part
             part = list(itertools.islice(there, ROWS_AT_ONCE))
 
-    return names, None, batches()
+    # What comes through a pipe can be read once.
+    return names, _count_lines(file) if file.is_file() else None, batches()
 
 
 def _rows(file: Path, kind: str, batches: Iterator[list[dict[str, Any]]], column: str, wanted: Wanted) -> Iterator[Row]:

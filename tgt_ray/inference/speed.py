@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.kept import find
-from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import SEPARATOR, to_bytes
 from tgt_ray.inference.loading import load_student
 from tgt_ray.inference.origin import Origin
@@ -42,7 +40,7 @@ def speed_of(student: Student, rows: Tensor) -> dict[str, Any]:
     - rows: inputs (N, ...)
     - returns: `bytes` of the file of its weights, `parameters`, and what `tgt_ray.models.timing.timed` gives
     """
-    storage = find(student.folder)
+    storage = student.storage
     size = storage.fs.get_file_info(storage.path(WEIGHTS_FILE)).size
     found = timed(student.module, rows, together(student.input_shape, student.module))
     return {"bytes": size, "parameters": student.parameters, **found}
@@ -104,9 +102,11 @@ def made_up(count: int, pairs: bool) -> list[str]:
 def _teacher(student: Student, origin: Origin, rows: Tensor) -> dict[str, Any] | None:
     """Measure the labeler where its weights are in the storage; else return what its record says."""
     record, config = origin.teacher, student.experiment.teacher.labeler
-    if record is None or origin.storage is None or not config.live:
+    if record is None or not config.live:
         return None
     recorded: dict[str, Any] | None = record.get("speed")
+    if origin.storage is None:
+        return recorded
     store = origin.storage.within(FOLDER)
     file = store.fs.get_file_info(store.path(f"{stem('labeler', record)}.safetensors"))
     if not file.size:
@@ -123,5 +123,5 @@ def _teacher(student: Student, origin: Origin, rows: Tensor) -> dict[str, Any] |
 
 
 def _tokenizer(student: Student) -> str:
-    folder = Storage(student.folder)
+    folder = student.storage
     return folder.read(TOKENIZER_FILE).decode() if folder.exists(TOKENIZER_FILE) else ""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.inference.index import Index, make_index
 from tgt_ray.inference.preprocess import Bad, Preprocess, Rows
@@ -71,7 +72,8 @@ class Trained:
     - modality: of its inputs, "image" or "text"
     - experiment: that it was trained by
     - about: all that is kept beside its weights, as plain data
-    - folder: where it lies
+    - folder: where it lies, without secrets
+    - storage: the same, to read from
     """
 
     module: Network
@@ -81,6 +83,7 @@ class Trained:
     experiment: Experiment = field(repr=False)
     about: dict[str, Any] = field(repr=False)
     folder: str
+    storage: Storage = field(repr=False)
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ from typing import Any
 from tgt_ray.core import formats
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.card import CARD_FILE, Export, card
 from tgt_ray.inference.export.base import Format, Options, Student
@@ -21,7 +22,8 @@ from tgt_ray.inference.export.safetensors import Safetensors
 from tgt_ray.inference.export.sentence_transformers import SentenceTransformers
 from tgt_ray.inference.export.timm import Timm
 from tgt_ray.inference.export.transformers import Transformers
-from tgt_ray.inference.origin import origin_of
+from tgt_ray.inference.origin import EXPORT_FILE, origin_of
+from tgt_ray.inference.predictions import check_parent
 from tgt_ray.inference.speed import compared
 from tgt_ray.results import speed
 
@@ -31,8 +33,6 @@ log = logging.getLogger(__name__)
 FORMATS: dict[str, type[Format]] = {
     each.name: each for each in (Safetensors, Transformers, Timm, SentenceTransformers, Onnx, Pt2)
 }
-#: What an export says of itself.
-RECORD_FILE = "export.json"
 
 
 def export_student(
@@ -58,27 +58,30 @@ def export_student(
         raise ConfigError(f"--{ignored[0].replace('_', '-')}: has no effect on --format {name}; leave it out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: is there already; give a new folder")
+    check_parent(out)
     chosen.check(student)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        data, origin = Data(student, storage), origin_of(student.folder)
+        draft.mkdir()
+        data, origin = Data(student, storage), origin_of(student.storage)
         about = chosen.write(student, draft, data, options)
         record = {
             formats.KEY: formats.FORMATS["export"],
             "export": name,
-            "student": student.folder,
+            "student": (origin.record or {}).get("name", student.storage.base.rpartition("/")[2]),
+            "weights": KeptStudent(student.storage, student.about).weights_digest,
             "parameters": student.parameters,
             "bytes": sum(file.stat().st_size for file in draft.rglob("*") if file.is_file()),
             **about,
             "license": licence,
-            "speed": compared(student, origin, data),
+            "speed": (speeds := compared(student, origin, data)),
+            "origin": origin.plain(student.experiment.task.metric_names, speeds.get("teacher")),
             "environment": environment(),
         }
         content = card(Export(student, origin, chosen, out, record, licence))
         (draft / CARD_FILE).write_text(content, encoding="utf-8")
-        (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (draft / EXPORT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             out.rmdir()
         draft.rename(out)

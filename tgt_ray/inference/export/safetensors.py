@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tgt_ray.core import records
 from tgt_ray.core.batch import InputSpec
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.inference.export.base import Format, Options, Student
+from tgt_ray.inference.export.places import without_places
 from tgt_ray.inference.export.rows import Data
 from tgt_ray.inference.students import LoadedRetriever
 from tgt_ray.inference.tower import check_same, tower_of, write_tower
@@ -19,7 +21,7 @@ COMPARED = 64
 
 
 class Safetensors(Format):
-    """Weights, description, tokenizer and documents, as they are."""
+    """Weights, tokenizer and documents, as they are, and the description without what lies where on this machine."""
 
     name: ClassVar[str] = "safetensors"
     takes: ClassVar[tuple[str, ...]] = ("with_document_tower",)
@@ -32,10 +34,12 @@ class Safetensors(Format):
         """Every student can be handed on so."""
 
     def write(self, student: Student, folder: Path, data: Data, options: Options) -> dict[str, Any]:
-        there, out = Storage(student.folder), Storage(folder)
-        for name in (WEIGHTS_FILE, STUDENT_FILE, TOKENIZER_FILE, DOCUMENTS_FILE):
+        there, out = student.storage, Storage(folder)
+        for name in (WEIGHTS_FILE, TOKENIZER_FILE, DOCUMENTS_FILE):
             if there.exists(name):
                 out.write(there.read(name), name)
+        shared = {key: value if key == "classes" else without_places(value) for key, value in student.about.items()}
+        records.write_json(out, shared, STUDENT_FILE)
         if options.with_document_tower:
             return {"document_tower": self._write_tower(student, out, data)}
         if isinstance(student, LoadedRetriever) and student.tower is not None:  # the student is an export itself

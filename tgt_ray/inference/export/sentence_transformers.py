@@ -73,7 +73,7 @@ class SentenceTransformers(Format):
                 about = {"head": HEAD, "classes": list(student.classes), "temperature": student.temperature}
                 return {"compared": compared, **about}
         compared = compare(self.name, student.encode_queries(texts), found, "embeddings")
-        Storage(folder).write(Storage(student.folder).read(DOCUMENTS_FILE), DOCUMENTS_FILE)
+        Storage(folder).write(student.storage.read(DOCUMENTS_FILE), DOCUMENTS_FILE)
         return {"compared": compared, "documents": DOCUMENTS_FILE}
 
     def _write_encoder(self, student: Student, folder: Path) -> None:

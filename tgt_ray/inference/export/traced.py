@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import sentences, to_texts
 from tgt_ray.inference.export.base import Student
 from tgt_ray.inference.export.ids import tokenizer_json
@@ -112,7 +111,7 @@ def describe(student: Student, folder: Path) -> dict[str, Any]:
     """
     known: dict[str, Any] = {}
     if isinstance(student, LoadedRetriever):
-        (folder / DOCUMENTS_FILE).write_bytes(Storage(student.folder).read(DOCUMENTS_FILE))
+        (folder / DOCUMENTS_FILE).write_bytes(student.storage.read(DOCUMENTS_FILE))
     else:
         known = {"classes": list(student.classes), "temperature": student.temperature}
     task, backbone = student.experiment.task, student.module.backbone

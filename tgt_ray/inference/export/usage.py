@@ -15,8 +15,11 @@ def prepared_lines(student: Student) -> str:
         mode = "L" if channels == 1 else "RGB"
         return (
             "import json, numpy as np\nfrom PIL import Image, ImageOps\n"
-            f'pictures = [Image.open(each).convert("{mode}") for each in INPUTS]\n'
-            f"pixels = [np.asarray(ImageOps.fit(each, ({width}, {height}))) for each in pictures]\n"
+            "pictures = [ImageOps.exif_transpose(Image.open(each)) for each in INPUTS]\n"
+            'assert not any(each.mode[0] in "IF" for each in pictures), "more than 8 bits a channel"\n'
+            'papers = [Image.new("RGBA", each.size, "white") for each in pictures]\n'
+            'pictures = [Image.alpha_composite(*each) for each in zip(papers, [p.convert("RGBA") for p in pictures])]\n'
+            f'pixels = [np.asarray(ImageOps.fit(each.convert("{mode}"), ({width}, {height}))) for each in pictures]\n'
             f"inputs = np.stack(pixels).reshape(-1, {height}, {width}, {channels}).transpose(0, 3, 1, 2).copy()"
         )
     return (
