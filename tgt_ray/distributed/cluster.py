@@ -7,19 +7,24 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tgt_ray.core import ends
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
 
 log = logging.getLogger(__name__)
+
+#: Seconds that processes of a local Ray may take to end by themselves.
+TO_END_S = 2.0
 
 
 @contextmanager
@@ -40,6 +45,15 @@ def connect() -> Iterator[None]:
     keep_tokens_private()
     address = os.environ.get("RAY_ADDRESS", "local") or "local"
     try:
+        with ends.kept():
+            _start(address)
+        yield
+    finally:
+        _end(address == "local")
+
+
+def _start(address: str) -> None:
+    try:
         if address == "local":
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
@@ -50,10 +64,27 @@ def connect() -> Iterator[None]:
         local = address == "local"
         what = "cannot start a local Ray" if local else f"RAY_ADDRESS {address}: cannot connect to that cluster"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
-    try:
-        yield
-    finally:
+
+
+def _end(local: bool) -> None:
+    """Leave the cluster; of a local one no process stays.
+
+    Ray leaves some where it was interrupted at its start, and its agents wait for a minute where the raylet had to be
+    killed.
+    """
+    with ends.later():
+        started = psutil.Process().children(recursive=True) if local else []
         ray.shutdown()
+        for process in psutil.wait_procs([each for each in started if _of_ray(each)], timeout=TO_END_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _of_ray(process: psutil.Process) -> bool:
+    try:
+        return process.name().startswith(("ray::", "raylet", "gcs_server"))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def nodes() -> list[Resources]:
