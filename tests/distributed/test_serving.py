@@ -1,7 +1,6 @@
 """A student as a service of Ray Serve, and predictions of many inputs over a cluster."""
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -213,29 +212,6 @@ def test_ctrl_c_while_it_starts_is_one_line_and_no_process_is_left(of_sentences,
     _, left = psutil.wait_procs(set(started), timeout=20)
     assert left == []
     assert (tmp_path / "said").read_text() == "interrupted: the service had not begun, and has ended\n"
-
-
-def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not():
-    done = []
-    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        done.append("first")
-    with pytest.raises(KeyboardInterrupt), cluster.signals_wait():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        done.append("second")
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        done.append("never")
-    assert done == ["first", "second"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(_in_a_block).result() == "no signals there"
-
-
-def _in_a_block() -> str:
-    with cluster.signals_wait():
-        return "no signals there"
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 """The exit codes that the page lists, each as a command ends with it; and a sweep that only says what it would do."""
 
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,10 @@ def raising(error):
     return call
 
 
+def asked(number):
+    return lambda *args, **more: signal.raise_signal(number)
+
+
 def result(best=None, interrupted=False):
     """What is left of a sweep's result for its command."""
     return lambda *args, **more: SimpleNamespace(best=best, interrupted=interrupted, lines=lambda: iter([]))
@@ -33,11 +38,14 @@ def result(best=None, interrupted=False):
         ("train", raising(RunFailed("it diverged")), 1),
         ("train", raising(ConfigError("train.steps: too few")), 2),
         ("train", raising(KeyboardInterrupt()), 130),
+        ("train", asked(signal.SIGTERM), 143),
+        ("train", asked(signal.SIGHUP), 129),
         ("sweep", result(best="a trial"), 0),
         ("sweep", result(), 1),
         ("sweep", raising(ConfigError("space: empty")), 2),
         ("sweep", result(best="a trial", interrupted=True), 130),
         ("sweep", raising(KeyboardInterrupt()), 130),
+        ("sweep", asked(signal.SIGTERM), 143),
     ],
 )
 def test_commands_end_with_the_codes_of_the_page(monkeypatch, command, does, code):
@@ -47,7 +55,7 @@ def test_commands_end_with_the_codes_of_the_page(monkeypatch, command, does, cod
 
 def test_the_page_lists_these_codes_once():
     (table,) = re.findall(r"\| code \| meaning \|\n(?:\|.*\n)+", PAGE)
-    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "130"]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "129", "130", "143"]
     other = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
     assert "| code |" not in other and "run-results.md#exit-codes" in other
 

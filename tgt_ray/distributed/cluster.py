@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tgt_ray.core import ends
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
@@ -45,76 +43,51 @@ def connect() -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     raylet_messages_to_stderr()
     keep_tokens_private()
-    own: list[psutil.Process] | None = None
+    address = os.environ.get("RAY_ADDRESS", "local") or "local"
+    before = psutil.Process().children()
     try:
-        with signals_wait():
-            own = _init(os.environ.get("RAY_ADDRESS", "local") or "local")
+        with ends.later(patient=False):  # code in C++ that is interrupted while it starts may crash
+            _start(address)
         yield
     finally:
-        if own is not None:  # it is connected
-            _shut_down(own)
+        with ends.later():
+            _leave(before if address == "local" else None)
 
 
-def _init(address: str) -> list[psutil.Process]:
-    """Connect to a cluster, or start a local one; return the processes that were started for it."""
-    local, before = address == "local", psutil.Process().children()
+def _start(address: str) -> None:
     try:
-        if local:
+        if address == "local":
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
             log.info("connecting to the Ray cluster at %s (RAY_ADDRESS)", address)
             check_cluster(address)
             ray.init(address=address, log_to_driver=False)
     except Exception as err:  # Ray raises a plain Exception where a node doesn't start in time
+        local = address == "local"
         what = "cannot start a local Ray" if local else f"RAY_ADDRESS {address}: cannot connect to that cluster"
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
-    return [each for each in psutil.Process().children() if each not in before] if local else []
 
 
-def _shut_down(own: list[psutil.Process]) -> None:
-    """Leave the cluster; end a local one with all of its processes.
+def _leave(before: Sequence[psutil.Process] | None) -> None:
+    """Leave the cluster; of a local one no process stays.
 
-    Those that have only begun don't see for a long time that the others are gone.
+    Those that have only begun don't see for long that the others are gone, and Ray's agents wait for a minute where the
+    raylet had to be killed.
+
+    - before: the processes that this one had started before a local one; None: it isn't local
     """
     there = []
-    for each in own:
+    for each in psutil.Process().children() if before is not None else []:
         with suppress(psutil.NoSuchProcess):
-            there += [each, *each.children(recursive=True)]
+            there += [each, *each.children(recursive=True)] if each not in (before or []) and _of_ray(each) else []
     ray.shutdown()
-    _, left = psutil.wait_procs(there, timeout=TO_END_S)
-    for each in left:
+    for each in psutil.wait_procs(there, timeout=TO_END_S)[1]:
         with suppress(psutil.NoSuchProcess):
             each.kill()
 
 
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Let Ctrl-C, and SIGTERM where the program handles it, wait for the end of the block; a second one doesn't wait.
-
-    Code in C++ that is interrupted while it starts may crash.
-    """
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: each for number, each in before.items() if callable(each)}
-
-    def take(number: int, frame: FrameType | None) -> None:
-        if came:
-            handlers[signal.Signals(number)](number, frame)
-        came.append(number)
-
-    for number in handlers:
-        signal.signal(number, take)
-    try:
-        yield
-    finally:
-        for number, each in handlers.items():
-            if signal.getsignal(number) is take:  # Ray has set one of its own otherwise
-                signal.signal(number, each)
-    if came:
-        handlers[signal.Signals(came[0])](came[0], None)
+def _of_ray(process: psutil.Process) -> bool:
+    return "ray" in " ".join(process.cmdline())  # gcs_server and raylet lie in its folder
 
 
 def nodes() -> list[Resources]:

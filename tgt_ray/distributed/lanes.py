@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.train
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
+from tgt_ray.core import ends
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.board import start_board
 from tgt_ray.distributed.cluster import nodes
@@ -40,7 +41,9 @@ HEALTH_CHECK_INTERVAL_S = 0.5
 #: How often Ray Train tries to start a lane's workers. Each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: Seconds that lanes may take to end.
-CLOSE_TIMEOUT_S = 30
+CLOSE_TIMEOUT_S = 15
+#: Seconds that the last lines of their workers may take.
+HUSH_TIMEOUT_S = 5
 
 
 @contextmanager
@@ -77,18 +80,24 @@ def open_lanes(
         try:
             yield board
         finally:
-            with suppress(RayActorError):  # the board was lost, and lanes have noticed
-                ray.get(board.close.remote())
-            deadline = time.time() + CLOSE_TIMEOUT_S
-            for thread in threads:
-                thread.join(timeout=max(0.0, deadline - time.time()))
-            if any(thread.is_alive() for thread in threads):
-                log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
-            with suppress(RayActorError):
-                ray.get(board.hush.remote())
-            listener.join(timeout=CLOSE_TIMEOUT_S)
-            # Killed at once and not with its last reference, since its name may be needed again.
-            ray.kill(board)
+            with ends.later():  # threads that ask Ray after its end would end the process
+                _close(board, threads, listener)
+
+
+def _close(board: Any, threads: Sequence[threading.Thread], listener: threading.Thread) -> None:
+    """End the lanes of a board, and the board."""
+    deadline = time.time() + CLOSE_TIMEOUT_S
+    with suppress(RayActorError, GetTimeoutError):  # the board was lost, and lanes have noticed, or it hangs
+        ray.get(board.close.remote(), timeout=CLOSE_TIMEOUT_S)
+    for thread in threads:
+        thread.join(timeout=max(0.0, deadline - time.time()))
+    if any(thread.is_alive() for thread in threads):
+        log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
+    with suppress(RayActorError, GetTimeoutError):
+        ray.get(board.hush.remote(), timeout=HUSH_TIMEOUT_S)
+    listener.join(timeout=HUSH_TIMEOUT_S)
+    # Killed at once and not with its last reference, since its name may be needed again.
+    ray.kill(board)
 
 
 @contextmanager

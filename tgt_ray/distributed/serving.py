@@ -6,12 +6,10 @@ import ipaddress
 import logging
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
@@ -92,7 +90,7 @@ def _is_local(host: str) -> bool:
 
 
 def run(folder: str, settings: Settings) -> None:
-    """Serve a student until the process gets SIGINT or SIGTERM.
+    """Serve a student until the process is interrupted.
 
     - folder: of a student, which has been tried
     - raises KeyboardInterrupt: where it gets one of them before it serves
@@ -101,7 +99,7 @@ def run(folder: str, settings: Settings) -> None:
     """
     begun = False
     try:
-        with _interruptible(), cluster.connect(), _interruptible():
+        with cluster.connect():
             if _elsewhere():
                 check_address(settings.host, settings.port, _bind_on_head(settings))
             with served(folder, settings):
@@ -113,20 +111,6 @@ def run(folder: str, settings: Settings) -> None:
         if not begun:
             raise
         log.info("the service has ended")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end what is inside as Ctrl-C does. Ray sets a handler of its own when it starts."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _bind_on_head(settings: Settings) -> str:

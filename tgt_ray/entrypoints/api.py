@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -137,7 +138,11 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     warn_of_odd_settings(config)
     scan = config.task.scan()
     with _opened(storage, name, "train", resume) as (root, name):
-        return _run_in(config, scan, root, name, local, resume)
+        try:
+            return _run_in(config, scan, root, name, local, resume)
+        except KeyboardInterrupt:
+            _say_how_to_go_on("train --local" if local else "train", root, name, root.exists(name, "experiment.yaml"))
+            raise
 
 
 def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool) -> RunResult:
@@ -460,9 +465,17 @@ def run_sweep(
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
             root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
-        with libraries_to_file(root, name):
-            result = _run_sweep(loaded, scan, root, name, resume)
+        try:
+            with libraries_to_file(root, name):
+                result = _run_sweep(loaded, scan, root, name, resume)
+        except KeyboardInterrupt:  # before the first trial, or for the second time
+            if root.exists(name, "trials.parquet"):
+                say_result(_result(loaded, root.within(name)).as_left())
+            _say_how_to_go_on("sweep", root, name, root.exists(name, "sweep.yaml"))
+            raise
         say_result(result)
+        if result.interrupted:
+            _say_how_to_go_on("sweep", root, name, True)
         return result
 
 
@@ -482,11 +495,29 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
         _check_start(config.starting(), data)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
-        table = driver.start(config, data, root, name, resume)
+        driver.start(config, data, root, name, resume)
     _write_report(folder)
-    return SweepResult(
-        folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
-    )
+    return _result(config, folder)
+
+
+def _result(config: SweepConfig, folder: Storage) -> SweepResult:
+    from tgt_ray.sweeps import driver
+
+    table = records.read_table(folder, "trials")
+    best = driver.best_trial(config, table)
+    return SweepResult(folder.root, config, table, best, records.read_json(folder, "record.json"))
+
+
+def _say_how_to_go_on(command: str, root: Storage, name: str, begun: bool) -> None:
+    """Say after an interruption which command goes on.
+
+    - begun: whether there is something to go on from
+    """
+    if begun:
+        options = f"--storage {shlex.quote(root.shown)} --name {shlex.quote(name)}"
+        log.warning("interrupted; to go on: python -m tgt_ray %s --resume %s", command, options)
+    else:
+        log.warning("interrupted before the training began; the same command begins anew")
 
 
 def _check_format(folder: Storage, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from tgt_ray.core import ends
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.entrypoints import terminal
 from tgt_ray.entrypoints.options import QuietOption, VerboseOption, level
@@ -77,6 +78,9 @@ FloorOption = Annotated[
         help="Probabilities below are raised to it, since the logarithm of 0 isn't finite. Default: 1e-6.",
     ),
 ]
+
+#: With what a command ends that was interrupted, before it is said by which signal.
+INTERRUPTED = 130
 
 #: What `--strict` sets.
 STRICT = ("fit_check.on_low=fail", "task.on_leaks=fail")
@@ -164,7 +168,7 @@ def sweep(
     if quiet:  # else it was said with the messages
         print_result(result, with_table=False)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     if result.best is None:
         raise typer.Exit(1)
     return None
@@ -361,7 +365,10 @@ def main(*commands: Callable[..., None]) -> None:
     for command in commands or COMMANDS:
         app.command()(command)
     try:
-        app()
+        with ends.in_order():
+            app()
+    except SystemExit as ended:
+        sys.exit(ends.exit_code() if ended.code == INTERRUPTED else ended.code)
     except ConfigError as err:
         _end(f"error: {err}", 2)
     except RunFailed as err:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Columns of the table where the output is no terminal: a file, or the log of a job.
 NO_TERMINAL = 160
+#: How trials stand in the table that haven't ended.
+LEFT = ["running", "pending", "paused"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,9 +67,11 @@ class SweepResult:
     @property
     def interrupted(self) -> bool:
         """Whether trials are left that `--resume` would run."""
-        return len(self.trials) < self.config.num_trials or bool(
-            self.trials.status.isin(["running", "pending", "paused", "interrupted"]).any()
-        )
+        return len(self.trials) < self.config.num_trials or bool(self.trials.status.isin([*LEFT, "interrupted"]).any())
+
+    def as_left(self) -> SweepResult:
+        """Return it as a command leaves it that ends at once: what it hasn't written any more runs no longer."""
+        return replace(self, trials=self.trials.assign(status=self.trials.status.replace(LEFT, "interrupted")))
 
     def __repr__(self) -> str:
         return "\n".join(self.lines())

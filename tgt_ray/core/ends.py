@@ -1,0 +1,96 @@
+"""Lets signals end a process in order: SIGTERM and SIGHUP as Ctrl-C does, with the exit code that says which it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+#: Signals by which a system or a terminal asks a process to end.
+ASKING = (signal.SIGTERM, signal.SIGHUP)
+#: These, and Ctrl-C.
+ALL = (signal.SIGINT, *ASKING)
+
+#: What the process was asked by last, and whether it had a terminal when it began.
+_asked, _on_terminal = signal.SIGINT, any(os.isatty(number) for number in (1, 2))
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do in the block what SIGINT does, whatever that is at the time.
+
+    A signal that the process was started to ignore (nohup) stays ignored.
+    """
+    global _asked
+    _asked = signal.SIGINT
+    before = {number: signal.getsignal(number) for number in ASKING}
+    for number in ASKING:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, _as_ctrl_c)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    global _asked
+    _asked = signal.Signals(number)
+    if number == signal.SIGHUP:
+        _leave_lost_terminal()
+    signal.raise_signal(signal.SIGINT)
+
+
+def _leave_lost_terminal() -> None:
+    """Write nowhere where the terminal is gone, since each line would be an error instead."""
+    if any(os.isatty(number) for number in (1, 2)) or not _on_terminal:
+        return
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+
+
+def exit_code() -> int:
+    """Return the exit code of a process that a signal has ended: 128 and the signal's number."""
+    return 128 + _asked
+
+
+@contextmanager
+def later(patient: bool = True) -> Iterator[None]:
+    """Let signals wait until the block is over, which leaves something behind if it is cut, and whose time is limited.
+
+    In a thread other than the main one nothing changes. Where the block sets a handler of SIGTERM that exits, as Ray
+    does when it starts, that signal ends the block, and then does what it would have done before.
+
+    - patient: a second signal waits as well
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        handler = before[signal.Signals(number)]
+        if len(came) > 1 and not patient and callable(handler):
+            handler(number, frame)
+
+    # No mask: another thread would get the signal, and Python would run its handler in this one all the same.
+    before = {number: signal.getsignal(number) for number in ALL}
+    for number in ALL:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, take)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code != signal.SIGTERM:
+            raise
+        came.append(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
