@@ -14,7 +14,7 @@ from tests.helpers.pictures import write_pictures
 from tests.helpers.stops import interrupted
 from tests.helpers.storages import remote
 from tgt_ray import run
-from tgt_ray.core import claims, records
+from tgt_ray.core import owner, records
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage, host
@@ -188,7 +188,7 @@ def test_nothing_is_removed_that_a_command_uses(root, capsys):
     storage = Storage(root)
     shutil.rmtree(root / "a")
     (bank,) = (root / "bank").iterdir()
-    with claims.claimed(storage, "new", False):  # and hasn't written yet what it needs
+    with owner.claimed(storage, "new", False):  # and hasn't written yet what it needs
         subject.collect(storage)
         assert removed(capsys) == set()
         with pytest.raises(ConfigError, match=r"'bank/\w+' is in use by new; wait until it has ended"):
@@ -206,7 +206,7 @@ def test_nothing_is_removed_that_a_command_uses(root, capsys):
 
 def test_a_run_is_not_removed_while_a_command_works_on_it(root, capsys):
     storage = Storage(root)
-    with claims.claimed(storage, "a", True):
+    with owner.claimed(storage, "a", True):
         with pytest.raises(ConfigError, match="'a' is in use by a;"):
             subject.remove(storage, ["a"], force=True)
         teacher = next(each.name for each in things(storage) if each.kind == "teachers")

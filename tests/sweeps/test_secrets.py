@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 
+from tests.helpers.owners import held
 from tests.helpers.trials import sweep
 from tgt_ray.core import storage as storage_module
 from tgt_ray.core.storage import Storage
@@ -43,7 +44,7 @@ def test_no_file_of_a_sweep_has_a_secret(ray_cluster, tmp_path, monkeypatch):
     folder.write(b'{"format": 2, "concurrent": 1, "fingerprints": {}}', "record.json")
     for resume in (False, True):
         # No board: each trial fails at once, which is enough for Tune to write all of its files.
-        make_tuner(sweep(), (), None, folder, 1, resume).fit()
+        make_tuner(sweep(), (), None, held(folder), 1, resume).fit()
         assert mend(sweep(), folder), "what was stored can be read"
     files = [file for file in Path(tmp_path / "mine").rglob("*") if file.is_file()]
     names = {file.name.partition("-")[0] for file in files}

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from tests.helpers.experiments import changed, short, tiny
+from tests.helpers.owners import held
 from tests.helpers.pretrained import NAME, labeler, timm_file
 from tests.helpers.stops import interrupted
 from tgt_ray.core import environment, records
@@ -270,7 +271,7 @@ def test_a_sweep_asks_for_the_teacher_of_its_record(digits, own, monkeypatch):
 
     def start(resume: bool, **changes):
         records.write_json(own, {**before, **changes}, "s", "record.json")
-        driver.start(SweepConfig(), digits, own, "s", resume)
+        driver.start(SweepConfig(), digits, own, "s", resume, held(own.within("s")))
 
     for resume in (False, True):
         with pytest.raises(Enough):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tgt_ray.core.owner import Held
 from tgt_ray.distributed.claims import Owner
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.numbering import Numbering
@@ -20,6 +21,7 @@ class Run:
     - folder: of the run's checkpoint
     - called: what lines of its workers begin with; empty where there is one run alone
     - measures: whether the student in the folder is to be measured, and nothing is to be trained
+    - held: what the command owns that trains it, which is checked before each checkpoint; None: nothing is checked
     """
 
     id: str
@@ -28,6 +30,7 @@ class Run:
     folder: str
     called: str = ""
     measures: bool = False
+    held: Held | None = None
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import claims, formats, records
+from tgt_ray.core import formats, owner, records
 from tgt_ray.core.config import Config, as_stored, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed, concerning
 from tgt_ray.core.kept import STUDENT_FILE, KeptStudent
 from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
+from tgt_ray.core.owner import Held
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
@@ -136,11 +137,13 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     config.check_files()
     warn_of_odd_settings(config)
     scan = config.task.scan()
-    with _opened(storage, name, "train", resume) as (root, name):
-        return _run_in(config, scan, root, name, local, resume)
+    with _opened(storage, name, "train", resume) as (root, name, held):
+        return _run_in(config, scan, root, name, local, resume, held)
 
 
-def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool) -> RunResult:
+def _run_in(
+    config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool, held: Held
+) -> RunResult:
     import pandas as pd
 
     folder = root.within(name)
@@ -151,7 +154,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
-        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, folder, before)
+        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, held, before)
     if before is not None:
         check_same(before, prepared.fingerprints, prepared.teacher, "run")
     record = {
@@ -170,6 +173,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         "speed": speed,
         "environment": environment(),
     }
+    held.check()
     fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")
     records.write_json(folder, record, "record.json")
@@ -209,7 +213,7 @@ def _begun(of_state: Begun | None, before: dict[str, Any] | None, data: TaskData
 
 
 def _run_local(
-    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+    config: Experiment, scan: Any, root: Storage, held: Held, before: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
     """Train in this process; return the reports, what was prepared, and how small and fast the student is."""
     from tgt_ray.inference.speed import measured
@@ -218,6 +222,7 @@ def _run_local(
     from tgt_ray.training.run import Diverged
 
     devices(config)
+    folder = held.folder
     data = _read(config, [config.objective], scan, root, in_this_process)
     _check_start([config], data)
     begun = _begun(begun_locally(config, data, folder.within("checkpoint")), before, data)
@@ -231,16 +236,18 @@ def _run_local(
             folder.within("checkpoint"),
             report=partial(_log_report, config.task.metric_names[0]),
             name=Path(folder.root).name,
+            held=held,
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
+    held.check()
     _keep_files(config, folder)
     rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
     return run.history, prepared, measured(folder.root, rows, prepared.teacher)
 
 
 def _run_ray(
-    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+    config: Experiment, scan: Any, root: Storage, held: Held, before: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
     """Train on Ray, where a run is a lane with one job; returns what `_run_local` does."""
     import ray
@@ -254,7 +261,7 @@ def _run_ray(
     from tgt_ray.distributed.resources import check_fits
     from tgt_ray.distributed.teacher_tasks import begun_on_ray, run_on_ray
 
-    checkpoints = folder.within("checkpoint")
+    folder, checkpoints = held.folder, held.folder.within("checkpoint")
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
@@ -265,7 +272,7 @@ def _run_ray(
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             reference, speed = (ray.put(prepared),), dict[str, Any]()
-            run = Run(folder.root, config, reference, checkpoints.root)
+            run = Run(folder.root, config, reference, checkpoints.root, held=held)
             try:
                 ray.get(board.submit.remote(run))
                 answer = _followed(config, board, run.id)
@@ -277,6 +284,7 @@ def _run_ray(
                 speed = measured_by_a_lane(board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
+    held.check()
     _keep_files(config, folder)
     return answer.history, prepared, speed
 
@@ -443,7 +451,7 @@ def run_sweep(
         raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
     with messages(), ExitStack() as opened:
         if resume:
-            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
+            root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
             _check_format(root.within(name), name)
             where = root.where(name, "sweep.yaml")
             loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
@@ -459,14 +467,14 @@ def run_sweep(
             scan = loaded.experiment.task.scan()
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
-            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
+            root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
         with libraries_to_file(root, name):
-            result = _run_sweep(loaded, scan, root, name, resume)
+            result = _run_sweep(loaded, scan, root, name, resume, held)
         say_result(result)
         return result
 
 
-def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool) -> SweepResult:
+def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool, held: Held) -> SweepResult:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
@@ -482,7 +490,7 @@ def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume:
         _check_start(config.starting(), data)
         _check_metric(config, config.experiment.task.metrics_of(data))
         log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
-        table = driver.start(config, data, root, name, resume)
+        table = driver.start(config, data, root, name, resume, held)
     _write_report(folder)
     return SweepResult(
         folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
@@ -526,7 +534,7 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
-        begun, there = root.exists(name, marker), claims.taken(root, name)
+        begun, there = root.exists(name, marker), owner.taken(root, name)
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:
@@ -539,12 +547,12 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
 
 
 @contextmanager
-def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str]]:
-    """Yield the storage root and the run's name, whose folder no other command has meanwhile."""
+def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str, Held]]:
+    """Yield the storage root, the run's name, and its folder as it is owned, which no other command has meanwhile."""
     root, name = _find(storage, name, kind, resume)
     root.check_writable()
-    with claims.claimed(root, name, resume):
+    with owner.claimed(root, name, resume) as held:
         removed = root.remove_drafts()
         if removed:
             log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
-        yield root, name
+        yield root, name, held

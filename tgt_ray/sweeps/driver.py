@@ -16,6 +16,7 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.loading import dump_yaml
+from tgt_ray.core.owner import Held
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.board import board_name
@@ -60,11 +61,12 @@ class CancelRuns(tune.Callback):
             ray.get_actor(self.board).cancel.remote(trial.trial_id)
 
 
-def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
+def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool, held: Held) -> pd.DataFrame:
     """Run a sweep on the connected cluster.
 
     - storage, name: the sweep's files lie in `storage`/`name`, as docs/run-results.md lists them
     - resume: continue the sweep that is there, whose files are mended (see tgt_ray.sweeps.resume)
+    - held: its folder, which this command owns
     - returns: the table of its trials
     - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
     """
@@ -108,7 +110,8 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             name,
         )
         reference = (ray.put(prepared),)
-        make_tuner(sweep, reference, board, folder, concurrent, resume).fit()
+        make_tuner(sweep, reference, board, held, concurrent, resume).fit()
+        held.check()
         table = finish(sweep, folder)
         measure_best(sweep, table, board, reference, folder)
     return table
@@ -134,7 +137,7 @@ def check_goes_on(sweep: SweepConfig, before: dict[str, Any], concurrent: int, d
 
 
 def make_tuner(
-    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, folder: Storage, concurrent: int, resume: bool
+    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, held: Held, concurrent: int, resume: bool
 ) -> tune.Tuner:
     """Make Tune's experiment, or with `resume` restore it from the sweep's folder.
 
@@ -143,9 +146,10 @@ def make_tuner(
     - prepared: holds a reference to a Prepared
     """
     filter_tune_messages()
-    quiet, search = folder.without_secrets(), sweep.search
+    folder, search = held.folder, sweep.search
+    quiet = folder.without_secrets()
     trainable = tune.with_resources(
-        tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, folder=folder.within("train")),
+        tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, held=held),
         {"CPU": TRIAL_CPUS},
     )
     # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.

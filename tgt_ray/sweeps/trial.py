@@ -8,7 +8,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
-from tgt_ray.core.storage import Storage
+from tgt_ray.core.owner import Held
 from tgt_ray.distributed.messages import Run
 from tgt_ray.sweeps.config import SweepConfig
 
@@ -21,9 +21,9 @@ class LaneTrial(tune.Trainable):
     """Does one trial after another in Tune's process, without torch, since a lane does all the work."""
 
     def setup(
-        self, config: dict[str, Any], sweep: SweepConfig, board: Any, prepared: tuple[Any, ...], folder: Storage
+        self, config: dict[str, Any], sweep: SweepConfig, board: Any, prepared: tuple[Any, ...], held: Held
     ) -> None:
-        self.sweep, self.board, self.prepared, self.folder = sweep, board, prepared, folder
+        self.sweep, self.board, self.prepared, self.held = sweep, board, prepared, held
         self._submit(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -34,8 +34,8 @@ class LaneTrial(tune.Trainable):
     def _submit(self, values: dict[str, Any]) -> None:
         experiment = self.sweep.trial_experiment(values)
         self.seen, self.last_step = 0, experiment.train.steps
-        folder, called = self.folder.within(self.trial_id).root, f"trial {self.trial_id}"
-        run = Run(self.trial_id, experiment, self.prepared, folder, called)
+        folder, called = self.held.folder.within("train", self.trial_id).root, f"trial {self.trial_id}"
+        run = Run(self.trial_id, experiment, self.prepared, folder, called, held=self.held)
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
