@@ -144,6 +144,11 @@ class Storage:
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
         return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
 
+    def folders(self, *parts: str) -> list[str]:
+        """List the names of the folders directly in a folder; none where there is no such folder."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        return [info.base_name for info in self.fs.get_file_info(selector) if info.type == fs.FileType.Directory]
+
     @contextmanager
     def reading(self, *parts: str) -> Iterator[None]:
         """Raise NotRead where a place can't be listed or read inside, unless it isn't there or is damaged."""

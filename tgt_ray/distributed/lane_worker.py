@@ -227,8 +227,8 @@ class LaneWorker:
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
         hooks = LaneHooks(item, self.board, self.stream if experiment.uses_pool else None, self.rank, times, reader)
-        if run.history and self.rank == 0:
-            hooks.send(run.history[-1])  # resumed: this report may have been lost with its process
+        for report in item.to_send_again(run.history) if self.rank == 0 else ():
+            hooks.send(report)  # resumed: it may have been lost with its process
         train_student(run, reader, hooks, is_main=self.rank == 0)
 
     def _begin(self, item: Run, run: StudentRun, first: int) -> Iterator[Block]:

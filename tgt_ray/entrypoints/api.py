@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import formats, owner, records
+from tgt_ray.core import formats, lines, owner, records
 from tgt_ray.core.config import Config, as_stored, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed, concerning
@@ -34,6 +34,8 @@ from tgt_ray.objectives import Objective
 from tgt_ray.results.ledger import ledger
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.sweeps.going_on import settings_of
+from tgt_ray.sweeps.journal import JOURNAL, Journal
 from tgt_ray.tasks import Task, TaskData, with_calibration
 from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
@@ -440,21 +442,26 @@ def run_sweep(
     storage: str | None = None,
     name: str | None = None,
     resume: bool = False,
+    sets: dict[str, Any] | Sequence[tuple[str, Any]] = (),
 ) -> SweepResult:
     """Run a sweep on the connected Ray cluster, or on a local one that is started for it.
 
     - config: a config, plain data or a YAML file; None: the default sweep
     - storage, name, resume: as for `run`; with `resume` the settings come from the sweep's folder
+    - sets: with `resume`, dotted keys of the sweep and their new values, such as {"search.trials": 32}; only what
+      changes no trial that was trained may change
     - raises ConfigError: for bad input, before anything is started
+    - raises RunFailed: where its files can't be written, or another command has taken over
     """
     if resume and config is not None:
         raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
+    if sets and not resume:
+        raise ConfigError("sets: changes a sweep that goes on; give resume, or put the values into the config")
     with messages(), ExitStack() as opened:
         if resume:
             root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
-            _check_format(root.within(name), name)
-            where = root.where(name, "sweep.yaml")
-            loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
+            journal = Journal.read(held.folder)
+            loaded = settings_of(held.folder, name, journal, list(sets.items() if isinstance(sets, dict) else sets))
             scan = loaded.experiment.task.scan()
         else:
             loaded = _build(SweepConfig, config if config is not None else default_sweep())
@@ -468,41 +475,31 @@ def run_sweep(
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
             root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
+            journal = Journal.read(held.folder)
         with libraries_to_file(root, name):
-            result = _run_sweep(loaded, scan, root, name, resume, held)
+            result = _run_sweep(loaded, scan, root, held, journal)
         say_result(result)
         return result
 
 
-def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool, held: Held) -> SweepResult:
+def _run_sweep(config: SweepConfig, scan: Any, root: Storage, held: Held, journal: Journal) -> SweepResult:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
-    from tgt_ray.sweeps.resume import mend
 
-    folder = root.within(name)
-    # A sweep that was killed before its first trial has nothing to go on from, and starts afresh.
-    resume = resume and mend(config, folder)
+    folder = held.folder
     with cluster.connect():
         cluster.check_shared(root)
         # All trials are selected by the same rows, whether they need others to be calibrated on or not.
         data = _read(config.experiment, config.objectives(), scan, root, run_on_ray)
         _check_start(config.starting(), data)
         _check_metric(config, config.experiment.task.metrics_of(data))
-        log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
-        table = driver.start(config, data, root, name, resume, held)
+        log.info("sweep %s: %d trials, in %s", Path(folder.base).name, config.num_trials, folder.shown)
+        table = driver.start(config, data, root, held, journal)
     _write_report(folder)
     return SweepResult(
         folder.root, config, table, driver.best_trial(config, table), records.read_json(folder, "record.json")
     )
-
-
-def _check_format(folder: Storage, name: str) -> None:
-    """Raise ConfigError where the sweep was started by a version whose state this one can't continue."""
-    # A sweep without a record was killed before its first trial, and starts afresh.
-    if folder.exists("record.json"):
-        remedy = "its table and its best student stay as they are, and report reads them; begin a new sweep"
-        formats.check("sweep", records.read_json(folder, "record.json"), f"--resume: sweep '{name}'", remedy)
 
 
 def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:
@@ -535,6 +532,8 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
         begun, there = root.exists(name, marker), owner.taken(root, name)
+        # Its settings can be written anew.
+        begun = begun or (kind == "sweep" and lines.there(root.within(name), JOURNAL))
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:

@@ -142,24 +142,27 @@ def sweep(
     verbose: VerboseOption = False,
 ) -> None:
     """Search the space of a sweep with Ray Tune, and keep the best student."""
+    from tgt_ray.core.loading import parse_override
     from tgt_ray.entrypoints import api
     from tgt_ray.entrypoints.summary import print_result
     from tgt_ray.sweeps.config import SweepConfig, default_sweep
 
     if schema:
         return _print_schema(SweepConfig)
+    if resume and (file is not None or strict):
+        raise ConfigError("--resume: takes its settings from the sweep's folder; give no file and no --strict")
     sets = [*(sets or []), *(f"experiment.{each}" for each in STRICT if strict)]
-    if resume and (file is not None or sets):
-        raise ConfigError(
-            "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
-        )
     if dry_run:
         if resume:
             raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
         return _print_plan(_data(file, sets, default_sweep()), storage)
     with terminal.messages(level(quiet, verbose)):
         result = api.run_sweep(
-            None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
+            None if resume else _data(file, sets, default_sweep()),
+            storage=storage,
+            name=name,
+            resume=resume,
+            sets=[parse_override(text) for text in sets] if resume else (),
         )
     if quiet:  # else it was said with the messages
         print_result(result, with_table=False)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SHOWN = 3
 #: Endings of files that bear a checksum, or whose form shows damage.
 CHECKED = ("json", "yaml", "safetensors", "pt", "parquet", "arrow")
-#: Folders of a sweep whose files are Ray Tune's own; `--resume` looks at them.
+#: Folders of a sweep of a version before 0.2 whose files were Ray Tune's own.
 _TUNES = "tune"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tgt_ray.core import records
+from tgt_ray.core import lines, records
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import visible
@@ -199,7 +199,12 @@ def _controls(trials: pd.DataFrame) -> list[pd.Series]:
 
 
 def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
-    """What a trial has reported, as Tune keeps it; nothing where it has not begun."""
+    """What a trial has reported, as the sweep's journal has it; nothing where it has not begun."""
+    if lines.there(folder, "journal"):
+        whole, _ = lines.read(folder, "journal")
+        said = [each for each in whole if each["kind"] == "report" and str(each["trial"]) == trial]
+        return [each["metrics"] for each in said]
+    # A sweep of a version before 0.2, which had no journal.
     if not folder.exists("tune", trial, "result.json"):
         return []
     return records.read_jsonl(folder, "tune", trial, "result.json")
