@@ -13,6 +13,7 @@ from tests.helpers.experiments import changed
 from tests.helpers.pictures import write_pictures
 from tests.helpers.stops import interrupted
 from tests.helpers.storages import remote
+from tests.helpers.trials import opened, sweep
 from tgt_ray import run
 from tgt_ray.core import owner, records
 from tgt_ray.core.errors import ConfigError, RunFailed
@@ -316,3 +317,17 @@ def test_what_cannot_be_removed_is_said(root, monkeypatch):
     storage.fs = Refuses()
     with pytest.raises(RunFailed, match=rf"{thing.name}: cannot be removed \(Permission denied\)"):
         subject._delete(storage, thing)
+
+
+def test_verify_looks_at_each_line_of_a_sweep_s_journal(tmp_path, capsys):
+    folder = Storage(tmp_path / "s")
+    journal = opened(folder, sweep())
+    folder.write(b"{}\n", "sweep.yaml")
+    journal.begin({"control": "one_hot"}, None)
+    subject.verify(Storage(tmp_path))
+    assert "2 files checked, 0 damaged" in capsys.readouterr().out
+    path = tmp_path / "s" / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(RunFailed, match="1 damaged file"):
+        subject.verify(Storage(tmp_path))
+    assert "s/journal.jsonl: is damaged (1 line(s) are cut off" in capsys.readouterr().out

@@ -34,19 +34,27 @@ def read(folder: Storage, name: str) -> tuple[list[Entry], int]:
     - returns: the lines, and how many are damaged
     """
     entries, damaged = list[Entry](), 0
-    for path in sorted(folder.files()):
-        if _is_of(path.rpartition("/")[2], name):
-            for line in _content(folder, path).split(b"\n"):
-                entry = _parsed(line)
-                if entry is not None:
-                    entries.append(entry)
-                damaged += entry is None and bool(line.strip())
+    for file in files_of(folder, name):
+        whole, others = parsed(folder.read(file))
+        entries, damaged = [*entries, *whole], damaged + others
     return sorted(entries, key=lambda each: int(each["n"])), damaged
 
 
-def there(folder: Storage, name: str) -> bool:
-    """Return whether there is a file of such lines, whole or not."""
-    return any(_is_of(path.rpartition("/")[2], name) for path in folder.files())
+def files_of(folder: Storage, name: str) -> list[str]:
+    """Return the names of the files of such lines, whole or not."""
+    return sorted(file for file in (path.rpartition("/")[2] for path in folder.files()) if is_of(file, name))
+
+
+def is_of(file: str, name: str) -> bool:
+    """Return whether a file has such lines, by its name."""
+    return re.fullmatch(rf"{re.escape(name)}(-\d{{6}}-\d{{6}})?\.jsonl", file) is not None
+
+
+def parsed(content: bytes) -> tuple[list[Entry], int]:
+    """Return the lines of a file that are whole, and how many are damaged."""
+    found = [(line, _parsed(line)) for line in content.split(b"\n") if line.strip()]
+    whole = [entry for _, entry in found if entry is not None]
+    return whole, len(found) - len(whole)
 
 
 class Writer:
@@ -86,10 +94,9 @@ class Writer:
     def _write_anew(self) -> None:
         """Write all whole lines into one file, and leave out the damaged ones."""
         self.folder.write(b"".join(map(_line, [*self.before, *self.mine])), f"{self.name}.jsonl")
-        for path in self.folder.files():
-            file = path.rpartition("/")[2]
-            if _is_of(file, self.name) and file != f"{self.name}.jsonl":
-                self.folder.fs.delete_file(path)
+        for file in files_of(self.folder, self.name):
+            if file != f"{self.name}.jsonl":
+                self.folder.fs.delete_file(self.folder.path(file))
         self._damaged = 0
 
     def _append(self, line: bytes) -> None:
@@ -114,14 +121,6 @@ class Writer:
         segment = (len(entries) - 1) // SEGMENT
         content = b"".join(map(_line, entries[segment * SEGMENT :]))
         self.folder.write(content, f"{self.name}-{self.number:06d}-{segment + 1:06d}.jsonl")
-
-
-def _is_of(file: str, name: str) -> bool:
-    return re.fullmatch(rf"{re.escape(name)}(-\d{{6}}-\d{{6}})?\.jsonl", file) is not None
-
-
-def _content(folder: Storage, path: str) -> bytes:
-    return folder.read(path.rpartition("/")[2])
 
 
 def _line(entry: Entry) -> bytes:

@@ -110,17 +110,22 @@ def _accepts(host: str, port: int) -> None:
 
 
 def filter_tune_messages() -> None:
-    """Replace two messages of Tune.
+    """Replace three messages of Tune.
 
-    The traceback of a failed trial is dropped, since the leaderboard shows the reason. The message that Tune stops
-    after an interruption says what happens to the sweep.
+    The traceback of a failed trial and the list of failed trials by Tune's ids are dropped, since the leaderboard shows
+    the reasons. The message that Tune stops after an interruption says what happens to the sweep.
     """
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_is_no_failed_trial)
     logging.getLogger("ray.tune.tune").addFilter(_say_that_it_stops)
+    logging.getLogger("ray.tune.tune").addFilter(_is_no_list_of_failed_trials)
 
 
 def _is_no_failed_trial(message: logging.LogRecord) -> bool:
     return not str(message.msg).startswith("Trial task failed")
+
+
+def _is_no_list_of_failed_trials(message: logging.LogRecord) -> bool:
+    return not str(message.msg).startswith("Trials did not complete")
 
 
 def _say_that_it_stops(message: logging.LogRecord) -> bool:

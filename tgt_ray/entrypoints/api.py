@@ -533,7 +533,7 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     try:
         begun, there = root.exists(name, marker), owner.taken(root, name)
         # Its settings can be written anew.
-        begun = begun or (kind == "sweep" and lines.there(root.within(name), JOURNAL))
+        begun = begun or (kind == "sweep" and bool(lines.files_of(root.within(name), JOURNAL)))
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:

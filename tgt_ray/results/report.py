@@ -200,7 +200,7 @@ def _controls(trials: pd.DataFrame) -> list[pd.Series]:
 
 def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
     """What a trial has reported, as the sweep's journal has it; nothing where it has not begun."""
-    if lines.there(folder, "journal"):
+    if lines.files_of(folder, "journal"):
         whole, _ = lines.read(folder, "journal")
         said = [each for each in whole if each["kind"] == "report" and str(each["trial"]) == trial]
         return [each["metrics"] for each in said]

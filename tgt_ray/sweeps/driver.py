@@ -129,6 +129,7 @@ def search_trials(
     leaderboard, curves = Leaderboard(sweep, held, journal, board_name(folder)), Curves(sweep, folder)
     recorder = Recorder(
         sweep,
+        held,
         journal,
         search,
         reported=[curves.reported],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from tgt_ray.core.owner import BEAT_S, Held
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal, Known
 from tgt_ray.sweeps.search import JournalSearch
@@ -30,6 +32,7 @@ class Recorder(Unstored, Callback):
     An error of theirs ends the sweep, and not a trial, to which Tune would ascribe it: it is raised at the end of
     Tune's step.
 
+    - held: the sweep's folder
     - search: is told of reports and ends
     - reported, ended: are called after it, each with the trial
     - looked: called often, with Tune's status of trials by id
@@ -39,6 +42,7 @@ class Recorder(Unstored, Callback):
     def __init__(
         self,
         sweep: SweepConfig,
+        held: Held,
         journal: Journal,
         search: JournalSearch,
         reported: list[Listener],
@@ -46,7 +50,8 @@ class Recorder(Unstored, Callback):
         looked: Callable[[dict[str, str]], None],
         closed: list[Callable[[], None]],
     ):
-        self.sweep, self.journal = sweep, journal
+        self.sweep, self.held, self.journal = sweep, held, journal
+        self._looked = time.monotonic()
         self.reported, self.ended, self.looked = [search.told, *reported], [search.ended, *ended], looked
         self.closed = closed
         self.error: Exception | None = None
@@ -71,6 +76,7 @@ class Recorder(Unstored, Callback):
         self._safely(self._end, trial, "failed", reason_of(str(said or "")))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._safely(self._look)
         self._safely(self.looked, {each.config["trial"]: each.status.lower() for each in trials})
         if self.error is not None:
             raise self.error
@@ -78,6 +84,12 @@ class Recorder(Unstored, Callback):
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         for each in self.closed:
             self._safely(each)
+
+    def _look(self) -> None:
+        """Find out now and then whether another command has taken over: there may be nothing to write for long."""
+        if time.monotonic() - self._looked > BEAT_S:
+            self._looked = time.monotonic()
+            self.held.check()
 
     def _safely(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function, and keep its error; after an error nothing is called any more."""
