@@ -229,7 +229,7 @@ def test_a_storage_that_can_t_be_written_is_said_in_one_line(tmp_path, monkeypat
     monkeypatch.setattr(owner.exclusive, "_create_local", none)
     with pytest.raises(ConfigError, match=r"--storage .*: cannot write in 'a' \(Permission denied\)"):
         claimed(Storage(tmp_path), "a", False).__enter__()
-    assert current(Storage(tmp_path / "a")) is None
+    assert current(Storage(tmp_path / "a")) is None and not (tmp_path / "a").exists()
 
 
 def test_of_two_that_need_something_one_makes_it_and_the_other_waits_and_says_so(tmp_path, quick, caplog):

@@ -1,5 +1,7 @@
 """A sweep that is stopped at some line of its journal and goes on has the table of an undisturbed one."""
 
+import json
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers.experiments import changed
+from tgt_ray.core import lines
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.config import SweepConfig
@@ -82,7 +85,28 @@ def stopped_at(number: int, monkeypatch: pytest.MonkeyPatch, begin: Any, meanwhi
     return False
 
 
-def test_a_sweep_that_was_stopped_goes_on_elsewhere_without_any_other_file(sweep, calm, storage, monkeypatch):
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def planted(folder: Path, file: Path) -> None:
+    """Write files of Tune's names whose reading would make a file."""
+    folder.mkdir()
+    content = pickle.dumps(Payload(file))
+    for name in ("tuner.pkl", "trainable.pkl", "searcher-state-2026.pkl", "callback-states-2026.pkl"):
+        (folder / name).write_bytes(content)
+    state = {"_type": "CLOUDPICKLE_FALLBACK", "value": content.hex()}
+    for name in ("experiment_state-2026.json", "search_gen_state-2026.json"):
+        (folder / name).write_text(json.dumps({"trial_data": [], "runner_data": state}))
+
+
+def test_a_sweep_that_was_stopped_goes_on_elsewhere_without_any_other_file(sweep, calm, storage, monkeypatch, tmp_path):
     wanted, refused = calm("random"), list[str]()
 
     def meanwhile() -> None:
@@ -98,15 +122,17 @@ def test_a_sweep_that_was_stopped_goes_on_elsewhere_without_any_other_file(sweep
     assert "--resume: 'stopped' in" in refused[1] and "last sign of life" in refused[1]
     assert not list(Path(storage.path("stopped")).glob("owner-*")), "the folder is given back"
     table = Path(storage.path("stopped", "trials.csv"))
-    assert pd.read_csv(table).status.tolist() == ["finished"] and not storage.exists("stopped", "tune")
+    assert set(pd.read_csv(table).status) == {"finished", "interrupted"} and not storage.exists("stopped", "tune")
     shutil.copytree(storage.path("stopped"), storage.path("moved"))
     for name in ("optuna_journal.log", "record.json", "sweep.yaml", "trials.csv", "trials.parquet"):
         Path(storage.path("moved", name)).unlink()
+    planted(Path(storage.path("moved", "tune")), tmp_path / "executed")
     found = api.run_sweep(storage=storage.root, name="moved", resume=True)
     pd.testing.assert_frame_equal(facts(found), wanted)
+    assert not (tmp_path / "executed").exists()
     assert found.best is not None and storage.exists("moved", "best", "student.safetensors")
     assert sorted(path.name for path in Path(storage.path("moved", "train")).iterdir()) == ["1", "2", "3", "4"]
-    assert pd.read_csv(table).status.tolist() == ["finished"], "the original stays as it was"
+    assert set(pd.read_csv(table).status) == {"finished", "interrupted"}, "the original stays as it was"
 
 
 @pytest.mark.slow
@@ -121,19 +147,21 @@ def test_a_finished_sweep_can_get_more_trials(sweep, calm, storage):
     pd.testing.assert_frame_equal(facts(again), facts(more))
 
 
+#: Lines of the journal of an undisturbed sweep: two at its beginning, and five for each trial.
+LINES = 2 + 4 * 5
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, LINES))
 @pytest.mark.parametrize("algorithm", ["random", "grid"])
 def test_stopped_at_any_line_of_the_journal_it_has_the_table_of_an_undisturbed_one(
-    sweep, calm, storage, monkeypatch, algorithm
+    sweep, calm, storage, monkeypatch, algorithm, number
 ):
-    wanted = calm(algorithm)
-    whole = Journal.read(storage.within(f"calm-{algorithm}"))
-    for number in range(2, len(whole._whole)):
-        name = f"{algorithm}-{number}"
-        begin = partial(api.run_sweep, sweep(algorithm), storage=storage.root, name=name)
-        assert stopped_at(number, monkeypatch, begin)
-        found = api.run_sweep(storage=storage.root, name=name, resume=True)
-        pd.testing.assert_frame_equal(facts(found), wanted, obj=name)
+    wanted, name = calm(algorithm), f"{algorithm}-{number}"
+    assert len(lines.read(storage.within(f"calm-{algorithm}"), "journal")[0]) == LINES
+    assert stopped_at(number, monkeypatch, partial(api.run_sweep, sweep(algorithm), storage=storage.root, name=name))
+    found = api.run_sweep(storage=storage.root, name=name, resume=True)
+    pd.testing.assert_frame_equal(facts(found), wanted)
 
 
 @pytest.mark.slow

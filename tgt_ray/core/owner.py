@@ -405,6 +405,7 @@ def claimed(root: Storage, name: str, resume: bool) -> Iterator[Held]:
     try:
         owner = _owner_of(folder, busy, name)
     except (NotWritten, OSError) as err:
+        _remove_empty(folder)
         cause = err.__cause__ if isinstance(err, NotWritten) and err.__cause__ is not None else err
         raise ConfigError(f"--storage {root.shown}: cannot write in '{name}' ({root.reason(cause)})") from err
     try:

@@ -82,8 +82,11 @@ class Recorder(Unstored, Callback):
             raise self.error
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        for each in self.closed:
-            self._safely(each)
+        for each in self.closed:  # also after an error: what can be kept is kept
+            try:
+                each()
+            except Exception as err:
+                self.error = self.error or err
 
     def _look(self) -> None:
         """Find out now and then whether another command has taken over: there may be nothing to write for long."""
