@@ -83,7 +83,7 @@ def test_the_best_trial_is_kept_with_config_metrics_and_weights(result, storage)
 
 
 def test_tables_study_and_tensorboard_logs_are_there(result, storage):
-    table = pd.read_csv(storage.path("small-sweep", "trials.csv"))
+    table = pd.read_csv(storage.path("small-sweep", "trials.csv"), dtype={"trial": str})
     pd.testing.assert_series_equal(
         table["trial"], pd.read_parquet(storage.path("small-sweep", "trials.parquet"))["trial"], check_dtype=False
     )
