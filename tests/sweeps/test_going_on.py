@@ -12,6 +12,7 @@ from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
+from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.going_on import check_states, settings_of
 from tgt_ray.sweeps.journal import Journal
 from tgt_ray.sweeps.table import trial_table
@@ -125,6 +126,17 @@ def test_settings_that_somebody_has_changed_are_refused_with_the_difference(fold
     with pytest.raises(ConfigError, match=said) as refused:
         goes_on(folder)
     assert "\n" not in str(refused.value)
+
+
+def test_another_sweep_may_have_what_somebody_has_changed(folder, tmp_path):
+    path = Path(folder.path("sweep.yaml"))
+    path.write_text(path.read_text().replace("batch_size: 64", "batch_size: 65"))
+    found = api.fork_of("mine", str(tmp_path), {"search.seed": 5})
+    assert found.experiment.train.batch_size == 65 and found.search.seed == 5
+    with pytest.raises(ConfigError, match=r"search: unknown key 'trails'"):
+        api.fork_of("mine", str(tmp_path), {"search.trails": 5})
+    with pytest.raises(ConfigError, match="there is no sweep 'gone'"):
+        api.fork_of("gone", str(tmp_path))
 
 
 def test_more_trials_controls_and_lanes_are_taken_and_noted(folder, caplog):

@@ -257,7 +257,8 @@ def made_once(folder: Storage, what: str, called: str) -> Iterator[None]:
     if not exclusive.is_exclusive(folder):
         yield
         return
-    folder.fs.create_dir(folder.base, recursive=True)
+    if folder.is_local:
+        Path(folder.base).mkdir(parents=True, exist_ok=True)
     with owned(folder, busy, what, called):
         yield
 

@@ -34,7 +34,7 @@ from tgt_ray.objectives import Objective
 from tgt_ray.results.ledger import ledger
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
-from tgt_ray.sweeps.going_on import settings_of
+from tgt_ray.sweeps.going_on import settings_of, written
 from tgt_ray.sweeps.journal import JOURNAL, Journal
 from tgt_ray.tasks import Task, TaskData, with_calibration
 from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
@@ -435,6 +435,22 @@ def _log_report(headline: str, metrics: dict[str, Any]) -> None:
         k: v for k, v in metrics.items() if "loss" in k or k.removeprefix("test_") == headline or k == "wait_share"
     }
     log.info("step %d: %s", metrics["step"], ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+
+
+def fork_of(
+    name: str | None, storage: str | None = None, sets: dict[str, Any] | Sequence[tuple[str, Any]] = ()
+) -> SweepConfig:
+    """Return the settings of a sweep as its `sweep.yaml` has them now, for a new one.
+
+    The new one finds the teacher and the synthetic rows in the same storage.
+
+    - name, storage: of the sweep
+    - sets: dotted keys and other values for them
+    - raises ConfigError: where there is no such sweep, or its settings are bad
+    """
+    root, name = _find(storage, name, "sweep", resume=True)
+    folder = root.within(name)
+    return written(folder, Journal.read(folder), list(sets.items() if isinstance(sets, dict) else sets))
 
 
 def run_sweep(

@@ -38,27 +38,39 @@ def settings_of(folder: Storage, name: str, journal: Journal, sets: Sequence[tup
     - sets: dotted keys and values that the command gives
     - raises ConfigError: where they would change trials that were trained, or what is there can't be gone on with
     """
-    settings = journal.settings
-    sweep = _without_journal(folder, name) if settings is None else _same(folder, settings)
-    if sets:
-        changed = with_overrides(sweep.model_dump(mode="json"), list(sets))
-        sweep = validate(SweepConfig, changed, "--set")
+    if journal.settings is None:
+        _check_without_journal(folder, name)
+    sweep = written(folder, journal, sets)
     if journal.settings is not None:
         check_extends(journal, sweep)
     return sweep
 
 
-def _without_journal(folder: Storage, name: str) -> SweepConfig:
-    """Return the settings of a sweep that was killed before its first trial."""
+def written(folder: Storage, journal: Journal, sets: Sequence[tuple[str, Any]] = ()) -> SweepConfig:
+    """Return a sweep's settings as its file has them, with other values for some keys.
+
+    - journal: of the sweep, whose settings are taken where the file is damaged or gone
+    - raises ConfigError: where settings are bad
+    """
+    if journal.settings is None:
+        where = folder.where("sweep.yaml")
+        with as_stored():
+            sweep: SweepConfig = validate(SweepConfig, parse_yaml(folder.read("sweep.yaml"), where), where)
+    else:
+        sweep = _same(folder, journal.settings)
+    if not sets:
+        return sweep
+    changed: SweepConfig = validate(SweepConfig, with_overrides(sweep.model_dump(mode="json"), list(sets)), "--set")
+    return changed
+
+
+def _check_without_journal(folder: Storage, name: str) -> None:
+    """Raise ConfigError unless a sweep was killed before its first trial, so that it can begin afresh."""
     if folder.exists("record.json"):
         remedy = "its table and its best student stay as they are, and report reads them; begin a new sweep"
         what = f"--resume: sweep '{name}'"
         formats.check("sweep", records.read_json(folder, "record.json"), what, remedy)
         raise Damaged.of(folder.where("journal.jsonl"), "it is missing")
-    where = folder.where("sweep.yaml")
-    with as_stored():
-        loaded: SweepConfig = validate(SweepConfig, parse_yaml(folder.read("sweep.yaml"), where), where)
-    return loaded
 
 
 def _same(folder: Storage, settings: dict[str, Any]) -> SweepConfig:
@@ -99,7 +111,7 @@ def check_extends(journal: Journal, sweep: SweepConfig) -> None:
         more = f" [and {len(wrong) - 3} more]" if len(wrong) > 3 else ""
         raise ConfigError(
             f"--resume: {said}{more}, and that would change trials that were trained; restore it, remove sweep.yaml to"
-            f" go on as before, or begin a new sweep; only {', '.join(EXTENDS)} may change"
+            f" go on as before, or begin a new sweep with --fork NAME; only {', '.join(EXTENDS)} may change"
         )
     begun = journal.controls()
     missing = [name for name in begun if name not in sweep.search.controls]
