@@ -257,8 +257,11 @@ def made_once(folder: Storage, what: str, called: str) -> Iterator[None]:
     if not exclusive.is_exclusive(folder):
         yield
         return
-    if folder.is_local:
-        Path(folder.base).mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.is_local:
+            Path(folder.base).mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise NotWritten(f"{folder.shown}: cannot be written ({folder.reason(err)})") from err
     with owned(folder, busy, what, called):
         yield
 
