@@ -53,6 +53,14 @@ def test_after_a_resume_rungs_and_decisions_are_those_of_an_undisturbed_sweep(tm
     assert rungs(scheduler) == rungs(asha(Journal.read(Storage(tmp_path / "calm"))))
 
 
+def test_a_score_that_was_no_number_is_none_in_the_journal_and_stays_one_for_asha(tmp_path):
+    journal = opened(Storage(tmp_path), sweep(controls=[]))
+    known = journal.begin(VALUES, 0)
+    journal.report(known, {"step": 100, METRIC: float("nan")})
+    journal.end(known, "failed", "not finite")
+    assert [list(recorded) for _, recorded in rungs(asha(journal))] == [[], [], ["1"]]
+
+
 def follow(folder: Storage, killed_after: int | None) -> tuple[list[tuple[str, str]], ControlledASHA]:
     """Train six trials of which some are stopped; return how they have ended, and the scheduler."""
     config = sweep(controls=[], trials=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,9 +44,11 @@ class ControlledASHA(Unstored, ASHAScheduler):
             trial = SimpleNamespace(trial_id=known.name)
             if known.name not in self._trial_info:
                 super().on_trial_add(None, trial)
-            super().on_trial_result(None, trial, metrics)
+            score = metrics.get(self._metric)
+            said = {**metrics, self._metric: math.nan if score is None else score}  # JSON has no such number
+            super().on_trial_result(None, trial, said)
             if metrics is known.result and known.status in ("finished", "stopped early"):
-                super().on_trial_complete(None, trial, metrics)
+                super().on_trial_complete(None, trial, said)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, _ours(trial))
