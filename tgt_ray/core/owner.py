@@ -388,8 +388,10 @@ def _beat(what: str, token: str) -> str:
 
 def taken(root: Storage, name: str) -> bool:
     """Return whether there is something of that name, apart from what a killed command has left before it began."""
+    if not root.exists(name):
+        return False
     there = root.fs.get_file_info(fs.FileSelector(root.path(name), allow_not_found=True))
-    return any(not is_file(each.base_name) for each in there)
+    return not there or any(not is_file(each.base_name) for each in there)
 
 
 @contextmanager
