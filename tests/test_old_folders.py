@@ -57,6 +57,14 @@ def test_its_sweep_is_refused_for_resume_in_one_line(old):
     assert "begin a new sweep" in said and "\n" not in said
 
 
+def test_a_sweep_of_the_format_before_this_one_is_refused_for_resume(old):
+    file = Path(old.path("old-sweep", "record.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    with pytest.raises(ConfigError, match=r"'old-sweep': has format 2, .*and this version goes on with 3; its table"):
+        api.run_sweep(storage=old.root, name="old-sweep", resume=True)
+    assert not list(Path(old.path("old-sweep")).glob("owner-*")) and not list(old.within("old-sweep").files("journal"))
+
+
 def test_its_run_goes_on_and_gains_what_it_lacks(old):
     with pytest.raises(ConfigError, match=r"has no student\.json.*--resume adds it"):
         tgt_ray.load_student(old.within("old-run").root)

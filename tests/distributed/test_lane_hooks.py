@@ -4,8 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.helpers.owners import held
+from tgt_ray.core.owner import NotOwner
+from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lane_worker
 from tgt_ray.distributed.lane_worker import LaneHooks
+from tgt_ray.distributed.messages import Run
 
 
 def said(made: int, wait: float) -> dict:
@@ -29,3 +33,23 @@ def test_rows_of_all_workers_are_summed(rank, tmp_path, monkeypatch):
 def test_a_run_without_synthetic_rows_says_nothing(tmp_path):
     item = SimpleNamespace(id="run", folder=str(tmp_path))
     assert LaneHooks(item, None, None, 1, {}, None).stream_metrics() == {}
+
+
+def test_a_lane_whose_driver_was_overtaken_writes_no_checkpoint(tmp_path, monkeypatch):
+    owned = held(Storage(tmp_path / "sweep"))
+    board = SimpleNamespace(cancelled=SimpleNamespace(remote=lambda run: None))
+    item = Run("7", None, (), str(tmp_path / "sweep" / "train" / "7"), held=owned)
+    hooks = LaneHooks(item, board, None, 0, {}, None)
+    (tmp_path / "sweep" / "owner-000002.lock").write_text("{}")
+    run = SimpleNamespace(plan=SimpleNamespace(world_size=1))
+    monkeypatch.setattr("tgt_ray.training.checkpoint.rest_of", lambda run, reader: None)
+    with pytest.raises(NotOwner, match="another command has taken over"):
+        hooks.report(run, {"step": 5})
+    assert not (tmp_path / "sweep" / "train").exists()
+
+
+@pytest.mark.parametrize("since, sent", [(None, [300]), (0, [100, 200, 300]), (200, [300]), (300, [300]), (400, [300])])
+def test_a_run_that_goes_on_sends_what_may_have_been_lost_and_in_any_case_its_last_report(since, sent):
+    run = Run("7", None, (), "x", since=since)
+    history = [{"step": step} for step in (100, 200, 300)]
+    assert [each["step"] for each in run.to_send_again(history)] == sent and run.to_send_again([]) == []

@@ -6,6 +6,7 @@ import logging
 import pytest
 from ray.exceptions import RayError
 
+from tests.helpers.owners import held
 from tgt_ray.core import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lines
@@ -61,9 +62,14 @@ def test_what_is_for_the_user_is_handed_on_and_the_rest_stays(monkeypatch, capsy
 def test_a_sweep_names_the_trials(monkeypatch, tmp_path):
     submitted: list[Run] = []
     monkeypatch.setattr(LaneTrial, "_call", lambda self, method, run: submitted.append(run))
-    monkeypatch.setattr(LaneTrial, "trial_id", "3f2a81c0")
-    LaneTrial.setup(LaneTrial.__new__(LaneTrial), {}, SweepConfig(), None, (), Storage(tmp_path))
-    assert [(run.id, run.called) for run in submitted] == [("3f2a81c0", "trial 3f2a81c0")]
+    monkeypatch.setattr(LaneTrial, "trial_id", "3f2a81c0")  # Tune's own, which appears nowhere
+    owned = held(Storage(tmp_path))
+    trial = LaneTrial.__new__(LaneTrial)
+    LaneTrial.setup(trial, {"trial": "7", "train.steps": 5}, SweepConfig(), None, (), owned, {"8": 250})
+    trial.reset_config({"trial": "8", "control": "one_hot"})
+    assert [(run.id, run.called, run.since) for run in submitted] == [("7", "trial 7", 0), ("8", "trial 8", 250)]
+    assert [run.folder for run in submitted] == [str(tmp_path / "train" / name) for name in "78"]
+    assert submitted[0].held is owned and submitted[0].experiment.train.steps == 5
 
 
 def test_a_process_that_cannot_be_reached_stops_nothing():

@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from tests.helpers.stops import interrupted
 from tgt_ray import Experiment, run
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.loading import dump_yaml, load_yaml
-from tgt_ray.entrypoints import cli
+from tgt_ray.entrypoints import api, cli
 from tgt_ray.entrypoints.api import RunFailed
 from tgt_ray.experiment.controls import control
 from tgt_ray.training.student import build_student
@@ -48,6 +49,29 @@ def test_a_run_leaves_its_files_and_gives_its_record(short, prepared, storage):
     assert folder.read("gallery.png").startswith(b"\x89PNG")
     rare = classes[classes.train_rows < 20].recall.mean()
     assert result.metrics.iloc[-1]["test_few_shot"] == pytest.approx(rare)
+
+
+def test_a_second_command_is_refused_while_a_run_goes_on_and_an_overtaken_one_ends(short, storage, monkeypatch):
+    folder, refused = Path(storage.path("twice")), list[str]()
+
+    def meanwhile(headline, metrics):
+        for resume in (False, True):
+            with pytest.raises(ConfigError) as err:
+                run(short, storage=storage.root, name="twice", local=True, resume=resume)
+            refused.append(str(err.value))
+        (lock,) = folder.glob("owner-*.lock")
+        lock.rename(folder / "owner-000009.lock")  # as one that has taken over
+
+    monkeypatch.setattr(api, "_log_report", meanwhile)
+    with pytest.raises(RunFailed, match="another command has taken over"):
+        run(short, storage=storage.root, name="twice", local=True)
+    assert "--name twice: exists already" in refused[0]
+    assert "--resume: 'twice' in" in refused[1] and "last sign of life" in refused[1] and len(refused) == 2
+    state = (folder / "checkpoint" / "state.pt").read_bytes()
+    (folder / "owner-000009.lock").unlink()
+    monkeypatch.undo()
+    assert run(storage=storage.root, name="twice", local=True, resume=True).metrics.step.tolist() == [6, 12]
+    assert (folder / "checkpoint" / "state.previous.pt").read_bytes() == state, "the second one was not written"
 
 
 def test_the_record_says_what_the_numbers_depend_on(short, storage, digits):

@@ -367,7 +367,9 @@ def test_resuming_with_another_experiment_is_refused(run, tmp_path):
 
 
 def test_resuming_a_sweep_takes_no_other_settings(run, tmp_path):
-    assert "no --set" in run("sweep", "--resume", "--name", "a", "--set", "search.trials=3")
+    assert "give no file and no --strict" in run("sweep", "--resume", "--name", "a", "--strict")
+    assert "give no file and no --resume" in run("sweep", "--resume", "--name", "a", "--fork", "b")
+    assert "no sweep 'a'" in run("sweep", "--name", "a", "--fork", "b")
 
 
 def test_a_damaged_sweep_file_is_refused_on_resume(run, tmp_path):

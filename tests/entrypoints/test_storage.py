@@ -14,8 +14,9 @@ from tests.helpers.experiments import changed
 from tests.helpers.pictures import write_pictures
 from tests.helpers.stops import interrupted
 from tests.helpers.storages import remote
+from tests.helpers.trials import opened, sweep
 from tgt_ray import run
-from tgt_ray.core import claims, records
+from tgt_ray.core import owner, records
 from tgt_ray.core.errors import ConfigError, RunFailed
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.storage import Storage, host
@@ -185,7 +186,7 @@ def test_nothing_is_removed_that_a_command_uses(root, capsys):
     storage = Storage(root)
     shutil.rmtree(root / "a")
     (bank,) = (root / "bank").iterdir()
-    with claims.claimed(storage, "new", False):  # and hasn't written yet what it needs
+    with owner.claimed(storage, "new", False):  # and hasn't written yet what it needs
         subject.collect(storage)
         assert removed(capsys) == set()
         with pytest.raises(ConfigError, match=r"'bank/\w+' is in use by new; wait until it has ended"):
@@ -203,7 +204,7 @@ def test_nothing_is_removed_that_a_command_uses(root, capsys):
 
 def test_a_run_is_not_removed_while_a_command_works_on_it(root, capsys):
     storage = Storage(root)
-    with claims.claimed(storage, "a", True):
+    with owner.claimed(storage, "a", True):
         with pytest.raises(ConfigError, match="'a' is in use by a;"):
             subject.remove(storage, ["a"], force=True)
         teacher = next(each.name for each in things(storage) if each.kind == "teachers")
@@ -243,7 +244,7 @@ def test_a_run_whose_student_others_begin_with_or_learn_from_is_removed_by_force
     with pytest.raises(ConfigError, match=r"storage rm: 'a' is needed by b, s; remove these first, or add --force"):
         subject.remove(storage, ["a"])
     subject.remove(storage, ["b"], force=True, dry_run=True)
-    with claims.claimed(storage, "s", True), pytest.raises(ConfigError, match="'a' is in use by s;"):
+    with owner.claimed(storage, "s", True), pytest.raises(ConfigError, match="'a' is in use by s;"):
         subject.remove(storage, ["a"], force=True)
     subject.remove(storage, ["c", "d", "s"])
     subject.remove(storage, ["b"])
@@ -361,3 +362,17 @@ def test_what_cannot_be_removed_is_said(root, monkeypatch):
     storage.fs = Refuses()
     with pytest.raises(RunFailed, match=rf"{thing.name}: cannot be removed \(Permission denied\)"):
         subject._delete(storage, thing)
+
+
+def test_verify_looks_at_each_line_of_a_sweep_s_journal(tmp_path, capsys):
+    folder = Storage(tmp_path / "s")
+    journal = opened(folder, sweep())
+    folder.write(b"{}\n", "sweep.yaml")
+    journal.begin({"control": "one_hot"}, None)
+    subject.verify(Storage(tmp_path))
+    assert "2 files checked, 0 damaged" in capsys.readouterr().out
+    path = tmp_path / "s" / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(RunFailed, match="1 damaged file"):
+        subject.verify(Storage(tmp_path))
+    assert "s/journal.jsonl: is damaged (1 line(s) are cut off" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from tgt_ray.sweeps.table import trial_table
 def test_a_control_that_is_not_behind_is_said_to_be(capsys, mode, control, said):
     config = sweep(mode)
     trials = [trial("a", 95.0), trial("b", 99.0 if mode == "min" else 80.0)]
-    table = trial_table(config, [*trials, trial("c", control, config={"control": "distillation"})])
+    table = trial_table(config, [*trials, trial("c", control, values={"control": "distillation"})])
     best = best_trial(config, table)
     print_result(SweepResult("results/s", config, table, best, {"teacher": {"labeler": {}}}))
     out = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_a_result_in_a_notebook_is_a_few_lines():
 
 def test_a_sweep_without_a_finished_trial_says_so():
     config = sweep()
-    table = trial_table(config, [trial("a", None, "ERROR", error=RuntimeError("no"))])
+    table = trial_table(config, [trial("a", None, "failed", reason="no")])
     assert "no trial has finished" in repr(SweepResult("results/s", config, table, None, {}))
 
 

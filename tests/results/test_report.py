@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.helpers.places import ROOT
-from tgt_ray.core import records
+from tgt_ray.core import lines, records
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints import cli
@@ -58,6 +58,16 @@ def test_a_page_of_a_sweep_has_every_trial_and_the_controls(sweep):
     for row in records.read_table(sweep, "trials").itertuples():
         assert str(row.trial) in page and f"{row.balanced_accuracy:.4g}"[:4] in page
     assert '<tr class="control">' in page and "Where the search has looked" in page
+
+
+def test_the_curves_of_a_sweep_s_trials_come_from_its_journal(sweep):
+    shutil.rmtree(sweep.path("tune"))
+    assert "Learning curves" not in report([sweep]).decode()
+    writer = lines.Writer(sweep, "journal", ([], 0), 1, lambda: None)
+    trial = records.read_table(sweep, "trials").trial[0]
+    for step, score in ((5, 40.0), (10, None)):
+        writer.append({"kind": "report", "trial": trial, "metrics": {"step": step, "balanced_accuracy": score}})
+    assert "Learning curves" in report([sweep]).decode()
 
 
 def test_runs_and_sweeps_are_compared_in_one_table(storage, sweep):

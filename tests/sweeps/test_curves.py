@@ -11,7 +11,8 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.backend_context import Context
 
-from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tests.helpers.storages import remote
+from tests.helpers.trials import METRIC, fresh, sweep, trial
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
@@ -25,28 +26,28 @@ def events(folder: Path) -> EventAccumulator:
 
 
 @pytest.fixture
-def tune(tmp_path) -> Path:
+def board(tmp_path) -> Path:
     curves = Curves(sweep(), Storage(tmp_path / "mine"))
-    searched = trial("a", 90.0, experiment_tag="3_x=1")
-    for one in (searched, trial("c", 80.0, config={"control": "one_hot"}, experiment_tag="1_x=1")):
-        for step, score in ((250, 70.0), (500, one.last_result[METRIC])):
-            said = {**one.last_result, "step": step, METRIC: score, "training_iteration": step // 250}
-            curves.log_trial_result(1, one, said)
-        curves.log_trial_end(one)
-    curves.log_trial_end(FakeTrial("never", "ERROR", {}, None))
-    return tmp_path / "mine" / "tune"
+    for one in (trial("3", 90.0, number=3), trial("1", 80.0, values={"control": "one_hot"})):
+        last = one.reports.pop()
+        for step, score in ((250, 70.0), (500, last[METRIC])):
+            one.reports.append({**last, "step": step, METRIC: score})
+            curves.reported(one)
+        curves.ended(one)
+    curves.ended(fresh("never"))
+    return tmp_path / "mine" / "tensorboard"
 
 
-def test_curves_go_over_training_steps_and_are_named_by_what_was_tried(tune):
-    names = sorted(folder.name for folder in (tune / "curves").iterdir())
+def test_curves_go_over_training_steps_and_are_named_by_what_was_tried(board):
+    names = sorted(folder.name for folder in (board / "curves").iterdir())
     assert names == ["01 control one_hot", "03 synthetic_ratio 0.5, temperature 2, step_size 0.1"]
-    curves = events(tune / "curves" / names[1])
+    curves = events(board / "curves" / names[1])
     assert [(each.step, each.value) for each in curves.Scalars(METRIC)] == [(250, 70.0), (500, 90.0)]
-    assert not {"pid", "training_iteration", "step"} & set(curves.Tags()["scalars"])
+    assert "step" not in set(curves.Tags()["scalars"])
 
 
-def test_hparams_has_the_searched_metric_the_test_metrics_and_the_sweep(tune):
-    (folder,) = (tune / "hparams").glob("03*")
+def test_hparams_has_the_searched_metric_the_test_metrics_and_the_sweep(board):
+    (folder,) = (board / "hparams").glob("03*")
     scores = events(folder)
     listed = [f"1_validation_{METRIC}", f"2_test_{METRIC}"]
     assert scores.Tags()["scalars"] == listed, "what lies here is what the tab lists"
@@ -62,10 +63,10 @@ def test_the_tab_ticks_the_searched_metric_and_its_test_first(tmp_path):
     worst = validate(SweepConfig, {"search": {"metric": "worst_class_recall"}})
     for name in ("one", "two"):
         curves = Curves(worst, Storage(tmp_path / name))
-        done = trial("a", None, experiment_tag="1_x=1")
+        done = trial("1", None)
         others = {f"test_{each}": 50.0 for each in ("accuracy", "few_shot", "many_shot", "medium_shot", "recall")}
-        done.last_result |= {"worst_class_recall": 40.0, "test_worst_class_recall": 41.0, **others}
-        curves.log_trial_end(done)
+        done.result.update({"worst_class_recall": 40.0, "test_worst_class_recall": 41.0, **others})
+        curves.ended(done)
     data = MultiplexerDataProvider(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)), str(tmp_path))
     data._multiplexer.Reload()
     context = Context(TBContext(logdir=str(tmp_path), data_provider=data))
@@ -79,3 +80,14 @@ def test_the_tab_ticks_the_searched_metric_and_its_test_first(tmp_path):
     assert all(tag.startswith("test_") for tag in ticked[2:])
     sweeps = next(info for info in experiment.hparam_infos if info.name == "sweep")
     assert {value.string_value for value in sweeps.domain_discrete.values} == {"one", "two"} and sweeps.differs
+
+
+def test_a_storage_that_is_no_disk_gets_the_events(tmp_path, monkeypatch):
+    curves = Curves(sweep(), remote(monkeypatch, tmp_path).within("mine"))
+    one = trial("2", 90.0, number=2)
+    curves.reported(one)
+    curves.ended(one)
+    (file,) = (tmp_path / "mine" / "tensorboard" / "curves").glob("02*/events*")
+    assert [each.value for each in events(file.parent).Scalars(METRIC)] == [90.0]
+    assert list((tmp_path / "mine" / "tensorboard" / "hparams").glob("02*/events*"))
+    curves.close()

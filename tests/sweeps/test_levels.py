@@ -3,9 +3,10 @@
 import pytest
 
 from tests.helpers.configs import refusal
+from tests.helpers.trials import search_of
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.sweeps.search import first_values, make_search
+from tgt_ray.sweeps.search import first_values
 from tgt_ray.sweeps.space import Distribution, from_optuna, to_optuna
 
 
@@ -66,16 +67,15 @@ def test_optuna_gets_numbers_of_levels_and_trials_get_values():
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 def test_trials_have_values_of_levels_only(tmp_path, algorithm):
     own = sweep(trials=9, algorithm=algorithm, controls=[])
-    search = make_search(own, Storage(tmp_path))
-    search.set_search_properties(None, None, {})
-    tried = [search.suggest(str(number)) for number in range(9)]
+    search = search_of(Storage(tmp_path), own)
+    tried = [search.journal.of(search.suggest(str(number))["trial"]).values for number in range(9)]
     assert {each["explorer.step_size"] for each in tried} <= set(own.space["explorer.step_size"].all_values())
     assert {each["train.synthetic_ratio"] for each in tried} <= {0.1, 0.3, 0.5, 0.7, 0.9}
     assert len({each["objective.temperature"] for each in tried}) == 9
     assert all(own.trial_experiment(each) for each in tried)
     first = first_values(own)
     assert first == tried[: len(first)]  # what a dry run shows
-    study = search._ot_study
+    study = search.study
     for trial, values in zip(study.get_trials(), tried, strict=True):
         assert trial.user_attrs["explorer.step_size"] == values["explorer.step_size"]
         assert 0 <= trial.params["explorer.step_size"] < 6

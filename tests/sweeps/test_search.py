@@ -1,69 +1,144 @@
-"""What a sweep tells Optuna of its trials."""
+"""Which values trials have, and what a sweep tells Optuna of them."""
+
+from pathlib import Path
 
 import optuna
 import pytest
 
-from tests.helpers.trials import METRIC, sweep
+from tests.helpers.trials import METRIC, opened, search_of, sweep
+from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
-from tgt_ray.sweeps.search import ControlledSearch, make_search
+from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.journal import Journal, Known
+from tgt_ray.sweeps.search import JournalSearch, first_values
+from tgt_ray.sweeps.study import STUDY_FILE, open_journal
 
 STATE = optuna.trial.TrialState
 
 
-def report(step: int, score: float, **more) -> dict:
-    """A report as Tune passes it on, whose own count of reports is not the training step."""
-    return {"step": step, METRIC: score, "training_iteration": step // 100, **more}
+def study(folder: Storage) -> optuna.Study:
+    """The study as optuna-dashboard reads it."""
+    path = Path(folder.base)
+    return optuna.load_study(study_name=path.name, storage=open_journal(path / STUDY_FILE))
 
 
-@pytest.fixture
-def search(tmp_path) -> ControlledSearch:
+def facts(found: optuna.Study) -> list[tuple]:
+    return [(t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in found.trials]
+
+
+def report(search: JournalSearch, known: Known, step: int, score: float, **more) -> None:
+    if search.journal.report(known, {"step": step, METRIC: score, **more}):
+        search.told(known)
+
+
+def end(search: JournalSearch, known: Known, status: str, reason: str | None = None) -> None:
+    search.journal.end(known, status, reason)
+    search.ended(known)
+
+
+def ask(search: JournalSearch) -> Known:
+    """The next trial, which Tune calls something else."""
+    return search.journal.of(search.suggest(f"tune{len(search.journal.trials)}")["trial"])
+
+
+def test_the_study_tells_finished_stopped_and_failed_trials_apart(tmp_path):
+    folder = Storage(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
-    return make_search(sweep(), Storage(tmp_path / "mine"))
+    search = search_of(folder, sweep())
+    controls = [ask(search) for _ in range(2)]
+    assert [each.values for each in controls] == [{"control": "one_hot"}, {"control": "distillation"}]
+    trials = [ask(search) for _ in range(4)]
+    assert [each.name for each in trials] == ["3", "4", "5", "6"], "ids are ours"
+    for known in trials:
+        assert set(known.values) == set(sweep().space)
+        report(search, known, 250, 50.0)
+    report(search, trials[0], 500, 90.0, **{f"test_{METRIC}": 89.0})
+    end(search, trials[0], "finished")
+    report(search, trials[1], 500, 40.0)
+    end(search, trials[1], "stopped early")
+    end(search, trials[2], "failed", "out of luck")
+    report(search, controls[0], 500, 70.0, **{f"test_{METRIC}": 71.0})
+    end(search, controls[0], "finished")
+    found = study(folder)
+    assert [trial.state for trial in found.trials] == [STATE.COMPLETE, STATE.PRUNED, STATE.FAIL, STATE.RUNNING]
+    assert [trial.user_attrs["trial"] for trial in found.trials] == ["3", "4", "5", "6"]
+    assert found.trials[0].value == 90.0
+    assert found.trials[1].intermediate_values == {250: 50.0, 500: 40.0}, "by training steps, with the last report"
+    assert found.metric_names == [METRIC]
+    assert found.user_attrs["control one_hot"] == {"trial": "1", METRIC: 70.0, f"test_{METRIC}": 71.0, "step": 500}
+    assert found.user_attrs["error 5"] == "out of luck"
+
+    again = search_of(folder, sweep(), opened(folder, sweep()))
+    assert [ask(again).name for _ in range(2)] == ["2", "6"], "unfinished ones come first, in the order of numbers"
+    renewed = study(folder)
+    assert facts(found) == facts(renewed) and renewed.user_attrs == found.user_attrs
 
 
-@pytest.fixture
-def journal(tmp_path, search):
-    def read() -> optuna.Study:
-        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "mine/optuna_journal.log"))
-        return optuna.load_study(study_name="mine", storage=optuna.storages.JournalStorage(backend))
-
-    return read
-
-
-def test_the_study_tells_finished_stopped_and_failed_trials_apart(search, journal, caplog):
-    controls = [search.suggest(f"c{n}") for n in range(2)]
-    assert controls == [{"control": "one_hot"}, {"control": "distillation"}]
-    for name in "abcd":
-        assert set(search.suggest(name)) == set(sweep().space)
-        search.on_trial_result(name, report(250, 50.0))
-    search.on_trial_complete("a", report(500, 90.0, **{f"test_{METRIC}": 89.0}))
-    search.on_trial_complete("b", report(500, 40.0, done=True))
-    search.on_trial_complete("c", error=True)
-    search.on_trial_complete("d", report(250, 50.0))  # an interruption: a resume goes on with it
-    search.on_trial_complete("c0", report(500, 70.0, **{f"test_{METRIC}": 71.0, "config/control": "one_hot"}))
-    study = journal()
-    assert [trial.state for trial in study.trials] == [STATE.COMPLETE, STATE.PRUNED, STATE.FAIL, STATE.RUNNING]
-    assert [trial.user_attrs["trial"] for trial in study.trials] == list("abcd")
-    assert study.trials[0].value == 90.0
-    assert study.trials[1].intermediate_values == {250: 50.0, 500: 40.0}, "by training steps, with the last report"
-    assert study.metric_names == [METRIC]
-    assert study.user_attrs["control one_hot"] == {"trial": "c0", METRIC: 70.0, f"test_{METRIC}": 71.0, "step": 500}
-    assert not caplog.records, "Ray only logs what Optuna refuses"
+def test_a_score_that_is_no_number_is_a_failure(tmp_path):
+    search = search_of(Storage(tmp_path), sweep(controls=[]))
+    known = ask(search)
+    report(search, known, 500, float("nan"))
+    end(search, known, "finished")
+    assert study(Storage(tmp_path)).trials[0].state == STATE.FAIL
+    assert Journal.read(Storage(tmp_path)).of(known.name).result[METRIC] is None
 
 
-def test_reports_of_a_trial_that_has_ended_change_nothing(search, journal, tmp_path):
-    """A restored search may not know that a trial has ended just before a kill."""
-    search.suggest("c0"), search.suggest("c1"), search.suggest("a")
-    search.save(str(tmp_path / "state"))
-    search.on_trial_complete("a", report(500, 90.0, **{f"test_{METRIC}": 89.0}))
-    search.restore(str(tmp_path / "state"))
-    search.on_trial_result("a", report(250, 80.0))
-    search.on_trial_complete("a", report(500, 80.0, done=True))
-    (trial,) = journal().trials
-    assert trial.value == 90.0 and trial.state == STATE.COMPLETE
+@pytest.mark.parametrize("algorithm", ["random", "grid", "tpe"])
+def test_values_follow_from_seed_and_draw_however_often_the_sweep_was_resumed(tmp_path, algorithm):
+    """Of tpe with one trial at a time, so that it knows the same."""
+    space = {
+        "train.synthetic_ratio": {"choice": [0.2, 0.3, 0.4, 0.6]},
+        "explorer.type": {"choice": ["random", "gradient"]},
+    }
+    if algorithm != "grid":
+        space["train.synthetic_ratio"] = {"uniform": [0.1, 0.9]}
+    config = validate(SweepConfig, {"space": space, "search": {"algorithm": algorithm, "trials": 8, "seed": 3}})
+
+    def run(name: str, interrupted: bool) -> list[dict]:
+        folder = Storage(tmp_path / name)
+        search = search_of(folder, config)
+        while len(search.journal.trials) < config.num_trials or search.journal.unfinished:
+            known = ask(search)
+            if interrupted:  # before anything, and after the first report
+                search = search_of(folder, config, opened(folder, config))
+                known = ask(search)
+                report(search, known, 250, 10.0 * known.number % 37)
+                search = search_of(folder, config, opened(folder, config))
+                assert ask(search).values == known.values
+                known = search.journal.of(known.name)
+            report(search, known, 250, 10.0 * known.number % 37)
+            report(search, known, 500, 10.0 * known.number % 41, **{f"test_{METRIC}": 1.0})
+            end(search, known, "finished")
+        return [search.journal.trials[number].values for number in sorted(search.journal.trials)]
+
+    calm = run("calm", False)
+    assert len(calm) == config.num_trials and run("interrupted", True) == calm
+    first = first_values(config)
+    assert calm[2 : 2 + len(first)] == first, "what a dry run shows"
+    other = config.model_copy(update={"search": config.search.model_copy(update={"seed": 4})})
+    assert algorithm == "grid" or first_values(other)[1:] != first[1:]
 
 
-def test_a_score_that_is_no_number_is_a_failure(search, journal):
-    search.suggest("c0"), search.suggest("c1"), search.suggest("a")
-    search.on_trial_complete("a", report(500, float("nan"), done=True))
-    assert journal().trials[0].state == STATE.FAIL
+def test_a_sweep_that_was_extended_goes_on_with_the_next_draws_and_the_new_control(tmp_path):
+    short, long = (
+        sweep(algorithm="random", trials=count, controls=controls)
+        for count, controls in [(2, ["one_hot"]), (4, ["one_hot", "distillation"])]
+    )
+    search = search_of(Storage(tmp_path), short)
+    for _ in range(3):
+        end(search, ask(search), "failed", "x")
+    search = search_of(Storage(tmp_path), long, opened(Storage(tmp_path), long))
+    more = [ask(search) for _ in range(3)]
+    assert [each.control for each in more] == ["distillation", None, None]
+    assert [each.draw for each in more] == [None, 2, 3]
+    assert [each.values for each in more[1:]] == first_values(long)[2:]
+
+
+def test_a_trial_whose_beginning_the_journal_has_lost_is_chosen_again(tmp_path):
+    config, folder = sweep(algorithm="random", controls=[]), Storage(tmp_path)
+    search = search_of(folder, config)
+    wanted = [ask(search).values for _ in range(4)]
+    path = tmp_path / "journal.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"trial": 2,' not in line))
+    search = search_of(folder, config, opened(folder, config))
+    assert {each.number: each.values for each in (ask(search) for _ in range(4))} == dict(enumerate(wanted, 1))

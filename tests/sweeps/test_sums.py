@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.helpers.trials import METRIC, sweep, trial
+from tests.helpers.owners import held
+from tests.helpers.trials import METRIC, opened, sweep, trial
 from tgt_ray.core import records
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints.summary import SweepResult
@@ -19,16 +20,20 @@ def reported(made: int, found: int, seconds: float, saved: float, bank: str, siz
 def test_trials_are_summed_at_the_end_of_a_sweep(tmp_path):
     config, folder = sweep(), Storage(tmp_path)
     trials = [
-        trial("a", 70.0, last_result=reported(12_000, 4_320, 40.5, 10.0, "k", 20_000_000)),
-        trial("b", 70.0, last_result=reported(288, 180_000, 0.5, 600.0, "k", 24_000_000)),
-        trial("c", 70.0, last_result=reported(0, 0, 0.0, 0.0, "l", 1_000_000)),
-        trial("d", 60.0, config={"control": "distillation"}),
+        trial("1", 70.0, result=reported(12_000, 4_320, 40.5, 10.0, "k", 20_000_000)),
+        trial("2", 70.0, number=2, result=reported(288, 180_000, 0.5, 600.0, "k", 24_000_000)),
+        trial("3", 70.0, number=3, result=reported(0, 0, 0.0, 0.0, "l", 1_000_000)),
+        trial("4", 60.0, number=4, values={"control": "distillation"}),
     ]
     table = trial_table(config, trials)
     assert {"rows_made", "rows_found", "teacher_seconds", "teacher_seconds_saved", "bank"} <= set(table.columns)
-    records.write_table(folder, table, "trials")
-    records.write_json(folder, {"kind": "sweep", "teacher": {"labeler": {}}}, "record.json")
-    found = finish(config, folder)
+    journal = opened(folder, config)
+    journal.keep_record({"format": 3, "kind": "sweep", "teacher": {"labeler": {}}})
+    for known in trials:
+        begun = journal.begin(known.values, None)
+        journal.report(begun, known.result)
+        journal.end(begun, "finished")
+    found = finish(config, held(folder), journal)
     record = records.read_json(folder, "record.json")
     assert record["kind"] == "sweep" and record["ledger"] == {
         "rows_made": 12_288,

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tests.helpers.trials import METRIC, FakeTrial, sweep, trial
+from tests.helpers.trials import METRIC, fresh, sweep, trial
 from tgt_ray.core.config import validate
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.driver import best_trial
-from tgt_ray.sweeps.table import render, trial_table
+from tgt_ray.sweeps.table import reason_of, render, trial_table
 
 
 def text(table: pd.DataFrame, config: SweepConfig) -> str:
@@ -29,9 +29,9 @@ def test_the_best_is_first(mode, order):
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_trials_without_a_score_are_last(mode):
     trials = [
-        trial("nan", float("nan"), tested=False),
-        trial("none", None),
-        FakeTrial("new", "PENDING"),
+        trial("nan", float("nan"), tested=False, number=2),
+        trial("none", None, number=3),
+        fresh("new", 4),
         trial("good", 80.0),
     ]
     table = trial_table(sweep(mode), trials)
@@ -40,10 +40,10 @@ def test_trials_without_a_score_are_last(mode):
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_equal_trials_are_ordered_by_their_numbers_and_not_by_tunes_order_or_the_test_split(mode):
-    """A resume lists trials in another order; the best trial must stay what it was."""
-    trials = [trial(name, 90.0, experiment_tag=f"{n}_lr=1") for name, n in (("late", 10), ("early", 2), ("mid", 9))]
-    trials[0].last_result[f"test_{METRIC}"] = 99.0 if mode == "max" else 1.0
+def test_equal_trials_are_ordered_by_their_numbers_and_not_by_any_other_order_or_the_test_split(mode):
+    """The best trial must stay what it was."""
+    trials = [trial(name, 90.0, number=n) for name, n in (("late", 10), ("early", 2), ("mid", 9))]
+    trials[0].result[f"test_{METRIC}"] = 99.0 if mode == "max" else 1.0
     tables = [trial_table(sweep(mode), order) for order in (trials, trials[::-1], trials[1:] + trials[:1])]
     assert [table.trial.tolist() for table in tables] == [["early", "mid", "late"]] * 3
     assert {best_trial(sweep(mode), table.sample(frac=1, random_state=1)).trial for table in tables} == {"early"}
@@ -53,66 +53,57 @@ def test_equal_trials_are_ordered_by_their_numbers_and_not_by_tunes_order_or_the
 
 
 def test_a_table_of_trials_that_have_not_begun():
-    table = trial_table(sweep(), [FakeTrial("a", "PENDING"), FakeTrial("b", "RUNNING")])
+    table = trial_table(sweep(), [fresh("a"), fresh("b", 2)], {"a": "pending", "b": "running"})
     assert table.status.tolist() == ["pending", "running"]
     assert METRIC in table.columns and "0 of 6 trials ended" in text(table, sweep())
 
 
 def test_a_control_that_has_not_reported_yet_has_no_reason():
-    table = trial_table(sweep(), [FakeTrial("a", "RUNNING", {"control": "one_hot"})])
+    table = trial_table(sweep(), [fresh("a", 1, {"control": "one_hot"})], {"a": "running"})
     shown = text(table, sweep())
     assert "one_hot" in shown and "running" in shown and "nan" not in shown
 
 
-def test_finished_and_stopped_early_are_told_apart_by_the_test_split():
-    trials = [trial("whole", 90.0), trial("cut", 85.0, tested=False), trial("on", 80.0, "RUNNING", tested=False)]
-    trials += [trial("ctrl-c", 70.0, tested=False), trial("asha", 60.0, tested=False)]
-    trials[1].last_result["done"] = True
-    table = trial_table(sweep(), trials, {"asha": "COMPLETE"}).set_index("trial")
+def test_trials_that_have_not_ended_are_what_they_do_now_or_interrupted():
+    trials = [trial("whole", 90.0), trial("cut", 85.0, "stopped early", tested=False)]
+    trials += [trial("on", 80.0, None, tested=False), trial("ctrl-c", 70.0, None, tested=False), fresh("new")]
+    table = trial_table(sweep(), trials, {"on": "running", "new": "pending", "cut": "running"}).set_index("trial")
     assert table.status.to_dict() == {
         "whole": "finished",
         "cut": "stopped early",
         "on": "running",
         "ctrl-c": "interrupted",
-        "asha": "stopped early",
+        "new": "pending",
     }
     assert table.loc["whole", f"test_{METRIC}"] == 89.0 and np.isnan(table.loc["cut", f"test_{METRIC}"])
 
 
-def test_a_failed_trial_has_the_last_line_of_its_error_as_reason():
-    error = RuntimeError(
-        "ray::run() (pid=1)\n  File x, line 2\nTrialFailed: the training loss is not finite by step 40\n"
-    )
-    trials = [trial("bad", 50.0, "ERROR", tested=False, error=error), FakeTrial("lost", "ERROR"), trial("good", 90.0)]
-    table = trial_table(sweep(), trials).set_index("trial")
-    assert table.status.to_dict() == {"good": "finished", "bad": "failed", "lost": "failed"}
-    assert table.reason["bad"] == "TrialFailed: the training loss is not finite by step 40"
-    assert table.reason["lost"] == "the trial's process was lost"
-    assert table.reason["good"] is None
-    assert "failed: TrialFailed: the training loss is not finite by step 40" in text(table.reset_index(), sweep())
+def test_the_reason_of_a_failure_is_the_last_line_of_its_error():
+    error = "ray::run() (pid=1)\n  File x, line 2\nTrialFailed: the training loss is not finite by step 40\n"
+    assert reason_of(error) == "TrialFailed: the training loss is not finite by step 40"
+    assert reason_of("") == "the trial's process was lost"
+    trials = [trial("bad", 50.0, "failed", tested=False, reason=reason_of(error)), trial("good", 90.0)]
+    table = trial_table(sweep(), trials)
+    assert table.set_index("trial").reason["good"] is None
+    assert "failed: TrialFailed: the training loss is not finite by step 40" in text(table, sweep())
 
 
 @pytest.mark.parametrize("reason", ["no file at [/tmp/x]", "got [end] of data", "shape [2, 3] differs"])
 def test_brackets_in_a_reason_are_shown_as_they_are(reason):
-    table = trial_table(sweep(), [trial("bad", None, "ERROR", error=RuntimeError(reason))])
+    table = trial_table(sweep(), [trial("bad", None, "failed", reason=reason)])
     assert reason in text(table, sweep())
 
 
-def test_a_newer_status_replaces_tunes():
-    table = trial_table(sweep(), [trial("a", 90.0, "RUNNING")], {"a": "TERMINATED"})
-    assert table.status.tolist() == ["finished"]
-
-
-def test_rows_hold_values_metrics_and_time_but_not_tunes_own():
+def test_rows_hold_values_metrics_and_time_but_no_lists():
     row = trial_table(sweep(), [trial("a", 90.0)]).iloc[0]
     assert row["train.synthetic_ratio"] == 0.5 and row["explorer.step_size"] == 0.1
     assert row.step == 500 and row.seconds == 2.5 and row.control is None
-    assert not {"pid", "time_total_s", "config"} & set(row.index)
+    assert "pictures" not in row.index
 
 
 def test_controls_are_named_and_have_no_values():
     config = sweep()
-    table = trial_table(config, [trial("a", 90.0), trial("c", 85.0, config={"control": "one_hot"})])
+    table = trial_table(config, [trial("a", 90.0), trial("c", 85.0, values={"control": "one_hot"})])
     control = table[table.trial == "c"].iloc[0]
     assert control.control == "one_hot" and pd.isna(control["train.synthetic_ratio"])
     shown = text(table, config)
@@ -140,9 +131,9 @@ def test_no_header_is_broken_inside_a_word(width, keys):
     space |= {key: [0.1, 0.9] for key in more[: keys - 3]}
     config = validate(SweepConfig, {"space": {key: {"uniform": ends} for key, ends in space.items()}})
     values = dict.fromkeys(space, 0.12345)
-    error = RuntimeError("the training loss is not finite by step 40; lower train.learning_rate or check the data")
-    trials = [trial("1f2e3d4c", 91.23, config=values), trial("5a6b7c8d", None, "ERROR", config=values, error=error)]
-    table = trial_table(config, [*trials, trial("c", 90.0, config={"control": "distillation"})])
+    error = "the training loss is not finite by step 40; lower train.learning_rate or check the data"
+    trials = [trial("1f2e3d4c", 91.23, values=values), trial("5a6b7c8d", None, "failed", values=values, reason=error)]
+    table = trial_table(config, [*trials, trial("c", 90.0, values={"control": "distillation"})])
     out = io.StringIO()
     Console(file=out, width=width).print(render(config, table, width=width))
     lines = out.getvalue().splitlines()
@@ -157,7 +148,7 @@ def test_no_header_is_broken_inside_a_word(width, keys):
 
 def test_keys_that_do_not_fit_are_named():
     config = validate(SweepConfig, {"space": {f"train.{k}": {"uniform": [0.1, 0.9]} for k in TRAIN_KEYS}})
-    table = trial_table(config, [trial("a", 90.0, config=dict.fromkeys(config.space, 0.5))])
+    table = trial_table(config, [trial("a", 90.0, values=dict.fromkeys(config.space, 0.5))])
     out = io.StringIO()
     Console(file=out, width=80).print(render(config, table, width=80))
     (line,) = (x for x in out.getvalue().splitlines() if "not shown" in x)

@@ -1,6 +1,9 @@
 """What keeps a teacher: pretrained once, found again, and loaded from weights that the user gives."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
@@ -53,6 +56,33 @@ def test_a_teacher_is_pretrained_once_and_reused(digits, own, fits):
         assert states_equal(getattr(first, role), getattr(again, role))
         assert not any(p.requires_grad for p in getattr(again, role).parameters())
         assert not getattr(again, role).training
+
+
+def test_of_two_commands_that_need_a_teacher_one_makes_it_and_the_other_waits_and_says_so(
+    digits, own, fits, caplog, monkeypatch
+):
+    caplog.set_level("INFO", "tgt_ray")
+    original = Labeler.fit
+    begun = threading.Event()
+
+    def slow(self, *args):
+        begun.set()
+        time.sleep(1.5)
+        return original(self, *args)
+
+    monkeypatch.setattr(Labeler, "fit", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(make, tiny(), digits, own)
+        assert begun.wait(60)
+        second = threads.submit(make, tiny(), digits, own)
+        records = [each.result()[1] for each in (first, second)]
+    assert fits == ["labeler", "generator"], "once"
+    assert records[0]["labeler"]["identity"] == records[1]["labeler"]["identity"]
+    assert records[1]["labeler"]["reused"]
+    (waits,) = [
+        each for each in caplog.messages if each.startswith("labeler: another command makes it already (running")
+    ]
+    assert waits.endswith("; waits for it")
 
 
 def test_pretraining_repeats_exactly(digits, tmp_path):

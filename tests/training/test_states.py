@@ -8,16 +8,18 @@ import pytest
 
 from tests.helpers import text_runs
 from tests.helpers.experiments import short, tiny
+from tests.helpers.owners import held
 from tests.helpers.stops import weights_of
 from tgt_ray import load_student
 from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.entrypoints import api
 from tgt_ray.results.report import report
 from tgt_ray.training import states
 from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
-from tgt_ray.training.local import train_local
+from tgt_ray.training.local import LocalHooks, train_local
 
 
 def damage(file: Path, how: str) -> None:
@@ -192,3 +194,12 @@ def test_a_tokenizer_with_other_bytes_is_refused(sentences, tmp_path):
     file.write_text(content.replace("red", "rad", 1) if "red" in content else content.replace("Ġa", "Ġb", 1))
     with pytest.raises(ConfigError, match=r"tokenizer\.json: is damaged \(its content doesn't fit its checksum"):
         load_student(str(folder))
+
+
+def test_a_command_that_was_overtaken_writes_no_checkpoint(tmp_path):
+    owned, said = held(Storage(tmp_path)), list[dict]()
+    (tmp_path / "owner-000002.lock").write_text("{}")
+    hooks = LocalHooks(Storage(tmp_path / "checkpoint"), said.append, None, held=owned)
+    with pytest.raises(NotOwner, match="another command has taken over"):
+        hooks.report(None, {"step": 5})
+    assert not said and not (tmp_path / "checkpoint").exists()

@@ -15,7 +15,7 @@ from tgt_ray.core.errors import ConfigError
 #: The number that this version writes of each kind.
 FORMATS = {
     "run": 2,  # 2: with student.json
-    "sweep": 2,  # 2: Tune's state names modules of the new folders
+    "sweep": 3,  # 3: it goes on from its journal, and no longer from the state of Ray Tune
     "checkpoint": 2,  # 2: with the rows that are shown, and those that are left of a request
     "pretraining": 1,
     "teacher": 2,  # 2: with an identity
@@ -25,6 +25,7 @@ FORMATS = {
     "data_cache": 2,  # 2: what of images is not used is counted
     "student": 1,
     "table": 1,
+    "journal": 1,
     "bank": 1,
     "imported": 1,
     "export": 1,

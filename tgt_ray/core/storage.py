@@ -97,7 +97,7 @@ class Storage:
                 self._plain = self.base = str(Path(text).expanduser().resolve())
         except (pa.ArrowException, OSError, ValueError, RuntimeError) as err:
             raise ConfigError(
-                f"--storage {self.shown}: not a folder or a URI that pyarrow knows ({self._reason(err)})"
+                f"--storage {self.shown}: not a folder or a URI that pyarrow knows ({self.reason(err)})"
             ) from None  # whose text may say a secret
         self.root = self._plain + self._options
         self.shown = self._hide(self._plain) + self._hide(self._options)
@@ -151,6 +151,11 @@ class Storage:
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
         return [info.path for info in self.fs.get_file_info(selector) if info.type == fs.FileType.File]
 
+    def folders(self, *parts: str) -> list[str]:
+        """List the names of the folders directly in a folder; none where there is no such folder."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        return [info.base_name for info in self.fs.get_file_info(selector) if info.type == fs.FileType.Directory]
+
     @contextmanager
     def reading(self, *parts: str) -> Iterator[None]:
         """Raise NotRead where a place can't be listed or read inside, unless it isn't there or is damaged."""
@@ -161,7 +166,7 @@ class Storage:
         except ConfigError as err:
             raise NotRead(str(err)) from err
         except (pa.ArrowException, OSError) as err:
-            raise NotRead(f"{self.where(*parts)}: cannot be read ({self._reason(err)})") from err
+            raise NotRead(f"{self.where(*parts)}: cannot be read ({self.reason(err)})") from err
 
     def read(self, *parts: str) -> bytes:
         """Return a file's bytes, as they were written.
@@ -182,8 +187,8 @@ class Storage:
     def _unreadable(self, err: Exception, where: str) -> str:
         """Return why a disk can't give a file's bytes; ConfigError where something else keeps from reading it."""
         if getattr(err, "errno", None) == errno.EIO:
-            return self._reason(err)
-        raise ConfigError(f"{where}: cannot be read ({self._reason(err)})") from err
+            return self.reason(err)
+        raise ConfigError(f"{where}: cannot be read ({self.reason(err)})") from err
 
     def _known_as(self, *parts: str) -> str:
         """Return the name that a file's checksum covers; with that of its folder where this is a digest of ours."""
@@ -259,7 +264,7 @@ class Storage:
             if self.is_local:
                 with suppress(OSError):
                     Path(draft).unlink(missing_ok=True)
-            raise NotWritten(f"{self.where(*parts)}: cannot be written ({self._reason(err)})") from err
+            raise NotWritten(f"{self.where(*parts)}: cannot be written ({self.reason(err)})") from err
 
     def _move(self, path: str, to: str) -> None:
         if self.fs.get_file_info(path).type == fs.FileType.File:
@@ -288,10 +293,10 @@ class Storage:
             self.write(b"", probe)
             self.fs.delete_file(self.path(probe))
         except NotWritten as err:
-            reason = self._reason(err.__cause__ or err)
+            reason = self.reason(err.__cause__ or err)
             raise ConfigError(f"--storage {self.shown}: cannot write there ({reason})") from err
         except (pa.ArrowException, OSError) as err:
-            raise ConfigError(f"--storage {self.shown}: cannot write there ({self._reason(err)})") from err
+            raise ConfigError(f"--storage {self.shown}: cannot write there ({self.reason(err)})") from err
 
     def remove_drafts(self) -> int:
         """Remove the drafts that processes have left which are gone; return how many there were.
@@ -307,7 +312,7 @@ class Storage:
                 path.unlink()
         return len(left)
 
-    def _reason(self, err: BaseException) -> str:
+    def reason(self, err: BaseException) -> str:
         """Return an error's reason in one line, without secrets."""
         number = getattr(err, "errno", None)
         return os.strerror(number) if number else self._hide(" ".join(str(err).split()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.exceptions import RayError
 
-from tgt_ray.core.errors import NotWritten
+from tgt_ray.core.errors import RunFailed
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
@@ -158,7 +158,7 @@ class LaneWorker:
             self.board.trouble.remote(item.id, str(err))
             raise
         except Exception as err:
-            reason = str(err) if isinstance(err, NotWritten) else f"{type(err).__name__}: {err}"
+            reason = str(err) if isinstance(err, RunFailed) else f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
             if self.world_size > 1 or self.device != "cpu":
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
@@ -227,8 +227,8 @@ class LaneWorker:
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
         hooks = LaneHooks(item, self.board, self.stream if experiment.uses_pool else None, self.rank, times, reader)
-        if run.history and self.rank == 0:
-            hooks.send(run.history[-1])  # resumed: this report may have been lost with its process
+        for report in item.to_send_again(run.history) if self.rank == 0 else ():
+            hooks.send(report)  # resumed: it may have been lost with its process
         train_student(run, reader, hooks, is_main=self.rank == 0)
 
     def _begin(self, item: Run, run: StudentRun, first: int) -> Iterator[Block]:
@@ -335,6 +335,8 @@ class LaneHooks:
         rests = gathered(checkpoint.rest_of(run, self.reader), self.rank, run.plan.world_size)
         if self.rank != 0:
             return
+        if self.item.held is not None:
+            self.item.held.check()
         # The checkpoint comes first, so that nothing that was reported can be lost.
         states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder)
         self.send(metrics)

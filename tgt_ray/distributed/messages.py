@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tgt_ray.core.owner import Held
 from tgt_ray.distributed.claims import Owner
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.teacher.bank.numbering import Numbering
@@ -20,6 +21,9 @@ class Run:
     - folder: of the run's checkpoint
     - called: what lines of its workers begin with; empty where there is one run alone
     - measures: whether the student in the folder is to be measured, and nothing is to be trained
+    - since: the step up to which its reports are known, where it goes on: later ones are sent again, and in any case
+      the last one; None: the last one alone
+    - held: what the command owns that trains it, which is checked before each checkpoint; None: nothing is checked
     """
 
     id: str
@@ -28,6 +32,13 @@ class Run:
     folder: str
     called: str = ""
     measures: bool = False
+    since: int | None = None
+    held: Held | None = None
+
+    def to_send_again(self, history: list[Metrics]) -> list[Metrics]:
+        """Return the reports that a lane sends before the run goes on, of those that were made."""
+        unknown = history if self.since is None else [each for each in history if each["step"] > self.since]
+        return history[-1:] if self.since is None or not unknown else unknown
 
 
 @dataclass(frozen=True)

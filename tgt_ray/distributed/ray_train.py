@@ -110,39 +110,22 @@ def _accepts(host: str, port: int) -> None:
 
 
 def filter_tune_messages() -> None:
-    """Replace two messages of Tune.
+    """Replace three messages of Tune.
 
-    The traceback of a failed trial is dropped, since the leaderboard shows the reason. The message that Tune stops
-    after an interruption says what happens to the sweep.
+    The traceback of a failed trial and the list of failed trials by Tune's ids are dropped, since the leaderboard shows
+    the reasons. The message that Tune stops after an interruption says what happens to the sweep.
     """
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_is_no_failed_trial)
     logging.getLogger("ray.tune.tune").addFilter(_say_that_it_stops)
-
-
-def study_of(search: Any) -> Any:
-    """Return the Optuna study of a search algorithm of Tune's."""
-    return search._ot_study
-
-
-def study_trial(search: Any, trial_id: str) -> Any:
-    """Return Optuna's trial that a search algorithm of Tune's has asked for."""
-    return search._ot_trials[trial_id]
-
-
-def reopen_study(search: Any, study: Any, trials: dict[str, Any]) -> None:
-    """Give a search algorithm of Tune's another view of its Optuna study, which may have changed since it was stored.
-
-    - trials: those of the study by Tune's ids
-    """
-    import optuna
-
-    study.sampler = search._sampler
-    search._ot_study, search._storage = study, study._storage
-    search._ot_trials = {name: optuna.trial.Trial(study, each._trial_id) for name, each in trials.items()}
+    logging.getLogger("ray.tune.tune").addFilter(_is_no_list_of_failed_trials)
 
 
 def _is_no_failed_trial(message: logging.LogRecord) -> bool:
     return not str(message.msg).startswith("Trial task failed")
+
+
+def _is_no_list_of_failed_trials(message: logging.LogRecord) -> bool:
+    return not str(message.msg).startswith("Trials did not complete")
 
 
 def _say_that_it_stops(message: logging.LogRecord) -> bool:

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core import claims, formats, records
+from tgt_ray.core import formats, lines, owner, records
 from tgt_ray.core.config import Config, as_stored, validate
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import ConfigError, RunFailed, concerning
 from tgt_ray.core.kept import STUDENT_FILE, KeptStudent
 from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
+from tgt_ray.core.owner import Held
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
@@ -34,6 +35,8 @@ from tgt_ray.objectives import Objective
 from tgt_ray.results.ledger import ledger
 from tgt_ray.results.report import REPORT_FILE, report
 from tgt_ray.sweeps.config import SweepConfig, default_sweep
+from tgt_ray.sweeps.going_on import settings_of, written
+from tgt_ray.sweeps.journal import JOURNAL, Journal
 from tgt_ray.tasks import Task, TaskData, with_calibration
 from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
@@ -137,15 +140,17 @@ def _run(config: Experiment, storage: str | None, name: str | None, local: bool,
     config.check_files()
     warn_of_odd_settings(config)
     scan = config.task.scan()
-    with _opened(storage, name, "train", resume) as (root, name):
+    with _opened(storage, name, "train", resume) as (root, name, held):
         try:
-            return _run_in(config, scan, root, name, local, resume)
+            return _run_in(config, scan, root, name, local, resume, held)
         except KeyboardInterrupt:
             _say_how_to_go_on("train --local" if local else "train", root, name, root.exists(name, "experiment.yaml"))
             raise
 
 
-def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool) -> RunResult:
+def _run_in(
+    config: Experiment, scan: Any, root: Storage, name: str, local: bool, resume: bool, held: Held
+) -> RunResult:
     import pandas as pd
 
     folder = root.within(name)
@@ -156,7 +161,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
     if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
-        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, folder, before)
+        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, held, before)
     if before is not None:
         check_same(before, prepared.fingerprints, prepared.teacher, "run")
     record = {
@@ -175,6 +180,7 @@ def _run_in(config: Experiment, scan: Any, root: Storage, name: str, local: bool
         "speed": speed,
         "environment": environment(),
     }
+    held.check()
     fit_check.keep(prepared.teacher, root, folder)
     records.write_jsonl(folder, history, "metrics.jsonl")
     records.write_json(folder, record, "record.json")
@@ -214,7 +220,7 @@ def _begun(of_state: Begun | None, before: dict[str, Any] | None, data: TaskData
 
 
 def _run_local(
-    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+    config: Experiment, scan: Any, root: Storage, held: Held, before: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
     """Train in this process; return the reports, what was prepared, and how small and fast the student is."""
     from tgt_ray.inference.speed import measured
@@ -223,6 +229,7 @@ def _run_local(
     from tgt_ray.training.run import Diverged
 
     devices(config)
+    folder = held.folder
     data = _read(config, [config.objective], scan, root, in_this_process)
     _check_start([config], data)
     begun = _begun(begun_locally(config, data, folder.within("checkpoint")), before, data)
@@ -236,16 +243,18 @@ def _run_local(
             folder.within("checkpoint"),
             report=partial(_log_report, config.task.metric_names[0]),
             name=Path(folder.root).name,
+            held=held,
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
+    held.check()
     _keep_files(config, folder)
     rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
     return run.history, prepared, measured(folder.root, rows, prepared.teacher)
 
 
 def _run_ray(
-    config: Experiment, scan: Any, root: Storage, folder: Storage, before: dict[str, Any] | None
+    config: Experiment, scan: Any, root: Storage, held: Held, before: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], Prepared, dict[str, Any]]:
     """Train on Ray, where a run is a lane with one job; returns what `_run_local` does."""
     import ray
@@ -259,7 +268,7 @@ def _run_ray(
     from tgt_ray.distributed.resources import check_fits
     from tgt_ray.distributed.teacher_tasks import begun_on_ray, run_on_ray
 
-    checkpoints = folder.within("checkpoint")
+    folder, checkpoints = held.folder, held.folder.within("checkpoint")
     with cluster.connect():
         check_fits(config, cluster.nodes())
         cluster.check_shared(root)
@@ -270,7 +279,7 @@ def _run_ray(
             log_teacher(prepared)
             folder.write(dump_yaml(config).encode(), "experiment.yaml")
             reference, speed = (ray.put(prepared),), dict[str, Any]()
-            run = Run(folder.root, config, reference, checkpoints.root)
+            run = Run(folder.root, config, reference, checkpoints.root, held=held)
             try:
                 ray.get(board.submit.remote(run))
                 answer = _followed(config, board, run.id)
@@ -282,6 +291,7 @@ def _run_ray(
                 speed = measured_by_a_lane(board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
+    held.check()
     _keep_files(config, folder)
     return answer.history, prepared, speed
 
@@ -432,26 +442,47 @@ def _log_report(headline: str, metrics: dict[str, Any]) -> None:
     log.info("step %d: %s", metrics["step"], ", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
 
 
+def fork_of(
+    name: str | None, storage: str | None = None, sets: dict[str, Any] | Sequence[tuple[str, Any]] = ()
+) -> SweepConfig:
+    """Return the settings of a sweep as its `sweep.yaml` has them now, for a new one.
+
+    The new one finds the teacher and the synthetic rows in the same storage.
+
+    - name, storage: of the sweep
+    - sets: dotted keys and other values for them
+    - raises ConfigError: where there is no such sweep, or its settings are bad
+    """
+    root, name = _find(storage, name, "sweep", resume=True)
+    folder = root.within(name)
+    return written(folder, Journal.read(folder), list(sets.items() if isinstance(sets, dict) else sets))
+
+
 def run_sweep(
     config: SweepConfig | dict[str, Any] | str | Source | None = None,
     storage: str | None = None,
     name: str | None = None,
     resume: bool = False,
+    sets: dict[str, Any] | Sequence[tuple[str, Any]] = (),
 ) -> SweepResult:
     """Run a sweep on the connected Ray cluster, or on a local one that is started for it.
 
     - config: a config, plain data or a YAML file; None: the default sweep
     - storage, name, resume: as for `run`; with `resume` the settings come from the sweep's folder
+    - sets: with `resume`, dotted keys of the sweep and their new values, such as {"search.trials": 32}; only what
+      changes no trial that was trained may change
     - raises ConfigError: for bad input, before anything is started
+    - raises RunFailed: where its files can't be written, or another command has taken over
     """
     if resume and config is not None:
         raise ConfigError("resume: takes its settings from the sweep's folder; give no config")
+    if sets and not resume:
+        raise ConfigError("sets: changes a sweep that goes on; give resume, or put the values into the config")
     with messages(), ExitStack() as opened:
         if resume:
-            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
-            _check_format(root.within(name), name)
-            where = root.where(name, "sweep.yaml")
-            loaded = validate(SweepConfig, parse_yaml(root.read(name, "sweep.yaml"), where), where)
+            root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
+            journal = Journal.read(held.folder)
+            loaded = settings_of(held.folder, name, journal, list(sets.items() if isinstance(sets, dict) else sets))
             scan = loaded.experiment.task.scan()
         else:
             loaded = _build(SweepConfig, config if config is not None else default_sweep())
@@ -464,10 +495,11 @@ def run_sweep(
             scan = loaded.experiment.task.scan()
             # Before images are decoded, as far as the scan shows it; _run_sweep checks it in any case.
             _check_metric(loaded, loaded.experiment.task.metrics_of_scan(scan))
-            root, name = opened.enter_context(_opened(storage, name, "sweep", resume))
+            root, name, held = opened.enter_context(_opened(storage, name, "sweep", resume))
+            journal = Journal.read(held.folder)
         try:
             with libraries_to_file(root, name):
-                result = _run_sweep(loaded, scan, root, name, resume)
+                result = _run_sweep(loaded, scan, root, held, journal)
         except KeyboardInterrupt:  # before the first trial, or for the second time
             if root.exists(name, "trials.parquet"):
                 say_result(_result(loaded, root.within(name)).as_left())
@@ -479,23 +511,20 @@ def run_sweep(
         return result
 
 
-def _run_sweep(config: SweepConfig, scan: Any, root: Storage, name: str, resume: bool) -> SweepResult:
+def _run_sweep(config: SweepConfig, scan: Any, root: Storage, held: Held, journal: Journal) -> SweepResult:
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.teacher_tasks import run_on_ray
     from tgt_ray.sweeps import driver
-    from tgt_ray.sweeps.resume import mend
 
-    folder = root.within(name)
-    # A sweep that was killed before its first trial has nothing to go on from, and starts afresh.
-    resume = resume and mend(config, folder)
+    folder = held.folder
     with cluster.connect():
         cluster.check_shared(root)
         # All trials are selected by the same rows, whether they need others to be calibrated on or not.
         data = _read(config.experiment, config.objectives(), scan, root, run_on_ray)
         _check_start(config.starting(), data)
         _check_metric(config, config.experiment.task.metrics_of(data))
-        log.info("sweep %s: %d trials, in %s", name, config.num_trials, folder.shown)
-        driver.start(config, data, root, name, resume)
+        log.info("sweep %s: %d trials, in %s", Path(folder.base).name, config.num_trials, folder.shown)
+        driver.start(config, data, root, held, journal)
     _write_report(folder)
     return _result(config, folder)
 
@@ -518,14 +547,6 @@ def _say_how_to_go_on(command: str, root: Storage, name: str, begun: bool) -> No
         log.warning("interrupted; to go on: python -m tgt_ray %s --resume %s", command, options)
     else:
         log.warning("interrupted before the training began; the same command begins anew")
-
-
-def _check_format(folder: Storage, name: str) -> None:
-    """Raise ConfigError where the sweep was started by a version whose state this one can't continue."""
-    # A sweep without a record was killed before its first trial, and starts afresh.
-    if folder.exists("record.json"):
-        remedy = "its table and its best student stay as they are, and report reads them; begin a new sweep"
-        formats.check("sweep", records.read_json(folder, "record.json"), f"--resume: sweep '{name}'", remedy)
 
 
 def _check_metric(config: SweepConfig, given: tuple[str, ...]) -> None:
@@ -557,7 +578,9 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
     name = name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     marker = "sweep.yaml" if kind == "sweep" else "experiment.yaml"
     try:
-        begun, there = root.exists(name, marker), claims.taken(root, name)
+        begun, there = root.exists(name, marker), owner.taken(root, name)
+        # Its settings can be written anew.
+        begun = begun or (kind == "sweep" and bool(lines.files_of(root.within(name), JOURNAL)))
     except OSError as err:
         raise ConfigError(f"--storage {root.shown}: cannot be read ({' '.join(str(err).split())})") from err
     if resume and not begun:
@@ -570,12 +593,12 @@ def _find(storage: str | None, name: str | None, kind: str, resume: bool) -> tup
 
 
 @contextmanager
-def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str]]:
-    """Yield the storage root and the run's name, whose folder no other command has meanwhile."""
+def _opened(storage: str | None, name: str | None, kind: str, resume: bool) -> Iterator[tuple[Storage, str, Held]]:
+    """Yield the storage root, the run's name, and its folder as it is owned, which no other command has meanwhile."""
     root, name = _find(storage, name, kind, resume)
     root.check_writable()
-    with claims.claimed(root, name, resume):
+    with owner.claimed(root, name, resume) as held:
         removed = root.remove_drafts()
         if removed:
             log.info("storage: %d half-written file(s) of processes that are gone are removed", removed)
-        yield root, name
+        yield root, name, held

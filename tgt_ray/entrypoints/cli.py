@@ -136,6 +136,15 @@ def sweep(
     storage: StorageOption = None,
     name: NameOption = None,
     resume: ResumeOption = False,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            "--fork",
+            metavar="NAME",
+            help="Start a new sweep of this name with the settings that the sweep --name has now, and with --set. It"
+            " finds teacher and synthetic rows in the storage.",
+        ),
+    ] = None,
     strict: StrictOption = False,
     dry_run: Annotated[
         bool,
@@ -146,25 +155,31 @@ def sweep(
     verbose: VerboseOption = False,
 ) -> None:
     """Search the space of a sweep with Ray Tune, and keep the best student."""
+    from tgt_ray.core.loading import parse_override
     from tgt_ray.entrypoints import api
     from tgt_ray.entrypoints.summary import print_result
     from tgt_ray.sweeps.config import SweepConfig, default_sweep
 
     if schema:
         return _print_schema(SweepConfig)
-    sets = [*(sets or []), *(f"experiment.{each}" for each in STRICT if strict)]
-    if resume and (file is not None or sets):
+    if resume and (file is not None or strict):
+        raise ConfigError("--resume: takes its settings from the sweep's folder; give no file and no --strict")
+    if fork is not None and (resume or file is not None):
         raise ConfigError(
-            "--resume: takes its settings from the sweep's folder; give no file, no --set and no --strict"
+            "--fork: begins a new sweep with the settings of the sweep --name; give no file and no --resume"
         )
+    sets = [*(sets or []), *(f"experiment.{each}" for each in STRICT if strict)]
     if dry_run:
-        if resume:
-            raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume")
+        if resume or fork is not None:
+            raise ConfigError("--dry-run: shows a new sweep; it can't go together with --resume or --fork")
         return _print_plan(_data(file, sets, default_sweep()), storage)
     with terminal.messages(level(quiet, verbose)):
-        result = api.run_sweep(
-            None if resume else _data(file, sets, default_sweep()), storage=storage, name=name, resume=resume
-        )
+        values = [parse_override(text) for text in sets] if resume or fork is not None else ()
+        if fork is not None:
+            result = api.run_sweep(api.fork_of(name, storage, values), storage=storage, name=fork)
+        else:
+            config = None if resume else _data(file, sets, default_sweep())
+            result = api.run_sweep(config, storage=storage, name=name, resume=resume, sets=values)
     if quiet:  # else it was said with the messages
         print_result(result, with_table=False)
     if result.interrupted:

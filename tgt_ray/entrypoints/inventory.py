@@ -18,7 +18,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from tgt_ray.core import claims, formats, records
+from tgt_ray.core import formats, owner, records
 from tgt_ray.core.config import as_stored, validate
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
@@ -115,7 +115,7 @@ def _files(storage: Storage) -> Iterator[tuple[fs.FileInfo, list[str]]]:
         if folder.type != fs.FileType.Directory or not own:
             continue
         for info in storage.fs.get_file_info(fs.FileSelector(folder.path, recursive=True)):
-            if info.type == fs.FileType.File:
+            if info.type == fs.FileType.File and not owner.is_file(info.base_name):
                 yield info, [folder.base_name, *info.path.removeprefix(folder.path).strip("/").split("/")]
 
 
@@ -149,38 +149,36 @@ def _note_users(storage: Storage, all_things: list[Thing]) -> None:
     running = running_in(storage)
     owners = [each for each in all_things if each.kind in ("runs", "sweeps", "benchmark_runs")]
     known = {each.name for each in owners}
-    _note_students(storage, owners, running)
-    for owner in [*owners, *(Thing("runs", name) for name in sorted(running - known))]:
-        now = owner.name if owner.name in running else ""
-        need = needs_of(storage, owner)
-        if now and not need.digests:  # it has only begun, and hasn't written yet what it uses
+    for user in [*owners, *(Thing("runs", name) for name in sorted(running - known))]:
+        user.in_use = user.name if user.name in running else ""
+        need = needs_of(storage, user)
+        if user.in_use and not need.digests:  # it has only begun, and hasn't written yet what it uses
             need = Needs(kinds=frozenset(SHARED))
         for thing in shared:
-            log_of_it = thing.name == f"logs/{owner.name}"
+            log_of_it = thing.name == f"logs/{user.name}"
             if log_of_it or thing.kind in need.kinds or names[thing.name] & need.digests:
-                thing.users.append(owner.name)
-                thing.in_use = thing.in_use or now
+                thing.users.append(user.name)
+                thing.in_use = thing.in_use or user.in_use
+    _note_students(storage, owners)
     for thing in all_things:
         if thing.kind == "drafts" and not is_left(Path(storage.path(*thing.files[0].split("/")))):
             thing.in_use = "a process that writes it"
 
 
-def _note_students(storage: Storage, owners: list[Thing], running: set[str]) -> None:
-    """Note for each run and sweep what works with it, and which others need its student."""
-    for owner in owners:
-        owner.in_use = owner.name if owner.name in running else ""
-    by_name = {each.name: each for each in owners}
-    for owner in owners:
-        for name in _learns_from(storage, owner, [each for each in by_name if each != owner.name]):
-            by_name[name].users.append(owner.name)
-            by_name[name].in_use = by_name[name].in_use or (owner.name if owner.name in running else "")
+def _note_students(storage: Storage, owners: list[Thing]) -> None:
+    """Note for each run and sweep which others need its student."""
+    by_name, working = {each.name: each for each in owners}, {each.name: each.in_use for each in owners}
+    for user in owners:
+        for name in _learns_from(storage, user, [each for each in by_name if each != user.name]):
+            by_name[name].users.append(user.name)
+            by_name[name].in_use = by_name[name].in_use or working[user.name]
 
 
 def running_in(storage: Storage) -> set[str]:
     """Return the names of the runs and sweeps that commands work on now."""
     top = storage.fs.get_file_info(fs.FileSelector(storage.base, allow_not_found=True))
     names = {each.base_name for each in top if each.type == fs.FileType.Directory} - set(RESERVED)
-    return {name for name in names if claims.in_use(storage, name)}
+    return {name for name in names if owner.in_use(storage.within(name))}
 
 
 def _names(storage: Storage, shared: Iterable[Thing]) -> dict[str, set[str]]:

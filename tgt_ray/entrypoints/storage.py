@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tgt_ray.core import lines
 from tgt_ray.core.errors import ConfigError, RunFailed, nearest
 from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.progress import duration, progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints.inventory import SHARED, Thing, running_in, things
+from tgt_ray.sweeps.journal import JOURNAL
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 SHOWN = 3
 #: Endings of files that bear a checksum, or whose form shows damage.
 CHECKED = ("json", "yaml", "safetensors", "pt", "parquet", "arrow")
-#: Folders of a sweep whose files are Ray Tune's own; `--resume` looks at them.
+#: Folders of a sweep of a version before 0.2 whose files were Ray Tune's own.
 _TUNES = "tune"
 
 
@@ -143,7 +145,7 @@ def verify(storage: Storage) -> None:
     """
     files = [file for each in things(storage) if each.kind != "drafts" for file in each.files]
     files = [file for file in files if file.split("/")[1:2] != [_TUNES]]
-    checked = [file for file in files if file.rpartition(".")[2] in CHECKED]
+    checked = [file for file in files if file.rpartition(".")[2] in CHECKED or _is_journal(file)]
     damaged = 0
     with progress("checking", len(checked), "files") as phase:
         for file, reason in _damage(storage, checked):
@@ -162,8 +164,17 @@ def verify(storage: Storage) -> None:
 def _damage(storage: Storage, files: Iterable[str]) -> Iterator[tuple[str, str | None]]:
     for file in files:
         try:
-            yield file, storage.damage(*file.split("/"))
+            yield file, (_damaged_lines if _is_journal(file) else Storage.damage)(storage, *file.split("/"))
         except FileNotFoundError:  # somebody has just removed it
             yield file, None
         except ConfigError as err:
             yield file, str(err)
+
+
+def _is_journal(file: str) -> bool:
+    return lines.is_of(file.rpartition("/")[2], JOURNAL)
+
+
+def _damaged_lines(storage: Storage, *parts: str) -> str | None:
+    _, damaged = lines.parsed(storage.read(*parts))
+    return f"{damaged} line(s) are cut off, or have other bytes than were written" if damaged else None

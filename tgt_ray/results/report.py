@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tgt_ray.core import records
+from tgt_ray.core import lines, records
 from tgt_ray.core.errors import ConfigError, cut
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.texts import visible
@@ -167,7 +168,7 @@ def _of_trials(folder: Storage, trials: pd.DataFrame, keys: list[str], metric: s
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (trial, control) in enumerate(zip(curves, shown.control, strict=True)):
-            steps, scores = ([float(each[key]) for each in curves[trial]] for key in ("step", metric))
+            steps, scores = ([_number(each.get(key)) for each in curves[trial]] for key in ("step", metric))
             style: dict[str, Any] = {"linewidth": 2.5 if place == 0 else 1}
             if control:
                 style = {"color": "grey", "linestyle": "--"}
@@ -199,10 +200,20 @@ def _controls(trials: pd.DataFrame) -> list[pd.Series]:
 
 
 def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
-    """What a trial has reported, as Tune keeps it; nothing where it has not begun."""
+    """What a trial has reported, as the sweep's journal has it; nothing where it has not begun."""
+    if lines.files_of(folder, "journal"):
+        whole, _ = lines.read(folder, "journal")
+        said = [each for each in whole if each["kind"] == "report" and str(each["trial"]) == trial]
+        return [each["metrics"] for each in said]
+    # A sweep of a version before 0.2, which had no journal.
     if not folder.exists("tune", trial, "result.json"):
         return []
     return records.read_jsonl(folder, "tune", trial, "result.json")
+
+
+def _number(value: Any) -> float:
+    """Return a number of a report; JSON has none that isn't finite."""
+    return math.nan if value is None else float(value)
 
 
 def _about(folder: Storage, record: dict[str, Any]) -> list[str]:

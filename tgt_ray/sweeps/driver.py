@@ -1,10 +1,15 @@
-"""Runs a sweep as one Ray Tune experiment, whose light trials queue their runs for lanes that outlive them."""
+"""Runs a sweep as one Ray Tune experiment, whose light trials queue their runs for lanes that outlive them.
+
+Each command makes a new experiment from the sweep's journal. What Tune stores lies in a temporary folder.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -13,9 +18,8 @@ from ray import tune
 
 from tgt_ray.core import formats, records
 from tgt_ray.core.environment import environment
-from tgt_ray.core.errors import ConfigError
-from tgt_ray.core.kept import KeptStudent
 from tgt_ray.core.loading import dump_yaml
+from tgt_ray.core.owner import Held
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
 from tgt_ray.distributed.board import board_name
@@ -28,13 +32,17 @@ from tgt_ray.sweeps.banks import about_banks, row_bytes
 from tgt_ray.sweeps.concurrency import check_concurrency, checked, typical
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.curves import Curves
+from tgt_ray.sweeps.going_on import check_goes_on, check_states, starts_of
+from tgt_ray.sweeps.journal import Journal
 from tgt_ray.sweeps.leaderboard import Leaderboard
+from tgt_ray.sweeps.recorder import CancelRuns, Recorder
 from tgt_ray.sweeps.schedulers import make_scheduler
-from tgt_ray.sweeps.search import STUDY_FILE, make_search, study_path
-from tgt_ray.sweeps.table import ENDED, best_first
+from tgt_ray.sweeps.search import JournalSearch
+from tgt_ray.sweeps.study import STUDY_FILE, make_study, study_path
+from tgt_ray.sweeps.table import ENDED, best_first, trial_table
 from tgt_ray.sweeps.trial import LaneTrial
 from tgt_ray.tasks import TaskData
-from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
+from tgt_ray.teacher.fingerprints import Begun, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
 from tgt_ray.training.files import kept_files
@@ -42,40 +50,20 @@ from tgt_ray.training.files import kept_files
 log = logging.getLogger(__name__)
 
 
-class CancelRuns(tune.Callback):
-    """Cancels the runs of trials that Tune stops, which frees their lanes."""
+def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, journal: Journal) -> pd.DataFrame:
+    """Run a sweep on the connected cluster, or go on with it where its journal has begun.
 
-    def __init__(self, board: str):
-        # The board's name and not its handle: Tune stores its callbacks, and a restored sweep has another board.
-        self.board = board
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._cancel(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._cancel(trial)
-
-    def _cancel(self, trial: Any) -> None:
-        with suppress(ValueError):  # the board was lost: it has no runs any more, and its trials have failed
-            ray.get_actor(self.board).cancel.remote(trial.trial_id)
-
-
-def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resume: bool) -> pd.DataFrame:
-    """Run a sweep on the connected cluster.
-
-    - storage, name: the sweep's files lie in `storage`/`name`, as docs/run-results.md lists them
-    - resume: continue the sweep that is there, whose files are mended (see tgt_ray.sweeps.resume)
+    - storage: that has the teacher, and the sweep's folder in it
+    - held: the sweep's folder, which this command owns; its files are those that docs/run-results.md lists
+    - journal: of the sweep, which this command begins to write
     - returns: the table of its trials
     - raises ConfigError: where the cluster is too small, or a sweep to resume has changed
     """
-    folder = storage.within(name)
-    concurrent = check_concurrency(sweep)
-    before = records.read_json(folder, "record.json") if resume else None
+    concurrent, how, before = check_concurrency(sweep), sweep.search, journal.record
     if before is not None:
-        check_goes_on(sweep, before, concurrent, data)
-    how = sweep.search
+        check_goes_on(sweep, before, data)
     with lanes.open_prepared_lanes(
-        board_name(folder),
+        board_name(held.folder),
         checked(sweep),
         data,
         typical(sweep),
@@ -95,101 +83,118 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, name: str, resum
             log.info("%s", banks)
         if before is not None:
             check_same(before, prepared.fingerprints, prepared.teacher)
-        else:
-            folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
-            fit_check.keep(prepared.teacher, storage, folder)
-            records.write_json(folder, record(sweep, prepared, name, concurrent), "record.json")
-            study_path(folder).unlink(missing_ok=True)
-            for line in sweep.moved_to_levels():
-                log.info("%s", line)
+        begin(sweep, prepared, storage, held, journal, concurrent)
         log.info(
             "to continue it after an interruption: python -m tgt_ray sweep --resume --storage %s --name %s",
             shlex.quote(storage.shown),
-            name,
+            Path(held.folder.base).name,
         )
         reference = (ray.put(prepared),)
-        make_tuner(sweep, reference, board, folder, concurrent, resume).fit()
-        table = finish(sweep, folder)
-        measure_best(sweep, table, board, reference, folder)
+        search_trials(sweep, reference, board, held, journal, concurrent)
+        table = finish(sweep, held, journal)
+        measure_best(sweep, table, board, reference, held)
     return table
 
 
-def check_goes_on(sweep: SweepConfig, before: dict[str, Any], concurrent: int, data: TaskData) -> None:
-    """Raise ConfigError where a sweep can't go on, whichever the teacher is.
+def begin(
+    sweep: SweepConfig, prepared: Prepared, storage: Storage, held: Held, journal: Journal, concurrent: int
+) -> None:
+    """Note in the sweep's folder that this command works on it, and write what it lacks."""
+    folder, settings = held.folder, sweep.model_dump(mode="json")
+    extended = journal.settings != settings
+    journal.begin_command(held, settings)
+    if journal.record is None:
+        fit_check.keep(prepared.teacher, storage, folder)
+        journal.keep_record(record(sweep, prepared, Path(folder.base).name, concurrent))
+        for line in sweep.moved_to_levels():
+            log.info("%s", line)
+    assert journal.record is not None
+    if extended or not folder.holds("sweep.yaml"):
+        folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
+    if records.find(folder, "sweep", "record.json") is None:
+        records.write_json(folder, journal.record, "record.json")
+    check_states(journal, folder)
 
-    - before: its record
-    - concurrent: how many trials the cluster holds
+
+def search_trials(
+    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, held: Held, journal: Journal, concurrent: int
+) -> None:
+    """Train the trials that have not ended.
+
+    - prepared: holds a reference to a Prepared
+    - raises what keeping the sweep's files has raised
     """
-    if concurrent < before["concurrent"]:
-        raise ConfigError(
-            f"--resume: the sweep runs {before['concurrent']} trials at once, but this cluster holds {concurrent};"
-            " use a larger one"
-        )
-    check_data(before, data.fingerprints)
-    if before.get("started_from", {}) != (now := starts_of(sweep)):
-        raise ConfigError(
-            f"--resume: the weights that its trials start from were {before.get('started_from')}, and are {now};"
-            " restore them, or begin a new sweep"
-        )
+    folder, left = held.folder, sweep.num_trials - journal.ended
+    search = JournalSearch(sweep, journal, make_study(sweep, folder, journal))
+    leaderboard, curves = Leaderboard(sweep, held, journal, board_name(folder)), Curves(sweep, folder)
+    recorder = Recorder(
+        sweep,
+        held,
+        journal,
+        search,
+        reported=[curves.reported],
+        ended=[leaderboard.ended, curves.ended],
+        looked=leaderboard.look,
+        closed=[leaderboard.close, curves.close],
+    )
+    if left <= 0:
+        recorder.on_experiment_end([])
+    else:
+        # Tune's own files, which nothing reads.
+        with TemporaryDirectory(prefix="tgt_ray_tune_") as place:
+            tuner = make_tuner(sweep, prepared, board, held, search, recorder, min(concurrent, left), left, place)
+            try:
+                tuner.fit()
+            except Exception:
+                if recorder.error is None:
+                    raise
+    if recorder.error is not None:
+        raise recorder.error
 
 
 def make_tuner(
-    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, folder: Storage, concurrent: int, resume: bool
+    sweep: SweepConfig,
+    prepared: tuple[Any, ...],
+    board: Any,
+    held: Held,
+    search: JournalSearch,
+    recorder: Recorder,
+    concurrent: int,
+    left: int,
+    place: str,
 ) -> tune.Tuner:
-    """Make Tune's experiment, or with `resume` restore it from the sweep's folder.
-
-    Tune stores its own arguments, so it is given a file system and callbacks without secrets.
+    """Make Tune's experiment of the trials that have not ended.
 
     - prepared: holds a reference to a Prepared
+    - left: how many they are
+    - place: a folder of this machine for Tune's files
     """
     filter_tune_messages()
-    quiet, search = folder.without_secrets(), sweep.search
-    trainable = tune.with_resources(
-        tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, folder=folder.within("train")),
-        {"CPU": TRIAL_CPUS},
-    )
-    # Made anew for a resume as well: Tune's file of it may be damaged, and the sweep's folder may have moved.
-    tuner = tune.Tuner(
-        trainable,
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal has what they write
+    known = {each.name: each.step for each in recorder.journal.unfinished}
+    trainable = tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, held=held, known=known)
+    return tune.Tuner(
+        tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
-            metric=search.metric,
-            mode=search.mode,
-            search_alg=make_search(sweep, folder, resume),
-            scheduler=make_scheduler(sweep),
-            num_samples=sweep.num_trials,
+            metric=sweep.search.metric,
+            mode=sweep.search.mode,
+            search_alg=search,
+            scheduler=make_scheduler(sweep, recorder.journal),
+            num_samples=left,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.config["trial"],
         ),
-        run_config=_run_config(sweep, quiet, None if quiet is folder else quiet.fs),
-    )
-    if not resume:
-        return tuner
-    return tune.Tuner.restore(
-        folder.within("tune").root if quiet is folder else quiet.path("tune"),
-        trainable=trainable,
-        resume_unfinished=True,
-        restart_errored=False,
-        storage_filesystem=None if quiet is folder else quiet.fs,
-    )
-
-
-def _run_config(sweep: SweepConfig, folder: Storage, file_system: Any) -> tune.RunConfig:
-    """Make Tune's settings of the experiment.
-
-    - folder: whose pickle has no secrets
-    - file_system: on which the folder lies; None: Tune finds it by itself
-    """
-    return tune.RunConfig(
-        name="tune",
-        storage_path=folder.root if file_system is None else folder.base,
-        storage_filesystem=file_system,
-        verbose=0,
-        callbacks=[Leaderboard(sweep, folder), CancelRuns(board_name(folder)), Curves(sweep, folder)],
-        # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
-        failure_config=tune.FailureConfig(max_failures=0),
-        # The runs write checkpoints themselves.
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=place,
+            verbose=0,
+            callbacks=[recorder, CancelRuns(board)],
+            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
+            failure_config=tune.FailureConfig(max_failures=0),
+            # The runs write checkpoints themselves.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
 
 
@@ -210,23 +215,21 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
     }
 
 
-def starts_of(sweep: SweepConfig) -> dict[str, str]:
-    """Return what stands for the weights that trials start from, by the folder of the student."""
-    folders = [each.train.start_from for each in sweep.starting()]
-    return {folder: KeptStudent.at(folder).weights_digest for folder in folders if folder is not None}
-
-
-def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
+def finish(sweep: SweepConfig, held: Held, journal: Journal) -> pd.DataFrame:
     """Keep the best trial's config, metrics and student in `best`, and sum up its rows; return the trials' table."""
-    table = records.read_table(folder, "trials")
-    said = records.read_json(folder, "record.json")
+    held.check()
+    folder, table = held.folder, trial_table(sweep, journal.trials.values())
+    records.write_table(folder, table, "trials")
+    assert journal.record is not None
+    before = records.find(folder, "sweep", "record.json") or {}
+    speed = {name: before[name] for name in ("speed",) if name in before}
+    said = {**journal.record, "config": sweep.model_dump(mode="json"), **speed}
     records.write_json(folder, {**said, "ledger": ledger(table.to_dict("records"))}, "record.json")
     if not folder.is_local:
         folder.write(study_path(folder).read_bytes(), STUDY_FILE)
     best = best_trial(sweep, table)
     if best is not None:
-        # The values as Tune had them, since the table flattens them.
-        values = records.read_json(folder, "tune", best.trial, "params.json")
+        values = journal.of(best.trial).values
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
@@ -236,14 +239,13 @@ def finish(sweep: SweepConfig, folder: Storage) -> pd.DataFrame:
     return table
 
 
-def measure_best(
-    sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: tuple[Any, ...], folder: Storage
-) -> None:
+def measure_best(sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: tuple[Any, ...], held: Held) -> None:
     """Record how small and how fast the best student is, once the sweep is over.
 
     - table: its trials
-    - prepared: as for `make_tuner`
+    - prepared: as for `search_trials`
     """
+    folder = held.folder
     best, said = best_trial(sweep, table), records.read_json(folder, "record.json")
     before, over = said.get("speed", {}), len(table) == sweep.num_trials and table.status.isin(ENDED).all()
     if best is None or not over or (before.get("trial") == best.trial and "student" in before):
@@ -252,6 +254,7 @@ def measure_best(
         speed = measured_by_a_lane(board, sweep.experiment, prepared, folder.within("best"))
     else:
         speed = {"lacking": "search.warm_lanes is false, so no process of a lane is left to do it"}
+    held.check()
     records.write_json(folder, {**said, "speed": {"trial": best.trial, **speed}}, "record.json")
 
 

@@ -1,148 +1,139 @@
-"""Connects Optuna's samplers to Tune, and runs the controls first."""
+"""Chooses the values of trials: those that were begun, controls, then Optuna's samplers; tells Optuna how they end."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from pathlib import Path
 from typing import Any
 
 import optuna
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
 from tgt_ray.core.fingerprint import digest
-from tgt_ray.core.storage import Storage
-from tgt_ray.distributed.ray_train import reopen_study, study_of, study_trial
 from tgt_ray.sweeps.config import SweepConfig
-from tgt_ray.sweeps.space import from_optuna, to_optuna, values_of_levels
-from tgt_ray.sweeps.study import about_control, name_of, open_journal
+from tgt_ray.sweeps.journal import Journal, Known
+from tgt_ray.sweeps.space import from_optuna, to_optuna
+from tgt_ray.sweeps.study import about, end, note_end, reports_of
+from tgt_ray.sweeps.unstored import Unstored
 
-STUDY_FILE = "optuna_journal.log"
 
+class JournalSearch(Unstored, Searcher):
+    """Suggests the trials that a journal has not seen ended, then controls, then what Optuna chooses.
 
-class ControlledSearch(OptunaSearch):
-    """Suggests the controls first, then what Optuna suggests, and tells Optuna how trials end.
+    The config of a trial is {"trial": its id, and its values}, of a control {"trial": its id, "control": name}. A
+    control is no trial of Optuna's study, which has its result as an attribute. A trial that was stopped early is
+    pruned there, with its reports and no value.
 
-    The config of a control's trial is {"control": name}. Controls are no trials of Optuna's study, which has their
-    results as attributes. A trial that was stopped early is pruned there, with its reports and no value.
+    - journal: of the sweep, in which trials are noted when they begin
+    - study: with the trials that have ended
     """
 
-    def __init__(self, sweep: SweepConfig, points: list[dict[str, Any]], **options: Any):
-        controls, space = sweep.search.controls, sweep.space
-        super().__init__(
-            # Given here and not to the Tuner, which would fill keys that a control lacks with unresolved distributions.
-            space={key: distribution.to_optuna() for key, distribution in space.items()},
-            points_to_evaluate=[to_optuna(space, point) for point in points],
-            **options,
-        )
-        self._searched = space
-        self._controls_left = list(controls)
-        self._control_ids: set[str] = set()
-        if study_of(self).metric_names is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study_of(self).set_metric_names([self.metric])
+    def __init__(self, sweep: SweepConfig, journal: Journal, study: optuna.Study):
+        super().__init__(metric=sweep.search.metric, mode=sweep.search.mode)
+        self.sweep, self.journal, self.study = sweep, journal, study
+        self.points = sweep.first_points()
+        self._left = journal.unfinished
+        self._trials: dict[str, optuna.Trial] = {}  # by our ids
+        self._known: dict[str, Known] = {}  # by Tune's
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Go on from Tune's file of this search, with the study as the journal has it now."""
-        study = study_of(self)
-        super().restore(checkpoint_path)
-        reopen_study(self, study, {each.user_attrs["trial"]: each for each in study.trials if each.user_attrs})
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True  # the sweep has said all of it
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._controls_left:
-            self._control_ids.add(trial_id)
-            return {"control": self._controls_left.pop(0)}
-        chosen = super().suggest(trial_id)
-        if chosen is None:
-            return None
-        trial = study_trial(self, trial_id)
-        trial.set_user_attr("trial", trial_id)
-        values = from_optuna(self._searched, chosen)
-        for key, value in values_of_levels(self._searched, values).items():
+        known = self._again(self._left.pop(0)) if self._left else self._new()
+        self._known[trial_id] = known
+        return {"trial": known.name, **known.values}
+
+    def _again(self, known: Known) -> Known:
+        """Let the study have a trial that goes on."""
+        if known.control is None:
+            trial = self._queued(known.values)
+            self._begin(known, trial)
+            for step, value in reports_of(self.sweep, known).items():
+                trial.report(value, step)
+        return known
+
+    def _new(self) -> Known:
+        begun = self.journal.controls()
+        for name in self.sweep.search.controls:
+            if name in begun:
+                begun.remove(name)
+            else:
+                return self.journal.begin({"control": name}, None)
+        draws = self.journal.draws()
+        draw = next(number for number in range(len(draws) + 1) if number not in draws)
+        if draw < len(self.points):
+            trial, values = self._queued(self.points[draw]), self.points[draw]
+        else:
+            self.study.sampler = make_sampler(self.sweep, draw)
+            trial = self.study.ask(fixed_distributions=distributions(self.sweep))
+            values = from_optuna(self.sweep.space, trial.params)
+        known = self.journal.begin(values, draw)
+        self._begin(known, trial)
+        return known
+
+    def _queued(self, values: dict[str, Any]) -> optuna.Trial:
+        """Return a new trial of the study with these values."""
+        self.study.enqueue_trial(to_optuna(self.sweep.space, values))
+        return self.study.ask(fixed_distributions=distributions(self.sweep))
+
+    def _begin(self, known: Known, trial: optuna.Trial) -> None:
+        for key, value in about(self.sweep, known).items():
             trial.set_user_attr(key, value)
-        return values
+        self._trials[known.name] = trial
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id not in self._control_ids and self._is_open(trial_id):
-            super().on_trial_result(trial_id, {**result, "training_iteration": result["step"]})
+        """Do nothing: the study is told once the journal has the report, see `told`."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id in self._control_ids:
-            if result:
-                self._note_control(trial_id, result)
-        elif not self._is_open(trial_id):
-            return
-        elif error or not result or not math.isfinite(result[self.metric]):
-            super().on_trial_complete(trial_id, error=error or bool(result))
-        elif f"test_{self.metric}" in result:
-            super().on_trial_complete(trial_id, result)
-        elif result.get("done"):  # an interruption stops trials as well, and a resume goes on with them
-            # Optuna refuses a value of a pruned trial: it goes by the reports.
-            self.on_trial_result(trial_id, result)
-            super().on_trial_complete(trial_id)
+        """Do nothing: the study is told once the journal has the end, see `ended`."""
 
-    def _is_open(self, trial_id: str) -> bool:
-        """Return whether Optuna still takes reports: a restored search may have forgotten that the trial has ended."""
-        number = study_trial(self, trial_id).number
-        return not study_of(self).get_trials(deepcopy=False)[number].state.is_finished()
+    def told(self, known: Known) -> None:
+        """Tell the study of a trial's last report, which the journal has."""
+        trial = self._trials.get(known.name)
+        reports = reports_of(self.sweep, known)
+        if trial is not None and known.step in reports and f"test_{self.sweep.search.metric}" not in known.result:
+            trial.report(reports[known.step], known.step)
 
-    def _note_control(self, trial_id: str, result: dict[str, Any]) -> None:
-        about = about_control(self.metric, trial_id, result)
-        study_of(self).set_user_attr(f"control {result.get('config/control', trial_id)}", about)
+    def ended(self, known: Known) -> None:
+        """Tell the study how a trial has ended, as the journal has it."""
+        note_end(self.sweep, self.study, known)
+        trial = self._trials.pop(known.name, None)
+        if trial is not None:
+            end(self.sweep, self.study, trial, known)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the journal has all of it."""
 
-def note_failure(folder: Storage, trial_id: str, reason: str) -> None:
-    """Write into the sweep's study why a trial failed: as an attribute of the study, since a failed trial is closed."""
-    study = optuna.load_study(study_name=name_of(folder, study_path(folder)), storage=open_journal(study_path(folder)))
-    study.set_user_attr(f"error {trial_id}", reason)
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
 
 
-def make_sampler(sweep: SweepConfig) -> optuna.samplers.BaseSampler:
-    """Make what chooses the values of trials."""
+def distributions(sweep: SweepConfig) -> dict[str, Any]:
+    """Return the space as Optuna knows it."""
+    return {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
+
+
+def make_sampler(sweep: SweepConfig, draw: int) -> optuna.samplers.BaseSampler:
+    """Make what chooses the values of one trial: they follow from the seed, the draw and the trials before it.
+
+    - draw: which one of the search it is
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = sweep.search
+    seed = int(digest(search.seed, draw)[:8], 16)
     if search.algorithm == "tpe":
-        return optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=search.startup_trials, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=search.seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def first_values(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Return the values of the trials that follow from the seed alone: of tpe those before its model takes over."""
-    study, search, points = optuna.create_study(sampler=make_sampler(sweep)), sweep.search, sweep.first_points()
-    for point in points:
-        study.enqueue_trial(to_optuna(sweep.space, point))
+    search, points = sweep.search, sweep.first_points()
     if search.algorithm == "grid":
         return points
-    space = {key: distribution.to_optuna() for key, distribution in sweep.space.items()}
     count = search.trials if search.algorithm == "random" else min(search.trials, search.startup_trials)
-    return [from_optuna(sweep.space, study.ask(fixed_distributions=space).params) for _ in range(count)]
-
-
-def make_search(sweep: SweepConfig, folder: Storage, resume: bool = False) -> ControlledSearch:
-    """Make the sweep's search algorithm, whose study is stored in the sweep's folder.
-
-    - resume: the study is there already, and Tune restores the rest
-    """
-    search = sweep.search
-    return ControlledSearch(
-        sweep,
-        metric=search.metric,
-        mode=search.mode,
-        sampler=make_sampler(sweep),
-        points=[] if resume else sweep.first_points(),
-        study_name=name_of(folder, study_path(folder)),
-        storage=open_journal(study_path(folder)),
-    )
-
-
-def study_path(folder: Storage) -> Path:
-    """Return the path of Optuna's journal: in the sweep's folder, or on this machine where the folder is remote.
-
-    Optuna can only write its journal to a file of a local file system.
-    """
-    if folder.is_local:
-        return Path(folder.base) / STUDY_FILE
-    private = Path.home() / ".cache" / "tgt_ray" / digest(folder.root)
-    private.mkdir(parents=True, exist_ok=True)
-    return private / STUDY_FILE
+    out = points[:count]
+    for draw in range(len(out), count):
+        study = optuna.create_study(sampler=make_sampler(sweep, draw))
+        found = study.ask(fixed_distributions=distributions(sweep)).params
+        out.append(from_optuna(sweep.space, found))
+    return out

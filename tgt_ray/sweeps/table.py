@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tgt_ray.core import records
 from tgt_ray.sweeps.config import SweepConfig
+from tgt_ray.sweeps.journal import Known
 
 #: Most rows of the table that are shown.
 SHOWN = 15
@@ -22,14 +23,14 @@ SHOWN = 15
 ENDED = ("finished", "stopped early", "failed")
 
 
-def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | None = None) -> pd.DataFrame:
+def trial_table(sweep: SweepConfig, trials: Iterable[Known], now: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Make the table of trials, one row each and best first; of those that are equal, the one that was chosen first.
 
     Its columns are status, why the trial failed, values of the space, metrics and times.
 
-    - newer: Tune's status of trials by id, where it is known before the trial itself has it
+    - now: what trials do that have not ended, by id; those that it lacks are interrupted
     """
-    rows = [_row(sweep, trial, (newer or {}).get(trial.trial_id, trial.status)) for trial in trials]
+    rows = [_row(sweep, trial, trial.status or (now or {}).get(trial.name, "interrupted")) for trial in trials]
     columns = ["trial", "number", "status", "reason", "control", *sweep.space, "step", sweep.search.metric]
     table = pd.DataFrame(rows)
     table = records.plain_text(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
@@ -39,8 +40,7 @@ def trial_table(sweep: SweepConfig, trials: list[Any], newer: dict[str, str] | N
 def best_first(sweep: SweepConfig, table: pd.DataFrame) -> pd.DataFrame:
     """Sort trials by the metric of the search, and those that are equal by their numbers.
 
-    Nothing else may decide: the order in which Tune lists trials changes with a resume, and test metrics must not
-    choose anything.
+    Nothing else may decide: test metrics must not choose anything.
     """
     # Tables of older versions have no numbers; they are sorted by id then.
     tie = "number" if "number" in table.columns else "trial"
@@ -48,61 +48,22 @@ def best_first(sweep: SweepConfig, table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([sweep.search.metric, tie], ascending=[up, True], na_position="last")
 
 
-def number_of(trial: Any) -> int | None:
-    """Return a trial's number, from 1, in the order in which values were chosen; None where Tune gave it none.
-
-    A resume keeps it: Tune stores it at the beginning of the trial's tag.
-    """
-    first = (trial.experiment_tag or "").partition("_")[0]
-    return int(first) if first.isdigit() else None
-
-
-def _row(sweep: SweepConfig, trial: Any, tune_status: str) -> dict[str, Any]:
-    result = {
-        k: v for k, v in (trial.last_result or {}).items() if isinstance(v, int | float | str) and k not in TUNES_OWN
-    }
-    status = status_of(sweep, tune_status, trial.last_result or {})
-    reason = None
-    if status == "failed":
-        # The local file first: the storage has it only after Tune has reported the failure.
-        here = Path(trial.error_file) if trial.error_file else None
-        error = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        reason = reason_of(str(error or ""))
+def _row(sweep: SweepConfig, trial: Known, status: str) -> dict[str, Any]:
     return {
-        "trial": trial.trial_id,
-        "number": number_of(trial),
+        "trial": trial.name,
+        "number": trial.number,
         "status": status,
-        "reason": reason,
-        "control": trial.config.get("control"),
-        **{key: trial.config.get(key) for key in sweep.space},
-        **result,
-        "seconds": trial.last_result.get("time_total_s") if trial.last_result else None,
+        "reason": trial.reason,
+        "control": trial.control,
+        **{key: trial.values.get(key) for key in sweep.space},
+        **{key: value for key, value in trial.result.items() if isinstance(value, int | float | str)},
+        "seconds": trial.seconds,
     }
 
 
 def reason_of(error: str) -> str:
     """Return why a trial failed: the cause is at the bottom of Ray's nested tracebacks."""
     return error.strip().splitlines()[-1] if error.strip() else "the trial's process was lost"
-
-
-#: What Tune adds to a report.
-TUNES_OWN = {
-    "trial_id", "date", "timestamp", "time_this_iter_s", "time_total_s", "pid", "hostname", "node_ip", "done",
-    "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
-}  # fmt: skip
-
-
-def status_of(sweep: SweepConfig, tune_status: str, result: dict[str, Any]) -> str:
-    """Return a trial's status in the table, from Tune's and from its last report."""
-    if tune_status == "ERROR":
-        return "failed"
-    if tune_status not in ("TERMINATED", "COMPLETE"):
-        return tune_status.lower()
-    # Only the last report measures the test split.
-    if f"test_{sweep.search.metric}" in result:
-        return "finished"
-    # An interruption terminates trials as well, but without the mark that they are done.
-    return "stopped early" if tune_status == "COMPLETE" or result.get("done") else "interrupted"
 
 
 def line(sweep: SweepConfig, row: pd.Series, ended: int, total: int) -> str:

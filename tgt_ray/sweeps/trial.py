@@ -8,7 +8,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
-from tgt_ray.core.storage import Storage
+from tgt_ray.core.owner import Held
 from tgt_ray.distributed.messages import Run
 from tgt_ray.sweeps.config import SweepConfig
 
@@ -18,12 +18,21 @@ class TrialFailed(RuntimeError):
 
 
 class LaneTrial(tune.Trainable):
-    """Does one trial after another in Tune's process, without torch, since a lane does all the work."""
+    """Does one trial after another in Tune's process, without torch, since a lane does all the work.
+
+    A trial's id is ours, which its config has as `trial`; that of Tune's appears nowhere.
+    """
 
     def setup(
-        self, config: dict[str, Any], sweep: SweepConfig, board: Any, prepared: tuple[Any, ...], folder: Storage
+        self,
+        config: dict[str, Any],
+        sweep: SweepConfig,
+        board: Any,
+        prepared: tuple[Any, ...],
+        held: Held,
+        known: dict[str, int],
     ) -> None:
-        self.sweep, self.board, self.prepared, self.folder = sweep, board, prepared, folder
+        self.sweep, self.board, self.prepared, self.held, self.known = sweep, board, prepared, held, known
         self._submit(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -32,15 +41,18 @@ class LaneTrial(tune.Trainable):
         return True
 
     def _submit(self, values: dict[str, Any]) -> None:
-        experiment = self.sweep.trial_experiment(values)
+        self.name = values["trial"]
+        experiment = self.sweep.trial_experiment({key: value for key, value in values.items() if key != "trial"})
         self.seen, self.last_step = 0, experiment.train.steps
-        folder, called = self.folder.within(self.trial_id).root, f"trial {self.trial_id}"
-        run = Run(self.trial_id, experiment, self.prepared, folder, called)
+        folder, called = self.held.folder.within("train", self.name).root, f"trial {self.name}"
+        run = Run(
+            self.name, experiment, self.prepared, folder, called, since=self.known.get(self.name, 0), held=self.held
+        )
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
         """Wait for the run's next report and return it."""
-        answer = self._call("next_report", self.trial_id, self.seen)
+        answer = self._call("next_report", self.name, self.seen)
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
         self.seen += 1

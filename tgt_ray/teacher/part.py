@@ -16,6 +16,7 @@ from tgt_ray.core import formats, records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import concerning
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.owner import made_once
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.optimise import training
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
@@ -63,7 +64,11 @@ class Part:
         recipe, source = self._recipe()
         shelf = Shelf(self.store, recipe, self.config, self.begun)
         found = shelf.find()
-        return self._use(source, *found) if found is not None else self._make(shelf, source)
+        if found is not None:
+            return self._use(source, *found)
+        with made_once(self.store, f"{self.role}-{recipe.key}", self.role):
+            found = shelf.find(say=False)  # another one may have made it meanwhile
+            return self._use(source, *found) if found is not None else self._make(shelf, source)
 
     @cached_property
     def _plain(self) -> dict[str, Any]:

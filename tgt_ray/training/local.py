@@ -11,6 +11,7 @@ import torch
 
 from tgt_ray.core.batch import Block
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.owner import Held
 from tgt_ray.core.signals.values import Columns
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
@@ -111,13 +112,17 @@ class LocalHooks:
         report: Report,
         reader: SyntheticReader | None,
         source: LocalRows | None = None,
+        held: Held | None = None,
     ):
         self.checkpoints, self.on_report, self.reader, self.source = checkpoints, report, reader, source
+        self.held = held
 
     def snapshot(self, run: StudentRun) -> None:
         pass  # generators in this process read the student itself
 
     def report(self, run: StudentRun, metrics: dict[str, Any]) -> None:
+        if self.held is not None:
+            self.held.check()
         if self.checkpoints is not None:
             states.write_files(checkpoint.files_of(run, self.reader), self.checkpoints)
         self.on_report(metrics)
@@ -140,6 +145,7 @@ def train_local(
     report: Report = lambda metrics: None,
     teacher: Teacher | None = None,
     name: str = "",
+    held: Held | None = None,
 ) -> StudentRun:
     """Train one student in this process, which takes the rows of all workers.
 
@@ -147,6 +153,7 @@ def train_local(
     - report: called with the metrics of each report
     - teacher: the loaded teacher; None: it is loaded from the storage
     - name: of the run, which stands with rows that others may share
+    - held: what the command owns that trains it, which is checked before each checkpoint
     - raises Diverged: where the loss is no longer finite
     """
     device, _ = devices(experiment)
@@ -162,7 +169,7 @@ def train_local(
         source = LocalRows(experiment, prepared, storage, run, teacher, name)
         reader = SyntheticReader.going_on(source.blocks, run.position, run.reading)
     try:
-        train_student(run, reader, LocalHooks(checkpoints, report, reader, source))
+        train_student(run, reader, LocalHooks(checkpoints, report, reader, source, held))
     finally:
         if source is not None and source.bank is not None:
             source.bank.join()
