@@ -67,6 +67,14 @@ def test_a_second_signal_needn_t_wait():
     assert done == ["after the first"]
 
 
+def test_a_handler_of_ctrl_c_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError), ends.restored():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise ValueError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_other_threads_have_no_signals():
     def block():
         with ends.later():

@@ -59,6 +59,19 @@ def exit_code() -> int:
 
 
 @contextmanager
+def restored() -> Iterator[None]:
+    """Undo in the end what the block does to the handler of Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def later(patient: bool = True) -> Iterator[None]:
     """Let signals wait until the block is over, which leaves something behind if it is cut, and whose time is limited.
 

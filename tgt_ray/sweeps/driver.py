@@ -16,7 +16,7 @@ import pandas as pd
 import ray
 from ray import tune
 
-from tgt_ray.core import formats, records
+from tgt_ray.core import ends, formats, records
 from tgt_ray.core.environment import environment
 from tgt_ray.core.loading import dump_yaml
 from tgt_ray.core.owner import Held
@@ -144,7 +144,8 @@ def search_trials(
         with TemporaryDirectory(prefix="tgt_ray_tune_") as place:
             tuner = make_tuner(sweep, prepared, board, held, search, recorder, min(concurrent, left), left, place)
             try:
-                tuner.fit()
+                with ends.restored():  # Tune leaves its own handler of Ctrl-C behind
+                    tuner.fit()
             except Exception:
                 if recorder.error is None:
                     raise
