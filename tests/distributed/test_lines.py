@@ -8,11 +8,12 @@ from ray.exceptions import RayError
 
 from tests.helpers.owners import held
 from tgt_ray.core import progress
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lines
 from tgt_ray.distributed.board import Board
 from tgt_ray.distributed.lines import MOST, Line, LinesOfRuns, handed_on, say
-from tgt_ray.distributed.messages import Run
+from tgt_ray.distributed.messages import Answer, Run
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.trial import LaneTrial
@@ -70,6 +71,15 @@ def test_a_sweep_names_the_trials(monkeypatch, tmp_path):
     assert [(run.id, run.called, run.since) for run in submitted] == [("7", "trial 7", 0), ("8", "trial 8", 250)]
     assert [run.folder for run in submitted] == [str(tmp_path / "train" / name) for name in "78"]
     assert submitted[0].held is owned and submitted[0].experiment.train.steps == 5
+
+
+def test_a_trial_whose_files_cannot_be_written_says_so_to_the_sweep(monkeypatch):
+    trial = LaneTrial.__new__(LaneTrial)
+    trial.name, trial.seen, trial.last_step = "7", 0, 5
+    answer = Answer(None, "x: cannot be written (No space left on device)", [], unwritten=True)
+    monkeypatch.setattr(LaneTrial, "_call", lambda self, *args: answer)
+    with pytest.raises(NotWritten, match="No space left"):
+        trial.step()
 
 
 def test_a_process_that_cannot_be_reached_stops_nothing():

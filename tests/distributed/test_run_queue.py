@@ -60,6 +60,8 @@ def test_reports_come_once_each_and_then_the_end(queue):
     assert [queue.answer("one", seen) for seen in range(3)] == [Answer({"step": 100}), Answer({"step": 200}), None]
     queue.end("one", "it broke", [{"step": 100}])
     assert queue.answer("one", 2) == Answer(None, "it broke", [{"step": 100}])
+    queue.end("one", "x: cannot be written", [], unwritten=True)
+    assert queue.answer("one", 2) == Answer(None, "x: cannot be written", [], True)
 
 
 def test_a_run_whose_worker_was_lost_is_begun_again_until_that_is_too_often(queue):

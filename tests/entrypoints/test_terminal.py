@@ -169,3 +169,11 @@ def test_long_phases_are_bars_on_a_terminal_and_lines_elsewhere(monkeypatch, fre
     screen = work()
     assert "\x1b[" in screen and "/2" in screen and "beside it" in screen
     assert "of 2 images in" not in screen  # no line beside the bar
+
+
+def test_a_log_that_somebody_has_removed_hides_no_error(tmp_path, fresh):
+    fresh()
+    storage = Storage(tmp_path)
+    with pytest.raises(RunFailed, match="taken over"), terminal.messages(), terminal.libraries_to_file(storage, "mine"):
+        (tmp_path / "logs" / "mine.log").unlink()
+        raise RunFailed("another command has taken over")

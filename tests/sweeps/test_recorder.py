@@ -109,6 +109,19 @@ def test_an_error_of_keeping_results_ends_the_sweep_and_no_trial(around):
     assert around.closed == 1 and isinstance(around.recorder.error, NotWritten)
 
 
+def test_a_trial_whose_files_cannot_be_written_ends_the_sweep_and_goes_on_with_it(around, tmp_path):
+    trial = around.trial()
+    around.report(trial, 250)
+    trial.error_file = str(tmp_path / "error.txt")
+    said = "train/1/state.pt: cannot be written (No space left on device)"
+    Path(trial.error_file).write_text(f"ray.exceptions.RayTaskError\n\ntgt_ray.core.errors.NotWritten: {said}\n")
+    around.recorder.on_trial_error(2, [trial], trial)
+    with pytest.raises(NotWritten) as err:
+        around.recorder.on_step_end(2, [trial])
+    assert str(err.value) == said
+    assert [each.name for each in Journal.read(Storage(tmp_path)).unfinished] == ["1"]
+
+
 def test_an_overtaken_driver_ends_although_there_is_nothing_to_write(around, tmp_path, monkeypatch):
     trial = around.trial()
     around.recorder.on_step_end(1, [trial])

@@ -113,14 +113,15 @@ class Board:
     def _called(self, run_id: str | None) -> str:
         return self.runs.entries[run_id].run.called if run_id is not None else ""
 
-    async def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
+    async def end(self, run_id: str, reason: str | None, history: list[Metrics], unwritten: bool = False) -> None:
         """Mark a run as over.
 
         - reason: why it failed; None where it didn't
         - history: all its reports
+        - unwritten: as in Answer
         """
         async with self.changed:
-            self.runs.end(run_id, reason, history)
+            self.runs.end(run_id, reason, history, unwritten)
             self._release_run(run_id)
             self.lines.ended(self._called(run_id))
             self.changed.notify_all()

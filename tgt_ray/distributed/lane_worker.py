@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.exceptions import RayError
 
-from tgt_ray.core.errors import RunFailed
+from tgt_ray.core.errors import NotWritten, RunFailed
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
@@ -144,7 +144,7 @@ class LaneWorker:
         from tgt_ray.distributed.coordinator import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
 
-        reason, run = None, None
+        reason, run, unwritten = None, None, False
         self.run_id = item.id
         try:
             run = self._load(item)
@@ -158,6 +158,7 @@ class LaneWorker:
             self.board.trouble.remote(item.id, str(err))
             raise
         except Exception as err:
+            unwritten = isinstance(err, NotWritten)
             reason = str(err) if isinstance(err, RunFailed) else f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
             if self.world_size > 1 or self.device != "cpu":
@@ -168,7 +169,7 @@ class LaneWorker:
             self.stream.finish()
         self._release()
         if self.rank == 0:
-            ray.get(self.board.end.remote(item.id, reason, run.history if run else []))
+            ray.get(self.board.end.remote(item.id, reason, run.history if run else [], unwritten))
         self.run_id, self.ended = None, time.perf_counter()
 
     def _measure(self, item: Run) -> None:

@@ -48,11 +48,13 @@ class Answer:
     - metrics: the report; None where the run is over
     - reason: why the run failed; None where it didn't
     - history: all reports of a run that is over
+    - unwritten: whether it failed since its files couldn't be written, so that it can go on once they can
     """
 
     metrics: Metrics | None = None
     reason: str | None = None
     history: list[Metrics] = field(default_factory=list)
+    unwritten: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Entry:
     - reports: for its trial, in order
     - history: all its reports, once it is over
     - reason: why it failed; None where it didn't
+    - unwritten: as in Answer
     - trouble: why its worker is about to give up; None: no worker of the present attempt has said so
     """
 
@@ -32,6 +33,7 @@ class Entry:
     ended: bool = False
     cancelled: bool = False
     reason: str | None = None
+    unwritten: bool = False
     trouble: str | None = None
 
 
@@ -131,7 +133,7 @@ class RunQueue:
         entry = self.entries[run_id]
         if len(entry.reports) > seen:
             return Answer(entry.reports[seen])
-        return Answer(None, entry.reason, entry.history) if entry.ended else None
+        return Answer(None, entry.reason, entry.history, entry.unwritten) if entry.ended else None
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run; its lane is free as soon as its worker notices."""
@@ -150,9 +152,12 @@ class RunQueue:
         entry = self.entries[run_id]
         entry.trouble = entry.trouble or reason
 
-    def end(self, run_id: str, reason: str | None, history: list[Metrics]) -> None:
-        """End a run; with a reason, it has failed."""
-        self.entries[run_id].history = history
+    def end(self, run_id: str, reason: str | None, history: list[Metrics], unwritten: bool = False) -> None:
+        """End a run; with a reason, it has failed.
+
+        - unwritten: as in Answer
+        """
+        self.entries[run_id].history, self.entries[run_id].unwritten = history, unwritten
         self._end(self.entries[run_id], reason)
 
     # ---- workers of lanes

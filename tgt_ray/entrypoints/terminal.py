@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TextIO
 
@@ -153,8 +153,9 @@ def _log_file(storage: Storage, name: str, folder: str) -> Iterator[IO[bytes]]:
             with path.open("ab") as file:
                 yield file
         finally:
-            if not path.stat().st_size:
-                path.unlink()
+            with suppress(FileNotFoundError):  # somebody has removed it, or the folder
+                if not path.stat().st_size:
+                    path.unlink()
         return
     with tempfile.TemporaryFile(prefix="tgt_ray-") as file:
         if storage.exists(folder, f"{name}.log"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import BEAT_S, Held
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal, Known
@@ -22,6 +23,9 @@ TUNES_OWN = {
     "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
     "config", "trial",
 }  # fmt: skip
+
+#: What the reason of a trial begins with whose files couldn't be written.
+UNWRITTEN = f"{NotWritten.__module__}.{NotWritten.__qualname__}: "
 
 Listener = Callable[[Known], None]
 
@@ -73,7 +77,10 @@ class Recorder(Unstored, Callback):
         # The local file first: the storage has it only after Tune has reported the failure.
         here = Path(trial.error_file) if trial.error_file else None
         said = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        self._safely(self._end, trial, "failed", reason_of(str(said or "")))
+        reason = reason_of(str(said or ""))
+        if reason.startswith(UNWRITTEN):  # it goes on once its files can be written
+            self.error = self.error or NotWritten(reason.removeprefix(UNWRITTEN))
+        self._safely(self._end, trial, "failed", reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._safely(self._look)

@@ -8,6 +8,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import Held
 from tgt_ray.distributed.messages import Run
 from tgt_ray.sweeps.config import SweepConfig
@@ -51,8 +52,14 @@ class LaneTrial(tune.Trainable):
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
-        """Wait for the run's next report and return it."""
+        """Wait for the run's next report and return it.
+
+        - raises NotWritten: where its files can't be written, which ends the sweep: no other trial could do better
+        - raises TrialFailed: where it ends without a result
+        """
         answer = self._call("next_report", self.name, self.seen)
+        if answer.unwritten:
+            raise NotWritten(str(answer.reason))
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
         self.seen += 1
