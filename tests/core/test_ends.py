@@ -37,6 +37,15 @@ def test_whatever_ctrl_c_does_at_the_time():
     assert seen == [signal.SIGINT]
 
 
+def test_a_process_that_ignores_ctrl_c_can_be_ended_all_the_same():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do with a command in the background
+    try:
+        with pytest.raises(KeyboardInterrupt), ends.in_order():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -51,7 +60,7 @@ def test_signals_wait_until_a_block_is_over():
     with pytest.raises(KeyboardInterrupt), ends.in_order():
         with ends.later():
             signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
             done.append("the whole block")
         done.append("more")
     assert done == ["the whole block"]
@@ -59,10 +68,10 @@ def test_signals_wait_until_a_block_is_over():
 
 def test_a_second_signal_needn_t_wait():
     done = []
-    with pytest.raises(KeyboardInterrupt), ends.later(patient=False):
-        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), ends.in_order(), ends.later(patient=False):
+        signal.raise_signal(signal.SIGTERM)
         done.append("after the first")
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         done.append("after the second")
     assert done == ["after the first"]
 

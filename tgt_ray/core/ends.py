@@ -43,7 +43,10 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
     _asked = signal.Signals(number)
     if number == signal.SIGHUP:
         _leave_lost_terminal()
-    signal.raise_signal(signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a shell has started it in the background, where Ctrl-C is ignored
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
 
 
 def _leave_lost_terminal() -> None:
