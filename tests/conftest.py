@@ -1,6 +1,7 @@
 """What tests of several folders use: a small teacher on digits, one local Ray, and the folder of real data."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,3 +217,13 @@ def _text_run(sentences, tmp_path_factory, **changes):
 
     config = experiment(sentences, explorer={"type": "none"}, **changes)
     return tgt_ray.run(config, storage=str(tmp_path_factory.mktemp("texts")), name="texts", local=True)
+
+
+@pytest.fixture
+def signals_as_usual():
+    """Signals as a terminal's command has them: tests may run under nohup, and pytest-xdist ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -13,7 +13,7 @@ from tgt_ray.core import ends
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def as_before(signals_as_usual):
     handlers = {number: signal.getsignal(number) for number in ends.ALL}
     yield
     assert {number: signal.getsignal(number) for number in ends.ALL} == handlers
@@ -110,6 +110,7 @@ def test_the_start_of_ray_does_not_change_what_sigterm_does():
 HANGS_UP = """
 import signal, sys, time
 from tgt_ray.core import ends
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 try:
     with ends.in_order():
         print("ready", flush=True)

@@ -48,7 +48,7 @@ def result(best=None, interrupted=False):
         ("sweep", asked(signal.SIGTERM), 143),
     ],
 )
-def test_commands_end_with_the_codes_of_the_page(monkeypatch, command, does, code):
+def test_commands_end_with_the_codes_of_the_page(monkeypatch, signals_as_usual, command, does, code):
     monkeypatch.setattr(api, "run" if command == "train" else "run_sweep", does)
     assert run(monkeypatch, "--quiet", of=(getattr(cli, command),)) == code
 
