@@ -267,6 +267,8 @@ class Page:
             record = self.record(name)
             if "student" in record:
                 often = f"{len(record['student'])} pairs of segments, the median of their ratios"
+            elif record.get("benchmark") == "serving":
+                often = f"{len(record['results'][0]['pairs'])} pairs of segments, the median"
             elif "repeats" in record:
                 often = f"{record['repeats']} times, the median"
             elif "found" in record:
@@ -465,6 +467,13 @@ class Page:
                 asked = [str(case["inputs"]), str(case["clients"])]
                 rows.append([record["data"], *asked, *speeds, ratio, *(figure(each, 1) for each in times)])
         return markdown(rows)
+
+    def serves(self, name: str, inputs: int, clients: int) -> float:
+        """Inputs a second of a service, over those of the loop."""
+        for case in self.record(name)["results"]:
+            if (case["inputs"], case["clients"]) == (inputs, clients):
+                return median(pair["ratio"] for pair in case["pairs"])
+        raise ResultsError(f"{name}: no case of {inputs} inputs and {clients} clients")
 
     # The platform.
 
