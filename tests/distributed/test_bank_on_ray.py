@@ -107,6 +107,7 @@ def test_a_second_run_takes_the_rows_of_the_first_bit_for_bit(lane, config, prep
     assert [each.request for each in again] == list(range(count))
 
 
+@pytest.mark.slow
 def test_generators_start_once_a_row_is_missing(lane, config, prepared, storage, tmp_path):
     """Where the bank has all rows of a run there are none; where one is damaged, they make that one."""
     count = num_requests(config, 1)

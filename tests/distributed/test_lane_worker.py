@@ -35,6 +35,7 @@ def taken(monkeypatch) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
+@pytest.mark.slow
 def test_rows_that_were_used_before_a_stop_never_come_again(ray_cluster, prepared, storage, taken, monkeypatch):
     config, folder = changed(prepared.experiment, SETTINGS), storage.within("stopped-within-a-request")
     assert config.explorer.on_policy

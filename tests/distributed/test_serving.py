@@ -113,6 +113,7 @@ def test_a_second_service_on_the_cluster_is_refused(service, of_sentences):
     assert requests.get(f"{service}/health", timeout=30).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_rows_are_shared_by_the_cluster_and_a_broken_job_goes_on(
     monkeypatch, capsys, caplog, ray_cluster, of_sentences, tmp_path

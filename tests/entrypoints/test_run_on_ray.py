@@ -89,6 +89,7 @@ def test_augmented_rows_that_the_teacher_labels_are_the_same_on_ray_and_here(ray
     np.testing.assert_allclose(there["train_loss"], here["train_loss"], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_batch(ray_cluster, prepared, storage):
     config = small(prepared, explorer__type="random", train__workers=2, pool__cpus_per_actor=0.3)
     run = api.run(config, storage=storage.root, name="two-workers")
@@ -166,6 +167,7 @@ def test_a_storage_without_a_teacher_gets_one_beside_nothing_else(ray_cluster, p
     assert run.record["teacher"]["labeler"]["reused"] is False and run.metrics.iloc[-1]["step"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_more_workers_than_the_cluster_can_place_are_refused_with_the_arithmetic(command, tmp_path):
     prefix = "experiment." if command == "sweep" else ""

@@ -27,6 +27,7 @@ def kept(folder: Path, places: list[Path]) -> Iterator[str]:
     yield str(places[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_no_file_of_a_sweep_has_a_secret(ray_cluster, tmp_path, monkeypatch):
     folder = Storage(with_secrets(monkeypatch, tmp_path).format("mine"))
