@@ -87,7 +87,7 @@ def _leave(before: Sequence[psutil.Process] | None) -> None:
 
 
 def _of_ray(process: psutil.Process) -> bool:
-    return "ray" in " ".join(process.cmdline())  # gcs_server and raylet lie in its folder
+    return any(part.startswith("ray::") or "/ray/" in part for part in process.cmdline())
 
 
 def nodes() -> list[Resources]:
