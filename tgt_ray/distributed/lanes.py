@@ -22,7 +22,13 @@ from tgt_ray.distributed.board import start_board
 from tgt_ray.distributed.cluster import nodes
 from tgt_ray.distributed.lane_worker import LaneSetup, lane_worker
 from tgt_ray.distributed.lines import say
-from tgt_ray.distributed.ray_train import RememberPlacement, backend, remove_placement, trainer_class
+from tgt_ray.distributed.ray_train import (
+    RememberPlacement,
+    backend,
+    kill_controllers,
+    remove_placement,
+    trainer_class,
+)
 from tgt_ray.distributed.resources import needs_places, worker_resources
 from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
 from tgt_ray.experiment.experiment import Experiment
@@ -41,7 +47,7 @@ HEALTH_CHECK_INTERVAL_S = 0.5
 #: How often Ray Train tries to start a lane's workers. Each attempt may wait for resources for a while.
 START_ATTEMPTS = 10
 #: Seconds that lanes may take to end.
-CLOSE_TIMEOUT_S = 15
+CLOSE_TIMEOUT_S = 12
 #: Seconds that the last lines of their workers may take.
 HUSH_TIMEOUT_S = 5
 
@@ -93,6 +99,9 @@ def _close(board: Any, threads: Sequence[threading.Thread], listener: threading.
         thread.join(timeout=max(0.0, deadline - time.time()))
     if any(thread.is_alive() for thread in threads):
         log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
+        kill_controllers()  # a thread that still waited for one when Ray ends would end the process
+        for thread in threads:
+            thread.join(timeout=HUSH_TIMEOUT_S)
     with suppress(RayActorError, GetTimeoutError):
         ray.get(board.hush.remote(), timeout=HUSH_TIMEOUT_S)
     listener.join(timeout=HUSH_TIMEOUT_S)

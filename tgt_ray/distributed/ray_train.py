@@ -169,6 +169,14 @@ def count_actors(name: str) -> int:
     return sum(name in each["ActorClassName"] for each in there)
 
 
+def kill_controllers() -> None:
+    """Kill what runs Ray Train's worker groups of this job, so that threads that wait for them go on."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    for name, actor in actors(job_id=job, actor_state_name="ALIVE").items():
+        if "TrainController" in actor["ActorClassName"]:
+            worker.global_worker.core_worker.kill_actor(ray.ActorID.from_hex(name), True)
+
+
 class WithoutHelpers:
     """Keeps a trainer from starting two actors of Ray Train that a lane doesn't need, which saves two processes a lane.
 
