@@ -50,7 +50,8 @@ def shortened(file: Path, request: pytest.FixtureRequest) -> SweepConfig:
     labeler = raw["experiment"].get("teacher", {}).get("labeler") or {"pretrain": {}}
     if "weights" in labeler and "pretrain" in labeler:  # which the user has trained before, as the file says
         sets["experiment.teacher.labeler.weights"] = None
-    sets |= {f"experiment.teacher.labeler.{key}.steps": 20 for key in ("pretrain", "finetune") if key in labeler}
+    # Enough for a labeler that names each class, which LELP needs.
+    sets |= {f"experiment.teacher.labeler.{key}.steps": 100 for key in ("pretrain", "finetune") if key in labeler}
     raw["space"] = {key: value for key, value in raw["space"].items() if not key.startswith("explorer.")}
     return SweepConfig.model_validate(
         with_overrides(SweepConfig.model_validate(raw).model_dump(mode="json"), [*sets.items()])
