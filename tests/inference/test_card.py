@@ -265,7 +265,8 @@ def test_the_metadata_name_a_library_of_the_hub_or_none(of_sentences, tmp_path, 
     student = tgt_ray.load_student(of_sentences.folder)
     export_student(student, name, tmp_path / "mine", Storage(tmp_path))
     data = ModelCard((tmp_path / "mine" / "README.md").read_text()).data
-    assert (data.library_name, data.pipeline_tag) == (library, pipeline) and tag in data.tags
+    said = data.to_dict()
+    assert (said.get("library_name"), said.get("pipeline_tag")) == (library, pipeline) and tag in said["tags"]
     assert {each.task_type for each in data.eval_results} == {"text-classification"}
 
 
