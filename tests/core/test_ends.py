@@ -78,7 +78,7 @@ def test_a_second_signal_needn_t_wait():
 
 def test_a_handler_of_ctrl_c_is_put_back():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError), ends.restored():
+    with pytest.raises(ValueError), ends.restored(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is before

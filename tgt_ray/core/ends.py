@@ -6,17 +6,36 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 #: Signals by which a system or a terminal asks a process to end.
 ASKING = (signal.SIGTERM, signal.SIGHUP)
 #: These, and Ctrl-C.
 ALL = (signal.SIGINT, *ASKING)
 
+#: What `signal.getsignal` returns, by the number of the signal.
+Handlers = Mapping[int, Any]
+
 #: What the process was asked by last, and whether it had a terminal when it began.
 _asked, _on_terminal = signal.SIGINT, any(os.isatty(number) for number in (1, 2))
+
+
+@contextmanager
+def restored(*numbers: int) -> Iterator[Handlers]:
+    """Put the handlers of signals back at the end of the block, whatever it does to them.
+
+    - yields: them by number; none in a thread other than the main one, which alone can set any
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in numbers} if main else {}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -27,14 +46,14 @@ def in_order() -> Iterator[None]:
     """
     global _asked
     _asked = signal.SIGINT
-    before = {number: signal.getsignal(number) for number in ASKING}
-    for number in ASKING:
-        if before[number] != signal.SIG_IGN:
-            signal.signal(number, _as_ctrl_c)
-    try:
+    with restored(*ASKING) as before:
+        _handle(before, _as_ctrl_c)
         yield
-    finally:
-        for number, handler in before.items():
+
+
+def _handle(before: Handlers, handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in before:
+        if before[number] != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
@@ -62,19 +81,6 @@ def exit_code() -> int:
 
 
 @contextmanager
-def restored() -> Iterator[None]:
-    """Undo in the end what the block does to the handler of Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
 def later(patient: bool = True) -> Iterator[None]:
     """Let signals wait until the block is over, which leaves something behind if it is cut, and whose time is limited.
 
@@ -83,30 +89,22 @@ def later(patient: bool = True) -> Iterator[None]:
 
     - patient: a second signal waits as well
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        handler = before[signal.Signals(number)]
+        handler = before[number]
         if len(came) > 1 and not patient and callable(handler):
             handler(number, frame)
 
-    # No mask: another thread would get the signal, and Python would run its handler in this one all the same.
-    before = {number: signal.getsignal(number) for number in ALL}
-    for number in ALL:
-        if before[number] != signal.SIG_IGN:
-            signal.signal(number, take)
-    try:
-        yield
-    except SystemExit as ended:
-        if ended.code != signal.SIGTERM:
-            raise
-        came.append(signal.SIGTERM)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with restored(*ALL) as before:
+        # No mask: another thread would get the signal, and Python would run its handler in this one all the same.
+        _handle(before, take)
+        try:
+            yield
+        except SystemExit as ended:
+            if ended.code != signal.SIGTERM:
+                raise
+            came.append(signal.SIGTERM)
     if came:
         signal.raise_signal(came[0])

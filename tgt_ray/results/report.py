@@ -163,7 +163,7 @@ def _of_trials(folder: Storage, trials: pd.DataFrame, keys: list[str], metric: s
     about = "Each point is a trial. Grey lines are the controls."
     yield _picture("Where the search has looked", about, values, width=max(6, 3.6 * len(keys)))
     shown = trials.head(CURVES)
-    curves = {trial: _reports(folder, trial) for trial in map(str, shown.trial)}
+    curves = _reports(folder, map(str, shown.trial))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -199,16 +199,18 @@ def _controls(trials: pd.DataFrame) -> list[pd.Series]:
     return [row for _, row in trials[trials.control.notna()].iterrows()]
 
 
-def _reports(folder: Storage, trial: str) -> list[dict[str, Any]]:
-    """What a trial has reported, as the sweep's journal has it; nothing where it has not begun."""
+def _reports(folder: Storage, trials: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """What trials have reported, as the sweep's journal has it; nothing of those that have not begun."""
+    out: dict[str, list[dict[str, Any]]] = {trial: [] for trial in trials}
     if lines.files_of(folder, "journal"):
         whole, _ = lines.read(folder, "journal")
-        said = [each for each in whole if each["kind"] == "report" and str(each["trial"]) == trial]
-        return [each["metrics"] for each in said]
+        for each in whole:
+            if each["kind"] == "report" and str(each["trial"]) in out:
+                out[str(each["trial"])].append(each["metrics"])
+        return out
     # A sweep of a version before 0.2, which had no journal.
-    if not folder.exists("tune", trial, "result.json"):
-        return []
-    return records.read_jsonl(folder, "tune", trial, "result.json")
+    there = [trial for trial in out if folder.exists("tune", trial, "result.json")]
+    return out | {trial: records.read_jsonl(folder, "tune", trial, "result.json") for trial in there}
 
 
 def _number(value: Any) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -144,7 +145,7 @@ def search_trials(
         with TemporaryDirectory(prefix="tgt_ray_tune_") as place:
             tuner = make_tuner(sweep, prepared, board, held, search, recorder, min(concurrent, left), left, place)
             try:
-                with ends.restored():  # Tune leaves its own handler of Ctrl-C behind
+                with ends.restored(signal.SIGINT):  # Tune leaves its own handler of Ctrl-C behind
                     tuner.fit()
             except Exception:
                 if recorder.error is None:
