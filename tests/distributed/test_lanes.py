@@ -1,7 +1,5 @@
 """Lanes that do one run after another: what came before must not show."""
 
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,14 +105,3 @@ def test_a_space_over_resources_opens_lanes_anew(ray_cluster, prepared, storage)
     )
     table = api.run_sweep(sweep, storage=storage.root, name="shapes").trials
     assert set(table.status) == {"finished"} and set(table["pool.actors"]) == {1, 2}
-
-
-@pytest.mark.slow
-def test_a_lane_that_does_not_end_in_time_leaves_no_thread_that_waits_for_ray(
-    ray_cluster, prepared, storage, monkeypatch, caplog
-):
-    monkeypatch.setattr(lanes, "CLOSE_TIMEOUT_S", 0.2)
-    with lanes.open_lanes("test of a late lane", experiment(prepared.experiment), 1, storage):
-        time.sleep(2)  # it starts
-    assert "some lanes have not ended after" in caplog.text
-    assert [each for each in threading.enumerate() if "_keep_open" in each.name] == []
