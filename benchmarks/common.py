@@ -141,8 +141,12 @@ def run_options(parser: argparse.ArgumentParser, picture: str | None) -> None:
     parser.add_argument("--plot", metavar="FILE.png", help=f"{picture}, as a picture")
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help="take finished runs of the same experiment and teacher from the storage, whichever commit made them",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="RECORD.json",
+        help="take finished runs of the same experiment and teacher from the storage, and from a record, whichever"
+        " commit made them",
     )
 
 

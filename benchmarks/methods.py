@@ -11,6 +11,7 @@ what `python -m tgt_ray.train --local` does. benchmarks/README.md says what is m
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -247,7 +248,7 @@ def run_all(
     """Run every method with every seed in --jobs processes.
 
     Each finished run is kept in the storage; with --resume those of the same experiment and teacher are taken from
-    there, with the commit that made them.
+    there, and from the record that it names, with the commit that made them.
 
     - metric: shown as runs finish
     - kind: what the names of kept runs begin with, where `run` does something else with an experiment
@@ -256,9 +257,11 @@ def run_all(
     """
     # Runs go seed by seed, so that an interrupted benchmark has all methods on the same seeds.
     wanted = [(method, with_seed(each, seed)) for seed in seeds for method, each in experiments.items()]
+    if isinstance(args.resume, str):
+        keep_runs_of(args.resume, storage, kind)
     results, missing = [], []
     for method, experiment in wanted:
-        file = f"{kind}{run_name(experiment, prepared)}.json"
+        file = f"{kind}{run_name(experiment, prepared.fingerprints)}.json"
         if args.resume and storage.exists(RUNS, file):
             results.append({**records.read_json(storage, RUNS, file), "method": method})
         else:
@@ -279,10 +282,28 @@ def run_all(
     return sorted(results, key=lambda result: (order.index(result["method"]), result["seed"]))
 
 
-def run_name(experiment: Experiment, prepared: Prepared) -> str:
+def keep_runs_of(file: str, storage: Storage, kind: str) -> None:
+    """Keep a record's runs in the storage, as if they had been made there.
+
+    They serve this benchmark as far as experiment, data and teacher are the same, to the last byte.
+
+    - raises ConfigError: if it's no record of such runs
+    """
+    try:
+        record = json.loads(Path(file).read_text(encoding="utf-8"))
+        experiments = {name: validate(Experiment, each) for name, each in record["methods"].items()}
+        for result in record["results"]:
+            times = f" x {result['times']}" if "times" in result else ""
+            experiment = with_seed(experiments[result["method"] + times], result["seed"])
+            records.write_json(storage, result, RUNS, f"{kind}{run_name(experiment, record['fingerprints'])}.json")
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ConfigError(f"--resume: {file} is no record of methods.py or schedules.py: {err}") from err
+
+
+def run_name(experiment: Experiment, fingerprints: dict[str, Any]) -> str:
     """Name a run in the storage by its experiment with its seed, its data and its teacher."""
     # What anchors are to the last bit follows from the others, as far as results are compared.
-    made_from = {name: value for name, value in prepared.fingerprints.items() if name != "anchors"}
+    made_from = {name: value for name, value in fingerprints.items() if name != "anchors"}
     return digest(experiment.model_dump(mode="json"), made_from)
 
 

@@ -1,7 +1,7 @@
 """Compare ways to use a teacher over schedules of different lengths, with synthetic rows that trials share.
 
 python benchmarks/schedules.py --data digits|FOLDER [--times 1,3,6,12] [--rows 64000] [--seeds 5] [--jobs N] [--flip]
-    [--methods A,B] [--storage DIR] [--out FILE.json] [--plot FILE.png] [--resume] [--set KEY=VALUE ...]
+    [--methods A,B] [--storage DIR] [--out FILE.json] [--plot FILE.png] [--resume [RECORD.json]] [--set KEY=VALUE ...]
 python benchmarks/schedules.py --show FILE.json[,FILE.json ...] [--plot FILE.png]
 
 Of several records the picture has a part for each.

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +80,20 @@ def test_finished_runs_are_kept_and_only_what_is_missing_is_trained(tmp_path, tr
     assert "other commits" not in methods.render(first)
 
 
+def test_runs_of_a_record_serve_a_storage_that_never_made_them(tmp_path, trained):
+    first = measure(tmp_path / "one", 1, "one_hot,distillation")
+    common.write_record(first, tmp_path / "record.json")
+    record = str(tmp_path / "record.json")
+    more = measure(tmp_path / "two", 2, "one_hot,distillation", resume=record)
+    assert trained[2:] == [("one_hot", 1), ("distillation", 1)]
+    assert more["results"][0] == first["results"][0]
+    measure(tmp_path / "three", 1, "one_hot", resume=record, teacher__labeler__pretrain__seed=1)
+    assert trained[4:] == [("one_hot", 0)], "another teacher's runs are no runs of this one"
+    (tmp_path / "record.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"record\.json is no record of methods\.py or schedules\.py"):
+        measure(tmp_path / "two", 1, "one_hot", resume=record)
+
+
 def test_anchors_as_they_are_are_a_method_of_the_same_teacher(tmp_path, trained):
     record = measure(tmp_path, 1, "anchors,random")
     assert [each["method"] for each in record["results"]] == ["anchors", "random"]
@@ -99,11 +112,11 @@ def test_a_run_of_something_else_is_not_taken_for_it(tmp_path, trained):
 def test_what_anchors_are_to_the_last_bit_names_no_run():
     """Which answers anchors have follows from the methods beside it."""
     fingerprints = {"labeler": "a", "anchors": {"columns": {}}}
-    one = methods.run_name(Experiment(), SimpleNamespace(fingerprints=fingerprints))
+    one = methods.run_name(Experiment(), fingerprints)
     more = {**fingerprints, "anchors": {"columns": {"logits": "b"}}}
-    assert methods.run_name(Experiment(), SimpleNamespace(fingerprints=more)) == one
+    assert methods.run_name(Experiment(), more) == one
     other = {**fingerprints, "labeler": "c"}
-    assert methods.run_name(Experiment(), SimpleNamespace(fingerprints=other)) != one
+    assert methods.run_name(Experiment(), other) != one
 
 
 def test_changes_of_inputs_have_a_strength_of_their_own():
