@@ -24,9 +24,8 @@ def test_rows_of_all_workers_are_summed(rank, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lane_worker, "gathered", gathered)
     stream = SimpleNamespace(metrics=lambda: said(20, 0.25), world_size=2)
-    board = SimpleNamespace(cancelled=SimpleNamespace(remote=lambda run: None))
     item = SimpleNamespace(id="run", folder=str(tmp_path))
-    found = LaneHooks(item, board, stream, rank, {}, None).stream_metrics()
+    found = LaneHooks(item, None, stream, rank, {}, None).stream_metrics()
     assert found == ({**said(50, 0.75), "rows_found": 20} if rank == 0 else {})
 
 
@@ -37,9 +36,8 @@ def test_a_run_without_synthetic_rows_says_nothing(tmp_path):
 
 def test_a_lane_whose_driver_was_overtaken_writes_no_checkpoint(tmp_path, monkeypatch):
     owned = held(Storage(tmp_path / "sweep"))
-    board = SimpleNamespace(cancelled=SimpleNamespace(remote=lambda run: None))
     item = Run("7", None, (), str(tmp_path / "sweep" / "train" / "7"), held=owned)
-    hooks = LaneHooks(item, board, None, 0, {}, None)
+    hooks = LaneHooks(item, SimpleNamespace(), None, 0, {}, None)
     (tmp_path / "sweep" / "owner-000002.lock").write_text("{}")
     run = SimpleNamespace(plan=SimpleNamespace(world_size=1))
     monkeypatch.setattr("tgt_ray.training.checkpoint.rest_of", lambda run, reader: None)

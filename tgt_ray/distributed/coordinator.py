@@ -14,10 +14,12 @@ resumes from its checkpoint.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayActorError
 
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.messages import Grant, Job, Spent
@@ -76,7 +78,8 @@ class Coordinator:
 
     async def _release(self, job: Job | None) -> None:
         if self.board is not None and job is not None:
-            await self.board.release.remote(job.owner)
+            with suppress(RayActorError):  # it was lost, with all claims
+                await self.board.release.remote(job.owner)
 
     async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
         """Grant the `place`-th request of a slot as soon as there is one and the window allows it.
@@ -140,7 +143,10 @@ class Coordinator:
     async def _is_mine(self, index: int) -> bool:
         if self.board is None or self.job is None or self.job.bank is None or self.alone:
             return True
-        claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.job.owner)
+        try:
+            claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.job.owner)
+        except RayActorError:  # it was lost, with all claims: at worst another lane makes the same rows as well
+            return True
         return claimed
 
     async def demand(self, number: int, index: int) -> None:

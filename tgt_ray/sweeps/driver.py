@@ -76,7 +76,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, jour
         sweep.unchanged_anchors(),
         begun=Begun.of(before, "sweep") if before is not None else None,
         changes=sweep.augmented_rows(),
-    ) as (board, prepared):
+    ) as (link, prepared):
         log_teacher(prepared)
         student = prepared.student
         banks = about_banks(sweep, row_bytes(student.input_shape, student.num_classes))
@@ -91,9 +91,9 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, jour
             Path(held.folder.base).name,
         )
         reference = (ray.put(prepared),)
-        search_trials(sweep, reference, board, held, journal, concurrent)
+        search_trials(sweep, reference, link, held, journal, concurrent)
         table = finish(sweep, held, journal)
-        measure_best(sweep, table, board, reference, held)
+        measure_best(sweep, table, link.board, reference, held)
     return table
 
 
@@ -118,7 +118,12 @@ def begin(
 
 
 def search_trials(
-    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, held: Held, journal: Journal, concurrent: int
+    sweep: SweepConfig,
+    prepared: tuple[Any, ...],
+    link: lanes.DriverLink,
+    held: Held,
+    journal: Journal,
+    concurrent: int,
 ) -> None:
     """Train the trials that have not ended.
 
@@ -143,7 +148,7 @@ def search_trials(
     else:
         # Tune's own files, which nothing reads.
         with TemporaryDirectory(prefix="tgt_ray_tune_") as place:
-            tuner = make_tuner(sweep, prepared, board, held, search, recorder, min(concurrent, left), left, place)
+            tuner = make_tuner(sweep, prepared, link, held, search, recorder, min(concurrent, left), left, place)
             try:
                 with ends.restored(signal.SIGINT):  # Tune leaves its own handler of Ctrl-C behind
                     tuner.fit()
@@ -157,7 +162,7 @@ def search_trials(
 def make_tuner(
     sweep: SweepConfig,
     prepared: tuple[Any, ...],
-    board: Any,
+    link: lanes.DriverLink,
     held: Held,
     search: JournalSearch,
     recorder: Recorder,
@@ -174,7 +179,8 @@ def make_tuner(
     filter_tune_messages()
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal has what they write
     known = {each.name: each.step for each in recorder.journal.unfinished}
-    trainable = tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, held=held, known=known)
+    shared = {"sweep": sweep, "board": link.board, "prepared": prepared, "held": held, "known": known}
+    trainable = tune.with_parameters(LaneTrial, **shared)
     return tune.Tuner(
         tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
@@ -191,7 +197,7 @@ def make_tuner(
             name="tune",
             storage_path=place,
             verbose=0,
-            callbacks=[recorder, CancelRuns(board)],
+            callbacks=[recorder, CancelRuns(link)],
             # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
             failure_config=tune.FailureConfig(max_failures=0),
             # The runs write checkpoints themselves.

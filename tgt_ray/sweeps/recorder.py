@@ -11,6 +11,7 @@ from ray.tune import Callback
 
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import BEAT_S, Held
+from tgt_ray.distributed.lanes import DriverLink
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal, Known
 from tgt_ray.sweeps.search import JournalSearch
@@ -128,14 +129,14 @@ class Recorder(Unstored, Callback):
 class CancelRuns(Unstored, Callback):
     """Cancels the runs of trials that Tune stops, which frees their lanes.
 
-    - board: of the sweep's lanes
+    - lanes: of the sweep
     """
 
-    def __init__(self, board: Any):
-        self.board = board
+    def __init__(self, lanes: DriverLink):
+        self.lanes = lanes
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.board.cancel.remote(trial.config["trial"])
+        self.lanes.cancel(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.board.cancel.remote(trial.config["trial"])
+        self.lanes.cancel(trial.config["trial"])

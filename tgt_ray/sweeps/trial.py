@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import Held
+from tgt_ray.distributed.link import following
 from tgt_ray.distributed.messages import Run
 from tgt_ray.sweeps.config import SweepConfig
 
@@ -44,11 +44,12 @@ class LaneTrial(tune.Trainable):
     def _submit(self, values: dict[str, Any]) -> None:
         self.name = values["trial"]
         experiment = self.sweep.trial_experiment({key: value for key, value in values.items() if key != "trial"})
-        self.seen, self.last_step = 0, experiment.train.steps
+        self.seen, self.last_step = -1, experiment.train.steps  # the step of the last report
         folder, called = self.held.folder.within("train", self.name).root, f"trial {self.name}"
         run = Run(
             self.name, experiment, self.prepared, folder, called, since=self.known.get(self.name, 0), held=self.held
         )
+        self.link = following(self.board, run)
         self._call("submit", run)
 
     def step(self) -> dict[str, Any]:
@@ -62,11 +63,11 @@ class LaneTrial(tune.Trainable):
             raise NotWritten(str(answer.reason))
         if answer.metrics is None:
             raise TrialFailed(answer.reason or "its run was stopped")
-        self.seen += 1
+        self.seen = answer.metrics["step"]
         return {**answer.metrics, "done": answer.metrics["step"] >= self.last_step}
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
-            return ray.get(getattr(self.board, method).remote(*args))
+            return self.link.call(method, *args)
         except RayActorError as err:
             raise TrialFailed("the actor between trials and lanes was lost") from err
