@@ -50,6 +50,9 @@ from tgt_ray.training.files import kept_files
 
 log = logging.getLogger(__name__)
 
+#: How many processes of Tune's a trial may have: as many as are lost are replaced.
+PROCESSES_OF_A_TRIAL = 4
+
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, journal: Journal) -> pd.DataFrame:
     """Run a sweep on the connected cluster, or go on with it where its journal has begun.
@@ -178,6 +181,7 @@ def make_tuner(
     """
     filter_tune_messages()
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal has what they write
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that fails has no metric
     known = {each.name: each.step for each in recorder.journal.unfinished}
     shared = {"sweep": sweep, "board": link.board, "prepared": prepared, "held": held, "known": known}
     trainable = tune.with_parameters(LaneTrial, **shared)
@@ -198,8 +202,8 @@ def make_tuner(
             storage_path=place,
             verbose=0,
             callbacks=[recorder, CancelRuns(link)],
-            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
-            failure_config=tune.FailureConfig(max_failures=0),
+            # Of its process alone: a lane replaces its lost workers, and a run that fails is no error here.
+            failure_config=tune.FailureConfig(max_failures=PROCESSES_OF_A_TRIAL - 1),
             # The runs write checkpoints themselves.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
