@@ -7,7 +7,7 @@ and workers of lanes tell it what they know (see `link.py`). What must survive a
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from typing import Any
 
 import ray
@@ -17,11 +17,15 @@ from tgt_ray.distributed.claims import Claims, Owner
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.lines import Line, LinesOfRuns
 from tgt_ray.distributed.messages import Answer, Metrics, Opened, Run
+from tgt_ray.distributed.pulse import BEAT_S, Place, Sign
 from tgt_ray.distributed.run_queue import Overview, RunQueue
+from tgt_ray.distributed.watchdog import Signs
 from tgt_ray.experiment.experiment import Experiment
 
 #: Seconds that the workers of lanes have to tell a board that is back which runs they have.
 TO_BE_HEARD_S = 30.0
+#: Seconds without a sign of life after which a process isn't asked for any more: the driver's watchdog remembers it.
+GONE_S = 3 * BEAT_S
 
 
 class Board:
@@ -39,6 +43,7 @@ class Board:
         self.lines, self.silent = LinesOfRuns(), False
         self.changed = asyncio.Condition()
         self.claims = Claims()
+        self.processes: dict[Place, tuple[Sign, float]] = {}  # with when the sign came
 
     # ---- coordinators
 
@@ -179,9 +184,25 @@ class Board:
             self.runs.give_up_waiting()
             self.changed.notify_all()
 
-    async def alive(self) -> tuple[str, int]:
-        """Give a sign of life: the node and the number of this process."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    async def pulse(self, place: Place, sign: Sign) -> None:
+        """Take a sign of life of a process."""
+        self.processes[place] = sign, time.monotonic()
+
+    async def signs(self) -> Signs:
+        """Say which processes give signs of life."""
+        return Signs(Place.here(), self._alive(), self.runs.reports())
+
+    def _alive(self) -> dict[Place, Sign]:
+        now = time.monotonic()
+        self.processes = {place: said for place, said in self.processes.items() if now - said[1] < GONE_S}
+        return {place: sign for place, (sign, _) in self.processes.items()}
+
+    async def is_busy(self, lane: str) -> bool | None:
+        """Say whether a generator of a lane works on something; None where none gives signs of life."""
+        busy = [
+            sign.busy for sign in self._alive().values() if sign.lane == lane and sign.who.startswith("a generator")
+        ]
+        return any(busy) if busy else None
 
     async def open_lane(self, name: str) -> Experiment | None:
         """Wait until there is an answer: the experiment for whose resources to open the lane, or None to end it."""

@@ -24,6 +24,7 @@ from tgt_ray.core.stored import Damaged
 from tgt_ray.distributed.lines import Line, handed_on
 from tgt_ray.distributed.link import HeldRun, Link
 from tgt_ray.distributed.messages import BankPlace, Opened, Run
+from tgt_ray.distributed.pulse import Pulse
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import threads_of
 
@@ -83,15 +84,34 @@ class LaneWorker:
         self.ended: float | None = None  # when the previous run was over
         self.run_id: str | None = None  # of the run that is worked on
         self.held: Bank | None = None  # the present run's
+        self.hooks: LaneHooks | None = None  # of the run that it trains
+        self.pulse = Pulse(setup.board, lambda: self._who(), setup.name, self._doing)
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.uses_pool else None
+
+    def _who(self) -> str:
+        return f"worker {self.rank} of {self.setup.name}" if self.world_size > 1 else f"the worker of {self.setup.name}"
+
+    def _doing(self) -> str:
+        if self.run_id is None:
+            return "waits for a run"
+        return self.hooks.doing if self.hooks is not None else "loads its run"
 
     def _open_stream(self) -> SyntheticStream:
         from tgt_ray.distributed.stream import SyntheticStream
 
         pool, board = self.setup.plan.pool, self.setup.board
         at_once = not self.setup.rows_there
-        return SyntheticStream(pool, self.setup.storage_root, self.rank, self.world_size, board=board, at_once=at_once)
+        return SyntheticStream(
+            pool,
+            self.setup.storage_root,
+            self.rank,
+            self.world_size,
+            board=board,
+            at_once=at_once,
+            lane=self.setup.name,
+            limit=self.setup.plan.train.watchdog,
+        )
 
     def get_ready(self) -> None:
         """Import and set up what every run needs, before the first one comes."""
@@ -110,6 +130,7 @@ class LaneWorker:
         self.link.call("say", self.run_id, line)
 
     def close(self) -> None:
+        self.pulse.stop()
         if self.stream is not None:
             self.stream.close()
         self._release()
@@ -240,7 +261,11 @@ class LaneWorker:
         hooks = LaneHooks(item, held, stream, self.rank, times, reader)
         for report in item.to_send_again(run.history) if self.rank == 0 else ():
             hooks.send(report)  # resumed: it may have been lost with its process
-        train_student(run, reader, hooks, is_main=self.rank == 0)
+        self.hooks = hooks
+        try:
+            train_student(run, reader, hooks, is_main=self.rank == 0)
+        finally:
+            self.hooks = None
 
     def _begin(self, item: Run, run: StudentRun, first: int) -> Iterator[Block]:
         """Begin the run's job at the request with index `first`, and return its blocks.
@@ -311,6 +336,15 @@ class LaneHooks:
         self.item, self.held, self.stream, self.rank = item, held, stream, rank
         self.times, self.reader = times, reader
         self.folder = Storage(item.folder)
+        self.writes = False
+
+    @property
+    def doing(self) -> str:
+        """What the worker does, for messages."""
+        if self.writes:
+            return "writes its checkpoint"
+        waited = self.stream.waits_for if self.stream is not None else None
+        return "trains" if waited is None else f"waits for synthetic rows (request {waited} of its own)"
 
     def stopped(self) -> bool:
         return self.held is not None and self.held.is_over()
@@ -343,7 +377,9 @@ class LaneHooks:
         if self.item.held is not None:
             self.item.held.check()
         # The checkpoint comes first, so that nothing that was reported can be lost.
+        self.writes = True
         states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder)
+        self.writes = False
         self.send(metrics)
 
     def send(self, metrics: dict[str, Any]) -> None:

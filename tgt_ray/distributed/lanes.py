@@ -33,6 +33,7 @@ from tgt_ray.distributed.ray_train import (
 )
 from tgt_ray.distributed.resources import LaneShape, needs_places, worker_resources
 from tgt_ray.distributed.teacher_tasks import prepare_on_ray, teacher_on_ray
+from tgt_ray.distributed.watchdog import Watchdog
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives import Objective
 from tgt_ray.tasks import TaskData
@@ -108,6 +109,7 @@ def open_lanes(
     - rows_there: as for LaneSetup
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_INTERVAL_S)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(plan.train.watchdog)
     if len(nodes()) == 1:
         # It saves a process: where there is a single node, nothing survives its preemption anyway.
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
@@ -118,12 +120,14 @@ def open_lanes(
         shared = link, storage.root, rows_there, folder
         threads = [threading.Thread(target=_keep_open, args=(name, *shared), daemon=True) for name in names]
         listener = threading.Thread(target=_listen, args=(link,), daemon=True)
+        watchdog = Watchdog(link.board, plan.train.watchdog)
         for thread in (*threads, listener):
             thread.start()
         try:
             yield link
         finally:
             with ends.later():  # threads that ask Ray after its end would end the process
+                watchdog.stop()
                 _close(link, threads, listener)
 
 

@@ -129,6 +129,11 @@ class RunQueue:
                 lanes.append(LaneState(name, run, lane.taken, generators, lane.placement))
         return Overview(tuple(lanes), len(self.queue))
 
+    def reports(self) -> dict[str, tuple[str, int]]:
+        """Say by lane how its run is called, and how many reports have come of that."""
+        held = [entry for entry in self.entries.values() if entry.lane is not None and not entry.ended]
+        return {str(entry.lane): (entry.run.called, len(entry.reports)) for entry in held}
+
     # ---- runs
 
     def submit(self, run: Run) -> None:

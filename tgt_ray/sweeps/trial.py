@@ -9,6 +9,7 @@ from ray import tune
 from tgt_ray.core.owner import Held
 from tgt_ray.distributed.link import following
 from tgt_ray.distributed.messages import Run
+from tgt_ray.distributed.pulse import Pulse
 from tgt_ray.sweeps.config import SweepConfig
 
 #: Keys of the last result of a trial that fails: why it did, and whether that was since its files couldn't be written.
@@ -31,6 +32,8 @@ class LaneTrial(tune.Trainable):
         known: dict[str, int],
     ) -> None:
         self.sweep, self.board, self.prepared, self.held, self.known = sweep, board, prepared, held, known
+        self.name = config["trial"]
+        self.pulse = Pulse(board, lambda: f"the process of trial {self.name}", "", lambda: "waits for a report")
         self._submit(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
