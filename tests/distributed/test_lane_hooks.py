@@ -8,8 +8,9 @@ from tests.helpers.owners import held
 from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lane_worker
-from tgt_ray.distributed.lane_worker import LaneHooks
+from tgt_ray.distributed.lane_worker import LaneHooks, LaneSetup, LaneWorker
 from tgt_ray.distributed.messages import Run
+from tgt_ray.experiment.experiment import Experiment
 
 
 def said(made: int, wait: float) -> dict:
@@ -27,6 +28,16 @@ def test_rows_of_all_workers_are_summed(rank, tmp_path, monkeypatch):
     item = SimpleNamespace(id="run", folder=str(tmp_path))
     found = LaneHooks(item, None, stream, rank, {}, None).stream_metrics()
     assert found == ({**said(50, 0.75), "rows_found": 20} if rank == 0 else {})
+
+
+def test_a_worker_tells_a_board_that_is_back_of_no_run_that_is_over(monkeypatch):
+    worker, told = object.__new__(LaneWorker), []
+    worker.board, worker.rank, worker.setup = None, 0, LaneSetup("a", None, Experiment(), "root")
+    monkeypatch.setattr(lane_worker, "HeldRun", lambda *args: SimpleNamespace(tell=told.append))
+    monkeypatch.setattr(LaneWorker, "_lane", lambda self: None)
+    monkeypatch.setattr(LaneWorker, "_measure", lambda self, item: self.link.tell("while it has it"))
+    worker.work(Run("7", Experiment(), (), "folder", measures=True))
+    assert told == ["while it has it"] and worker.link.tell is None
 
 
 def test_a_run_without_synthetic_rows_says_nothing(tmp_path):

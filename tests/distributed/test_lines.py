@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayError
 
 from tests.helpers.owners import held
 from tgt_ray.core import progress
-from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lines
 from tgt_ray.distributed.board import Board
 from tgt_ray.distributed.lines import MOST, Line, LinesOfRuns, handed_on, say
 from tgt_ray.distributed.messages import Answer, Run
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.sweeps import trial as subject
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.trial import LaneTrial
 
@@ -62,7 +63,9 @@ def test_what_is_for_the_user_is_handed_on_and_the_rest_stays(monkeypatch, capsy
 
 def test_a_sweep_names_the_trials(monkeypatch, tmp_path):
     submitted: list[Run] = []
-    monkeypatch.setattr(LaneTrial, "_call", lambda self, method, run: submitted.append(run))
+    called = SimpleNamespace(call=lambda method, run: submitted.append(run))
+    monkeypatch.setattr(subject, "following", lambda board, run: called)
+    monkeypatch.setattr(subject, "Pulse", lambda *args: None)
     monkeypatch.setattr(LaneTrial, "trial_id", "3f2a81c0")  # Tune's own, which appears nowhere
     owned = held(Storage(tmp_path))
     trial = LaneTrial.__new__(LaneTrial)
@@ -76,10 +79,9 @@ def test_a_sweep_names_the_trials(monkeypatch, tmp_path):
 def test_a_trial_whose_files_cannot_be_written_says_so_to_the_sweep(monkeypatch):
     trial = LaneTrial.__new__(LaneTrial)
     trial.name, trial.seen, trial.last_step = "7", 0, 5
-    answer = Answer(None, "x: cannot be written (No space left on device)", [], unwritten=True)
-    monkeypatch.setattr(LaneTrial, "_call", lambda self, *args: answer)
-    with pytest.raises(NotWritten, match="No space left"):
-        trial.step()
+    said = "x: cannot be written (No space left on device)"
+    trial.link = SimpleNamespace(call=lambda *args: Answer(None, said, [], unwritten=True))
+    assert trial.step() == {"failure": said, "unwritten": True, "done": True}
 
 
 def test_a_process_that_cannot_be_reached_stops_nothing():

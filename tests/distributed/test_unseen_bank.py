@@ -21,6 +21,7 @@ def test_a_worker_does_not_wait_for_lanes_whose_rows_it_cannot_see(tmp_path):
     bank.folder.fs.broken = {"get_file_info"}
     stream = object.__new__(SyntheticStream)
     stream.beyond, stream.next, stream.there, stream.waiting, stream.look_s = 0, 0, frozenset(), {}, 0.01
+    stream.limit = float("inf")
     stream.banked = BankedRows(bank, lambda index: stream._next(job, index), 5)
 
     def make_it_yourself(number: int) -> None:

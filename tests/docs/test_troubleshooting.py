@@ -197,7 +197,7 @@ def test_messages_are_found_in_all_their_forms(found):
         "task.data.image_shape: … needs … bytes, … has …",
         "the labeler agrees with itself on … % of the generator's reconstructions",
         "…: has …; left out",
-        "its workers were lost … times, train.max_failures is …",
+        "its workers were lost … times after step …",
         "the task's answers are classes, not documents",
         "the trial's process was lost",
     ):

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import ray
 
 from tgt_ray.core import progress
 from tgt_ray.distributed.messages import Answer
@@ -24,15 +23,14 @@ def test_a_run_on_ray_says_at_its_reports_what_is_left(monkeypatch, caplog, step
     now, history = [100.0], [{"step": step, "balanced_accuracy": 50.0} for step in steps]
     answers = [*(Answer(each) for each in history), Answer(None, None, history)]
 
-    def next_report(run_id: str, seen: int) -> Answer:
+    def call(method: str, run_id: str, after: int) -> Answer:
+        assert method == "next_report"
         now[0] += 10
-        return answers[seen]
+        return answers[sum(step <= after for step in steps)]
 
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(ray, "get", lambda answer: answer)
-    board = SimpleNamespace(next_report=SimpleNamespace(remote=next_report))
     config = Experiment.model_validate({"train": {"steps": 1000}})
-    assert api._followed(config, board, "run") == answers[-1]
+    assert api._followed(config, SimpleNamespace(call=call), "run") == answers[-1]
     assert [line for line in caplog.messages if line.startswith("step ")] == [
         f"step {step}: balanced_accuracy 50" for step in steps
     ]

@@ -35,11 +35,8 @@ class Board:
     it doesn't know it.
     """
 
-    def __init__(
-        self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True, anew: bool | None = None
-    ):
-        lost_before = _is_back() if anew is None else anew
-        self.runs = RunQueue(plan, lanes, max_rebuilds, warm, lost_before)
+    def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
+        self.runs = RunQueue(plan, lanes, max_rebuilds, warm, anew=_is_back())
         self.lines, self.silent = LinesOfRuns(), False
         self.changed = asyncio.Condition()
         self.claims = Claims()
@@ -90,7 +87,7 @@ class Board:
         - plan: for whose resources the lane was placed
 
         A lane that asks while it still has a run has lost its worker. It gets the same run again, unless that has
-        happened more often than `train.max_failures` allows.
+        happened too often.
         """
         async with self.changed:
             call = self.runs.asked(name, plan)
@@ -199,9 +196,7 @@ class Board:
 
     async def is_busy(self, lane: str) -> bool | None:
         """Say whether a generator of a lane works on something; None where none gives signs of life."""
-        busy = [
-            sign.busy for sign in self._alive().values() if sign.lane == lane and sign.who.startswith("a generator")
-        ]
+        busy = [sign.busy for sign in self._alive().values() if sign.lane == lane and sign.busy is not None]
         return any(busy) if busy else None
 
     async def open_lane(self, name: str) -> Experiment | None:
@@ -255,7 +250,9 @@ def start_board(name: str, plan: Experiment, lanes: list[str], max_rebuilds: int
 
 def _is_back() -> bool:
     """Return whether this process is an actor that was lost before."""
-    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return False
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def board_name(folder: Storage) -> str:

@@ -85,7 +85,7 @@ class LaneWorker:
         self.run_id: str | None = None  # of the run that is worked on
         self.held: Bank | None = None  # the present run's
         self.hooks: LaneHooks | None = None  # of the run that it trains
-        self.pulse = Pulse(setup.board, lambda: self._who(), setup.name, self._doing)
+        self.pulse = Pulse(setup.board, self._who, setup.name, self._doing)
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.uses_pool else None
 
@@ -130,10 +130,10 @@ class LaneWorker:
         self.link.call("say", self.run_id, line)
 
     def close(self) -> None:
-        self.pulse.stop()
         if self.stream is not None:
             self.stream.close()
         self._release()
+        self.pulse.stop()
 
     def _release(self) -> None:
         """Let others remove the bank of the run that is over."""
@@ -165,7 +165,11 @@ class LaneWorker:
         self.link = HeldRun(self.board, self._lane(), item) if self.rank == 0 else Link(self.board)
         if item.measures:
             self._measure(item)
-            return
+        else:
+            self._work(item)
+        self.link = Link(self.board)  # a board that comes back must not take the run to be still here
+
+    def _work(self, item: Run) -> None:
         from tgt_ray.distributed.coordinator import StreamLost
         from tgt_ray.training.run import Diverged, Stopped
 

@@ -121,7 +121,7 @@ def open_lanes(
         threads = [threading.Thread(target=_keep_open, args=(name, *shared), daemon=True) for name in names]
         listener = threading.Thread(target=_listen, args=(link,), daemon=True)
         watchdog = Watchdog(link.board, plan.train.watchdog)
-        for thread in (*threads, listener):
+        for thread in (*threads, listener, watchdog.thread):
             thread.start()
         try:
             yield link

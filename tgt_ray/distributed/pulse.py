@@ -45,14 +45,14 @@ class Sign:
     - who: gives it, as messages call it
     - lane: that it belongs to; empty: none
     - doing: what it does, for messages
-    - busy: whether that is work, and not waiting
+    - busy: of a generator, whether that is work, and not waiting; None: it is none
     - beat: counts the signs of this process
     """
 
     who: str
     lane: str
     doing: str
-    busy: bool
+    busy: bool | None
     beat: int
 
 
@@ -64,7 +64,7 @@ class Pulse:
     - board: the actor's handle
     - who, lane: as in Sign; a function, since it may change
     - doing: says what the process does
-    - busy: says whether that is work
+    - busy: as in Sign
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Pulse:
         who: Callable[[], str],
         lane: str,
         doing: Callable[[], str],
-        busy: Callable[[], bool] = lambda: True,
+        busy: Callable[[], bool | None] = lambda: None,
     ):
         self.board, self.who, self.lane, self.doing, self.busy = board, who, lane, doing, busy
         self.stopped = threading.Event()

@@ -73,7 +73,7 @@ class Watchdog:
 
     - board: the actor's handle
     - limit: seconds without a sign
-    - ended: counts the processes that it has ended, by what they are
+    - thread: looks now and then once it is started
     """
 
     def __init__(self, board: Any, limit: float, clock: Callable[[], float] = time.monotonic):
@@ -82,10 +82,8 @@ class Watchdog:
         self.at: tuple[Place | None, float] = None, clock()  # of the board, and when it has answered
         self.late = Late(limit)
         self.asked: Any = None
-        self.ended: dict[str, int] = {}
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self.thread.start()
 
     def stop(self) -> None:
         """Look no more."""
@@ -109,12 +107,13 @@ class Watchdog:
             asked, self.asked = self.asked, None
             self._take(ray.get(asked), now)
         elif self.at[0] is not None and now - self.at[1] > self.limit:
-            self._end(self.at[0], BOARD, now - self.at[1])
-            self.at, self.asked = (None, now), None
+            self._replace(self.at[0], BOARD, now - self.at[1])
+            self.at, self.asked = (None, self.at[1]), None
         for place, (sign, since) in list(self.seen.items()):
-            if now - since > self.limit and self.at[0] is not None:
+            heard = self.at[1] - since  # of what isn't heard while the board hangs nothing is known
+            if heard > self.limit:
                 del self.seen[place]
-                self._end(place, sign.who, now - since, sign.doing)
+                self._replace(place, sign.who, heard, sign.doing)
 
     def _take(self, signs: Signs, now: float) -> None:
         if signs.place != self.at[0]:  # the board is new, and processes have a while to be heard by it
@@ -129,14 +128,13 @@ class Watchdog:
             often = f" (usually one comes after {usual:.0f} s)" if usual is not None else ""
             log.warning("%s: no report for %.0f s%s: %s", run or "the run", seconds, often, said)
 
-    def _end(self, place: Place, who: str, seconds: float, doing: str = "") -> None:
+    def _replace(self, place: Place, who: str, seconds: float, doing: str = "") -> None:
         try:
             if not end_process(place):
                 return  # it has ended in order
         except RayError as err:
             log.warning("%s gives no sign of life for %.0f s, and cannot be ended: %s", who, seconds, _short(err))
             return
-        self.ended[who] = self.ended.get(who, 0) + 1
         last = f" (the last one said: {doing})" if doing else ""
         log.warning("%s has given no sign of life for %.0f s%s: it is ended and replaced", who, seconds, last)
 

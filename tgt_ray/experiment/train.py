@@ -140,7 +140,11 @@ class TrainConfig(Config):
         description="GPUs that Ray reserves for each worker; may be a fraction; 0: it computes on the CPU",
     )
     max_failures: int = Field(
-        3, ge=0, description="how often a run resumes from its last checkpoint after losing workers before it fails"
+        3,
+        ge=0,
+        description="how often a run whose worker has failed on a GPU, or beside others, goes on from its"
+        " last checkpoint before it fails; processes that are lost or hang don't count, unless that comes three times"
+        " at one step",
     )
     watchdog: float = Field(
         60,

@@ -32,9 +32,8 @@ class LaneTrial(tune.Trainable):
         known: dict[str, int],
     ) -> None:
         self.sweep, self.board, self.prepared, self.held, self.known = sweep, board, prepared, held, known
-        self.name = config["trial"]
-        self.pulse = Pulse(board, lambda: f"the process of trial {self.name}", "", lambda: "waits for a report")
         self._submit(config)
+        self.pulse = Pulse(board, lambda: f"the process of trial {self.name}", "", lambda: "waits for a report")
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next trial that Tune gives to this process."""
