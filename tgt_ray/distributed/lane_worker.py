@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from tgt_ray.core.errors import NotWritten, RunFailed
 from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.distributed.lines import Line, handed_on
@@ -161,7 +162,11 @@ class LaneWorker:
             unwritten = isinstance(err, NotWritten)
             reason = str(err) if isinstance(err, RunFailed) else f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
-            if self.world_size > 1 or self.device != "cpu":
+            if isinstance(err, NotWritten | NotOwner):
+                if self.world_size > 1:  # the others wait for this one, and their successors couldn't write either
+                    ray.get(self.board.end.remote(item.id, reason, [], unwritten))
+                    raise
+            elif self.world_size > 1 or self.device != "cpu":
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
                 ray.get(self.board.trouble.remote(item.id, reason))
                 raise
@@ -339,7 +344,7 @@ class LaneHooks:
         if self.item.held is not None:
             self.item.held.check()
         # The checkpoint comes first, so that nothing that was reported can be lost.
-        states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder)
+        states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder, self.item.held)
         self.send(metrics)
 
     def send(self, metrics: dict[str, Any]) -> None:
