@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
     with monkeypatch.context() as changed:
         changed.setattr(os, "fsync", full)
-        with pytest.raises(NotWritten, match=r"journal\.jsonl: cannot be written \(storage full: No space left on device\)"):
+        with pytest.raises(NotWritten, match=r"journal\.jsonl: cannot be written \(storage full: No space left on "):
             mine.append({"each": 1})
     assert (tmp_path / "journal.jsonl").read_bytes() == before
     mine.append({"each": 2})

@@ -193,7 +193,7 @@ def test_a_folder_that_was_removed_ends_its_owner_and_isn_t_made_again(tmp_path,
         (tmp_path / "a").rmdir()
         time.sleep(3 * owner.BEAT_S)
         assert not (tmp_path / "a").exists()
-        with pytest.raises(NotOwner, match="its files were removed"):
+        with pytest.raises(NotOwner, match="somebody has removed the folder"):
             held.check()
 
 

@@ -27,7 +27,15 @@ PATIENCE_S = 60.0
 #: Seconds before the second try, and the most before a later one: each pause is twice as long as the one before it.
 FIRST_S, LONGEST_S = 0.5, 8.0
 #: Reasons that time doesn't heal.
-HOPELESS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EFBIG)
+HOPELESS = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.EFBIG,
+)
 
 _patient: ContextVar[bool] = ContextVar("patient", default=True)
 #: Of its own, since seeds of the other one are results'.
