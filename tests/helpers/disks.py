@@ -1,7 +1,8 @@
-"""Small disks that tests may fill, mount read-only and take away."""
+"""Small disks that tests may fill and make read-only."""
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,17 @@ class Disk:
     def free(self) -> None:
         self._filling.unlink()
 
-    def remount(self, how: str) -> None:
-        """Mount it again: "ro" or "rw"."""
-        subprocess.run(["mount", "-o", f"remount,{how}", str(self.place)], check=True)
+    @contextmanager
+    def read_only(self, folder: Path) -> Iterator[None]:
+        """Let a folder of it be read-only, also for processes that run already."""
+        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+        try:
+            # It is refused while somebody writes there, as a heartbeat for a moment.
+            while subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True).returncode:
+                time.sleep(0.01)
+            yield
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @contextmanager
