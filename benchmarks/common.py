@@ -61,16 +61,16 @@ def command(script: str) -> str:
 
 def write_record(record: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_portable(record), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(portable(record), indent=1) + "\n", encoding="utf-8")
     print(f"record: {path}")
 
 
-def _portable(value: Any) -> Any:
+def portable(value: Any) -> Any:
     """Reduce each absolute path in plain data to its last part, since a record is read on other machines."""
     if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
+        return [portable(item) for item in value]
     if isinstance(value, str):
         # Paths within a sentence are reduced as well.
         return re.sub(r"(?<!\S)/(\S*/)?(?=\S)", "", value)

@@ -32,6 +32,7 @@ from common import (
     number,
     other_commits,
     plus_minus,
+    portable,
     row_counts,
     run_options,
     short_commit,
@@ -301,10 +302,13 @@ def keep_runs_of(file: str, storage: Storage, kind: str) -> None:
 
 
 def run_name(experiment: Experiment, fingerprints: dict[str, Any]) -> str:
-    """Name a run in the storage by its experiment with its seed, its data and its teacher."""
+    """Name a run in the storage by its experiment with its seed, its data and its teacher.
+
+    Where files lay doesn't count: fingerprints say what was in them.
+    """
     # What anchors are to the last bit follows from the others, as far as results are compared.
     made_from = {name: value for name, value in fingerprints.items() if name != "anchors"}
-    return digest(experiment.model_dump(mode="json"), made_from)
+    return digest(portable(experiment.model_dump(mode="json")), made_from)
 
 
 def _progress(result: dict[str, Any], done: int, total: int, metric: str) -> str:

@@ -174,13 +174,12 @@ def start_up(experiment: Experiment, ref: tuple[Any, ...], storage: Storage, rep
     values = [("train.steps", 100), ("train.eval_every", 100)]
     short = Experiment.model_validate(with_overrides(experiment.model_dump(mode="json"), values))
     out, since = [], time.time()
-    with lanes.open_lanes("stream benchmark", short, 1, storage) as board:
+    with lanes.open_lanes("stream benchmark", short, 1, storage) as link:
         for index in range(repeats + 1):
             folder = storage.within("benchmark_runs", f"start-up-{time.time_ns()}")
-            ray.get(board.submit.remote(Run(str(index), short, ref, folder.root)))
-            last = ray.get(board.next_report.remote(str(index), 0)).metrics
-            while ray.get(board.next_report.remote(str(index), 1)).metrics is not None:
-                pass
+            link.call("submit", Run(str(index), short, ref, folder.root))
+            last = link.call("next_report", str(index), -1).metrics
+            link.call("next_report", str(index), last["step"])  # how it ended
             waited = {name: last[name] for name in ("setup_s", "start_wait_s")}
             steps = last["train_s"] - last["start_wait_s"]
             out.append(

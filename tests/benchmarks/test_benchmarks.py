@@ -115,6 +115,11 @@ def test_what_anchors_are_to_the_last_bit_names_no_run():
     one = methods.run_name(Experiment(), fingerprints)
     more = {**fingerprints, "anchors": {"columns": {"logits": "b"}}}
     assert methods.run_name(Experiment(), more) == one
+    weights = [
+        Experiment(teacher={"labeler": {"type": "timm", "name": "resnet18", "weights": f"{place}.safetensors"}})
+        for place in ("/a/w", "/b/w")
+    ]
+    assert len({methods.run_name(each, fingerprints) for each in weights}) == 1, "wherever its files lie"
     other = {**fingerprints, "labeler": "c"}
     assert methods.run_name(Experiment(), other) != one
 

@@ -26,9 +26,8 @@ def test_rows_of_all_workers_are_summed(rank, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lane_worker, "gathered", gathered)
     stream = SimpleNamespace(metrics=lambda: said(20, 0.25), world_size=2)
-    board = SimpleNamespace(cancelled=SimpleNamespace(remote=lambda run: None))
     item = SimpleNamespace(id="run", folder=str(tmp_path))
-    found = LaneHooks(item, board, stream, rank, {}, None).stream_metrics()
+    found = LaneHooks(item, None, stream, rank, {}, None).stream_metrics()
     assert found == ({**said(50, 0.75), "rows_found": 20} if rank == 0 else {})
 
 
@@ -39,9 +38,8 @@ def test_a_run_without_synthetic_rows_says_nothing(tmp_path):
 
 def test_a_lane_whose_driver_was_overtaken_writes_no_checkpoint(tmp_path, monkeypatch):
     owned = held(Storage(tmp_path / "sweep"))
-    board = SimpleNamespace(cancelled=SimpleNamespace(remote=lambda run: None))
     item = Run("7", None, (), str(tmp_path / "sweep" / "train" / "7"), held=owned)
-    hooks = LaneHooks(item, board, None, 0, {}, None)
+    hooks = LaneHooks(item, SimpleNamespace(), None, 0, {}, None)
     (tmp_path / "sweep" / "owner-000002.lock").write_text("{}")
     run = SimpleNamespace(plan=SimpleNamespace(world_size=1))
     monkeypatch.setattr("tgt_ray.training.checkpoint.rest_of", lambda run, reader: None)
@@ -57,15 +55,13 @@ def test_a_run_whose_files_cannot_be_written_is_over_at_once_and_says_why(worker
     def full(self, item):
         raise NotWritten("state.pt: cannot be written (storage full)")
 
-    class Board:
-        def __getattr__(self, name):
-            return SimpleNamespace(remote=lambda *args: said.append((name, *args)))
-
     worker = LaneWorker.__new__(LaneWorker)
-    worker.board, worker.rank, worker.world_size, worker.device = Board(), 0, workers, device
-    worker.stream, worker.held = None, None
+    worker.rank, worker.world_size, worker.device = 0, workers, device
+    worker.board, worker.stream, worker.held = None, None, None
+    link = SimpleNamespace(call=lambda *args: said.append(args))
+    monkeypatch.setattr(lane_worker, "HeldRun", lambda *args: link)
+    monkeypatch.setattr(LaneWorker, "_lane", lambda self: None)
     monkeypatch.setattr(LaneWorker, "_load", full)
-    monkeypatch.setattr(lane_worker.ray, "get", lambda reference: reference)
     item = SimpleNamespace(id="7", measures=False)
     with pytest.raises(NotWritten) if workers > 1 else nullcontext():  # the others wait in a step of their own
         worker.work(item)

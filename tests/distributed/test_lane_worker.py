@@ -70,7 +70,7 @@ def test_rows_that_were_used_before_a_stop_never_come_again(ray_cluster, prepare
     assert len({content for *_, content in taken}) == len(taken), "no row comes twice"
     assert [request for _, request, _, _ in taken] == [row // 48 for row in range(60 * 16)]
     assert all(version >= 20 for *_, version, _ in taken[336:]), "later requests look at the student of the checkpoint"
-    answer = ray.get(board.next_report.remote(item.id, 3))
+    answer = ray.get(board.next_report.remote(item.id, 60))
     assert [report["step"] for report in answer.history] == [20, 40, 60] and answer.reason is None
     lags = [step - version for step, _, version, _ in taken]
     assert answer.history[-1]["lag_p50"] == np.percentile(lags, 50), "of the whole run"

@@ -10,6 +10,7 @@ from tests.helpers.experiments import changed
 from tgt_ray.core.loading import with_overrides
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lanes
+from tgt_ray.distributed.link import Link
 from tgt_ray.distributed.messages import Run
 from tgt_ray.entrypoints import api
 from tgt_ray.experiment.experiment import Experiment
@@ -36,10 +37,10 @@ def results(reports: list[dict]) -> list[dict]:
     return [{k: v for k, v in report.items() if k not in TIMES and v is not None} for report in reports]
 
 
-def all_reports(board, run: Run) -> list[dict]:
-    ray.get(board.submit.remote(run))
+def all_reports(lanes: Link, run: Run) -> list[dict]:
+    lanes.call("submit", run)
     out = []
-    while (answer := ray.get(board.next_report.remote(run.id, len(out)))).metrics is not None:
+    while (answer := lanes.call("next_report", run.id, out[-1]["step"] if out else -1)).metrics is not None:
         out.append(answer.metrics)
     assert answer.reason is None, answer.reason
     return out
@@ -55,10 +56,10 @@ def test_a_run_gives_the_same_alone_and_after_others_on_a_warm_lane(ray_cluster,
         experiment(prepared.experiment, explorer__type="none"),
     ]
     reference = (ray.put(prepared.prepared),)
-    with lanes.open_lanes("test of warm lanes", wanted, 1, storage) as board:
+    with lanes.open_lanes("test of warm lanes", wanted, 1, storage) as link:
         for index, config in enumerate([*others, wanted]):
             run = Run(f"run {index}", config, reference, storage.within("warm", f"run-{index}").root)
-            reports = all_reports(board, run)
+            reports = all_reports(link, run)
     assert results(reports) == results(
         alone.metrics.astype(object).where(alone.metrics.notna(), None).to_dict("records")
     )
@@ -73,14 +74,14 @@ def test_what_goes_wrong_in_a_run_stays_in_it_and_its_workers_are_heard(ray_clus
     data = prepared.prepared.student
     unlabelled = {**data.tables, "validation": data.tables["validation"].drop_columns(["label"])}
     incomplete = (ray.put(replace(prepared.prepared, student=replace(data, tables=unlabelled))),)
-    with lanes.open_lanes("test of broken runs", config, 1, storage) as board:
+    with lanes.open_lanes("test of broken runs", config, 1, storage) as link:
         for name, what, rows in (("diverges", hopeless, reference), ("raises", config, incomplete)):
-            ray.get(board.submit.remote(Run(name, what, rows, storage.within("broken", name).root)))
-        good = all_reports(board, Run("good", config, reference, storage.within("broken", "good").root))
-        assert "not finite" in ray.get(board.next_report.remote("diverges", 9)).reason
-        assert ray.get(board.next_report.remote("raises", 9)).reason.startswith("KeyError")
+            link.call("submit", Run(name, what, rows, storage.within("broken", name).root))
+        good = all_reports(link, Run("good", config, reference, storage.within("broken", "good").root))
+        assert "not finite" in link.call("next_report", "diverges", 999).reason
+        assert link.call("next_report", "raises", 999).reason.startswith("KeyError")
         resumed = Run("again", config, reference, _damaged(storage.within("broken", "good")).root, "trial again")
-        assert all_reports(board, resumed)[-1]["step"] == 120
+        assert all_reports(link, resumed)[-1]["step"] == 120
     assert good[-1]["step"] == 120
     (line,) = [line for line in caplog.messages if "is damaged" in line]
     assert line.startswith("trial again: ") and "goes on from the state before it" in line

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from tgt_ray.core.storage import Storage
-from tgt_ray.distributed import measuring
+from tgt_ray.distributed import link, measuring
 from tgt_ray.distributed.messages import Answer
 from tgt_ray.distributed.run_queue import LaneState, Overview
 from tgt_ray.experiment.experiment import Experiment
@@ -33,7 +33,7 @@ class Board:
     def _submit(self, run):
         self.submitted.append(run)
 
-    def _next_report(self, run_id, seen):
+    def _next_report(self, run_id, after):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -44,7 +44,7 @@ class Board:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(measuring, "ray", SimpleNamespace(get=lambda value, timeout=None: value))
+    monkeypatch.setattr(link, "ray", SimpleNamespace(get=lambda value, timeout=None: value))
     monkeypatch.setattr(measuring, "TO_END_S", 0.1)
     monkeypatch.setattr(measuring, "LOOK_S", 0.01)
 

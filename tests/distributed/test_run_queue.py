@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.experiments import changed
-from tgt_ray.distributed.messages import Answer, Run
+from tgt_ray.distributed.messages import Answer, Forgotten, Opened, Run
 from tgt_ray.distributed.run_queue import LaneState, Overview, RunQueue
 from tgt_ray.experiment.experiment import Experiment
 
@@ -57,21 +57,91 @@ def test_reports_come_once_each_and_then_the_end(queue):
     begin(queue, "a")
     for step in (100, 100, 200):  # again, after a resume
         queue.report("one", {"step": step})
-    assert [queue.answer("one", seen) for seen in range(3)] == [Answer({"step": 100}), Answer({"step": 200}), None]
+    assert [queue.answer("one", after) for after in (-1, 100, 200)] == [
+        Answer({"step": 100}),
+        Answer({"step": 200}),
+        None,
+    ]
     queue.end("one", "it broke", [{"step": 100}])
-    assert queue.answer("one", 2) == Answer(None, "it broke", [{"step": 100}])
+    assert queue.answer("one", 200) == Answer(None, "it broke", [{"step": 100}])
     queue.end("one", "x: cannot be written", [], unwritten=True)
-    assert queue.answer("one", 2) == Answer(None, "x: cannot be written", [], True)
+    assert queue.answer("one", 200) == Answer(None, "x: cannot be written", [], True)
 
 
-def test_a_run_whose_worker_was_lost_is_begun_again_until_that_is_too_often(queue):
+def test_a_run_that_fails_by_itself_is_begun_again_as_often_as_its_settings_say(queue):
     queue.submit(run("one", train__max_failures=1))
-    assert [begin(queue, "a").id, begin(queue, "a").id] == ["one", "one"]
-    queue.trouble("one", "out of memory")
-    queue.trouble("one", "a later one")
+    assert begin(queue, "a").id == "one"
+    queue.trouble("one", "index out of range", own=True)
+    queue.trouble("one", "another worker of it was lost")
+    assert begin(queue, "a").id == "one"
+    queue.trouble("one", "index out of range", own=True)
     assert begin(queue, "a") is None
-    why = "its workers were lost 2 times, train.max_failures is 1: out of memory"
-    assert queue.answer("one", 0) == Answer(None, why, [])
+    why = "it failed 2 times, train.max_failures is 1: index out of range"
+    assert queue.answer("one", -1) == Answer(None, why, [])
+
+
+def test_lost_processes_are_no_failures_of_a_run_unless_they_are_lost_at_one_step_again_and_again(queue):
+    queue.submit(run("one", train__max_failures=0))
+    for step in (0, 100, 200, 300, 300, 300):
+        assert begin(queue, "a").id == "one"
+        queue.report("one", {"step": step} if step else {"step": 50})
+    queue.trouble("one", "out of memory")
+    queue.lane_lost("a", "it has no worker")  # counts once with the lane's next worker
+    assert begin(queue, "a") is None
+    why = "its workers were lost 3 times after step 300: out of memory"
+    assert queue.answer("one", 300) == Answer(None, why, [])
+
+
+@pytest.fixture
+def forgetful() -> RunQueue:
+    """A queue that has lost what it knew; lane c is given up."""
+    return RunQueue(Experiment(), ["a", "b", "c"], anew=True)
+
+
+def told(queue: RunQueue, cancelled: set[str] = frozenset(), asking=(), open_=("a", "b")) -> None:
+    queue.tell_lanes(
+        [Opened(name, Experiment()) for name in asking], [Opened(name, Experiment()) for name in open_], cancelled, 1
+    )
+
+
+def test_no_run_is_given_out_twice_after_all_was_forgotten(forgetful):
+    with pytest.raises(Forgotten):
+        forgetful.report("one", {"step": 100})
+    forgetful.submit(run("one"))  # by its trial, before its lane has said that it has it
+    forgetful.submit(run("two"))
+    forgetful.submit(run("one"))  # again, since the trial lost an answer
+    call = forgetful.asked("b")
+    assert not forgetful.may_take("b", call) and not forgetful.may_open("c"), "the driver has said nothing yet"
+    told(forgetful)
+    assert forgetful.may_open("c") and forgetful.open_lane("c") is None and forgetful.rebuilds == 1
+    assert not forgetful.may_take("b", call), "lane a may have the run"
+    reports = [{"step": 100}, {"step": 200}]
+    assert forgetful.hold(Opened("a", Experiment(), "group"), run("one"), reports)
+    assert forgetful.hold(Opened("a", Experiment()), run("one"), reports), "said twice"
+    assert forgetful.take("b", call).id == "two"
+    assert forgetful.answer("one", 100) == Answer({"step": 200})
+    assert not forgetful.hold(Opened("b", Experiment()), run("one"), []), "lane a has it"
+    assert forgetful.lane_lost("a", "it has no worker") == "group" and forgetful.open_lane("a") is not None
+    assert begin(forgetful, "a").id == "one"
+
+
+def test_a_lane_that_says_nothing_for_too_long_is_taken_to_have_no_run(forgetful):
+    forgetful.submit(run("one"))
+    told(forgetful)
+    call = forgetful.asked("b")
+    assert not forgetful.may_take("b", call)
+    forgetful.give_up_waiting()
+    assert forgetful.take("b", call).id == "one"
+    assert not forgetful.hold(Opened("a", Experiment()), run("one"), []), "it comes too late"
+
+
+def test_what_was_cancelled_before_all_was_forgotten_stays_so(forgetful):
+    forgetful.submit(run("queued"))
+    told(forgetful, cancelled={"queued", "held"}, asking=("b",), open_=("a",))
+    assert forgetful.answer("queued", -1) == Answer(None, None, [])
+    assert not forgetful.hold(Opened("a", Experiment()), run("held"), [])
+    forgetful.submit(run("one"))
+    assert begin(forgetful, "b").id == "one"
 
 
 def test_a_worker_that_was_lost_while_it_waited_is_sent_away(queue):

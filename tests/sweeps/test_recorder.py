@@ -64,25 +64,29 @@ def around(tmp_path) -> Around:
 
 def test_reports_and_ends_come_into_the_journal_without_what_is_tunes_own(around, tmp_path):
     done, cut, bad, on = (around.trial(number) for number in range(1, 5))
-    for trial in (done, cut, bad, on):
+    lost = around.trial(5)
+    for trial in (done, cut, bad, on, lost):
         around.report(trial, 250)
     around.report(done, 500, 3.0, **{f"test_{METRIC}": 49.0})
     for trial in (done, cut):
         trial.last_result["done"] = True
     for trial in (done, cut, on):  # Tune stops the last one at an interruption
         around.recorder.on_trial_complete(2, [], trial)
-    bad.get_error = lambda: RuntimeError("x\nValueError: out of luck")
-    around.recorder.on_trial_error(2, [], bad)
+    around.report(bad, 250, failure="ValueError: out of luck", unwritten=False, done=True)
+    around.recorder.on_trial_complete(2, [], bad)
+    lost.get_error = lambda: RuntimeError("x\nRayActorError: its process was lost")
+    around.recorder.on_trial_error(2, [], lost)
     found = Journal.read(Storage(tmp_path))
     assert {each.name: each.status for each in found.trials.values()} == {
         "1": "finished",
         "2": "stopped early",
         "3": "failed",
         "4": None,
+        "5": "failed",
     }
     assert found.trials[3].reason == "ValueError: out of luck" and found.trials[1].seconds == 3.0
     assert found.trials[1].result == {"step": 500, METRIC: 50.0, f"test_{METRIC}": 49.0}
-    assert around.told[-3:] == [("1", "finished"), ("2", "stopped early"), ("3", "failed")]
+    assert around.told[-4:] == [("1", "finished"), ("2", "stopped early"), ("3", "failed"), ("5", "failed")]
 
 
 def test_what_a_resumed_trial_says_again_counts_once_and_its_seconds_go_on(around, tmp_path):
@@ -131,10 +135,9 @@ def test_after_an_error_of_the_storage_nothing_waits_for_it_any_more(around, mon
 def test_a_trial_whose_files_cannot_be_written_ends_the_sweep_and_goes_on_with_it(around, tmp_path):
     trial = around.trial()
     around.report(trial, 250)
-    trial.error_file = str(tmp_path / "error.txt")
     said = "train/1/state.pt: cannot be written (No space left on device)"
-    Path(trial.error_file).write_text(f"ray.exceptions.RayTaskError\n\ntgt_ray.core.errors.NotWritten: {said}\n")
-    around.recorder.on_trial_error(2, [trial], trial)
+    around.report(trial, 250, failure=said, unwritten=True, done=True)
+    around.recorder.on_trial_complete(2, [], trial)
     with pytest.raises(NotWritten) as err:
         around.recorder.on_step_end(2, [trial])
     assert str(err.value) == said

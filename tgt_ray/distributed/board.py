@@ -1,11 +1,13 @@
 """Provides the board, a small actor: trials submit runs to it, and lanes take them and do one after another.
 
-The driver owns the board. Its state is lost with the driver; what must survive is in the runs' checkpoints.
+The driver owns the board, and Ray starts it again where its process is lost. Then it knows nothing: the driver, trials
+and workers of lanes tell it what they know (see `link.py`). What must survive all of them is in the runs' checkpoints.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import ray
@@ -14,22 +16,34 @@ from tgt_ray.core.storage import Storage
 from tgt_ray.distributed.claims import Claims, Owner
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.lines import Line, LinesOfRuns
-from tgt_ray.distributed.messages import Answer, Metrics, Run
+from tgt_ray.distributed.messages import Answer, Metrics, Opened, Run
+from tgt_ray.distributed.pulse import BEAT_S, Place, Sign
 from tgt_ray.distributed.run_queue import Overview, RunQueue
+from tgt_ray.distributed.watchdog import Signs
 from tgt_ray.experiment.experiment import Experiment
+
+#: Seconds that the workers of lanes have to tell a board that is back which runs they have.
+TO_BE_HEARD_S = 30.0
+#: Seconds without a sign of life after which a process isn't asked for any more: the driver's watchdog remembers it.
+GONE_S = 3 * BEAT_S
 
 
 class Board:
     """Makes an async actor of a RunQueue, whose arguments it takes.
 
-    It is async so that a call that has to wait doesn't hold up the others.
+    It is async so that a call that has to wait doesn't hold up the others. Calls that name a run raise Forgotten where
+    it doesn't know it.
     """
 
-    def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
-        self.runs = RunQueue(plan, lanes, max_rebuilds, warm)
+    def __init__(
+        self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True, anew: bool | None = None
+    ):
+        lost_before = _is_back() if anew is None else anew
+        self.runs = RunQueue(plan, lanes, max_rebuilds, warm, lost_before)
         self.lines, self.silent = LinesOfRuns(), False
         self.changed = asyncio.Condition()
         self.claims = Claims()
+        self.processes: dict[Place, tuple[Sign, float]] = {}  # with when the sign came
 
     # ---- coordinators
 
@@ -54,11 +68,11 @@ class Board:
             self.runs.submit(run)
             self.changed.notify_all()
 
-    async def next_report(self, run_id: str, seen: int) -> Answer:
-        """Wait for the report after the first `seen` ones, or for the run's end, and return it."""
+    async def next_report(self, run_id: str, after: int) -> Answer:
+        """Wait for the first report of a later step, or for the run's end, and return it."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.runs.answer(run_id, seen) is not None)
-            answer = self.runs.answer(run_id, seen)
+            await self.changed.wait_for(lambda: self.runs.answer(run_id, after) is not None)
+            answer = self.runs.answer(run_id, after)
         assert answer is not None
         return answer
 
@@ -70,14 +84,16 @@ class Board:
 
     # ---- workers of lanes
 
-    async def take(self, name: str) -> Run | None:
+    async def take(self, name: str, plan: Experiment | None = None) -> Run | None:
         """Wait for the lane's next run and return it; None where the lane must close, or open again in another shape.
+
+        - plan: for whose resources the lane was placed
 
         A lane that asks while it still has a run has lost its worker. It gets the same run again, unless that has
         happened more often than `train.max_failures` allows.
         """
         async with self.changed:
-            call = self.runs.asked(name)
+            call = self.runs.asked(name, plan)
             self._release_run(self.runs.held_by(name))
             run = self.runs.again(name)
             self.changed.notify_all()
@@ -89,7 +105,7 @@ class Board:
 
     async def run(self, run_id: str) -> Run:
         """Return a run by its id, for the workers of a group other than the one that took it."""
-        return self.runs.entries[run_id].run
+        return self.runs.of(run_id).run
 
     async def report(self, run_id: str, metrics: Metrics) -> None:
         """Keep a report of a run for its trial."""
@@ -97,9 +113,12 @@ class Board:
             self.runs.report(run_id, metrics)
             self.changed.notify_all()
 
-    async def trouble(self, run_id: str, reason: str) -> None:
-        """Keep why the run's worker is about to give up, for the message if the run can't go on."""
-        self.runs.trouble(run_id, reason)
+    async def trouble(self, run_id: str, reason: str, own: bool = False) -> None:
+        """Keep why the run's worker is about to give up, for the message if the run can't go on.
+
+        - own: whether it is an error of the run itself
+        """
+        self.runs.trouble(run_id, reason, own)
 
     async def say(self, run_id: str | None, line: Line) -> None:
         """Keep a line of a worker for the driver's log.
@@ -111,7 +130,7 @@ class Board:
             self.changed.notify_all()
 
     def _called(self, run_id: str | None) -> str:
-        return self.runs.entries[run_id].run.called if run_id is not None else ""
+        return self.runs.of(run_id).run.called if run_id is not None else ""
 
     async def end(self, run_id: str, reason: str | None, history: list[Metrics], unwritten: bool = False) -> None:
         """Mark a run as over.
@@ -126,16 +145,64 @@ class Board:
             self.lines.ended(self._called(run_id))
             self.changed.notify_all()
 
-    async def cancelled(self, run_id: str) -> None:
-        """Return when the run is cancelled or over."""
+    async def hold(self, lane: Opened, run: Run, reports: list[Metrics]) -> bool:
+        """Note which run a lane has, as far as that was forgotten; return whether it may go on with it.
+
+        - reports: those that it has made known
+        """
         async with self.changed:
-            await self.changed.wait_for(lambda: self.runs.is_over(run_id))
+            may_go_on = self.runs.hold(lane, run, reports)
+            self.changed.notify_all()
+        return may_go_on
+
+    async def cancelled(self, lane: Opened, run: Run, reports: list[Metrics]) -> None:
+        """Return when a lane must not go on with its run, which is cancelled or over.
+
+        - other parameters: as for `hold`
+        """
+        if await self.hold(lane, run, reports):
+            async with self.changed:
+                await self.changed.wait_for(lambda: self.runs.is_over(run.id))
 
     async def placed(self, name: str, group: str) -> None:
         """Remember the placement group of the lane's workers, by its id."""
         self.runs.placed(name, group)
 
     # ---- the driver, which opens lanes
+
+    async def tell_lanes(self, asking: list[Opened], open_: list[Opened], cancelled: set[str], rebuilds: int) -> None:
+        """Learn which lanes there are, where that was forgotten; parameters as for `RunQueue.tell_lanes`."""
+        async with self.changed:
+            self.runs.tell_lanes(asking, open_, cancelled, rebuilds)
+            self.changed.notify_all()
+        if self.runs.unheard:
+            self.waiting = asyncio.create_task(self._give_up_waiting())
+
+    async def _give_up_waiting(self) -> None:
+        await asyncio.sleep(TO_BE_HEARD_S)
+        async with self.changed:
+            self.runs.give_up_waiting()
+            self.changed.notify_all()
+
+    async def pulse(self, place: Place, sign: Sign) -> None:
+        """Take a sign of life of a process."""
+        self.processes[place] = sign, time.monotonic()
+
+    async def signs(self) -> Signs:
+        """Say which processes give signs of life."""
+        return Signs(Place.here(), self._alive(), self.runs.reports())
+
+    def _alive(self) -> dict[Place, Sign]:
+        now = time.monotonic()
+        self.processes = {place: said for place, said in self.processes.items() if now - said[1] < GONE_S}
+        return {place: sign for place, (sign, _) in self.processes.items()}
+
+    async def is_busy(self, lane: str) -> bool | None:
+        """Say whether a generator of a lane works on something; None where none gives signs of life."""
+        busy = [
+            sign.busy for sign in self._alive().values() if sign.lane == lane and sign.who.startswith("a generator")
+        ]
+        return any(busy) if busy else None
 
     async def open_lane(self, name: str) -> Experiment | None:
         """Wait until there is an answer: the experiment for whose resources to open the lane, or None to end it."""
@@ -182,8 +249,13 @@ def start_board(name: str, plan: Experiment, lanes: list[str], max_rebuilds: int
     - plan, lanes, max_rebuilds, warm: as for RunQueue
     - returns: the actor's handle
     """
-    options = {"num_cpus": 0, "name": name, "scheduling_strategy": beside_the_caller()}
+    options = {"num_cpus": 0, "name": name, "scheduling_strategy": beside_the_caller(), "max_restarts": -1}
     return ray.remote(Board).options(**options).remote(plan, lanes, max_rebuilds, warm)
+
+
+def _is_back() -> bool:
+    """Return whether this process is an actor that was lost before."""
+    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
 
 
 def board_name(folder: Storage) -> str:

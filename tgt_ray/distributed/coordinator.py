@@ -14,13 +14,16 @@ resumes from its checkpoint.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayActorError
 
 from tgt_ray.distributed.cluster import beside_the_caller
 from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.distributed.pulse import Pulse
 
 
 class StreamLost(RuntimeError):
@@ -30,8 +33,10 @@ class StreamLost(RuntimeError):
 class Coordinator:
     """Grants requests to generators; an async actor, so that a call that has to wait doesn't hold up the others."""
 
-    def __init__(self, board: Any = None) -> None:
+    def __init__(self, board: Any = None, lane: str = "") -> None:
         self.board = board
+        if board is not None and lane:
+            self.pulse = Pulse(board, lambda: f"the coordinator of {lane}", lane, lambda: "hands out requests")
         self.there: set[int] = set()  # indices of the job that are in the bank
         self.demanded: list[int] = []  # that another lane was to make, and didn't
         self.alone = False  # whether the job's rows are for its worker alone, since the bank doesn't take them
@@ -76,7 +81,8 @@ class Coordinator:
 
     async def _release(self, job: Job | None) -> None:
         if self.board is not None and job is not None:
-            await self.board.release.remote(job.owner)
+            with suppress(RayActorError):  # it was lost, with all claims
+                await self.board.release.remote(job.owner)
 
     async def grant(self, slot: int, place: int, number: int, version: int, spent: Spent) -> Grant:
         """Grant the `place`-th request of a slot as soon as there is one and the window allows it.
@@ -140,7 +146,10 @@ class Coordinator:
     async def _is_mine(self, index: int) -> bool:
         if self.board is None or self.job is None or self.job.bank is None or self.alone:
             return True
-        claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.job.owner)
+        try:
+            claimed: bool = await self.board.claim.remote(self.job.bank.key, self.job.request(index), self.job.owner)
+        except RayActorError:  # it was lost, with all claims: at worst another lane makes the same rows as well
+            return True
         return claimed
 
     async def demand(self, number: int, index: int) -> None:
@@ -209,9 +218,10 @@ class Coordinator:
         }
 
 
-def start_coordinator(board: Any = None) -> Any:
+def start_coordinator(board: Any = None, lane: str = "") -> Any:
     """Start a coordinator that ends with its owner, the calling process. It asks for 0 CPUs, since it only waits.
 
     - board: the actor that knows which lane makes which request of a bank; None: there are no other lanes
+    - lane: whose worker it is for
     """
-    return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote(board)
+    return ray.remote(Coordinator).options(num_cpus=0, scheduling_strategy=beside_the_caller()).remote(board, lane)

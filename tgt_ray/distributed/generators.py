@@ -28,12 +28,13 @@ class Generators:
 
     - generator: class of the pool's actors
     - slots: of one pass
-    - board: knows which lane makes which request of a bank; None: there are no other lanes
+    - board: knows which lane makes which request of a bank, and takes signs of life; None: there are no other lanes
+    - lane: whose worker they are for
     """
 
-    def __init__(self, pool: PoolConfig, storage_root: str, generator: type, slots: int, board: Any):
-        self.coordinator = start_coordinator(board)
-        setup = PoolSetup(pool, storage_root, self.coordinator)
+    def __init__(self, pool: PoolConfig, storage_root: str, generator: type, slots: int, board: Any, lane: str = ""):
+        self.coordinator = start_coordinator(board, lane)
+        setup = PoolSetup(pool, storage_root, self.coordinator, board, lane)
         self.blocks: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=2)
         self.closed = threading.Event()
         self.lost: BaseException | None = None  # why the pass has ended by itself

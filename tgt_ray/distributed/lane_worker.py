@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.exceptions import RayError
+from ray.util import get_current_placement_group
 
 from tgt_ray.core.errors import NotWritten, RunFailed
 from tgt_ray.core.memory import keep_freed_memory
@@ -22,7 +23,9 @@ from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.distributed.lines import Line, handed_on
-from tgt_ray.distributed.messages import BankPlace, Run
+from tgt_ray.distributed.link import HeldRun, Link
+from tgt_ray.distributed.messages import BankPlace, Opened, Run
+from tgt_ray.distributed.pulse import Pulse
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.experiment.pool import threads_of
 
@@ -77,19 +80,39 @@ class LaneWorker:
 
     def __init__(self, setup: LaneSetup, rank: int, world_size: int):
         self.setup, self.board, self.rank, self.world_size = setup, setup.board, rank, world_size
+        self.link = Link(setup.board)
         self.prepared: tuple[str, Prepared] | None = None
         self.ended: float | None = None  # when the previous run was over
         self.run_id: str | None = None  # of the run that is worked on
         self.held: Bank | None = None  # the present run's
+        self.hooks: LaneHooks | None = None  # of the run that it trains
+        self.pulse = Pulse(setup.board, lambda: self._who(), setup.name, self._doing)
         # Last, and before torch is imported, so that the pool starts while this process goes on.
         self.stream = self._open_stream() if setup.plan.uses_pool else None
+
+    def _who(self) -> str:
+        return f"worker {self.rank} of {self.setup.name}" if self.world_size > 1 else f"the worker of {self.setup.name}"
+
+    def _doing(self) -> str:
+        if self.run_id is None:
+            return "waits for a run"
+        return self.hooks.doing if self.hooks is not None else "loads its run"
 
     def _open_stream(self) -> SyntheticStream:
         from tgt_ray.distributed.stream import SyntheticStream
 
         pool, board = self.setup.plan.pool, self.setup.board
         at_once = not self.setup.rows_there
-        return SyntheticStream(pool, self.setup.storage_root, self.rank, self.world_size, board=board, at_once=at_once)
+        return SyntheticStream(
+            pool,
+            self.setup.storage_root,
+            self.rank,
+            self.world_size,
+            board=board,
+            at_once=at_once,
+            lane=self.setup.name,
+            limit=self.setup.plan.train.watchdog,
+        )
 
     def get_ready(self) -> None:
         """Import and set up what every run needs, before the first one comes."""
@@ -105,9 +128,10 @@ class LaneWorker:
     def say(self, line: Line) -> None:
         """Bring a line to the driver's log, by way of the board."""
         # This waits, so that a run's lines are there before its end is.
-        ray.get(self.board.say.remote(self.run_id, line))
+        self.link.call("say", self.run_id, line)
 
     def close(self) -> None:
+        self.pulse.stop()
         if self.stream is not None:
             self.stream.close()
         self._release()
@@ -121,7 +145,7 @@ class LaneWorker:
     def take(self) -> Run | None:
         """Wait for the lane's next run; all its workers return the same one, or None where the lane must end."""
         asked = time.perf_counter()
-        run = ray.get(self.board.take.remote(self.setup.name)) if self.rank == 0 else None
+        run = self.link.call("take", self.setup.name, self.setup.plan) if self.rank == 0 else None
         if self.world_size > 1:
             import torch
 
@@ -129,7 +153,7 @@ class LaneWorker:
             box = [run.id if run else None]
             torch.distributed.broadcast_object_list(box)
             if self.rank and box[0] is not None:
-                run = ray.get(self.board.run.remote(box[0]))
+                run = self.link.call("run", box[0])
         self.taken, self.idle_s = time.perf_counter(), time.perf_counter() - asked
         return run
 
@@ -139,6 +163,7 @@ class LaneWorker:
         An error of the run alone ends only that run. An error that this process or its group can't go on after is
         raised: Ray Train then replaces the workers, and the run resumes from its checkpoint.
         """
+        self.link = HeldRun(self.board, self._lane(), item) if self.rank == 0 else Link(self.board)
         if item.measures:
             self._measure(item)
             return
@@ -164,18 +189,22 @@ class LaneWorker:
             log.exception("run %s failed", item.id)
             if isinstance(err, NotWritten | NotOwner):
                 if self.world_size > 1:  # the others wait for this one, and their successors couldn't write either
-                    ray.get(self.board.end.remote(item.id, reason, [], unwritten))
+                    self.link.call("end", item.id, reason, [], unwritten)
                     raise
             elif self.world_size > 1 or self.device != "cpu":
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
-                ray.get(self.board.trouble.remote(item.id, reason))
+                self.link.call("trouble", item.id, reason, True)
                 raise
         if self.stream is not None:
             self.stream.finish()
         self._release()
         if self.rank == 0:
-            ray.get(self.board.end.remote(item.id, reason, run.history if run else [], unwritten))
+            self.link.call("end", item.id, reason, run.history if run else [], unwritten)
         self.run_id, self.ended = None, time.perf_counter()
+
+    def _lane(self) -> Opened:
+        group = get_current_placement_group()
+        return Opened(self.setup.name, self.setup.plan, group.id.hex() if group is not None else None)
 
     def _measure(self, item: Run) -> None:
         """Report how small and how fast the student in a folder is, which one worker measures alone."""
@@ -187,8 +216,8 @@ class LaneWorker:
             data, task = prepared.student, item.experiment.task
             rows = partial(rows_to_time, task, data.tables["validation"], data.input_shape)
             speed = measured(item.folder, rows, prepared.teacher)
-            ray.get(self.board.report.remote(item.id, {"step": 0, "speed": speed}))
-            ray.get(self.board.end.remote(item.id, None, []))
+            self.link.call("report", item.id, {"step": 0, "speed": speed})
+            self.link.call("end", item.id, None, [])
         self.ended = time.perf_counter()
 
     def _prepared_for(self, item: Run) -> Prepared:
@@ -232,10 +261,16 @@ class LaneWorker:
         times = {"lane": self.setup.name, "idle_s": self.idle_s, "setup_s": time.perf_counter() - self.taken}
         if self.ended is not None:
             times["gap_s"] = time.perf_counter() - self.ended
-        hooks = LaneHooks(item, self.board, self.stream if experiment.uses_pool else None, self.rank, times, reader)
+        stream = self.stream if experiment.uses_pool else None
+        held = self.link if isinstance(self.link, HeldRun) else None
+        hooks = LaneHooks(item, held, stream, self.rank, times, reader)
         for report in item.to_send_again(run.history) if self.rank == 0 else ():
             hooks.send(report)  # resumed: it may have been lost with its process
-        train_student(run, reader, hooks, is_main=self.rank == 0)
+        self.hooks = hooks
+        try:
+            train_student(run, reader, hooks, is_main=self.rank == 0)
+        finally:
+            self.hooks = None
 
     def _begin(self, item: Run, run: StudentRun, first: int) -> Iterator[Block]:
         """Begin the run's job at the request with index `first`, and return its blocks.
@@ -289,6 +324,7 @@ class LaneHooks:
 
     Snapshots go to this worker's coordinator, checkpoints of rank 0 to the storage, and its reports to the board.
 
+    - held: the run, of the first worker; the others have None
     - times: seconds by name: `idle_s`, the lane's wait for this run; `setup_s`, from then until training could begin;
       `gap_s`, since the end of the lane's previous run, to which the wait for the first synthetic rows is added
     """
@@ -296,25 +332,27 @@ class LaneHooks:
     def __init__(
         self,
         item: Run,
-        board: Any,
+        held: HeldRun | None,
         stream: SyntheticStream | None,
         rank: int,
         times: dict[str, Any],
         reader: SyntheticReader | None,
     ):
-        self.item, self.board, self.stream, self.rank, self.times, self.reader = (
-            item,
-            board,
-            stream,
-            rank,
-            times,
-            reader,
-        )
+        self.item, self.held, self.stream, self.rank = item, held, stream, rank
+        self.times, self.reader = times, reader
         self.folder = Storage(item.folder)
-        self.cancelled = board.cancelled.remote(item.id) if rank == 0 else None
+        self.writes = False
+
+    @property
+    def doing(self) -> str:
+        """What the worker does, for messages."""
+        if self.writes:
+            return "writes its checkpoint"
+        waited = self.stream.waits_for if self.stream is not None else None
+        return "trains" if waited is None else f"waits for synthetic rows (request {waited} of its own)"
 
     def stopped(self) -> bool:
-        return self.rank == 0 and bool(ray.wait([self.cancelled], timeout=0)[0])
+        return self.held is not None and self.held.is_over()
 
     def snapshot(self, run: StudentRun) -> None:
         # Data parallel students have equal weights, so each worker sends its own to its own generators.
@@ -339,19 +377,21 @@ class LaneHooks:
         from tgt_ray.training import checkpoint, states
 
         rests = gathered(checkpoint.rest_of(run, self.reader), self.rank, run.plan.world_size)
-        if self.rank != 0:
+        if self.held is None:
             return
         if self.item.held is not None:
             self.item.held.check()
         # The checkpoint comes first, so that nothing that was reported can be lost.
+        self.writes = True
         states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder, self.item.held)
+        self.writes = False
         self.send(metrics)
 
     def send(self, metrics: dict[str, Any]) -> None:
         first_rows_s = self.reader.start_wait_s if self.reader is not None else 0.0
         gap = {"gap_s": self.times["gap_s"] + first_rows_s} if "gap_s" in self.times else {}
-        # This waits, since calls may overtake each other and the run's end must not come before its last report.
-        ray.get(self.board.report.remote(self.item.id, {**metrics, **self.times, **gap}))
+        assert self.held is not None, "the first worker alone reports"
+        self.held.report({**metrics, **self.times, **gap})
 
 
 def gathered(mine: Any, rank: int, world_size: int) -> list[Any]:

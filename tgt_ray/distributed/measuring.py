@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.link import Link, following
 from tgt_ray.distributed.messages import Run
 from tgt_ray.experiment.experiment import Experiment
 
@@ -28,11 +28,13 @@ def measured_by_a_lane(
     - prepared: as for Run
     - returns: as `tgt_ray.inference.speed.measured`
     """
+    run = Run(NAME, experiment, prepared, folder.root, measures=True)
+    link = following(board, run)
     try:
-        if not _all_idle(board):
+        if not _all_idle(link):
             return {"lacking": "no lane was free"}
-        ray.get(board.submit.remote(Run(NAME, experiment, prepared, folder.root, measures=True)))
-        answer = ray.get(board.next_report.remote(NAME, 0), timeout=TO_MEASURE_S)
+        link.call("submit", run)
+        answer = link.call("next_report", NAME, -1, timeout=TO_MEASURE_S)
     except GetTimeoutError:
         board.cancel.remote(NAME)
         return {"lacking": f"it took more than {TO_MEASURE_S:.0f} s"}
@@ -44,11 +46,11 @@ def measured_by_a_lane(
     return found
 
 
-def _all_idle(board: Any) -> bool:
+def _all_idle(link: Link) -> bool:
     """Wait a moment until the lanes have started and have no run; return whether they have."""
     until = time.monotonic() + TO_END_S
     while True:
-        overview = ray.get(board.overview.remote())
+        overview = link.call("overview")
         ready = [lane for lane in overview.lanes if lane.ready]
         if ready and not overview.queued and not any(lane.run for lane in ready):
             return True

@@ -13,6 +13,23 @@ from tgt_ray.teacher.bank.numbering import Numbering
 Metrics = dict[str, Any]
 
 
+class Forgotten(RuntimeError):
+    """The board doesn't know a run: it was lost, is back, and has not been told of it yet."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a lane is at the moment, which its worker and the driver tell a board that is back.
+
+    - plan: the experiment for whose resources it was placed
+    - placement: the id of its workers' placement group; None where it isn't known
+    """
+
+    name: str
+    plan: Experiment
+    placement: str | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """Describes one experiment to train.

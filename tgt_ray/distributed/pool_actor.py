@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from tgt_ray.core.memory import keep_freed_memory
 from tgt_ray.distributed.messages import Grant, Job, Spent
+from tgt_ray.distributed.pulse import Pulse
 from tgt_ray.distributed.wire import pack, stub
 from tgt_ray.experiment.pool import PoolConfig, threads_of
 
@@ -32,17 +33,26 @@ class PoolSetup:
 
     - storage_root: the root that holds the teacher
     - coordinator: the actor's handle
+    - board: takes signs of life; None: nobody does
+    - lane: whose worker it is for
     """
 
     pool: PoolConfig
     storage_root: str
     coordinator: Any
+    board: Any = None
+    lane: str = ""
 
 
 class TeacherGenerator:
     """The pool's actor: for each request of a slot it asks for a grant, explores, decodes and labels."""
 
     def __init__(self, setup: PoolSetup):
+        self.makes: tuple[int, float] | None = None  # a request, and since when
+        self.there = False  # whether it is ready
+        if setup.board is not None:
+            who = f"a generator of {setup.lane}"
+            self.pulse = Pulse(setup.board, lambda: who, setup.lane, self._doing, lambda: self._busy)
         import torch
 
         import tgt_ray.teacher.store  # noqa: F401
@@ -62,6 +72,19 @@ class TeacherGenerator:
         self.ended = False
         # One thread for all requests: torch's libraries keep some 100 MB for a thread, also when it has ended.
         self.ahead = ThreadPoolExecutor(max_workers=1)
+        self.there = True
+
+    @property
+    def _busy(self) -> bool:
+        return not self.there or self.makes is not None
+
+    def _doing(self) -> str:
+        if not self.there:
+            return "starts"
+        makes = self.makes
+        if makes is None:
+            return "waits for the next request, or for its rows to be taken"
+        return f"makes request {makes[0]} since {time.monotonic() - makes[1]:.0f} s"
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         length, (slot,) = self.setup.pool.slot_length, map(int, batch["slot"])
@@ -93,6 +116,7 @@ class TeacherGenerator:
             self.asked = self._ask(slot, place + 1)
         if grant.request is None:
             return stub(grant.number)
+        self.makes = grant.request, time.monotonic()
         try:
             block = self._synthesize(grant)
         except RayError:
@@ -101,6 +125,8 @@ class TeacherGenerator:
             if self.device == "cuda":
                 raise  # CUDA can't be relied on after an error; a new process can
             return stub(grant.number, f"{type(err).__name__}: {err}")
+        finally:
+            self.makes = None
         done = time.perf_counter()
         # The time before a job's first request doesn't count: there was nothing to do.
         total = done - (self.last_done if self.spent.number == grant.number else granted)

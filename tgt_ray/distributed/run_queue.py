@@ -5,11 +5,15 @@ This is plain Python without ray; `board.py` makes an actor of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from tgt_ray.distributed.messages import Answer, Metrics, Run
+from tgt_ray.distributed.messages import Answer, Forgotten, Metrics, Opened, Run
 from tgt_ray.distributed.resources import LaneShape
 from tgt_ray.experiment.experiment import Experiment
+
+#: How often a run's workers may be lost after one and the same report before that is taken for the run's own fault.
+AT_ONE_STEP = 3
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Entry:
     - reason: why it failed; None where it didn't
     - unwritten: as in Answer
     - trouble: why its worker is about to give up; None: no worker of the present attempt has said so
+    - own: whether that was an error of the run itself, and not of what it runs on
+    - losses: by the number of the attempt that was lost so, the step of the last report before it, and `own`
     """
 
     run: Run
@@ -35,6 +41,8 @@ class Entry:
     reason: str | None = None
     unwritten: bool = False
     trouble: str | None = None
+    own: bool = False
+    losses: dict[int, tuple[int, bool]] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,15 +102,22 @@ class RunQueue:
     - lanes: their names
     - max_rebuilds: how often lanes may be opened again for runs of another shape, counted over all lanes
     - warm: lanes outlive their runs; False: a lane is opened for each run
+    - anew: what was known before is lost: no run is given to a lane until the driver has said which lanes there are,
+      and each of these has said which run it has, or hasn't for too long
     """
 
-    def __init__(self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True):
+    def __init__(
+        self, plan: Experiment, lanes: list[str], max_rebuilds: int = 0, warm: bool = True, anew: bool = False
+    ):
         self.lanes = {name: Lane(plan) for name in lanes}
         self.max_rebuilds, self.rebuilds, self.warm = max_rebuilds, 0, warm
         self.entries: dict[str, Entry] = {}
         self.queue: list[Entry] = []
         self.closed = False
         self.why_no_lane = ""
+        self.cancelled: set[str] = set()
+        self.told = not anew  # whether the driver has said which lanes there are
+        self.unheard: set[str] = set()  # lanes that may have a run and have not said so yet
 
     def overview(self) -> Overview:
         """Say what lanes do right now."""
@@ -114,51 +129,132 @@ class RunQueue:
                 lanes.append(LaneState(name, run, lane.taken, generators, lane.placement))
         return Overview(tuple(lanes), len(self.queue))
 
+    def reports(self) -> dict[str, tuple[str, int]]:
+        """Say by lane how its run is called, and how many reports have come of that."""
+        held = [entry for entry in self.entries.values() if entry.lane is not None and not entry.ended]
+        return {str(entry.lane): (entry.run.called, len(entry.reports)) for entry in held}
+
     # ---- runs
 
     def submit(self, run: Run) -> None:
-        """Queue a run."""
-        entry = self.entries[run.id] = Entry(run)
+        """Queue a run, unless it is known already."""
+        if run.id in self.entries:
+            return
+        entry = self._known(run)
         self.queue.append(entry)
+        if entry.cancelled:
+            self._end(entry, None)
         self._refuse_what_no_lane_will_serve()
+
+    def _known(self, run: Run) -> Entry:
+        entry = self.entries[run.id] = Entry(run, cancelled=run.id in self.cancelled)
+        return entry
+
+    def of(self, run_id: str) -> Entry:
+        """Return what is known of a run.
+
+        - raises Forgotten: where nothing is
+        """
+        if run_id not in self.entries:
+            raise Forgotten(run_id)
+        return self.entries[run_id]
 
     def report(self, run_id: str, metrics: Metrics) -> None:
         """Keep a report; one that comes again after a resume is ignored."""
-        reports = self.entries[run_id].reports
+        reports = self.of(run_id).reports
         if not reports or metrics["step"] > reports[-1]["step"]:
             reports.append(metrics)
 
-    def answer(self, run_id: str, seen: int) -> Answer | None:
-        """Return the report after the first `seen` ones, or how the run ended; None where there is neither yet."""
-        entry = self.entries[run_id]
-        if len(entry.reports) > seen:
-            return Answer(entry.reports[seen])
+    def answer(self, run_id: str, after: int) -> Answer | None:
+        """Return the first report of a later step, or how the run ended; None where there is neither yet."""
+        entry = self.of(run_id)
+        for metrics in entry.reports:
+            if metrics["step"] > after:
+                return Answer(metrics)
         return Answer(None, entry.reason, entry.history, entry.unwritten) if entry.ended else None
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run; its lane is free as soon as its worker notices."""
-        entry = self.entries[run_id]
+        self.cancelled.add(run_id)
+        entry = self.entries.get(run_id)
+        if entry is None:  # forgotten: it is cancelled once somebody tells of it
+            return
         entry.cancelled = True
         if not entry.attempts:
             self._end(entry, None)
 
     def is_over(self, run_id: str) -> bool:
         """Return whether a run was cancelled or has ended."""
-        entry = self.entries[run_id]
+        entry = self.of(run_id)
         return entry.cancelled or entry.ended
 
-    def trouble(self, run_id: str, reason: str) -> None:
-        """Keep why a run's worker is about to give up; in a group, the first reason is closest to the cause."""
-        entry = self.entries[run_id]
-        entry.trouble = entry.trouble or reason
+    def trouble(self, run_id: str, reason: str, own: bool = False) -> None:
+        """Keep why a run's worker is about to give up; in a group, the first reason is closest to the cause.
+
+        - own: whether it is an error of the run itself
+        """
+        entry = self.of(run_id)
+        if entry.trouble is None:
+            entry.trouble, entry.own = reason, own
 
     def end(self, run_id: str, reason: str | None, history: list[Metrics], unwritten: bool = False) -> None:
         """End a run; with a reason, it has failed.
 
         - unwritten: as in Answer
         """
-        self.entries[run_id].history, self.entries[run_id].unwritten = history, unwritten
-        self._end(self.entries[run_id], reason)
+        entry = self.of(run_id)
+        entry.history, entry.unwritten = history, unwritten
+        self._end(entry, reason)
+
+    # ---- after everything was forgotten
+
+    def tell_lanes(self, asking: list[Opened], open_: list[Opened], cancelled: set[str], rebuilds: int) -> None:
+        """Learn from the driver which lanes there are, of those that may be opened again; the first call counts.
+
+        - asking: those that are to be opened
+        - open_: those that have workers, which may have a run
+        """
+        if self.told:
+            return
+        self.told, self.rebuilds = True, rebuilds
+        self.cancelled |= cancelled
+        for name, lane in self.lanes.items():
+            lane.alive = any(each.name == name for each in (*asking, *open_))
+        for each in (*asking, *open_):
+            if not self.lanes[each.name].taken:
+                self.lanes[each.name].plan = each.plan
+        for each in open_:
+            if not self.lanes[each.name].taken:
+                self.unheard.add(each.name)
+                self.lanes[each.name].taken = True  # it may have been, so that it may be opened again
+        for run_id in cancelled:
+            self.cancel(run_id)
+
+    def hold(self, lane: Opened, run: Run, reports: list[Metrics]) -> bool:
+        """Learn from a worker of a lane which run it has; return whether it may go on with it.
+
+        - reports: those that it has made known
+        """
+        self._hear(lane)
+        entry = self.entries.get(run.id) or self._known(run)
+        if entry.lane is None and not entry.ended:
+            if entry in self.queue:
+                self.queue.remove(entry)
+            entry.lane, entry.attempts = lane.name, 1
+        for each in reports:
+            self.report(run.id, each)
+        return entry.lane == lane.name and not (self.is_over(run.id) or self.closed)
+
+    def _hear(self, lane: Opened) -> None:
+        state = self.lanes[lane.name]
+        if not state.taken:
+            state.plan = lane.plan
+        state.taken, state.placement = True, lane.placement or state.placement
+        self.unheard.discard(lane.name)
+
+    def give_up_waiting(self) -> None:
+        """Take lanes that have said nothing for too long to have no run."""
+        self.unheard.clear()
 
     # ---- workers of lanes
 
@@ -167,14 +263,19 @@ class RunQueue:
         held = self._held(name)
         return held.run.id if held is not None else None
 
-    def asked(self, name: str) -> int:
+    def asked(self, name: str, plan: Experiment | None = None) -> int:
         """Note that a worker of the lane asks for work, and return the number of its call.
+
+        - plan: for whose resources the lane was placed, where that may have been forgotten
 
         A later call of the same lane ends an earlier one that still waits: its worker was lost.
         """
         lane = self.lanes[name]
+        if plan is not None and not lane.taken:
+            lane.plan = plan
         lane.taken = True
         lane.calls += 1
+        self.unheard.discard(name)
         return lane.calls
 
     def again(self, name: str) -> Run | None:
@@ -213,8 +314,10 @@ class RunQueue:
 
     def may_open(self, name: str) -> bool:
         """Return whether `open_lane` has an answer; a lane that isn't warm is only opened for a run."""
+        if not self.told and not self.closed:
+            return False
         needs_none = self.warm or self.closed or not self.lanes[name].alive
-        return needs_none or self._held(name) is not None or bool(self.queue)
+        return needs_none or self._held(name) is not None or bool(self.queue and not self.unheard)
 
     def open_lane(self, name: str) -> Experiment | None:
         """Return the experiment for whose resources to open the lane; None where it isn't needed any more."""
@@ -235,6 +338,7 @@ class RunQueue:
         - returns: the id of the placement group that may be left over of it
         """
         lane, held = self.lanes[name], self._held(name)
+        self.unheard.discard(name)
         if held is not None:
             held.trouble = held.trouble or reason
             self._lost_too_often(held)
@@ -259,11 +363,13 @@ class RunQueue:
 
     def _begun(self, entry: Entry) -> Run:
         entry.attempts += 1
-        entry.trouble = None
+        entry.trouble, entry.own = None, False
         return entry.run
 
     def _next_for(self, lane: Lane) -> Entry | None:
         """Return the first run in the queue that the lane serves; else the first that no lane serves; else None."""
+        if self.unheard or not self.told:
+            return None
         fitting = next((entry for entry in self.queue if lane.serves(entry.run)), None)
         return fitting or next((entry for entry in self.queue if not self._is_served(entry)), None)
 
@@ -271,6 +377,8 @@ class RunQueue:
         return any(lane.alive and lane.serves(entry.run) for lane in self.lanes.values())
 
     def _refuse_what_no_lane_will_serve(self) -> None:
+        if not self.told:
+            return
         nobody = not any(lane.alive for lane in self.lanes.values())
         for entry in list(self.queue):
             if nobody:
@@ -283,13 +391,21 @@ class RunQueue:
                 )
 
     def _lost_too_often(self, entry: Entry) -> bool:
-        """End a run whose worker was lost, where it was cancelled or lost too often; return whether it is over."""
-        most = entry.run.experiment.train.max_failures
+        """End a run whose worker was lost, where it was cancelled or lost too often; return whether it is over.
+
+        What it runs on may fail at any time, so that doesn't count, unless it happens at the same step again and again.
+        """
+        entry.losses[entry.attempts] = (entry.reports[-1]["step"] if entry.reports else 0, entry.own)
+        most, why = entry.run.experiment.train.max_failures, f": {entry.trouble}" if entry.trouble else ""
+        own = sum(own for _, own in entry.losses.values())
+        lost = Counter(step for step, own in entry.losses.values() if not own)
+        step, times = max(lost.items(), key=lambda each: each[1], default=(0, 0))
         if entry.cancelled:
             self._end(entry, None)
-        elif entry.attempts > most:
-            why = f": {entry.trouble}" if entry.trouble else ""
-            self._end(entry, f"its workers were lost {entry.attempts} times, train.max_failures is {most}{why}")
+        elif own > most:
+            self._end(entry, f"it failed {own} times, train.max_failures is {most}{why}")
+        elif times >= AT_ONE_STEP:
+            self._end(entry, f"its workers were lost {times} times after step {step}{why}")
         return entry.ended
 
     def _end(self, entry: Entry, reason: str | None) -> None:

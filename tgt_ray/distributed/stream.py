@@ -11,12 +11,15 @@ import math
 import queue
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import ray
+from ray.exceptions import RayError
 
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 SLOTS = 256
 #: Seconds between two looks for rows that another lane makes, and after which the own generators make them.
 LOOK_S, DEMAND_S = 0.05, 5.0
+#: Seconds between two looks whether generators still do something, and how often they must be found idle.
+CHECK_S, IDLE_TIMES = 5.0, 3
 #: Seconds between two looks for rows that others have made meanwhile, and that needn't be made here any more.
 NEWS_S = 1.0
 
@@ -51,6 +56,8 @@ class SyntheticStream:
     - slots: of one pass
     - board: knows which lane makes which request of a bank; None: there are no other lanes
     - at_once: whether generators start now, or once a job comes near a request that isn't in its bank
+    - lane: whose worker this is
+    - limit: seconds without a row after which generators that have nothing to do are taken to be cut off
     """
 
     def __init__(
@@ -63,7 +70,11 @@ class SyntheticStream:
         slots: int = SLOTS,
         board: Any = None,
         at_once: bool = True,
+        lane: str = "",
+        limit: float = math.inf,
     ):
+        self.board, self.lane, self.limit = board, lane, limit
+        self.waits_for: int | None = None  # index of the request that the worker waits for
         self.storage_root, self.rows = storage_root, pool.rows_per_request
         self.waiting: dict[int, pa.Table] = {}  # rows of the present job that came before their turn
         self.banked: BankedRows | None = None  # the present job's rows out of its bank, in the order of this worker
@@ -78,7 +89,7 @@ class SyntheticStream:
         self.number = -1
         self.dropped = 0  # blocks of earlier jobs that came during the present one
         self.student: tuple[dict[str, np.ndarray] | None, int] = None, -1  # as it was published last
-        self.setup = pool, storage_root, generator, slots, board
+        self.setup = pool, storage_root, generator, slots, board, lane
         self.generators: Generators | None = None
         if at_once:
             self._started()
@@ -191,21 +202,42 @@ class SyntheticStream:
         blocks = self._started().blocks
         if index != self.next:  # rows of a bank that aren't there any more are needed again: the window moves there
             self._tell("consumed", job.number, self._in_first_epoch(index))
+        since, idle = time.monotonic(), 0
         while index not in self.waiting:
             try:
-                self._sort_in(blocks.get(timeout=self.look_s), job, index)
+                self._sort_in(blocks.get(timeout=self.look_s or CHECK_S), job, index)
+                since, idle = time.monotonic(), 0
             except queue.Empty:
-                assert self.banked is not None
+                self.waits_for = index
+                if time.monotonic() - since > self.limit + idle * CHECK_S:
+                    idle = self._idle(idle)
+                if self.banked is None:
+                    continue
                 self.banked.bank.look()
                 if self.banked.bank.unseen:  # else it would wait for rows of other lanes that it can't find
                     self._tell("unkept", job.number)
                 found = self.banked.find(index)
                 if found is not None:
+                    self.waits_for = None
                     return found
                 if time.monotonic() - asked > DEMAND_S:
                     self._tell("demand", job.number, index)
                     asked = time.monotonic()
+        self.waits_for = None
         return unpack(self.waiting.pop(index))
+
+    def _idle(self, before: int) -> int:
+        """Return how often generators were found to have nothing to do while the worker waits for a row of theirs.
+
+        - before: how often they were found so already
+        - raises StreamLost: where that isn't by chance: what they have made doesn't come here
+        """
+        with suppress(RayError):  # the board was lost: later
+            if ray.get(self.board.is_busy.remote(self.lane), timeout=CHECK_S) is False:
+                if before + 1 == IDLE_TIMES:
+                    raise StreamLost(f"no row has come for {self.limit:.0f} s, and its generators have nothing to do")
+                return before + 1
+        return before
 
     def _sort_in(self, row: pa.Table | BaseException, job: Job, expected: int) -> None:
         """Put a row that has come to those that wait for their turn."""

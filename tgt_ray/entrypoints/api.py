@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -266,6 +265,7 @@ def _run_ray(
     from tgt_ray.distributed import cluster
     from tgt_ray.distributed.board import board_name
     from tgt_ray.distributed.lanes import open_prepared_lanes
+    from tgt_ray.distributed.link import following
     from tgt_ray.distributed.measuring import measured_by_a_lane
     from tgt_ray.distributed.messages import Run
     from tgt_ray.distributed.resources import check_fits
@@ -278,40 +278,37 @@ def _run_ray(
         data = _read(config, [config.objective], scan, root, run_on_ray)
         _check_start([config], data)
         begun = _begun(begun_on_ray(config, data, checkpoints), before, data)
-        with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (board, prepared):
+        with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (lanes, prepared):
             log_teacher(prepared)
             patiently(lambda: folder.write(dump_yaml(config).encode(), "experiment.yaml"), held.check)
             reference, speed = (ray.put(prepared),), dict[str, Any]()
             run = Run(folder.root, config, reference, checkpoints.root, held=held)
+            link = following(lanes.board, run)
             try:
-                ray.get(board.submit.remote(run))
-                answer = _followed(config, board, run.id)
+                link.call("submit", run)
+                answer = _followed(config, link, run.id)
             except RayActorError as err:
                 raise RunFailed(
                     "the actor between this process and the run's workers was lost; continue with --resume"
                 ) from err
             if answer.reason is None:
-                speed = measured_by_a_lane(board, config, reference, checkpoints)
+                speed = measured_by_a_lane(lanes.board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
     held.patiently(lambda: _keep_files(config, folder))
     return answer.history, prepared, speed
 
 
-def _followed(config: Experiment, board: Any, run_id: str) -> Any:
+def _followed(config: Experiment, link: Any, run_id: str) -> Any:
     """Log the reports of a run on Ray until it is over, say how far it is, and return how it ended."""
-    import ray
-
-    answer = ray.get(board.next_report.remote(run_id, 0))
+    answer = link.call("next_report", run_id, -1)
     # From the first report on: before it lies the start of the lane, or what was done before a resume.
     done = answer.metrics["step"] if answer.metrics is not None else 0
     with progress("training", config.train.steps, "steps", done=done) as phase:
-        for seen in itertools.count(1):
-            if answer.metrics is None:
-                break
+        while answer.metrics is not None:
             _log_report(config.task.metric_names[0], answer.metrics)
             phase.to(answer.metrics["step"])
-            answer = ray.get(board.next_report.remote(run_id, seen))
+            answer = link.call("next_report", run_id, answer.metrics["step"])
     return answer
 
 

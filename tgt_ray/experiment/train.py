@@ -142,6 +142,14 @@ class TrainConfig(Config):
     max_failures: int = Field(
         3, ge=0, description="how often a run resumes from its last checkpoint after losing workers before it fails"
     )
+    watchdog: float = Field(
+        60,
+        ge=10,
+        le=86400,
+        description="seconds without a sign of life after which a process of a run on Ray is taken to hang: it is ended"
+        " and replaced, and the run goes on; one that works on something long gives signs all the same",
+        json_schema_extra=SINCE_0_2,
+    )
     channels_last: bool = Field(
         True, description="store the student's convolutions in channels-last memory format, which is often faster"
     )

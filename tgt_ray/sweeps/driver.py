@@ -50,6 +50,9 @@ from tgt_ray.training.files import kept_files
 
 log = logging.getLogger(__name__)
 
+#: How many processes of Tune's a trial may have: as many as are lost are replaced.
+PROCESSES_OF_A_TRIAL = 4
+
 
 def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, journal: Journal) -> pd.DataFrame:
     """Run a sweep on the connected cluster, or go on with it where its journal has begun.
@@ -76,7 +79,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, jour
         sweep.unchanged_anchors(),
         begun=Begun.of(before, "sweep") if before is not None else None,
         changes=sweep.augmented_rows(),
-    ) as (board, prepared):
+    ) as (link, prepared):
         log_teacher(prepared)
         student = prepared.student
         banks = about_banks(sweep, row_bytes(student.input_shape, student.num_classes))
@@ -91,9 +94,9 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, jour
             Path(held.folder.base).name,
         )
         reference = (ray.put(prepared),)
-        search_trials(sweep, reference, board, held, journal, concurrent)
+        search_trials(sweep, reference, link, held, journal, concurrent)
         table = finish(sweep, held, journal)
-        measure_best(sweep, table, board, reference, held)
+        measure_best(sweep, table, link.board, reference, held)
     return table
 
 
@@ -118,7 +121,12 @@ def begin(
 
 
 def search_trials(
-    sweep: SweepConfig, prepared: tuple[Any, ...], board: Any, held: Held, journal: Journal, concurrent: int
+    sweep: SweepConfig,
+    prepared: tuple[Any, ...],
+    link: lanes.DriverLink,
+    held: Held,
+    journal: Journal,
+    concurrent: int,
 ) -> None:
     """Train the trials that have not ended.
 
@@ -143,7 +151,7 @@ def search_trials(
     else:
         # Tune's own files, which nothing reads.
         with TemporaryDirectory(prefix="tgt_ray_tune_") as place:
-            tuner = make_tuner(sweep, prepared, board, held, search, recorder, min(concurrent, left), left, place)
+            tuner = make_tuner(sweep, prepared, link, held, search, recorder, min(concurrent, left), left, place)
             try:
                 with ends.restored(signal.SIGINT):  # Tune leaves its own handler of Ctrl-C behind
                     tuner.fit()
@@ -157,7 +165,7 @@ def search_trials(
 def make_tuner(
     sweep: SweepConfig,
     prepared: tuple[Any, ...],
-    board: Any,
+    link: lanes.DriverLink,
     held: Held,
     search: JournalSearch,
     recorder: Recorder,
@@ -173,8 +181,10 @@ def make_tuner(
     """
     filter_tune_messages()
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal has what they write
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that fails has no metric
     known = {each.name: each.step for each in recorder.journal.unfinished}
-    trainable = tune.with_parameters(LaneTrial, sweep=sweep, board=board, prepared=prepared, held=held, known=known)
+    shared = {"sweep": sweep, "board": link.board, "prepared": prepared, "held": held, "known": known}
+    trainable = tune.with_parameters(LaneTrial, **shared)
     return tune.Tuner(
         tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
@@ -191,9 +201,9 @@ def make_tuner(
             name="tune",
             storage_path=place,
             verbose=0,
-            callbacks=[recorder, CancelRuns(board)],
-            # A lane replaces its lost workers; a trial that fails in spite of that would fail again.
-            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[recorder, CancelRuns(link)],
+            # Of its process alone: a lane replaces its lost workers, and a run that fails is no error here.
+            failure_config=tune.FailureConfig(max_failures=PROCESSES_OF_A_TRIAL - 1),
             # The runs write checkpoints themselves.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

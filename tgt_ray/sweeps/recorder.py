@@ -13,10 +13,12 @@ from ray.tune import Callback
 from tgt_ray.core import patience
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import BEAT_S, Held
+from tgt_ray.distributed.lanes import DriverLink
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal, Known
 from tgt_ray.sweeps.search import JournalSearch
 from tgt_ray.sweeps.table import reason_of
+from tgt_ray.sweeps.trial import FAILURE, UNWRITTEN
 from tgt_ray.sweeps.unstored import Unstored
 
 #: What Tune adds to a report.
@@ -25,9 +27,6 @@ TUNES_OWN = {
     "time_since_restore", "iterations_since_restore", "experiment_tag", "training_iteration", "should_checkpoint",
     "config", "trial",
 }  # fmt: skip
-
-#: What the reason of a trial begins with whose files couldn't be written.
-UNWRITTEN = f"{NotWritten.__module__}.{NotWritten.__qualname__}: "
 
 Listener = Callable[[Known], None]
 
@@ -66,12 +65,17 @@ class Recorder(Unstored, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._safely(self._report, trial, result)
+        if FAILURE not in result:
+            self._safely(self._report, trial, result)
+        elif not result[UNWRITTEN]:
+            self._safely(self._end, trial, "failed", result[FAILURE])
+        else:  # it goes on once its files can be written; until then no other trial could do better
+            self.error = self.error or NotWritten(result[FAILURE])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # An interruption stops trials as well, but without the mark that they are done: a resume goes on with them.
         result = trial.last_result or {}
-        if result.get("done"):
+        if result.get("done") and FAILURE not in result:
             tested = f"test_{self.sweep.search.metric}" in result
             self._safely(self._end, trial, "finished" if tested else "stopped early", None)
 
@@ -79,10 +83,7 @@ class Recorder(Unstored, Callback):
         # The local file first: the storage has it only after Tune has reported the failure.
         here = Path(trial.error_file) if trial.error_file else None
         said = here.read_text(encoding="utf-8") if here is not None and here.exists() else trial.get_error()
-        reason = reason_of(str(said or ""))
-        if reason.startswith(UNWRITTEN):  # it goes on once its files can be written
-            self.error = self.error or NotWritten(reason.removeprefix(UNWRITTEN))
-        self._safely(self._end, trial, "failed", reason)
+        self._safely(self._end, trial, "failed", reason_of(str(said or "")))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._safely(self._look)
@@ -132,14 +133,14 @@ class Recorder(Unstored, Callback):
 class CancelRuns(Unstored, Callback):
     """Cancels the runs of trials that Tune stops, which frees their lanes.
 
-    - board: of the sweep's lanes
+    - lanes: of the sweep
     """
 
-    def __init__(self, board: Any):
-        self.board = board
+    def __init__(self, lanes: DriverLink):
+        self.lanes = lanes
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.board.cancel.remote(trial.config["trial"])
+        self.lanes.cancel(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.board.cancel.remote(trial.config["trial"])
+        self.lanes.cancel(trial.config["trial"])

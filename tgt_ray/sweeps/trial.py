@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
 from ray import tune
-from ray.exceptions import RayActorError
 
-from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import Held
+from tgt_ray.distributed.link import following
 from tgt_ray.distributed.messages import Run
+from tgt_ray.distributed.pulse import Pulse
 from tgt_ray.sweeps.config import SweepConfig
 
-
-class TrialFailed(RuntimeError):
-    """A trial ended without a result; the message is the reason that the table shows."""
+#: Keys of the last result of a trial that fails: why it did, and whether that was since its files couldn't be written.
+FAILURE, UNWRITTEN = "failure", "unwritten"
 
 
 class LaneTrial(tune.Trainable):
@@ -34,6 +32,8 @@ class LaneTrial(tune.Trainable):
         known: dict[str, int],
     ) -> None:
         self.sweep, self.board, self.prepared, self.held, self.known = sweep, board, prepared, held, known
+        self.name = config["trial"]
+        self.pulse = Pulse(board, lambda: f"the process of trial {self.name}", "", lambda: "waits for a report")
         self._submit(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -44,29 +44,21 @@ class LaneTrial(tune.Trainable):
     def _submit(self, values: dict[str, Any]) -> None:
         self.name = values["trial"]
         experiment = self.sweep.trial_experiment({key: value for key, value in values.items() if key != "trial"})
-        self.seen, self.last_step = 0, experiment.train.steps
+        self.seen, self.last_step = -1, experiment.train.steps  # the step of the last report
         folder, called = self.held.folder.within("train", self.name).root, f"trial {self.name}"
         run = Run(
             self.name, experiment, self.prepared, folder, called, since=self.known.get(self.name, 0), held=self.held
         )
-        self._call("submit", run)
+        self.link = following(self.board, run)
+        self.link.call("submit", run)
 
     def step(self) -> dict[str, Any]:
-        """Wait for the run's next report and return it.
+        """Wait for the run's next report and return it, or why the run has failed.
 
-        - raises NotWritten: where its files can't be written, which ends the sweep: no other trial could do better
-        - raises TrialFailed: where it ends without a result
+        An error isn't raised, since Tune begins a trial again whose process was lost, and one that raises looks alike.
         """
-        answer = self._call("next_report", self.name, self.seen)
-        if answer.unwritten:
-            raise NotWritten(str(answer.reason))
+        answer = self.link.call("next_report", self.name, self.seen)
         if answer.metrics is None:
-            raise TrialFailed(answer.reason or "its run was stopped")
-        self.seen += 1
+            return {FAILURE: answer.reason or "its run was stopped", UNWRITTEN: answer.unwritten, "done": True}
+        self.seen = answer.metrics["step"]
         return {**answer.metrics, "done": answer.metrics["step"] >= self.last_step}
-
-    def _call(self, method: str, *args: Any) -> Any:
-        try:
-            return ray.get(getattr(self.board, method).remote(*args))
-        except RayActorError as err:
-            raise TrialFailed("the actor between trials and lanes was lost") from err
