@@ -1,7 +1,10 @@
 """Lines that are appended: whatever happens to the file, the whole ones count."""
 
+import errno
 import json
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -103,11 +106,45 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
     with monkeypatch.context() as changed:
         changed.setattr(os, "fsync", full)
-        with pytest.raises(NotWritten, match=r"journal\.jsonl: cannot be written \(No space left on device\)"):
+        with pytest.raises(NotWritten, match=r"journal\.jsonl: cannot be written \(storage full: No space left on "):
             mine.append({"each": 1})
     assert (tmp_path / "journal.jsonl").read_bytes() == before
     mine.append({"each": 2})
     assert [each["each"] for each in lines.read(Storage(tmp_path), "journal")[0]] == [0, 2]
+
+
+def test_of_a_line_that_is_cut_off_by_a_full_disk_nothing_stays(tmp_path):
+    mine = writer(Storage(tmp_path))
+    mine.append({"each": 0})
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limit[1]))
+    try:
+        with pytest.raises(NotWritten, match=r"journal\.jsonl: cannot be written \(File too large\)"):
+            mine.append({"each": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    mine.append({"each": 2})
+    assert [each["each"] for each in lines.read(Storage(tmp_path), "journal")[0]] == [0, 2]
+
+
+def test_a_line_that_cannot_be_written_at_first_stands_there_once_all_the_same(tmp_path, monkeypatch):
+    """The disk has room again at the very moment at which the file is closed."""
+    mine, whole = writer(Storage(tmp_path)), os.fsync
+
+    def full(file):
+        monkeypatch.setattr(os, "fsync", whole)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NotWritten):
+        mine.append({"each": 1})
+    assert not (tmp_path / "journal.jsonl").read_bytes()
+    mine.append({"each": 1})
+    assert lines.read(Storage(tmp_path), "journal") == ([{"n": 1, "each": 1}], 0)
 
 
 def test_nothing_is_written_where_it_may_not_be(tmp_path):

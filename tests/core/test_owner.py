@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from tests.helpers.storages import remote
 from tgt_ray.core import exclusive, owner
-from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.errors import ConfigError, NotWritten
 from tgt_ray.core.owner import NotOwner, claimed, current, in_use, made_once, owned, taken
 from tgt_ray.core.storage import Storage
 
@@ -193,8 +194,41 @@ def test_a_folder_that_was_removed_ends_its_owner_and_isn_t_made_again(tmp_path,
         (tmp_path / "a").rmdir()
         time.sleep(3 * owner.BEAT_S)
         assert not (tmp_path / "a").exists()
-        with pytest.raises(NotOwner, match="its files were removed"):
+        with pytest.raises(NotOwner, match="somebody has removed the folder"):
             held.check()
+
+
+def test_what_a_folder_without_its_files_leads_to_is_said_as_what_it_is(tmp_path):
+    with (
+        pytest.raises(NotOwner, match="a: somebody has removed the folder while"),
+        claimed(Storage(tmp_path), "a", False),
+    ):
+        shutil.rmtree(tmp_path / "a")
+        (tmp_path / "a" / "student.json").read_bytes()
+    with pytest.raises(FileNotFoundError), claimed(Storage(tmp_path), "a", False):
+        (tmp_path / "a" / "student.json").read_bytes()
+    assert not (tmp_path / "a").exists()
+
+
+def test_heartbeats_that_cannot_be_written_end_nothing_and_come_back_soon(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(owner, "AGAIN_S", 0.02)
+    monkeypatch.setattr(owner, "BEAT_S", 0.3)
+    failed, write = threading.Event(), Storage.write
+    tries = list[float]()
+
+    def full(self, *args, **more):
+        tries.append(time.monotonic())
+        if len(tries) in (2, 3, 4):
+            raise NotWritten("x: cannot be written (storage full)")
+        if len(tries) == 5:
+            failed.set()
+        write(self, *args, **more)
+
+    monkeypatch.setattr(Storage, "write", full)
+    with owned(Storage(tmp_path), pytest.fail) as held:
+        assert failed.wait(20)
+        held.check()
+    assert tries[4] - tries[1] < tries[1] - tries[0], "three more tries in less time than one pause"
 
 
 def test_without_exclusive_creation_somebody_else_s_folder_is_refused(tmp_path, quick, monkeypatch):

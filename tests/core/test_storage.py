@@ -1,6 +1,7 @@
 """Names of storages, files that are written whole or not at all, drafts, and secrets."""
 
 import copy
+import errno
 import os
 import pickle
 import resource
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyarrow import fs
 
 from tgt_ray.core.errors import ConfigError, NotWritten, RunFailed
-from tgt_ray.core.storage import Storage, shown
+from tgt_ray.core.storage import BIG, Storage, shown
 from tgt_ray.core.stored import Damaged
 
 
@@ -125,6 +127,42 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     assert str(failed.value) == f"{tmp_path}/big: cannot be written (File too large)"
     assert isinstance(failed.value, RunFailed), "exit code 1, since the input is good"
     assert [each.name for each in tmp_path.iterdir()] == ["big"] and storage.read("big") == b"old"
+
+
+def test_a_big_file_is_not_begun_where_there_is_no_room_for_it(tmp_path, monkeypatch):
+    storage, big = Storage(tmp_path), b"x" * BIG
+    storage.write(b"old", "a", "big")
+    opened: list[str] = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=2 * BIG, free=BIG - 1))
+    monkeypatch.setattr(storage, "fs", Counting(storage.fs, opened))
+    with pytest.raises(NotWritten) as failed:
+        storage.write(big, "a", "big")
+    said = "storage full: 1.05 MB are needed, 1.05 MB are free"
+    assert str(failed.value) == f"{tmp_path}/a/big: cannot be written ({said})"
+    assert not opened and storage.read("a", "big") == b"old"
+    storage.write(big[1:], "a", "small")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=0, free=0))
+    storage.write(big, "a", "big")
+    assert storage.read("a", "big") == big, "some file systems don't say how large they are"
+
+
+class Counting:
+    """A file system that notes which files are opened to be written."""
+
+    def __init__(self, of, opened: list[str]):
+        self.of, self.opened = of, opened
+
+    def open_output_stream(self, path):
+        self.opened.append(path)
+        return self.of.open_output_stream(path)
+
+    def __getattr__(self, name):
+        return getattr(self.of, name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_called_so(tmp_path, number):
+    assert Storage(tmp_path).reason(OSError(number, "x")) == f"storage full: {os.strerror(number)}"
 
 
 def test_a_file_that_is_replaced_can_be_kept(tmp_path):

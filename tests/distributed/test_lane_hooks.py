@@ -1,10 +1,12 @@
 """What a lane's workers report of their streams is summed up by the first of them."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.owners import held
+from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.distributed import lane_worker
@@ -55,6 +57,26 @@ def test_a_lane_whose_driver_was_overtaken_writes_no_checkpoint(tmp_path, monkey
     with pytest.raises(NotOwner, match="another command has taken over"):
         hooks.report(run, {"step": 5})
     assert not (tmp_path / "sweep" / "train").exists()
+
+
+@pytest.mark.parametrize("workers, device", [(2, "cpu"), (1, "cuda"), (1, "cpu")])
+def test_a_run_whose_files_cannot_be_written_is_over_at_once_and_says_why(workers, device, monkeypatch):
+    said = list[tuple]()
+
+    def full(self, item):
+        raise NotWritten("state.pt: cannot be written (storage full)")
+
+    worker = LaneWorker.__new__(LaneWorker)
+    worker.rank, worker.world_size, worker.device = 0, workers, device
+    worker.board, worker.stream, worker.held = None, None, None
+    link = SimpleNamespace(call=lambda *args: said.append(args))
+    monkeypatch.setattr(lane_worker, "HeldRun", lambda *args: link)
+    monkeypatch.setattr(LaneWorker, "_lane", lambda self: None)
+    monkeypatch.setattr(LaneWorker, "_load", full)
+    item = SimpleNamespace(id="7", measures=False)
+    with pytest.raises(NotWritten) if workers > 1 else nullcontext():  # the others wait in a step of their own
+        worker.work(item)
+    assert said == [("end", "7", "state.pt: cannot be written (storage full)", [], True)]
 
 
 @pytest.mark.parametrize("since, sent", [(None, [300]), (0, [100, 200, 300]), (200, [300]), (300, [300]), (400, [300])])

@@ -99,16 +99,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(short, storage, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("tgt_ray.entrypoints.api._log_report", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(short, storage=storage.root, name="stopped", local=True)
-    assert not storage.exists("stopped", "record.json")
+            run(short, storage=storage.root, name="stopped-locally", local=True)
+    assert not storage.exists("stopped-locally", "record.json")
     reported = []
     monkeypatch.setattr(
         "tgt_ray.entrypoints.api._log_report", lambda headline, metrics: reported.append(metrics["step"])
     )
-    resumed = run(short, storage=storage.root, name="stopped", local=True, resume=True)
+    resumed = run(short, storage=storage.root, name="stopped-locally", local=True, resume=True)
     assert reported == [12]
     assert resumed.metrics.step.tolist() == [6, 12]
-    assert storage.read("stopped", "metrics.jsonl").count(b"\n") == 2
+    assert storage.read("stopped-locally", "metrics.jsonl").count(b"\n") == 2
     finished, expected = (r.metrics.iloc[-1]["train_loss"] for r in (resumed, whole))
     assert finished == pytest.approx(expected, abs=0.5)
 

@@ -1,5 +1,7 @@
 """What TensorBoard shows of sweeps."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from tests.helpers.storages import remote
 from tests.helpers.trials import METRIC, fresh, sweep, trial
+from tgt_ray.core import patience
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
@@ -80,6 +83,31 @@ def test_the_tab_ticks_the_searched_metric_and_its_test_first(tmp_path):
     assert all(tag.startswith("test_") for tag in ticked[2:])
     sweeps = next(info for info in experiment.hparam_infos if info.name == "sweep")
     assert {value.string_value for value in sweeps.domain_discrete.values} == {"one", "two"} and sweeps.differs
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_event(tmp_path, monkeypatch):
+    curves, one, room = Curves(sweep(), Storage(tmp_path / "mine")), trial("2", 90.0, number=2), os.fsync
+    waited = list[float]()
+    one.result.update(
+        {f"score {number}": 1.0 * number for number in range(30)}
+    )  # more than a queue of tensorboardX has
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def freed(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            monkeypatch.setattr(os, "fsync", room)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(patience.time, "sleep", freed)
+    curves.reported(one)
+    assert len(waited) == 3
+    curves.ended(one)
+    (folder,) = (tmp_path / "mine" / "tensorboard" / "curves").iterdir()
+    assert [each.value for each in events(folder).Scalars(METRIC)] == [90.0]
+    assert [each.value for each in events(folder).Scalars("score_29")] == [29.0]
 
 
 def test_a_storage_that_is_no_disk_gets_the_events(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.owners import held
 from tests.helpers.trials import METRIC, opened, search_of, sweep
+from tgt_ray.core import patience
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
@@ -111,6 +112,24 @@ def test_an_error_of_keeping_results_ends_the_sweep_and_no_trial(around):
         around.recorder.on_step_end(2, [trial])
     around.recorder.on_experiment_end([trial])
     assert around.closed == 1 and isinstance(around.recorder.error, NotWritten)
+
+
+def test_after_an_error_of_the_storage_nothing_waits_for_it_any_more(around, monkeypatch):
+    tries, waited = list[str](), list[float]()
+    monkeypatch.setattr(patience.time, "sleep", waited.append)
+
+    def write() -> None:
+        tries.append("try")
+        if len(tries) < 3:
+            raise NotWritten("trials.csv: cannot be written (storage full)")
+
+    around.recorder.closed.append(lambda: patience.patiently(write))
+    around.recorder.error = NotWritten("journal.jsonl: cannot be written (storage full)")
+    around.recorder.on_experiment_end([])
+    assert len(tries) == 1 and not waited and "journal" in str(around.recorder.error)
+    around.recorder.error = None
+    around.recorder.on_experiment_end([])
+    assert len(tries) == 3 and len(waited) == 1 and around.recorder.error is None
 
 
 def test_a_trial_whose_files_cannot_be_written_ends_the_sweep_and_goes_on_with_it(around, tmp_path):

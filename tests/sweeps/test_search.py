@@ -1,11 +1,14 @@
 """Which values trials have, and what a sweep tells Optuna of them."""
 
+import errno
+import os
 from pathlib import Path
 
 import optuna
 import pytest
 
 from tests.helpers.trials import METRIC, opened, search_of, sweep
+from tgt_ray.core import patience
 from tgt_ray.core.config import validate
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
@@ -39,6 +42,31 @@ def end(search: JournalSearch, known: Known, status: str, reason: str | None = N
 def ask(search: JournalSearch) -> Known:
     """The next trial, which Tune calls something else."""
     return search.journal.of(search.suggest(f"tune{len(search.journal.trials)}")["trial"])
+
+
+def test_a_disk_that_is_full_for_a_while_costs_optuna_nothing(tmp_path, monkeypatch):
+    folder, room = Storage(tmp_path / "mine"), os.fsync
+    (tmp_path / "mine").mkdir()
+    search, waited = search_of(folder, sweep(controls=[])), list[float]()
+    known = ask(search)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")  # what was written before it must not stay
+
+    def freed(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            monkeypatch.setattr(os, "fsync", room)
+
+    monkeypatch.setattr(patience.time, "sleep", freed)
+    assert search.journal.report(known, {"step": 250, METRIC: 50.0})
+    monkeypatch.setattr(os, "fsync", full)
+    search.told(known)
+    assert len(waited) == 3
+    end(search, known, "stopped early")
+    (found,) = study(folder).trials
+    assert found.intermediate_values == {250: 50.0} and found.state == STATE.PRUNED
+    assert (tmp_path / "mine" / STUDY_FILE).read_text().count('"intermediate_value"') == 1
 
 
 def test_the_study_tells_finished_stopped_and_failed_trials_apart(tmp_path):

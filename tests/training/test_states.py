@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tests.helpers.experiments import short, tiny
 from tests.helpers.owners import held
 from tests.helpers.stops import weights_of
 from tgt_ray import load_student
-from tgt_ray.core.errors import ConfigError, RunFailed
+from tgt_ray.core import patience
+from tgt_ray.core.errors import ConfigError, NotWritten, RunFailed
 from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
@@ -193,6 +195,48 @@ def test_a_tokenizer_with_other_bytes_is_refused(sentences, tmp_path):
     file.write_text(content.replace("red", "rad", 1) if "red" in content else content.replace("Ġa", "Ġb", 1))
     with pytest.raises(ConfigError, match=r"tokenizer\.json: is damaged \(its content doesn't fit its checksum"):
         load_student(str(folder))
+
+
+def test_a_run_waits_for_a_storage_that_fails_and_has_the_result_of_an_undisturbed_one(
+    experiment, whole, tmp_path, monkeypatch, caplog
+):
+    write, tries = Storage.write, list[str]()
+
+    def full(self, data, *parts, keep=None):
+        if parts[-1] in (STATE_FILE, "record.json") and self.root.startswith(str(tmp_path / "a")):
+            tries.append(parts[-1])
+            if len(tries) in (1, 3, 4) or tries.count("record.json") == 1:
+                raise NotWritten(f"{self.where(*parts)}: cannot be written (storage full)") from OSError(28, "full")
+        write(self, data, *parts, keep=keep)
+
+    monkeypatch.setattr(Storage, "write", full)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    api.run(experiment, storage=str(tmp_path), name="a", local=True)
+    assert student_of(tmp_path) == student_of(whole)
+    waited = [each for each in caplog.messages if each.endswith("; tried again for 60 s")]
+    assert len(waited) == 3 and sum("the storage can be written again" in each for each in caplog.messages) == 3
+
+
+def test_a_run_whose_storage_fails_for_long_ends_in_one_line_and_goes_on_later(
+    experiment, whole, tmp_path, monkeypatch
+):
+    write, monotonic, slept = Storage.write, time.monotonic, [0.0]
+
+    def full(self, data, *parts, keep=None):
+        if parts[-1] == STATE_FILE and self.exists(PREVIOUS_FILE):
+            raise NotWritten(f"{self.where(*parts)}: cannot be written (storage full)") from OSError(28, "full")
+        write(self, data, *parts, keep=keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", full)
+        patch.setattr(patience.time, "sleep", lambda seconds: slept.append(slept[-1] + seconds))
+        patch.setattr(patience.time, "monotonic", lambda: monotonic() + slept[-1])
+        said = r"a/checkpoint/state\.pt: cannot be written \(storage full\), tried for 60 s; go on with --resume once"
+        with pytest.raises(NotWritten, match=said):
+            api.run(experiment, storage=str(tmp_path), name="a", local=True)
+    assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "a" / "record.json").exists()
+    api.run(storage=str(tmp_path), name="a", local=True, resume=True)
+    assert student_of(tmp_path) == student_of(whole)
 
 
 def test_a_command_that_was_overtaken_writes_no_checkpoint(tmp_path):

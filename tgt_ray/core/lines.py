@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import checksum
 
@@ -101,21 +100,19 @@ class Writer:
 
     def _append(self, line: bytes) -> None:
         path = Path(self.folder.path(f"{self.name}.jsonl"))
-        try:
-            with path.open("a+b") as file:
-                size = file.tell()
-                file.seek(max(0, size - 1))
-                try:
-                    # A line whose very end was cut off is whole.
-                    file.write(line if file.read() in (b"", b"\n") else b"\n" + line)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    os.ftruncate(file.fileno(), size)
-                    raise
-        except OSError as err:
-            where = self.folder.where(f"{self.name}.jsonl")
-            raise NotWritten(f"{where}: cannot be written ({self.folder.reason(err)})") from err
+        # Without a buffer, which would be written once more when the file is closed.
+        with self.folder.writing(path.name), path.open("a+b", buffering=0) as file:
+            size = file.tell()
+            file.seek(max(0, size - 1))
+            # A line whose very end was cut off is whole.
+            rest = memoryview(line if file.read() in (b"", b"\n") else b"\n" + line)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
 
     def _write_segment(self, entries: list[Entry]) -> None:
         segment = (len(entries) - 1) // SEGMENT

@@ -22,23 +22,27 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pyarrow as pa
 from pyarrow import fs
 
-from tgt_ray.core import exclusive
+from tgt_ray.core import exclusive, patience
 from tgt_ray.core.errors import ConfigError, NotWritten, RunFailed
 from tgt_ray.core.storage import DRAFT_S, Storage
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: What the files of the owner of a run's or a sweep's folder begin with.
 OWNER = "owner"
 #: Seconds between two heartbeats, and those without one after which an owner counts as gone. The second are counted by
 #: the clock of who looks: clocks of machines differ.
 BEAT_S, STALE_S = 5.0, 60.0
+#: Seconds before the next heartbeat after one that could not be written.
+AGAIN_S = 1.0
 #: Seconds between two looks at somebody else's heartbeat.
 LOOK_S = 0.5
 #: Seconds by which two readings of the time at which a process began may differ.
@@ -50,7 +54,7 @@ _FILE = re.compile(r".+-(?:\d{6}\.lock|[0-9a-f]{32}\.beat)")
 
 
 class NotOwner(RunFailed):
-    """Raised where another command has taken over what this one works on."""
+    """Raised where another command has taken over what this one works on, or somebody has removed it."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +131,33 @@ class Held:
             return True
 
     def check(self) -> None:
-        """Raise NotOwner where another command has taken it over."""
+        """Raise NotOwner where another command has taken it over, or somebody has removed the folder."""
         if self.is_mine():
             return
-        try:
+        successor = None
+        with suppress(OSError):
+            if not self.folder.exists():
+                raise NotOwner(
+                    f"{self.folder.shown}: somebody has removed the folder while this command worked on it; this one"
+                    " ends, and writes nothing more there"
+                )
             successor = current(self.folder, self.what)
-        except OSError:
-            successor = None
         by = f" (it is {successor})" if successor is not None else ""
         raise NotOwner(
             f"{self.folder.shown}: another command has taken over, since this one gave no sign of life for"
             f" {STALE_S:.0f} s, or its files were removed{by}; this one ends, and writes nothing more there"
         )
+
+    def patiently(self, write: Callable[[], T]) -> T:
+        """Call what writes into the folder of a run or sweep, and call it again for a while where it can't.
+
+        - raises NotOwner: where another command has taken over, or somebody has removed the folder
+        - raises NotWritten: where it can't be written for long
+        """
+        try:
+            return patience.patiently(write, self.check)
+        except NotWritten as err:
+            raise NotWritten(f"{err}; go on with --resume once it can be written") from err
 
 
 class Heart(threading.Thread):
@@ -148,15 +167,20 @@ class Heart(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self.held, self.beats, self.over = held, 0, threading.Event()
 
-    def beat(self) -> None:
+    def beat(self) -> bool:
+        """Give a sign of life; return whether it could be written."""
         self.beats += 1
         content = json.dumps({"beat": self.beats, "at": time.time()}).encode()
-        with suppress(NotWritten):  # the next one may be; whoever writes results says so
+        try:
             self.held.folder.write(content, _beat(self.held.what, self.held.token))
+        except NotWritten:  # the next one may be; whoever writes results says so
+            return False
+        return True
 
     def run(self) -> None:
-        while not self.over.wait(BEAT_S) and self.held.is_mine():
-            self.beat()
+        pause = BEAT_S
+        while not self.over.wait(pause) and self.held.is_mine():
+            pause = BEAT_S if self.beat() else AGAIN_S
 
 
 def machine() -> str:
@@ -419,6 +443,9 @@ def claimed(root: Storage, name: str, resume: bool) -> Iterator[Held]:
         if not resume and taken(root, name):
             raise ConfigError(_exists(root, name))
         yield owner.held
+    except (ConfigError, OSError):
+        owner.held.check()  # without the folder this is how whatever looks for a file there ends
+        raise
     finally:
         owner.end()
         _remove_empty(folder)

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import socket
 import time
 import uuid
@@ -21,6 +22,7 @@ from pyarrow import fs
 
 from tgt_ray.core import stored
 from tgt_ray.core.errors import ConfigError, NotRead, NotWritten, cut
+from tgt_ray.core.memory import in_bytes
 from tgt_ray.core.stored import Damaged
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ KEYED = ("data_cache", "bank")
 BEGUN = ("experiment.yaml", "sweep.yaml")
 #: Seconds after which a draft is left over for certain.
 DRAFT_S = 24 * 3600
+#: Bytes of a file from which on it is looked whether there is room for it, before it is written.
+BIG = 2**20
+#: What systems say of a full disk, or of one that is full for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -168,6 +174,14 @@ class Storage:
         except (pa.ArrowException, OSError) as err:
             raise NotRead(f"{self.where(*parts)}: cannot be read ({self.reason(err)})") from err
 
+    @contextmanager
+    def writing(self, *parts: str) -> Iterator[None]:
+        """Raise NotWritten where a file can't be written inside."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as err:
+            raise NotWritten(f"{self.where(*parts)}: cannot be written ({self.reason(err)})") from err
+
     def read(self, *parts: str) -> bytes:
         """Return a file's bytes, as they were written.
 
@@ -248,23 +262,25 @@ class Storage:
         """
         target, content = self.path(*parts), stored.sealed(self._known_as(*parts), data)
         draft = f"{target}.{host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
-        try:
-            if self.is_local:
-                self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-            elif keep:
-                self._move(target, self.path(*parts[:-1], keep))
-            with self.fs.open_output_stream(draft) as file:
-                for part in content:
-                    file.write(part)
-            if self.is_local and keep:
-                self._move(target, self.path(*parts[:-1], keep))
-            if self.is_local:
-                self.fs.move(draft, target)
-        except (pa.ArrowException, OSError) as err:
-            if self.is_local:
-                with suppress(OSError):
-                    Path(draft).unlink(missing_ok=True)
-            raise NotWritten(f"{self.where(*parts)}: cannot be written ({self.reason(err)})") from err
+        with self.writing(*parts):
+            try:
+                if self.is_local:
+                    self.fs.create_dir(target.rpartition("/")[0], recursive=True)
+                    _check_room(Path(target).parent, sum(map(len, content)))
+                elif keep:
+                    self._move(target, self.path(*parts[:-1], keep))
+                with self.fs.open_output_stream(draft) as file:
+                    for part in content:
+                        file.write(part)
+                if self.is_local and keep:
+                    self._move(target, self.path(*parts[:-1], keep))
+                if self.is_local:
+                    self.fs.move(draft, target)
+            except (pa.ArrowException, OSError):
+                if self.is_local:
+                    with suppress(OSError):
+                        Path(draft).unlink(missing_ok=True)
+                raise
 
     def _move(self, path: str, to: str) -> None:
         if self.fs.get_file_info(path).type == fs.FileType.File:
@@ -314,8 +330,11 @@ class Storage:
 
     def reason(self, err: BaseException) -> str:
         """Return an error's reason in one line, without secrets."""
+        if isinstance(err, _NoRoom):
+            return str(err)
         number = getattr(err, "errno", None)
-        return os.strerror(number) if number else self._hide(" ".join(str(err).split()))
+        said = os.strerror(number) if number else self._hide(" ".join(str(err).split()))
+        return f"storage full: {said}" if number in FULL else said
 
     def _hide(self, text: str) -> str:
         return _hidden(text, self._secrets)
@@ -381,6 +400,19 @@ def _secrets(uri: str) -> list[str]:
         if _SECRET_KEY.search(key):
             found.append(value)
     return sorted({each for text in found for each in (text, unquote(text)) if each}, key=len, reverse=True)
+
+
+class _NoRoom(OSError):
+    """Raised where a file is larger than what is free."""
+
+
+def _check_room(folder: Path, count: int) -> None:
+    """Raise _NoRoom where a folder's disk has no room for a big file, so that it isn't written in vain."""
+    if count < BIG:
+        return
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < count:  # some file systems say of neither how much it is
+        raise _NoRoom(f"storage full: {in_bytes(count)} are needed, {in_bytes(disk.free)} are free")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from ray.util import get_current_placement_group
 
 from tgt_ray.core.errors import NotWritten, RunFailed
 from tgt_ray.core.memory import keep_freed_memory
+from tgt_ray.core.owner import NotOwner
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.distributed.lines import Line, handed_on
@@ -190,7 +191,11 @@ class LaneWorker:
             unwritten = isinstance(err, NotWritten)
             reason = str(err) if isinstance(err, RunFailed) else f"{type(err).__name__}: {err}"
             log.exception("run %s failed", item.id)
-            if self.world_size > 1 or self.device != "cpu":
+            if isinstance(err, NotWritten | NotOwner):
+                if self.world_size > 1:  # the others wait for this one, and their successors couldn't write either
+                    self.link.call("end", item.id, reason, [], unwritten)
+                    raise
+            elif self.world_size > 1 or self.device != "cpu":
                 # The other workers wait for this one, and CUDA can't be relied on after an error.
                 self.link.call("trouble", item.id, reason, True)
                 raise
@@ -382,7 +387,7 @@ class LaneHooks:
             self.item.held.check()
         # The checkpoint comes first, so that nothing that was reported can be lost.
         self.writes = True
-        states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder)
+        states.write_files(checkpoint.files_of(run, self.reader, rests), self.folder, self.item.held)
         self.writes = False
         self.send(metrics)
 

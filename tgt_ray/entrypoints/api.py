@@ -22,6 +22,7 @@ from tgt_ray.core.errors import ConfigError, RunFailed, concerning
 from tgt_ray.core.kept import STUDENT_FILE, KeptStudent
 from tgt_ray.core.loading import dump_yaml, kept_by_new_types, load_yaml, parse_yaml, with_overrides
 from tgt_ray.core.owner import Held
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage, check_name
 from tgt_ray.data import MapParts, in_this_process
@@ -179,10 +180,13 @@ def _run_in(
         "speed": speed,
         "environment": environment(),
     }
-    held.check()
-    fit_check.keep(prepared.teacher, root, folder)
-    records.write_jsonl(folder, history, "metrics.jsonl")
-    records.write_json(folder, record, "record.json")
+
+    def write() -> None:
+        fit_check.keep(prepared.teacher, root, folder)
+        records.write_jsonl(folder, history, "metrics.jsonl")
+        records.write_json(folder, record, "record.json")
+
+    held.patiently(write)
     _write_report(folder)
     return RunResult(folder.root, pd.DataFrame(history), record)
 
@@ -233,7 +237,7 @@ def _run_local(
     _check_start([config], data)
     begun = _begun(begun_locally(config, data, folder.within("checkpoint")), before, data)
     prepared = prepare_local(config, data, root, begun=begun)
-    folder.write(dump_yaml(config).encode(), "experiment.yaml")
+    patiently(lambda: folder.write(dump_yaml(config).encode(), "experiment.yaml"), held.check)
     try:
         run = train_local(
             config,
@@ -246,8 +250,7 @@ def _run_local(
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    held.check()
-    _keep_files(config, folder)
+    held.patiently(lambda: _keep_files(config, folder))
     rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
     return run.history, prepared, measured(folder.root, rows, prepared.teacher)
 
@@ -277,7 +280,7 @@ def _run_ray(
         begun = _begun(begun_on_ray(config, data, checkpoints), before, data)
         with open_prepared_lanes(board_name(folder), config, data, config, 1, root, begun=begun) as (lanes, prepared):
             log_teacher(prepared)
-            folder.write(dump_yaml(config).encode(), "experiment.yaml")
+            patiently(lambda: folder.write(dump_yaml(config).encode(), "experiment.yaml"), held.check)
             reference, speed = (ray.put(prepared),), dict[str, Any]()
             run = Run(folder.root, config, reference, checkpoints.root, held=held)
             link = following(lanes.board, run)
@@ -292,8 +295,7 @@ def _run_ray(
                 speed = measured_by_a_lane(lanes.board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
-    held.check()
-    _keep_files(config, folder)
+    held.patiently(lambda: _keep_files(config, folder))
     return answer.history, prepared, speed
 
 

@@ -178,6 +178,7 @@ def _stderr_to(file: int) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stderr.flush()
+        with suppress(OSError):  # the storage is full
+            sys.stderr.flush()
         os.dup2(terminal, 2)
         os.close(terminal)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tgt_ray.core import formats
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.progress import progress
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
@@ -147,7 +148,7 @@ class Training:
         buffer = io.BytesIO()
         state = {"step": step, "seconds": self.seconds, **parts.state()}
         torch.save(formats.stamped("pretraining", state), buffer)
-        self.storage.write(buffer.getvalue(), self.file)
+        patiently(lambda: self.storage.write(buffer.getvalue(), self.file))
         self.kept = time.monotonic()
         self.every_s = max(STATE_EVERY_S, (self.kept - started) / WRITING)
 

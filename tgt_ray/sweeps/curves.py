@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import hparams, scalar
 
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Known
@@ -29,7 +32,7 @@ class Curves:
     HParams takes the first table of columns that it finds below its folder, so none is written: it then makes one of
     all trials of all sweeps there. Scores have a folder of their own, since it lists whatever lies beside them.
 
-    A storage that is no disk gets copies of the files, with all but the last report while a trial goes on.
+    A storage that is no disk gets copies of the files.
     """
 
     def __init__(self, sweep: SweepConfig, folder: Storage):
@@ -37,7 +40,7 @@ class Curves:
         self._temporary = None if folder.is_local else TemporaryDirectory(prefix="tgt_ray_curves_")
         here = folder.within(FOLDER).base if self._temporary is None else self._temporary.name
         self._here = Path(here)
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, Events] = {}
 
     def reported(self, known: Known) -> None:
         """Write a trial's last report."""
@@ -46,15 +49,13 @@ class Curves:
         writer = self._writers[known.name]
         for name, value in known.result.items():
             if name != "step" and _is_number(value):
-                writer.add_scalar(name, value, global_step=known.step)
-        writer.flush()
-        self._copy(writer)
+                writer.add(scalar(name, value), known.step)
+        self._flush(writer)
 
     def ended(self, known: Known) -> None:
         """Write the scores of a trial that has ended."""
         if writer := self._writers.pop(known.name, None):
-            writer.close()
-            self._copy(writer)
+            self._close(writer)
         metric, result = self.sweep.search.metric, known.result
         found = {k: v for k, v in result.items() if (k == metric or k.startswith("test_")) and _is_number(v)}
         if metric not in found:
@@ -68,30 +69,61 @@ class Curves:
         _, begin, end = hparams(about, scores)
         writer = self._open(known, SCORES)
         for summary in (begin, end):
-            writer.file_writer.add_summary(summary)
+            writer.add(summary)
         for name, value in scores.items():
-            writer.add_scalar(name, value, global_step=known.step)
-        writer.close()
-        self._copy(writer)
+            writer.add(scalar(name, value), known.step)
+        self._close(writer)
 
     def close(self) -> None:
         """Close the files of trials that have not ended."""
         for writer in self._writers.values():
-            writer.close()
-            self._copy(writer)
+            self._close(writer)
         self._writers = {}
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _open(self, known: Known, kind: str) -> SummaryWriter:
+    def _open(self, known: Known, kind: str) -> Events:
         called = f"{known.number:02} {tried(self.sweep, known.values)}"
-        return SummaryWriter(str(self._here / kind / re.sub(r"[^\w .,=+-]", "_", called)[:LONGEST].strip()))
+        place = self._here / kind / re.sub(r"[^\w .,=+-]", "_", called)[:LONGEST].strip()
 
-    def _copy(self, writer: SummaryWriter) -> None:
-        """Bring a writer's files to a storage that is no disk."""
-        if self._temporary is not None:
-            for file in Path(writer.logdir).iterdir():
-                self.folder.write(file.read_bytes(), FOLDER, *file.relative_to(self._here).parts)
+        def begin() -> Events:
+            with self.folder.writing(FOLDER):
+                return Events(place)
+
+        return patiently(begin)
+
+    def _flush(self, writer: Events) -> None:
+        """Bring what a writer has been given to the disk, or to a storage that is none."""
+
+        def flush() -> None:
+            with self.folder.writing(FOLDER):
+                writer.flush()  # what a disk doesn't take waits for the next time
+            if self._temporary is not None:
+                for file in writer.folder.iterdir():
+                    self.folder.write(file.read_bytes(), FOLDER, *file.relative_to(self._here).parts)
+
+        patiently(flush)
+
+    def _close(self, writer: Events) -> None:
+        self._flush(writer)
+        with self.folder.writing(FOLDER):
+            writer.close()
+
+
+class Events(EventsWriter):
+    """Writes events into a new file of a folder.
+
+    tensorboardX's own `SummaryWriter` leaves that to a thread: where the disk is full, it dies, and whoever gives it
+    more waits for ever.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        super().__init__(str(folder / "events"))
+
+    def add(self, summary: Any, step: int | None = None) -> None:
+        self.write_event(Event(summary=summary, wall_time=time.time(), step=step))
 
 
 def _is_number(value: Any) -> bool:

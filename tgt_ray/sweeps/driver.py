@@ -114,9 +114,9 @@ def begin(
             log.info("%s", line)
     assert journal.record is not None
     if extended or not folder.holds("sweep.yaml"):
-        folder.write(dump_yaml(sweep).encode(), "sweep.yaml")
+        held.patiently(lambda: folder.write(dump_yaml(sweep).encode(), "sweep.yaml"))
     if records.find(folder, "sweep", "record.json") is None:
-        records.write_json(folder, journal.record, "record.json")
+        held.patiently(lambda: records.write_json(folder, journal.record or {}, "record.json"))
     check_states(journal, folder)
 
 
@@ -229,8 +229,12 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
 
 def finish(sweep: SweepConfig, held: Held, journal: Journal) -> pd.DataFrame:
     """Keep the best trial's config, metrics and student in `best`, and sum up its rows; return the trials' table."""
-    held.check()
-    folder, table = held.folder, trial_table(sweep, journal.trials.values())
+    table = trial_table(sweep, journal.trials.values())
+    held.patiently(lambda: _write_results(sweep, held.folder, journal, table))
+    return table
+
+
+def _write_results(sweep: SweepConfig, folder: Storage, journal: Journal, table: pd.DataFrame) -> None:
     records.write_table(folder, table, "trials")
     assert journal.record is not None
     before = records.find(folder, "sweep", "record.json") or {}
@@ -248,7 +252,6 @@ def finish(sweep: SweepConfig, held: Held, journal: Journal) -> pd.DataFrame:
         for name in kept_files(sweep.experiment.task):
             if folder.exists("train", best.trial, name):
                 folder.write(folder.read("train", best.trial, name), "best", name)
-    return table
 
 
 def measure_best(sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: tuple[Any, ...], held: Held) -> None:
@@ -266,8 +269,8 @@ def measure_best(sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: 
         speed = measured_by_a_lane(board, sweep.experiment, prepared, folder.within("best"))
     else:
         speed = {"lacking": "search.warm_lanes is false, so no process of a lane is left to do it"}
-    held.check()
-    records.write_json(folder, {**said, "speed": {"trial": best.trial, **speed}}, "record.json")
+    measured = {**said, "speed": {"trial": best.trial, **speed}}
+    held.patiently(lambda: records.write_json(folder, measured, "record.json"))
 
 
 def best_trial(sweep: SweepConfig, table: pd.DataFrame) -> pd.Series | None:

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tgt_ray.core import formats, lines
@@ -86,6 +87,7 @@ class Journal:
         self.in_order: list[tuple[int, dict[str, Any]]] = []
         self.command, self._whole = 0, whole
         self._writer: lines.Writer | None = None
+        self._held: Held | None = None
         for entry in _counting(whole):
             self._take(entry)
 
@@ -147,6 +149,7 @@ class Journal:
         - settings: those of the sweep
         """
         self.command += 1
+        self._held = held
         self._writer = lines.Writer(self.folder, JOURNAL, (self._whole, self.damaged), self.command, held.check)
         self._write("command", **formats.stamped("journal", {"settings": settings}))
 
@@ -181,9 +184,10 @@ class Journal:
             self._write("end", trial=known.number, status=status, reason=reason, **about)
 
     def _write(self, kind: str, **about: Any) -> None:
-        assert self._writer is not None, "a command begins first"
+        assert self._writer is not None and self._held is not None, "a command begins first"
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._take(self._writer.append({"command": self.command, "at": now, "kind": kind, **about}))
+        line = {"command": self.command, "at": now, "kind": kind, **about}
+        self._take(self._held.patiently(partial(self._writer.append, line)))
 
     def _take(self, entry: lines.Entry) -> None:
         """Let what is known follow from a line."""

@@ -89,8 +89,7 @@ class Leaderboard:
     def write(self) -> pd.DataFrame:
         """Write the table of all trials; return it."""
         table = self._table()
-        self.held.check()
-        records.write_table(self.held.folder, table, "trials")
+        self.held.patiently(lambda: records.write_table(self.held.folder, table, "trials"))
         return table
 
     def close(self) -> None:

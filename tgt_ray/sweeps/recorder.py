@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from tgt_ray.core import patience
 from tgt_ray.core.errors import NotWritten
 from tgt_ray.core.owner import BEAT_S, Held
 from tgt_ray.distributed.lanes import DriverLink
@@ -90,11 +92,13 @@ class Recorder(Unstored, Callback):
             raise self.error
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        for each in self.closed:  # also after an error: what can be kept is kept
-            try:
-                each()
-            except Exception as err:
-                self.error = self.error or err
+        failed = isinstance(self.error, NotWritten)
+        with patience.none_left() if failed else nullcontext():
+            for each in self.closed:  # also after an error: what can be kept is kept
+                try:
+                    each()
+                except Exception as err:
+                    self.error = self.error or err
 
     def _look(self) -> None:
         """Find out now and then whether another command has taken over: there may be nothing to write for long."""

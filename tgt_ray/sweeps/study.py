@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.storage import Storage
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal, Known
@@ -36,9 +38,33 @@ def study_path(folder: Storage) -> Path:
     return private / STUDY_FILE
 
 
+class _Patient(JournalFileBackend):
+    """Optuna's journal, of which a write that fails leaves nothing, and is tried again."""
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._place = Storage(path.parent), path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        patiently(lambda: self._append(logs))
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        folder, path = self._place
+        with folder.writing(path.name):
+            size = path.stat().st_size
+            try:
+                super().append_logs(logs)
+            except RuntimeError as err:  # its lock could not be given back, of which it forgets the reason
+                os.truncate(path, size)
+                raise OSError(str(err)) from err
+            except OSError:
+                os.truncate(path, size)
+                raise
+
+
 def open_journal(path: Path) -> JournalStorage:
     """Open Optuna's journal, or begin one."""
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(_Patient(path))
 
 
 def make_study(sweep: SweepConfig, folder: Storage, journal: Journal) -> optuna.Study:

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from tgt_ray.core import formats
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.signals.base import Signal
 from tgt_ray.core.signals.values import Columns, flat, unflat
 from tgt_ray.core.storage import Storage
@@ -57,9 +58,8 @@ class TeacherCache:
         return out
 
     def write(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        self.storage.write(
-            safetensors.numpy.save(arrays, formats.metadata("teacher_cache")), FOLDER, f"{key}.safetensors"
-        )
+        content = safetensors.numpy.save(arrays, formats.metadata("teacher_cache"))
+        patiently(lambda: self.storage.write(content, FOLDER, f"{key}.safetensors"))
 
     def read(self, key: str) -> dict[str, Any]:
         return safetensors.numpy.load(self.storage.read(FOLDER, f"{key}.safetensors"))

@@ -14,6 +14,7 @@ from tgt_ray.core import formats
 from tgt_ray.core.batch import InputRows
 from tgt_ray.core.errors import concerning
 from tgt_ray.core.fingerprint import digest
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.weights import read_safetensors
 from tgt_ray.tasks import TaskData
@@ -79,4 +80,5 @@ def keep(storage: Storage, name: str, embedding: Tensor | np.ndarray, cut: Tenso
     - cut: (N,) whether a document is longer than the encoder reads
     """
     made = {"embedding": torch.as_tensor(embedding).cpu().contiguous(), "cut": torch.as_tensor(cut).cpu()}
-    storage.write(safetensors.torch.save(made, formats.metadata("documents")), FOLDER, name)
+    content = safetensors.torch.save(made, formats.metadata("documents"))
+    patiently(lambda: storage.write(content, FOLDER, name))

@@ -17,6 +17,7 @@ from tgt_ray.core.environment import environment
 from tgt_ray.core.errors import concerning
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.owner import made_once
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.storage import Storage
 from tgt_ray.models.optimise import training
 from tgt_ray.models.weights import load_strictly, read_safetensors, whole
@@ -124,7 +125,7 @@ class Part:
             return self._use(source, *faster)
         if same:
             record = {**same[0], **made}
-        self._write(record)
+        patiently(lambda: self._write(record))
         log.info("%s %s: ready after %.1f s, stored in %s", self.role, identity, made["seconds"], self.store.shown)
         return {**record, "reused": False}
 
@@ -178,7 +179,7 @@ class Part:
             return record
         log.info("%s %s: measured again, since the rows to measure it on have changed", self.role, record["identity"])
         record |= {"quality": record["quality"] | self.finish["own"](record), "measured_on": self.measured_on}
-        records.write_json(self.store, record, f"{stem(self.role, record)}.json")
+        patiently(lambda: records.write_json(self.store, record, f"{stem(self.role, record)}.json"))
         return record
 
 

@@ -19,6 +19,7 @@ from tgt_ray.core.batch import rows_at_once
 from tgt_ray.core.errors import ConfigError
 from tgt_ray.core.fingerprint import digest
 from tgt_ray.core.kept import KeptStudent
+from tgt_ray.core.patience import patiently
 from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
 from tgt_ray.objectives.facts import Facts, Rows
@@ -109,10 +110,14 @@ def ready(
     name = key(experiment, record, data)
     log.info("teacher: measuring its fit on held-out rows, once")
     result, galleries = measure(experiment, teacher, data, device)
-    for file, content in galleries.items():
-        storage.write(content, FOLDER, _stored_as(file, name))
     result = completed(experiment, formats.stamped("fit_check", {**result, "key": name}), record, data)
-    records.write_json(storage, result, FOLDER, f"{name}.json")
+
+    def write() -> None:
+        for file, content in galleries.items():
+            storage.write(content, FOLDER, _stored_as(file, name))
+        records.write_json(storage, result, FOLDER, f"{name}.json")
+
+    patiently(write)
     return result
 
 

@@ -124,7 +124,7 @@ class LocalHooks:
         if self.held is not None:
             self.held.check()
         if self.checkpoints is not None:
-            states.write_files(checkpoint.files_of(run, self.reader), self.checkpoints)
+            states.write_files(checkpoint.files_of(run, self.reader), self.checkpoints, self.held)
         self.on_report(metrics)
 
     def stream_metrics(self) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
+from tgt_ray.core import patience
+from tgt_ray.core.owner import Held
 from tgt_ray.core.storage import Storage
 from tgt_ray.core.stored import Damaged
 from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
@@ -11,10 +14,15 @@ from tgt_ray.training.files import PREVIOUS_FILE, STATE_FILE
 log = logging.getLogger(__name__)
 
 
-def write_files(files: dict[str, bytes], folder: Storage) -> None:
-    """Write a checkpoint's files; the state before stays, under another name."""
-    for name, content in files.items():
-        folder.write(content, name, keep=PREVIOUS_FILE if name == STATE_FILE else None)
+def write_files(files: dict[str, bytes], folder: Storage, held: Held | None = None) -> None:
+    """Write a checkpoint's files, however long it takes; the state before stays, under another name.
+
+    - held: what the command owns that trains it
+    - raises NotWritten: where they can't be written for long; what was there stays
+    """
+    patiently = held.patiently if held is not None else patience.patiently
+    for name, content in files.items():  # each for itself: a state written twice would be its own predecessor
+        patiently(partial(folder.write, content, name, keep=PREVIOUS_FILE if name == STATE_FILE else None))
 
 
 def any_in(folder: Storage) -> bool:
