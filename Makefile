@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 ARGS ?=
 QUICK := not slow and not chaos and not gpu
 
-.PHONY: sweep test test-all lint docs clean
+.PHONY: sweep test test-all test-chaos lint docs clean
 
 sweep: $(READY)
 	$(BIN)/python -m tgt_ray.sweep $(ARGS)
@@ -22,6 +22,12 @@ endif
 
 test-all: lint
 	$(BIN)/python -m pytest -m "not chaos and not gpu" $(ARGS)
+
+# Whole sweeps with faults, about two hours; what is found of each goes into docs/faults.md.
+CHAOS := benchmarks/records/chaos.jsonl
+test-chaos: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos --record $(CHAOS) $(ARGS)
+	$(BIN)/python docs/faults.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

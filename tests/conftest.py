@@ -27,6 +27,7 @@ timing.SECONDS, timing.CALLS, timing.MOST_SECONDS = 0.0, 1, 0.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="make what tests/teacher/bank/test_golden_rows.py compares")
+    parser.addoption("--record", metavar="FILE", help="append what tests/chaos finds to FILE, for docs/faults.py")
 
 
 @dataclass(frozen=True)
