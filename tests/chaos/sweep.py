@@ -15,7 +15,8 @@ import pandas as pd
 import psutil
 import yaml
 
-from tests.helpers.experiments import tiny
+from tests.helpers.experiments import changed
+from tgt_ray.experiment.experiment import Experiment
 
 #: What a table says of how a sweep has gone, and not on which lane or how long.
 SAME = ["trial", "number", "status", "reason", "control", "train.synthetic_ratio", "step", "train_loss"]
@@ -24,12 +25,15 @@ SAME += ["balanced_accuracy", "test_balanced_accuracy"]
 STEPS, EVERY = 600, 100
 #: A control and three trials, one at a time, whose rows don't depend on the student.
 SWEEP = {
-    "experiment": tiny(
-        ("explorer.type", "random"),
-        ("train.steps", STEPS),
-        ("train.eval_every", EVERY),
-        ("train.batch_size", 64),
-        ("fit_check.on_low", "warn"),
+    "experiment": changed(
+        Experiment(),
+        {
+            "teacher.labeler.pretrain.steps": 150,
+            "teacher.generator.pretrain.steps": 300,
+            "explorer": {"type": "random"},
+            "train.steps": STEPS,
+            "train.eval_every": EVERY,
+        },
     ).model_dump(mode="json"),
     "space": {"train.synthetic_ratio": {"uniform": [0.2, 0.6]}},
     "search": {"trials": 3, "controls": ["distillation"], "scheduler": "none", "concurrent": 1},

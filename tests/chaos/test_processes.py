@@ -68,13 +68,6 @@ def goes_on(calm, sweep, case) -> None:
     case.note(then="goes on", lost_s=round(sweep.seconds - calm.seconds, 1))
 
 
-def is_resumed(calm, sweep, case) -> None:
-    """See that the same command with --resume ends as the undisturbed one."""
-    sweep.start("--resume")
-    sweep.end().compare(calm.table)
-    case.note(then="`--resume` goes on", lost_s=round(sweep.seconds - calm.seconds, 1))
-
-
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_killed(calm, sweep, case, part, moment):
@@ -107,17 +100,15 @@ def test_what_carries_the_sweep_is_killed(calm, sweep, case, part, moment):
     again = running.again(case.comes())
     assert sent(found, signal.SIGKILL)
     case.note(fault="kill -9", of=part, moment=moment, again=again)
+    begun = (running.folder / "sweep.yaml").exists()
     if part == "driver":
         running.killed()
     else:
-        running.end(1)
-    if not (running.folder / "journal.jsonl").exists():
-        # Nothing had begun: the same command begins anew, or goes on with what it has.
-        running.start(*(("--resume",) if (running.folder / "sweep.yaml").exists() else (str(running.file),)))
-        running.end().compare(calm.table)
-        case.note(then="the same command begins anew", lost_s=round(running.seconds - calm.seconds, 1))
-        return
-    is_resumed(calm, running, case)
+        running.end(1 if begun else 2)
+    running.start("--resume" if begun else str(running.file))
+    running.end().compare(calm.table)
+    then = "`--resume` goes on" if begun else "the same command begins"
+    case.note(then=then, lost_s=round(running.seconds - calm.seconds, 1))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)

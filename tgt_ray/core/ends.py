@@ -1,4 +1,7 @@
-"""Lets signals end a process in order: SIGTERM and SIGHUP as Ctrl-C does, with the exit code that says which it was."""
+"""Lets signals end a process in order: SIGTERM and SIGHUP as Ctrl-C does, with the exit code that says which it was.
+
+Another thread can end it in the same way, where what the main one waits for is gone.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ Handlers = Mapping[int, Any]
 
 #: What the process was asked by last, and whether it had a terminal when it began.
 _asked, _on_terminal = signal.SIGINT, any(os.isatty(number) for number in (1, 2))
+#: Why the process can't go on; None: it can.
+_failed: str | None = None
 
 
 @contextmanager
@@ -44,8 +49,8 @@ def in_order() -> Iterator[None]:
 
     A signal that the process was started to ignore (nohup) stays ignored.
     """
-    global _asked
-    _asked = signal.SIGINT
+    global _asked, _failed
+    _asked, _failed = signal.SIGINT, None
     with restored(*ASKING) as before:
         _handle(before, _as_ctrl_c)
         yield
@@ -78,6 +83,19 @@ def _leave_lost_terminal() -> None:
 def exit_code() -> int:
     """Return the exit code of a process that a signal has ended: 128 and the signal's number."""
     return 128 + _asked
+
+
+def fail(reason: str) -> None:
+    """Let the main thread end what it does, as Ctrl-C would; for another thread that knows why it can't go on."""
+    global _failed
+    _failed = reason
+    ordered = signal.getsignal(signal.SIGTERM) is _as_ctrl_c  # Ctrl-C itself may be ignored
+    os.kill(os.getpid(), signal.SIGTERM if ordered else signal.SIGINT)
+
+
+def failure() -> str | None:
+    """Return why the process could not go on."""
+    return _failed
 
 
 @contextmanager

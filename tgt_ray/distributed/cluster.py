@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds that processes of a local cluster have to end when it ends.
 TO_END_S = 3.0
+#: Seconds between two looks at whether Ray is there, and those to end in order where it isn't.
+LOOK_S, TO_LEAVE_S = 1.0, 25.0
+#: Processes without which no Ray is, and what messages call them.
+PARTS = {"raylet": "raylet", "gcs_server": "GCS"}
 
 
 @contextmanager
@@ -44,14 +49,15 @@ def connect() -> Iterator[None]:
     raylet_messages_to_stderr()
     keep_tokens_private()
     address = os.environ.get("RAY_ADDRESS", "local") or "local"
-    before = psutil.Process().children()
+    base = Base(address == "local")
     try:
         with ends.later(patient=False):  # code in C++ that is interrupted while it starts may crash
             _start(address)
+        base.start()
         yield
     finally:
         with ends.later():
-            _leave(before if address == "local" else None)
+            _leave(base)
 
 
 def _start(address: str) -> None:
@@ -68,22 +74,84 @@ def _start(address: str) -> None:
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
 
 
-def _leave(before: Sequence[psutil.Process] | None) -> None:
+class Base(threading.Thread):
+    """Ends this process in order where Ray has ended under it: what waits for tasks would wait for ever.
+
+    - local: whether Ray runs for this process alone
+    """
+
+    def __init__(self, local: bool):
+        super().__init__(name="base", daemon=True)
+        self.local, self.over, self.left = local, threading.Event(), threading.Event()
+        self.before = psutil.Process().children()
+        self.seen: set[psutil.Process] = set()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of a local Ray that live, also of those that have lost their parent."""
+        for each in psutil.Process().children() if self.local else []:
+            with suppress(psutil.NoSuchProcess):
+                if each not in self.before and _of_ray(each):
+                    self.seen |= {each, *each.children(recursive=True)}
+        self.seen = {each for each in self.seen if _lives(each)}
+        return list(self.seen)
+
+    def run(self) -> None:
+        here = [(each, _name(each)) for each in self.processes() if _name(each) in PARTS]
+        while not self.over.wait(LOOK_S):
+            if (lost := self._lost(here)) is not None and not self.over.is_set():
+                reason = f"{lost}, and with it all processes of this command; go on with --resume"
+                ends.fail(reason)
+                if self.local and not self.left.wait(TO_LEAVE_S):
+                    self._end_at_once(reason)
+                return
+
+    def _end_at_once(self, reason: str) -> None:
+        """End this process, whose main thread waits for what isn't there; Ray would do it later, and without a word."""
+        log.error("failed: %s", reason)
+        logging.shutdown()
+        for each in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        os._exit(1)
+
+    def _lost(self, here: list[tuple[psutil.Process, str]]) -> str | None:
+        self.processes()
+        if self.local:
+            gone = [PARTS[name] for each, name in here if not _lives(each)]
+            return f"a process of the local Ray has ended ({gone[0]})" if gone else None
+        try:
+            alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        except Exception:  # without a head Ray ends this process itself, after a minute
+            return None
+        own = ray.get_runtime_context().get_node_id()
+        return None if alive.get(own, True) else "this machine is no node of the Ray cluster any more"
+
+
+def _name(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return str(process.name())
+    return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _leave(base: Base) -> None:
     """Leave the cluster; of a local one no process stays.
 
     Those that have only begun don't see for long that the others are gone, and Ray's agents wait for a minute where the
     raylet had to be killed.
-
-    - before: the processes that this one had started before a local one; None: it isn't local
     """
-    there = []
-    for each in psutil.Process().children() if before is not None else []:
-        with suppress(psutil.NoSuchProcess):
-            there += [each, *each.children(recursive=True)] if each not in (before or []) and _of_ray(each) else []
+    base.over.set()
+    there = base.processes()
     ray.shutdown()
     for each in psutil.wait_procs(there, timeout=TO_END_S)[1]:
         with suppress(psutil.NoSuchProcess):
             each.kill()
+    base.left.set()
 
 
 def _of_ray(process: psutil.Process) -> bool:

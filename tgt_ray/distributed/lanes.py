@@ -133,13 +133,14 @@ def open_lanes(
 
 def _close(link: DriverLink, threads: Sequence[threading.Thread], listener: threading.Thread) -> None:
     """End the lanes of a board, and the board."""
-    deadline = time.time() + CLOSE_TIMEOUT_S
+    patience = CLOSE_TIMEOUT_S if ends.failure() is None else HUSH_TIMEOUT_S  # without Ray nobody answers
+    deadline = time.time() + patience
     with suppress(RayActorError, GetTimeoutError):  # the board was lost, or it hangs
-        link.call("close", timeout=CLOSE_TIMEOUT_S, within=CLOSE_TIMEOUT_S)
+        link.call("close", timeout=patience, within=patience)
     for thread in threads:
         thread.join(timeout=max(0.0, deadline - time.time()))
     if any(thread.is_alive() for thread in threads):
-        log.warning("some lanes have not ended after %d s; they end with this process", CLOSE_TIMEOUT_S)
+        log.warning("some lanes have not ended after %d s; they end with this process", patience)
         kill_controllers()  # a thread that still waited for one when Ray ends would end the process
         for thread in threads:
             thread.join(timeout=HUSH_TIMEOUT_S)

@@ -383,6 +383,8 @@ def main(*commands: Callable[..., None]) -> None:
         with ends.in_order():
             app()
     except SystemExit as ended:
+        if (reason := ends.failure()) is not None:
+            _end(f"failed: {reason}", 1)
         sys.exit(ends.exit_code() if ended.code == INTERRUPTED else ended.code)
     except ConfigError as err:
         _end(f"error: {err}", 2)
