@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.chaos.sweep import Sweep, copied, facts, prepared
+from tests.chaos.sweep import Sweep, copied_without_sweep, facts, prepared
 from tgt_ray.core.environment import environment
 
 
@@ -42,14 +42,6 @@ def calm(tmp_path_factory) -> Calm:
     table = facts(first.folder)
     again.compare(table)
     return Calm(file, place / "storage", table, again.seconds)
-
-
-def copied_without_sweep(storage: Path, place: Path) -> Path:
-    """Copy a storage in which the teacher alone is ready."""
-    import shutil
-
-    shutil.rmtree(copied(storage, place) / "a")
-    return place
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 class Sweep:
     """The command that does it, in a storage that is its own."""
 
-    def __init__(self, storage: Path, file: Path):
+    def __init__(self, storage: Path, file: Path, output: Path | None = None):
         self.folder, self.file = storage / "a", file
-        self.output = storage.parent / f"{storage.name}.txt"
+        self.output = output or storage.parent / f"{storage.name}.txt"
         self.processes: dict[tuple[int, float], psutil.Process] = {}
         self.seconds, self.began = 0.0, 0.0
 
@@ -200,9 +201,21 @@ class Sweep:
         return lines(self.folder) if (self.folder / "journal.jsonl").exists() else []
 
 
-def copied(storage: Path, place: Path) -> Path:
-    """Copy a storage with a teacher and without rows of it, so that the sweep needs generators."""
-    return Path(shutil.copytree(storage, place, ignore=shutil.ignore_patterns("bank", "logs")))
+def copied_without_sweep(storage: Path, place: Path) -> Path:
+    """Copy a storage with its teacher, but without the sweep and without rows, so that it needs generators."""
+    return Path(shutil.copytree(storage, place, ignore=shutil.ignore_patterns("a", "bank", "logs")))
+
+
+def sent(processes: Iterable[psutil.Process], what: signal.Signals) -> int:
+    """Send a signal to processes; return to how many of them."""
+    count = 0
+    for each in processes:
+        try:
+            each.send_signal(what)
+            count += 1
+        except psutil.NoSuchProcess:
+            continue
+    return count
 
 
 def _lives(process: psutil.Process) -> bool:

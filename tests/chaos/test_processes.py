@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable
 
-import psutil
 import pytest
 
-from tests.chaos.sweep import MOMENTS
+from tests.chaos.sweep import MOMENTS, sent
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(1200)]
 
@@ -49,17 +47,6 @@ PAIRS = [
 ]
 #: Seconds without a sign of life after which a process is replaced, where it never goes on.
 WATCHDOG_S = 10
-
-
-def sent(processes: Iterable[psutil.Process], what: signal.Signals) -> int:
-    count = 0
-    for each in processes:
-        try:
-            each.send_signal(what)
-            count += 1
-        except psutil.NoSuchProcess:
-            continue
-    return count
 
 
 def goes_on(calm, sweep, case) -> None:

@@ -1,0 +1,100 @@
+"""Writes docs/faults.md from faults.md.j2 and what `make test-chaos` has found.
+
+python docs/faults.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from results_text import ResultsError, markdown, wrapped
+
+HERE = Path(__file__).resolve().parent
+RECORD = HERE.parent / "benchmarks" / "records" / "chaos.jsonl"
+PAGE = HERE / "faults.md"
+#: The order in which moments come, and ways to damage a file.
+MOMENTS = ("teacher", "start", "first steps", "middle", "last report")
+HOW = ("cut", "emptied", "removed", "flipped in the middle", "flipped near the end")
+Line = dict[str, Any]
+
+
+class Page:
+    """What the template may call. The last line of each test counts."""
+
+    def __init__(self, record: Path = RECORD):
+        found = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+        self.lines: dict[str, Line] = {each["test"]: each for each in found}
+
+    def of(self, *tests: str) -> list[Line]:
+        """What tests have found, case by case; without any the page would have a hole."""
+        found = [[each for name, each in self.lines.items() if name.partition("[")[0] == test] for test in tests]
+        if not all(found):
+            raise ResultsError(f"{RECORD.name}: nothing of some of {', '.join(tests)}; run make test-chaos")
+        return [line for lines in found for line in lines]
+
+    def counted(self) -> str:
+        passed = [each for each in self.lines.values() if each["passed"]]
+        if len(passed) == len(self.lines):
+            return f"All of the {len(passed)} cases on this page did."
+        return f"{len(passed)} of the {len(self.lines)} cases on this page did."
+
+    def where(self) -> str:
+        cpus = max(each["cpus"] for each in self.lines.values())
+        lost = [each["lost_s"] for each in self.lines.values() if "lost_s" in each]
+        return f"on {cpus} CPUs, two sweeps beside each other; the median is {median(lost):.0f} s"
+
+    def processes(self, test: str) -> str:
+        """A row for each part, a column for each moment: seconds lost, and steps done again."""
+        found = self.of(test)
+        there = [moment for moment in MOMENTS if any(each.get("moment") == moment for each in found)]
+        rows = [["process", *there]]
+        for part in dict.fromkeys(each["of"] for each in found):
+            cells = {each["moment"]: _cost(each) for each in found if each["of"] == part}
+            rows.append([part, *(cells.get(moment, "-") for moment in there)])
+        return markdown(rows)
+
+    def single(self, *tests: str, last: str = "") -> str:
+        """A row for each case."""
+        found = self.of(*tests)
+        rows = [["what", "seconds lost, steps done again", *([last] if last else [])]]
+        return markdown([*rows, *([each["of"], _cost(each), *([each["then"]] if last else [])] for each in found)])
+
+    def files(self) -> str:
+        found = self.of("test_a_file_is_damaged_between_two_commands")
+        rows = [["file", *HOW]]
+        for kind in dict.fromkeys(each["of"] for each in found):
+            cells = {
+                each["fault"]: each["then"] if each["passed"] else "**failed**" for each in found if each["of"] == kind
+            }
+            rows.append([kind, *(cells.get(how, "-") for how in HOW)])
+        return markdown(rows)
+
+
+def _cost(line: Line) -> str:
+    if not line["passed"]:
+        return "**failed**"
+    again = line.get("again", 0)
+    return f"{max(0, line['lost_s']):.0f} s" + (f", {again} steps" if again else "")
+
+
+def render(record: Path = RECORD) -> str:
+    """Give the page."""
+    page = Page(record)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    given: Sequence[str] = [name for name in dir(page) if not name.startswith("_")]
+    text = environment.get_template("faults.md.j2").render(
+        {**{name: getattr(page, name) for name in given}, "every": 100}
+    )
+    return wrapped(text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
+    print(f"written: {PAGE.relative_to(HERE.parent)}")

@@ -1,0 +1,86 @@
+"""The disk of a sweep is full, read-only or gone, for a while or for good."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.sweep import MOMENTS, Sweep, copied_without_sweep
+from tests.helpers.disks import Disk, small_disk
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
+
+#: Seconds for which a disk fails before it can be written again.
+WHILE_S = 15
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Disk]:
+    with small_disk(tmp_path / "disk") as there:
+        yield there
+
+
+@pytest.fixture
+def on_disk(disk, calm, tmp_path) -> Iterator[Sweep]:
+    place = copied_without_sweep(calm.storage, disk.place / "storage")
+    running = Sweep(place, calm.file, tmp_path / "output.txt")
+    yield running
+    running.end_by_force()
+
+
+def goes_on(running, calm, case, how: str) -> None:
+    running.end().compare(calm.table)
+    case.note(then=how, lost_s=round(running.seconds - calm.seconds, 1))
+
+
+def is_resumed(running, calm, case) -> None:
+    running.start("--resume")
+    goes_on(running, calm, case, "ends with one line; `--resume` goes on")
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+@pytest.mark.parametrize("moment", ["teacher", *MOMENTS])
+def test_a_storage_fails(disk, on_disk, calm, case, moment, how):
+    if moment == "teacher":
+        shutil.rmtree(on_disk.folder.parent / "teachers")
+    on_disk.begin()
+    on_disk.wait_for(moment, *(["ray::Board"] if moment == "start" else []))
+    case.note(fault=how, of=f"{how} for {WHILE_S} s", moment=moment)
+    if how == "full":
+        disk.fill()
+        time.sleep(WHILE_S)
+        disk.free()
+    else:
+        with disk.read_only(on_disk.folder.parent):
+            time.sleep(WHILE_S)
+    goes_on(on_disk, calm, case, "goes on")
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_storage_fails_for_good(disk, on_disk, calm, case, how):
+    on_disk.begin().wait_for("middle")
+    case.note(fault=how, of=f"{how} for good, middle", moment="middle")
+    if how == "full":
+        disk.fill()
+        on_disk.end(1)
+        disk.free()
+    else:
+        with disk.read_only(on_disk.folder.parent):
+            on_disk.end(1)
+    assert "go on with --resume once it can be written" in on_disk.said()
+    is_resumed(on_disk, calm, case)
+
+
+def test_a_folder_is_removed(sweep, calm, case):
+    running = sweep().begin()
+    running.wait_for("middle")
+    case.note(fault="removed", of="the sweep's folder is removed, middle", moment="middle")
+    shutil.rmtree(running.folder)
+    running.end(1)
+    assert "somebody has removed the folder" in running.said() and not running.folder.exists()
+    running.start(str(running.file))
+    running.end().compare(calm.table)
+    case.note(then="ends with one line; the same command begins anew", lost_s=round(running.seconds - calm.seconds, 1))
