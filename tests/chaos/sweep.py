@@ -120,15 +120,15 @@ class Sweep:
             return [psutil.Process(self.driver.pid)]
         return [each for each, line in self._all() if title in line.partition(" --")[0]]
 
-    def end(self, code: int = 0) -> Sweep:
-        """Wait until the command ends with an exit code, in order, and no process of it is left."""
+    def end(self, *codes: int) -> Sweep:
+        """Wait until the command ends in order, with one of these exit codes (0), and no process of it is left."""
         self._all()
         while self.driver.poll() is None:
             assert time.monotonic() - self.began < TO_END_S, f"it doesn't end: {self.said()}"
             self._all()
             time.sleep(0.5)
         self.seconds += time.monotonic() - self.began
-        assert self.driver.returncode == code, self.said()
+        assert self.driver.returncode in (codes or (0,)), self.said()
         assert "Traceback" not in self.said(), self.said()
         self.vanished()
         return self

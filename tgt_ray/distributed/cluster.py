@@ -99,7 +99,10 @@ class Base(threading.Thread):
         here = [(each, _name(each)) for each in self.processes() if _name(each) in PARTS]
         while not self.over.wait(LOOK_S):
             if (lost := self._lost(here)) is not None and not self.over.is_set():
-                reason = f"{lost}, and with it all processes of this command; go on with --resume"
+                reason = (
+                    f"{lost}, and with it all processes of this command; start it again, with --resume if training"
+                    " had begun"
+                )
                 ends.fail(reason)
                 if self.local and not self.left.wait(TO_LEAVE_S):
                     self._end_at_once(reason)
