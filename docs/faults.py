@@ -45,11 +45,11 @@ class Page:
 
     def where(self) -> str:
         cpus = max(each["cpus"] for each in self.lines.values())
-        lost = [each["lost_s"] for each in self.lines.values() if "lost_s" in each]
-        return f"on {cpus} CPUs, two sweeps beside each other; the median is {median(lost):.0f} s"
+        found = [each["next_s"] for each in self.lines.values() if each.get("next_s") is not None]
+        return f"{cpus} CPUs and two sweeps beside each other; the median is {median(found):.0f} s"
 
     def processes(self, test: str) -> str:
-        """A row for each part, a column for each moment: seconds lost, and steps done again."""
+        """A row for each part, a column for each moment: seconds until the next report, and steps done again."""
         found = self.of(test)
         there = [moment for moment in MOMENTS if any(each.get("moment") == moment for each in found)]
         rows = [["process", *there]]
@@ -61,7 +61,7 @@ class Page:
     def single(self, *tests: str, last: str = "") -> str:
         """A row for each case."""
         found = self.of(*tests)
-        rows = [["what", "seconds lost, steps done again", *([last] if last else [])]]
+        rows = [["what", "until the next report, steps done again", *([last] if last else [])]]
         return markdown([*rows, *([each["of"], _cost(each), *([each["then"]] if last else [])] for each in found)])
 
     def files(self) -> str:
@@ -78,8 +78,10 @@ class Page:
 def _cost(line: Line) -> str:
     if not line["passed"]:
         return "**failed**"
+    if line["next_s"] is None:
+        return "none came after it"
     again = line.get("again", 0)
-    return f"{max(0, line['lost_s']):.0f} s" + (f", {again} steps" if again else "")
+    return f"{line['next_s']:.0f} s" + (f", {again} steps" if again else "")
 
 
 def render(record: Path = RECORD) -> str:

@@ -80,7 +80,7 @@ class Sweep:
         self.folder, self.file = storage / "a", file
         self.output = output or storage.parent / f"{storage.name}.txt"
         self.processes: dict[tuple[int, float], psutil.Process] = {}
-        self.seconds, self.began = 0.0, 0.0
+        self.began = 0.0
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         words = ["--storage", str(self.folder.parent), "--name", "a", *more]
@@ -127,7 +127,6 @@ class Sweep:
             assert time.monotonic() - self.began < TO_END_S, f"it doesn't end: {self.said()}"
             self._all()
             time.sleep(0.5)
-        self.seconds += time.monotonic() - self.began
         assert self.driver.returncode in (codes or (0,)), self.said()
         assert "Traceback" not in self.said(), self.said()
         self.vanished()
@@ -143,7 +142,6 @@ class Sweep:
     def killed(self) -> Sweep:
         """Wait until the command and its processes are gone, after the command itself was killed."""
         self.driver.wait(timeout=60)
-        self.seconds += time.monotonic() - self.began
         self.vanished()
         return self
 
@@ -173,6 +171,12 @@ class Sweep:
         seconds = [each["seconds"] for each in reports if each["metrics"]["step"] == STEPS]
         # Of the fastest one: the first one's seconds have the start of its processes in them.
         return 0 if not seconds else min(EVERY, round((when - last) * STEPS / min(seconds)))
+
+    def seconds_to_go_on(self, when: float) -> float | None:
+        """Seconds from a time of day to the next report; None: there was none any more."""
+        times = [pd.Timestamp(each["at"]).timestamp() for each in self._lines() if each["kind"] == "report"]
+        later = [at - when for at in times if at > when]
+        return round(min(later), 1) if later else None
 
     def end_by_force(self) -> None:
         """Leave nothing behind after a test that has failed."""

@@ -52,7 +52,7 @@ WATCHDOG_S = 10
 def goes_on(calm, sweep, case) -> None:
     """See that it ends by itself as the undisturbed one."""
     sweep.end().compare(calm.table)
-    case.note(then="goes on", lost_s=round(sweep.seconds - calm.seconds, 1))
+    case.note(then="goes on", next_s=sweep.seconds_to_go_on(case.began))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -95,7 +95,7 @@ def test_what_carries_the_sweep_is_killed(calm, sweep, case, part, moment):
     running.start("--resume" if begun else str(running.file))
     running.end().compare(calm.table)
     then = "`--resume` goes on" if begun else "the same command begins"
-    case.note(then=then, lost_s=round(running.seconds - calm.seconds, 1))
+    case.note(then=then, next_s=running.seconds_to_go_on(case.began))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)

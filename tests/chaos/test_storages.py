@@ -33,7 +33,7 @@ def on_disk(disk, calm, tmp_path) -> Iterator[Sweep]:
 
 def goes_on(running, calm, case, how: str) -> None:
     running.end().compare(calm.table)
-    case.note(then=how, lost_s=round(running.seconds - calm.seconds, 1))
+    case.note(then=how, next_s=running.seconds_to_go_on(case.began))
 
 
 def is_resumed(running, calm, case) -> None:
@@ -48,6 +48,7 @@ def test_a_storage_fails(disk, on_disk, calm, case, moment, how):
         shutil.rmtree(on_disk.folder.parent / "teachers")
     on_disk.begin()
     on_disk.wait_for(moment, *(["ray::Board"] if moment == "start" else []))
+    case.comes()
     case.note(fault=how, of=f"{how} for {WHILE_S} s", moment=moment)
     if how == "full":
         disk.fill()
@@ -62,6 +63,7 @@ def test_a_storage_fails(disk, on_disk, calm, case, moment, how):
 @pytest.mark.parametrize("how", ["full", "read-only"])
 def test_a_storage_fails_for_good(disk, on_disk, calm, case, how):
     on_disk.begin().wait_for("middle")
+    case.comes()
     case.note(fault=how, of=f"{how} for good, middle", moment="middle")
     if how == "full":
         disk.fill()
@@ -77,10 +79,11 @@ def test_a_storage_fails_for_good(disk, on_disk, calm, case, how):
 def test_a_folder_is_removed(sweep, calm, case):
     running = sweep().begin()
     running.wait_for("middle")
+    case.comes()
     case.note(fault="removed", of="the sweep's folder is removed, middle", moment="middle")
     shutil.rmtree(running.folder)
     running.end(1)
     assert "somebody has removed the folder" in running.said() and not running.folder.exists()
     running.start(str(running.file))
     running.end().compare(calm.table)
-    case.note(then="ends with one line; the same command begins anew", lost_s=round(running.seconds - calm.seconds, 1))
+    case.note(then="ends with one line; the same command begins anew", next_s=running.seconds_to_go_on(case.began))

@@ -14,6 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
+import faults
 import readme
 import reference
 
@@ -109,7 +110,7 @@ def test_commands_have_the_options_that_they_are_written_with(page):
         group.commands[name].make_context(name, [word for word in words if word != "--help"], resilient_parsing=False)
 
 
-@pytest.mark.parametrize("module", [reference, readme], ids=["reference", "readme"])
+@pytest.mark.parametrize("module", [reference, readme, faults], ids=lambda module: module.__name__)
 def test_a_generated_page_is_as_its_script_writes_it(module):
     assert module.PAGE.read_text(encoding="utf-8") == module.render(), f"run python docs/{module.__name__}.py"
 
