@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
@@ -60,6 +61,7 @@ class DriverLink(Link):
 
     - plan: the experiment for whose resources lanes are opened at first
     - names: of the lanes
+    - replaced: how often which process gave no sign of life, and was ended
     """
 
     def __init__(self, board: Any, plan: Experiment, names: Sequence[str]):
@@ -68,6 +70,7 @@ class DriverLink(Link):
         self.open: dict[str, Opened] = {}
         self.cancelled: set[str] = set()
         self.rebuilds = 0
+        self.replaced = Counter[str]()
 
     def _known(self) -> tuple[list[Opened], list[Opened], set[str], int]:
         return list(self.asking.values()), list(self.open.values()), self.cancelled, self.rebuilds
@@ -121,6 +124,7 @@ def open_lanes(
         threads = [threading.Thread(target=_keep_open, args=(name, *shared), daemon=True) for name in names]
         listener = threading.Thread(target=_listen, args=(link,), daemon=True)
         watchdog = Watchdog(link.board, plan.train.watchdog)
+        link.replaced = watchdog.replaced
         for thread in (*threads, listener, watchdog.thread):
             thread.start()
         try:

@@ -6,6 +6,7 @@ import logging
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,11 +74,13 @@ class Watchdog:
 
     - board: the actor's handle
     - limit: seconds without a sign
+    - replaced: how often which process was ended, as messages call it
     - thread: looks now and then once it is started
     """
 
     def __init__(self, board: Any, limit: float, clock: Callable[[], float] = time.monotonic):
         self.board, self.limit, self.clock = board, limit, clock
+        self.replaced = Counter[str]()
         self.seen: dict[Place, tuple[Sign, float]] = {}  # with when the last new sign came
         self.at: tuple[Place | None, float] = None, clock()  # of the board, and when it has answered
         self.late = Late(limit)
@@ -135,6 +138,7 @@ class Watchdog:
         except RayError as err:
             log.warning("%s gives no sign of life for %.0f s, and cannot be ended: %s", who, seconds, _short(err))
             return
+        self.replaced[who] += 1
         last = f" (the last one said: {doing})" if doing else ""
         log.warning("%s has given no sign of life for %.0f s%s: it is ended and replaced", who, seconds, last)
 

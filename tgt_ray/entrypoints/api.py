@@ -161,7 +161,7 @@ def _run_in(
     if there != config:
         raise ConfigError(f"--name {name}: the run there has another experiment; resume it with its own {begun}")
     with libraries_to_file(root, name):
-        history, prepared, speed = (_run_local if local else _run_ray)(config, scan, root, held, before)
+        history, prepared, about = (_run_local if local else _run_ray)(config, scan, root, held, before)
     if before is not None:
         check_same(before, prepared.fingerprints, prepared.teacher, "run")
     record = {
@@ -177,7 +177,7 @@ def _run_in(
         **_started(folder),
         "result": history[-1],
         "ledger": ledger([history[-1]]),
-        "speed": speed,
+        **about,
         "environment": environment(),
     }
 
@@ -252,7 +252,7 @@ def _run_local(
         raise RunFailed(str(err)) from err
     held.patiently(lambda: _keep_files(config, folder))
     rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
-    return run.history, prepared, measured(folder.root, rows, prepared.teacher)
+    return run.history, prepared, {"speed": measured(folder.root, rows, prepared.teacher)}
 
 
 def _run_ray(
@@ -296,7 +296,7 @@ def _run_ray(
     if answer.reason is not None:
         raise RunFailed(answer.reason)
     held.patiently(lambda: _keep_files(config, folder))
-    return answer.history, prepared, speed
+    return answer.history, prepared, {"speed": speed, "replaced": dict(lanes.replaced)}
 
 
 def _followed(config: Experiment, link: Any, run_id: str) -> Any:

@@ -9,6 +9,8 @@ import logging
 import os
 import shlex
 import signal
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,7 +97,7 @@ def start(sweep: SweepConfig, data: TaskData, storage: Storage, held: Held, jour
         )
         reference = (ray.put(prepared),)
         search_trials(sweep, reference, link, held, journal, concurrent)
-        table = finish(sweep, held, journal)
+        table = finish(sweep, held, journal, link.replaced)
         measure_best(sweep, table, link.board, reference, held)
     return table
 
@@ -227,20 +229,27 @@ def record(sweep: SweepConfig, prepared: Prepared, name: str, concurrent: int) -
     }
 
 
-def finish(sweep: SweepConfig, held: Held, journal: Journal) -> pd.DataFrame:
-    """Keep the best trial's config, metrics and student in `best`, and sum up its rows; return the trials' table."""
+def finish(sweep: SweepConfig, held: Held, journal: Journal, replaced: Mapping[str, int]) -> pd.DataFrame:
+    """Keep the best trial's config, metrics and student in `best`, and sum up its rows; return the trials' table.
+
+    - replaced: how often this command has ended which process that gave no sign of life
+    """
     table = trial_table(sweep, journal.trials.values())
-    held.patiently(lambda: _write_results(sweep, held.folder, journal, table))
+    assert journal.record is not None
+    before = records.find(held.folder, "sweep", "record.json") or {}
+    speed = {name: before[name] for name in ("speed",) if name in before}
+    counted = dict(Counter(before.get("replaced", {})) + Counter(replaced))
+    said = {**journal.record, "config": sweep.model_dump(mode="json"), **speed, "replaced": counted}
+    said["ledger"] = ledger(table.to_dict("records"))
+    held.patiently(lambda: _write_results(sweep, held.folder, journal, table, said))
     return table
 
 
-def _write_results(sweep: SweepConfig, folder: Storage, journal: Journal, table: pd.DataFrame) -> None:
+def _write_results(
+    sweep: SweepConfig, folder: Storage, journal: Journal, table: pd.DataFrame, said: dict[str, Any]
+) -> None:
     records.write_table(folder, table, "trials")
-    assert journal.record is not None
-    before = records.find(folder, "sweep", "record.json") or {}
-    speed = {name: before[name] for name in ("speed",) if name in before}
-    said = {**journal.record, "config": sweep.model_dump(mode="json"), **speed}
-    records.write_json(folder, {**said, "ledger": ledger(table.to_dict("records"))}, "record.json")
+    records.write_json(folder, said, "record.json")
     if not folder.is_local:
         folder.write(study_path(folder).read_bytes(), STUDY_FILE)
     best = best_trial(sweep, table)
