@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 RECORD = HERE.parent / "benchmarks" / "records" / "chaos.jsonl"
 PAGE = HERE / "faults.md"
 #: The order in which moments come, and ways to damage a file.
-MOMENTS = ("teacher", "start", "first steps", "middle", "last report")
+MOMENTS = ("teacher", "start", "first steps", "middle", "last report", "end")
 HOW = ("cut", "emptied", "removed", "flipped in the middle", "flipped near the end")
 Line = dict[str, Any]
 
@@ -78,6 +78,8 @@ class Page:
 def _cost(line: Line) -> str:
     if not line["passed"]:
         return "**failed**"
+    if "to_end_s" in line:
+        return f"{line['to_end_s']:.0f} s"
     if line["next_s"] is None:
         return "none came after it"
     again = line.get("again", 0)

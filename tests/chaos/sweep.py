@@ -41,7 +41,7 @@ SWEEP = {
 }
 TRIALS = 4
 #: When a fault comes. "start": as soon as there is such a process; "teacher": the labeler is made, the generator isn't;
-#: the others: a trial has reported a step.
+#: "end": the last trial has ended, and the table is written; the others: a trial has reported a step.
 REPORTED = {"first steps": ("1", EVERY), "middle": ("3", STEPS // 2), "last report": ("4", STEPS - EVERY)}
 MOMENTS = ("start", *REPORTED)
 #: Seconds that a moment may take to come, that a sweep may take, and that its processes may outlive it.
@@ -100,6 +100,8 @@ class Sweep:
             trial, step = REPORTED[moment]
             reports = [each for each in self._lines() if each["kind"] == "report" and str(each["trial"]) == trial]
             return any(each["metrics"]["step"] >= step for each in reports)
+        if moment == "end":
+            return sum(each["kind"] == "end" for each in self._lines()) == TRIALS
         return moment == "start" or bool(list(self.folder.parent.glob("teachers/labeler-*.json")))
 
     def wait_for(self, moment: str, *titles: str) -> list[psutil.Process]:
