@@ -175,8 +175,8 @@ class Sweep:
         return 0 if not seconds else min(EVERY, round((when - last) * STEPS / min(seconds)))
 
     def seconds_to_go_on(self, when: float) -> float | None:
-        """Seconds from a time of day to the next report; None: there was none any more."""
-        times = [pd.Timestamp(each["at"]).timestamp() for each in self._lines() if each["kind"] == "report"]
+        """Seconds from a time of day to the next report or end of a trial; None: there was none any more."""
+        times = [pd.Timestamp(each["at"]).timestamp() for each in self._lines() if each["kind"] in ("report", "end")]
         later = [at - when for at in times if at > when]
         return round(min(later), 1) if later else None
 
