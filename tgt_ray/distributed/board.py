@@ -220,6 +220,7 @@ class Board:
     async def listen(self) -> list[Line] | None:
         """Wait for lines of workers and return them; None where none will come any more."""
         async with self.changed:
+            self.runs.check_told()
             await self.changed.wait_for(lambda: self.lines.waiting or self.silent)
             return self.lines.take() or None
 

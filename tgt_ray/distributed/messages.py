@@ -14,7 +14,7 @@ Metrics = dict[str, Any]
 
 
 class Forgotten(RuntimeError):
-    """The board doesn't know a run: it was lost, is back, and has not been told of it yet."""
+    """The board doesn't know a run or a lane: it was lost, is back, and has not been told of it yet."""
 
 
 @dataclass(frozen=True)

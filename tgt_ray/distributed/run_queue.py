@@ -306,6 +306,14 @@ class RunQueue:
         self._refuse_what_no_lane_will_serve()
         return None
 
+    def check_told(self) -> None:
+        """Raise Forgotten where the driver must first tell which lanes there are.
+
+        It may not know that this board is another one: a call that was not sent yet reaches the one that is back.
+        """
+        if not self.told and not self.closed:
+            raise Forgotten("lanes")
+
     def placed(self, name: str, group: str) -> None:
         """Remember the placement group of the lane's workers, by its id."""
         self.lanes[name].placement = group
@@ -313,9 +321,11 @@ class RunQueue:
     # ---- the driver, which opens lanes
 
     def may_open(self, name: str) -> bool:
-        """Return whether `open_lane` has an answer; a lane that isn't warm is only opened for a run."""
-        if not self.told and not self.closed:
-            return False
+        """Return whether `open_lane` has an answer; a lane that isn't warm is only opened for a run.
+
+        - raises Forgotten: as check_told
+        """
+        self.check_told()
         needs_none = self.warm or self.closed or not self.lanes[name].alive
         return needs_none or self._held(name) is not None or bool(self.queue and not self.unheard)
 
