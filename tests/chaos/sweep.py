@@ -175,8 +175,12 @@ class Sweep:
         return 0 if not seconds else min(EVERY, round((when - last) * STEPS / min(seconds)))
 
     def seconds_to_go_on(self, when: float) -> float | None:
-        """Seconds from a time of day to the next report or end of a trial; None: there was none any more."""
-        times = [pd.Timestamp(each["at"]).timestamp() for each in self._lines() if each["kind"] in ("report", "end")]
+        """Seconds from a time of day to the next report or end of a trial; None: there was none any more.
+
+        Of the last command alone: the first one may still have reported something when it could not go on.
+        """
+        found = [each for each in self._lines() if each["kind"] in ("report", "end")]
+        times = [pd.Timestamp(each["at"]).timestamp() for each in found if each["command"] == found[-1]["command"]]
         later = [at - when for at in times if at > when]
         return round(min(later), 1) if later else None
 
