@@ -180,6 +180,7 @@ class Sweep:
         Of the last command alone: the first one may still have reported something when it could not go on.
         """
         found = [each for each in self._lines() if each["kind"] in ("report", "end")]
+        assert when, "the fault's time was not noted"
         times = [pd.Timestamp(each["at"]).timestamp() for each in found if each["command"] == found[-1]["command"]]
         later = [at - when for at in times if at > when]
         return round(min(later), 1) if later else None

@@ -60,7 +60,7 @@ def goes_on(calm, sweep, case) -> None:
 def test_a_part_is_killed(calm, sweep, case, part, moment):
     running = sweep().begin()
     found = running.wait_for(moment, PARTS[part])
-    again = running.again(case.comes()) if part in WORKERS else 0
+    again = running.again(case.comes()) * (part in WORKERS)
     assert sent(found, signal.SIGKILL)
     case.note(fault="kill -9", of=part, moment=moment, again=again)
     goes_on(calm, running, case)
@@ -109,11 +109,11 @@ def test_two_parts_are_killed_at_once(calm, sweep, case, pair):
 
 
 @pytest.mark.parametrize("moment", ["first steps", "middle"])
-@pytest.mark.parametrize("part", [each for each in PARTS if each not in ("statistics of Ray Data",)])
+@pytest.mark.parametrize("part", [each for each in PARTS if each != "statistics of Ray Data"])
 def test_a_part_is_stopped_for_ever(calm, sweep, case, part, moment):
     running = sweep().begin("--set", f"experiment.train.watchdog={WATCHDOG_S}")
     found = running.wait_for(moment, PARTS[part])
-    again = running.again(case.comes()) if part in WORKERS else 0
+    again = running.again(case.comes()) * (part in WORKERS)
     assert sent(found, signal.SIGSTOP)
     case.note(fault="SIGSTOP", of=part, moment=moment, again=again)
     goes_on(calm, running, case)
@@ -124,7 +124,7 @@ def test_a_part_is_stopped_for_ever(calm, sweep, case, part, moment):
 def test_a_part_is_stopped_for_two_minutes(calm, sweep, case, part):
     running = sweep().begin()
     found = running.wait_for("middle", {**PARTS, **BASE}[part])
-    again = running.again(case.comes()) if part in WORKERS else 0
+    again = running.again(case.comes()) * (part in WORKERS)
     assert sent(found, signal.SIGSTOP)
     case.note(fault="SIGSTOP for 2 minutes", of=part, moment="middle", again=again)
     until = time.monotonic() + 120
