@@ -1,4 +1,7 @@
-"""A sweep that is stopped at some line of its journal and goes on has the table of an undisturbed one."""
+"""A sweep that is stopped at some line of its journal and goes on has the table of an undisturbed one.
+
+So has one of which parts are killed; tests/chaos has more of it.
+"""
 
 import json
 import pickle
@@ -8,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from tests.helpers.experiments import changed
 from tgt_ray.core import lines
 from tgt_ray.core.errors import ConfigError
+from tgt_ray.core.loading import with_overrides
 from tgt_ray.entrypoints import api
 from tgt_ray.sweeps.config import SweepConfig
 from tgt_ray.sweeps.journal import Journal
@@ -133,6 +138,35 @@ def test_a_sweep_that_was_stopped_goes_on_elsewhere_without_any_other_file(sweep
     assert found.best is not None and storage.exists("moved", "best", "student.safetensors")
     assert sorted(path.name for path in Path(storage.path("moved", "train")).iterdir()) == ["1", "2", "3", "4"]
     assert set(pd.read_csv(table).status) == {"finished", "interrupted"}, "the original stays as it was"
+
+
+#: What is killed at which line of the journal, all in one sweep: those that cost it least.
+KILLED = {
+    4: "ray::_StatsActor",
+    5: "ray::_AutoscalingCoordinatorActor",
+    8: "ray::Board",
+    9: "ray::MapWorker(MapBatches(TeacherGenerator))",
+    12: "ray::SynchronizationActor",
+}
+
+
+def test_five_parts_that_are_killed_cost_no_trial(sweep, calm, storage, monkeypatch):
+    wanted, write, killed = calm("random"), Journal._write, []
+
+    def kill(self, kind, **about):
+        write(self, kind, **about)
+        if (title := KILLED.get(self._writer.last)) is not None:
+            there = [each for each in psutil.Process().children(recursive=True) if title in " ".join(each.cmdline())]
+            killed.extend([title] if there else [])
+            for each in there:
+                each.kill()
+
+    monkeypatch.setattr(Journal, "_write", kill)
+    own_rows = [("experiment.pool.bank.mode", "none")]  # those of the undisturbed sweep would need no generator
+    config = SweepConfig.model_validate(with_overrides(sweep("random").model_dump(mode="json"), own_rows))
+    found = api.run_sweep(config, storage=storage.root, name="killed")
+    assert killed == list(KILLED.values()), "all were there to be killed"
+    pd.testing.assert_frame_equal(facts(found), wanted)
 
 
 @pytest.mark.slow
