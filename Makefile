@@ -26,8 +26,8 @@ test-all: lint
 # Whole sweeps with faults, about two hours; what is found of each goes into docs/faults.md.
 CHAOS := benchmarks/records/chaos.jsonl
 test-chaos: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos --record $(CHAOS) $(ARGS)
-	$(BIN)/python docs/faults.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos --record $(CHAOS) $(ARGS); \
+		found=$$?; $(BIN)/python docs/faults.py && exit $$found
 
 lint: $(READY)
 	$(BIN)/ruff check .

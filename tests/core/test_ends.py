@@ -132,3 +132,26 @@ def test_a_lost_terminal_changes_nothing_but_that_nobody_reads():
         os.close(ours)
         process.send_signal(signal.SIGHUP)  # the kernel sends it where the terminal is the process's own
         assert process.wait(timeout=20) == 129
+
+
+def test_a_thread_lets_the_command_fail_as_a_signal_would_end_it():
+    with pytest.raises(KeyboardInterrupt), ends.in_order():
+        assert ends.is_ordered()
+        ends.fail("what it waits for is gone")
+        signal.pause()
+    assert ends.failure() == "what it waits for is gone" and not ends.is_ordered()
+
+
+def test_what_a_signal_has_ended_did_not_fail():
+    with pytest.raises(KeyboardInterrupt), ends.in_order():
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            ends.fail("its processes have ended as well")
+    assert ends.failure() is None and ends.exit_code() == 129
+
+
+def test_outside_of_commands_it_is_ctrl_c():
+    with pytest.raises(KeyboardInterrupt):
+        ends.fail("what it waits for is gone")
+        signal.pause()

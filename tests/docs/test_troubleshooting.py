@@ -21,11 +21,13 @@ ELSEWHERE = {
     "data/columns.py": ["is not a JSON object"],
     "distributed/pool_actor.py": ["pool.bank: generators make rows of"],
     "distributed/lines.py": ["more lines are only in the logs of its workers, which Ray keeps"],
+    "distributed/base.py": [
+        "a process of the local Ray has ended (",
+        "this machine is no node of the Ray cluster any more",
+    ],
     "distributed/cluster.py": [
         "cannot connect to that cluster",
         "cannot start a local Ray",
-        "a process of the local Ray has ended (",
-        "this machine is no node of the Ray cluster any more",
     ],
     "teacher/fingerprints.py": [
         "which is there, is another one",

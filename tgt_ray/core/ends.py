@@ -24,7 +24,8 @@ Handlers = Mapping[int, Any]
 
 #: What the process was asked by last, and whether it had a terminal when it began.
 _asked, _on_terminal = signal.SIGINT, any(os.isatty(number) for number in (1, 2))
-#: Why the process can't go on; None: it can.
+#: Whether signals end this process in order, whether one has come, and why it can't go on; None: it can.
+_ordered, _came = False, False
 _failed: str | None = None
 
 
@@ -49,11 +50,15 @@ def in_order() -> Iterator[None]:
 
     A signal that the process was started to ignore (nohup) stays ignored.
     """
-    global _asked, _failed
-    _asked, _failed = signal.SIGINT, None
+    global _asked, _ordered, _came, _failed
+    _asked, _came, _failed = signal.SIGINT, False, None
     with restored(*ASKING) as before:
         _handle(before, _as_ctrl_c)
-        yield
+        _ordered = bool(before)
+        try:
+            yield
+        finally:
+            _ordered = False
 
 
 def _handle(before: Handlers, handler: Callable[[int, FrameType | None], None]) -> None:
@@ -63,8 +68,8 @@ def _handle(before: Handlers, handler: Callable[[int, FrameType | None], None]) 
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = signal.Signals(number)
+    global _asked, _came
+    _asked, _came = signal.Signals(number), True
     if number == signal.SIGHUP:
         _leave_lost_terminal()
     handler = signal.getsignal(signal.SIGINT)
@@ -86,16 +91,26 @@ def exit_code() -> int:
 
 
 def fail(reason: str) -> None:
-    """Let the main thread end what it does, as Ctrl-C would; for another thread that knows why it can't go on."""
+    """Let the main thread end what it does, as Ctrl-C would; for another thread that knows why it can't go on.
+
+    Where a signal has asked it to end, it does so already, and that is why.
+    """
     global _failed
-    _failed = reason
-    ordered = signal.getsignal(signal.SIGTERM) is _as_ctrl_c  # Ctrl-C itself may be ignored
-    os.kill(os.getpid(), signal.SIGTERM if ordered else signal.SIGINT)
+    if not _ordered:
+        os.kill(os.getpid(), signal.SIGINT)
+    elif not _came:
+        _failed = reason
+        os.kill(os.getpid(), signal.SIGTERM)  # Ctrl-C may be ignored
 
 
 def failure() -> str | None:
-    """Return why the process could not go on."""
+    """Return why the process, whose signals end it in order, could not go on."""
     return _failed
+
+
+def is_ordered() -> bool:
+    """Return whether signals end this process in order: it is a command."""
+    return _ordered
 
 
 @contextmanager
@@ -110,6 +125,8 @@ def later(patient: bool = True) -> Iterator[None]:
     came: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:
+        global _came
+        _came = True
         came.append(number)
         handler = before[number]
         if len(came) > 1 and not patient and callable(handler):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +16,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tgt_ray.core import ends
-from tgt_ray.core.errors import ConfigError, cut
+from tgt_ray.core.errors import ConfigError, RunFailed, cut
 from tgt_ray.core.storage import Storage
+from tgt_ray.distributed.base import Base
 from tgt_ray.distributed.ray_train import LOGGERS, check_cluster, keep_tokens_private, raylet_messages_to_stderr
 from tgt_ray.distributed.resources import Resources
 
@@ -26,10 +26,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that processes of a local cluster have to end when it ends.
 TO_END_S = 3.0
-#: Seconds between two looks at whether Ray is there, and those to end in order where it isn't.
-LOOK_S, TO_LEAVE_S = 1.0, 25.0
-#: Processes without which no Ray is, and what messages call them.
-PARTS = {"raylet": "raylet", "gcs_server": "GCS"}
 
 
 @contextmanager
@@ -37,6 +33,7 @@ def connect() -> Iterator[None]:
     """Use the cluster that this process is in or that RAY_ADDRESS names; otherwise start a local one for the block.
 
     - raises ConfigError: where the cluster can't be reached or no local one can be started
+    - raises RunFailed: where Ray has ended within the block
     """
     if ray.is_initialized():
         yield
@@ -55,6 +52,10 @@ def connect() -> Iterator[None]:
             _start(address)
         base.start()
         yield
+    except KeyboardInterrupt:
+        if base.lost is not None and not ends.is_ordered():  # a caller of this package has not asked for it
+            raise RunFailed(base.lost) from None
+        raise
     finally:
         with ends.later():
             _leave(base)
@@ -74,74 +75,6 @@ def _start(address: str) -> None:
         raise ConfigError(f"{what} ({' '.join(str(err).split())})") from err
 
 
-class Base(threading.Thread):
-    """Ends this process in order where Ray has ended under it: what waits for tasks would wait for ever.
-
-    - local: whether Ray runs for this process alone
-    """
-
-    def __init__(self, local: bool):
-        super().__init__(name="base", daemon=True)
-        self.local, self.over, self.left = local, threading.Event(), threading.Event()
-        self.before = psutil.Process().children()
-        self.seen: set[psutil.Process] = set()
-
-    def processes(self) -> list[psutil.Process]:
-        """Return all processes of a local Ray that live, also of those that have lost their parent."""
-        for each in psutil.Process().children() if self.local else []:
-            with suppress(psutil.NoSuchProcess):
-                if each not in self.before and _of_ray(each):
-                    self.seen |= {each, *each.children(recursive=True)}
-        self.seen = {each for each in self.seen if _lives(each)}
-        return list(self.seen)
-
-    def run(self) -> None:
-        here = [(each, _name(each)) for each in self.processes() if _name(each) in PARTS]
-        while not self.over.wait(LOOK_S):
-            if (lost := self._lost(here)) is not None and not self.over.is_set():
-                reason = (
-                    f"{lost}, and with it all processes of this command; start it again, with --resume if training"
-                    " had begun"
-                )
-                ends.fail(reason)
-                if self.local and not self.left.wait(TO_LEAVE_S):
-                    self._end_at_once(reason)
-                return
-
-    def _end_at_once(self, reason: str) -> None:
-        """End this process, whose main thread waits for what isn't there; Ray would do it later, and without a word."""
-        log.error("failed: %s", reason)
-        logging.shutdown()
-        for each in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        os._exit(1)
-
-    def _lost(self, here: list[tuple[psutil.Process, str]]) -> str | None:
-        self.processes()
-        if self.local:
-            gone = [PARTS[name] for each, name in here if not _lives(each)]
-            return f"a process of the local Ray has ended ({gone[0]})" if gone else None
-        try:
-            alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-        except Exception:  # without a head Ray ends this process itself, after a minute
-            return None
-        own = ray.get_runtime_context().get_node_id()
-        return None if alive.get(own, True) else "this machine is no node of the Ray cluster any more"
-
-
-def _name(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return str(process.name())
-    return ""
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
 def _leave(base: Base) -> None:
     """Leave the cluster; of a local one no process stays.
 
@@ -149,16 +82,14 @@ def _leave(base: Base) -> None:
     raylet had to be killed.
     """
     base.over.set()
-    there = base.processes()
-    ray.shutdown()
-    for each in psutil.wait_procs(there, timeout=TO_END_S)[1]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    base.left.set()
-
-
-def _of_ray(process: psutil.Process) -> bool:
-    return any(part.startswith("ray::") or "/ray/" in part for part in process.cmdline())
+    try:
+        there = base.processes()
+        ray.shutdown()
+        for each in psutil.wait_procs(there, timeout=TO_END_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    finally:
+        base.left.set()
 
 
 def nodes() -> list[Resources]:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.train
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from tgt_ray.core import ends
@@ -139,7 +139,7 @@ def _close(link: DriverLink, threads: Sequence[threading.Thread], listener: thre
     """End the lanes of a board, and the board."""
     patience = CLOSE_TIMEOUT_S if ends.failure() is None else HUSH_TIMEOUT_S  # without Ray nobody answers
     deadline = time.time() + patience
-    with suppress(RayActorError, GetTimeoutError):  # the board was lost, or it hangs
+    with suppress(RayError):  # the board was lost, or it hangs
         link.call("close", timeout=patience, within=patience)
     for thread in threads:
         thread.join(timeout=max(0.0, deadline - time.time()))
@@ -148,7 +148,7 @@ def _close(link: DriverLink, threads: Sequence[threading.Thread], listener: thre
         kill_controllers()  # a thread that still waited for one when Ray ends would end the process
         for thread in threads:
             thread.join(timeout=HUSH_TIMEOUT_S)
-    with suppress(RayActorError, GetTimeoutError):
+    with suppress(RayError):
         link.call("hush", timeout=HUSH_TIMEOUT_S, within=HUSH_TIMEOUT_S)
     listener.join(timeout=HUSH_TIMEOUT_S)
     # Killed at once and not with its last reference, since its name may be needed again.

@@ -312,7 +312,7 @@ class RunQueue:
         It may not know that this board is another one: a call that was not sent yet reaches the one that is back.
         """
         if not self.told and not self.closed:
-            raise Forgotten("lanes")
+            raise Forgotten
 
     def placed(self, name: str, group: str) -> None:
         """Remember the placement group of the lane's workers, by its id."""

@@ -382,14 +382,16 @@ def main(*commands: Callable[..., None]) -> None:
     try:
         with ends.in_order():
             app()
-    except SystemExit as ended:
-        if (reason := ends.failure()) is not None:
+    except (SystemExit, Exception) as err:
+        if (reason := ends.failure()) is not None:  # whatever has followed from it
             _end(f"failed: {reason}", 1)
-        sys.exit(ends.exit_code() if ended.code == INTERRUPTED else ended.code)
-    except ConfigError as err:
-        _end(f"error: {err}", 2)
-    except RunFailed as err:
-        _end(f"failed: {err}", 1)
+        if isinstance(err, SystemExit):
+            sys.exit(ends.exit_code() if err.code == INTERRUPTED else err.code)
+        if isinstance(err, ConfigError):
+            _end(f"error: {err}", 2)
+        if isinstance(err, RunFailed):
+            _end(f"failed: {err}", 1)
+        raise
 
 
 def _end(line: str, code: int) -> None:

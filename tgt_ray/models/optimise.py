@@ -148,9 +148,15 @@ class Training:
         buffer = io.BytesIO()
         state = {"step": step, "seconds": self.seconds, **parts.state()}
         torch.save(formats.stamped("pretraining", state), buffer)
-        patiently(lambda: self.storage.write(buffer.getvalue(), self.file))
+        made_s = time.monotonic() - started
+
+        def write() -> float:
+            began = time.monotonic()
+            self.storage.write(buffer.getvalue(), self.file)
+            return time.monotonic() - began
+
+        self.every_s = max(STATE_EVERY_S, (made_s + patiently(write)) / WRITING)
         self.kept = time.monotonic()
-        self.every_s = max(STATE_EVERY_S, (self.kept - started) / WRITING)
 
     def end(self) -> None:
         """Remove the state, since the training is over."""

@@ -39,7 +39,7 @@ class Curves:
         self.sweep, self.folder = sweep, folder
         self._temporary = None if folder.is_local else TemporaryDirectory(prefix="tgt_ray_curves_")
         here = folder.within(FOLDER).base if self._temporary is None else self._temporary.name
-        self._here = Path(here)
+        self._here, self._written = Path(here), Storage(Path(here))
         self._writers: dict[str, Events] = {}
 
     def reported(self, known: Known) -> None:
@@ -87,7 +87,7 @@ class Curves:
         place = self._here / kind / re.sub(r"[^\w .,=+-]", "_", called)[:LONGEST].strip()
 
         def begin() -> Events:
-            with self.folder.writing(FOLDER):
+            with self._written.writing():
                 return Events(place)
 
         return patiently(begin)
@@ -96,7 +96,7 @@ class Curves:
         """Bring what a writer has been given to the disk, or to a storage that is none."""
 
         def flush() -> None:
-            with self.folder.writing(FOLDER):
+            with self._written.writing():
                 writer.flush()  # what a disk doesn't take waits for the next time
             if self._temporary is not None:
                 for file in writer.folder.iterdir():
@@ -106,7 +106,7 @@ class Curves:
 
     def _close(self, writer: Events) -> None:
         self._flush(writer)
-        with self.folder.writing(FOLDER):
+        with self._written.writing():
             writer.close()
 
 

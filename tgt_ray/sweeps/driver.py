@@ -110,7 +110,7 @@ def begin(
     extended = journal.settings != settings
     journal.begin_command(held, settings)
     if journal.record is None:
-        fit_check.keep(prepared.teacher, storage, folder)
+        held.patiently(lambda: fit_check.keep(prepared.teacher, storage, folder))
         journal.keep_record(record(sweep, prepared, Path(folder.base).name, concurrent))
         for line in sweep.moved_to_levels():
             log.info("%s", line)

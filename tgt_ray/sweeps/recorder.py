@@ -92,13 +92,12 @@ class Recorder(Unstored, Callback):
             raise self.error
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        failed = isinstance(self.error, NotWritten)
-        with patience.none_left() if failed else nullcontext():
-            for each in self.closed:  # also after an error: what can be kept is kept
-                try:
+        for each in self.closed:  # also after an error: what can be kept is kept
+            try:
+                with patience.none_left() if isinstance(self.error, NotWritten) else nullcontext():
                     each()
-                except Exception as err:
-                    self.error = self.error or err
+            except Exception as err:
+                self.error = self.error or err
 
     def _look(self) -> None:
         """Find out now and then whether another command has taken over: there may be nothing to write for long."""
