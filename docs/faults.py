@@ -20,6 +20,8 @@ PAGE = HERE / "faults.md"
 #: The order in which moments come, and ways to damage a file.
 MOMENTS = ("teacher", "start", "first steps", "middle", "last report", "end")
 HOW = ("cut", "emptied", "removed", "flipped in the middle", "flipped near the end")
+#: Seconds within which the next report comes only where the run hasn't noticed anything, and does no step again.
+UNNOTICED_S = 3.0
 Line = dict[str, Any]
 
 
@@ -61,7 +63,7 @@ class Page:
     def single(self, *tests: str, last: str = "") -> str:
         """A row for each case."""
         found = self.of(*tests)
-        rows = [["what", "until the next report, steps done again", *([last] if last else [])]]
+        rows = [["case", "until the next report, steps done again", *([last] if last else [])]]
         return markdown([*rows, *([each["of"], _cost(each), *([each["then"]] if last else [])] for each in found)])
 
     def files(self) -> str:
@@ -82,7 +84,7 @@ def _cost(line: Line) -> str:
         return f"{line['to_end_s']:.0f} s"
     if line["next_s"] is None:
         return "none came after it"
-    again = line.get("again", 0)
+    again = line.get("again", 0) if line["next_s"] > UNNOTICED_S else 0
     return f"{line['next_s']:.0f} s" + (f", {again} steps" if again else "")
 
 
