@@ -87,6 +87,7 @@ def sweep_file(prepared, tmp_path) -> Path:
     return tmp_path / "mine.yaml"
 
 
+@pytest.mark.slow
 def test_a_submitted_sweep_runs_on_the_cluster_and_leaves_its_results(head, sweep_file, storage):
     done = submit(head, sweep_file.parent, "mine.yaml", "--storage", storage.root, "--name", "job")
     assert done.returncode == 0, done.stdout + done.stderr
