@@ -185,6 +185,19 @@ def test_a_lane_whose_workers_never_asked_is_given_up_and_its_run_goes_to_anothe
     assert queue.answer("one", 0).reason == "no lane could be started: no room either"
 
 
+def test_a_lane_whose_processes_are_lost_while_it_starts_is_opened_again_but_not_for_ever(queue):
+    queue.submit(run("one"))
+    for _ in range(2):
+        assert queue.open_lane("a") is not None
+        queue.lane_lost("a", "its controller has died", process=True)
+    assert queue.open_lane("a") is not None and begin(queue, "a").id == "one", "it has started, and counts anew"
+    queue.lane_lost("a", "its controller has died", process=True)
+    for _ in range(3):
+        assert queue.open_lane("a") is not None
+        queue.lane_lost("a", "its controller has died", process=True)
+    assert queue.open_lane("a") is None
+
+
 def test_lanes_that_are_not_warm_are_opened_for_one_run_each():
     queue = RunQueue(Experiment(), ["a"], warm=False)
     assert not queue.may_open("a")

@@ -205,11 +205,11 @@ class Board:
             await self.changed.wait_for(lambda: self.runs.may_open(name))
             return self.runs.open_lane(name)
 
-    async def lane_lost(self, name: str, reason: str) -> str | None:
+    async def lane_lost(self, name: str, reason: str, process: bool = False) -> str | None:
         """Handle a lane that Ray Train has given up, and return the placement group that may be left over of it."""
         async with self.changed:
             self._release_run(self.runs.held_by(name))
-            placement = self.runs.lane_lost(name, reason)
+            placement = self.runs.lane_lost(name, reason, process)
             self.changed.notify_all()
             return placement
 

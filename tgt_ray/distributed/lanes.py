@@ -207,7 +207,7 @@ def _keep_open(name: str, link: DriverLink, storage_root: str, rows_there: bool,
             except Exception as err:  # of any kind: the runs that wait for this lane must learn of it
                 reason = (str(err).strip().splitlines() or [repr(err)])[-1]
                 log.warning("%s was lost: %s", name, reason)
-                remove_placement(link.call("lane_lost", name, reason))
+                remove_placement(link.call("lane_lost", name, reason, isinstance(err, RayActorError)))
     except RayActorError:
         log.warning("%s ends, since its board was lost", name)
 

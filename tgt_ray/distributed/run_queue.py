@@ -12,7 +12,8 @@ from tgt_ray.distributed.messages import Answer, Forgotten, Metrics, Opened, Run
 from tgt_ray.distributed.resources import LaneShape
 from tgt_ray.experiment.experiment import Experiment
 
-#: How often a run's workers may be lost after one and the same report before that is taken for the run's own fault.
+#: How often a run's workers may be lost after one and the same report before that is taken for the run's own fault, and
+#: how often in a row a lane while it starts.
 AT_ONE_STEP = 3
 
 
@@ -51,6 +52,7 @@ class Lane:
 
     - plan: the experiment for whose resources the lane is placed
     - taken: whether a worker has asked for work since the lane was opened
+    - lost: how often in a row it was lost before that
     - calls: how often workers have asked
     - placement: the id of its workers' placement group
     - alive: whether it may be opened again
@@ -58,6 +60,7 @@ class Lane:
 
     plan: Experiment
     taken: bool = False
+    lost: int = 0
     calls: int = 0
     placement: str | None = None
     alive: bool = True
@@ -273,7 +276,7 @@ class RunQueue:
         lane = self.lanes[name]
         if plan is not None and not lane.taken:
             lane.plan = plan
-        lane.taken = True
+        lane.taken, lane.lost = True, 0
         lane.calls += 1
         self.unheard.discard(name)
         return lane.calls
@@ -340,19 +343,21 @@ class RunQueue:
         lane.taken, lane.placement = False, None
         return lane.plan
 
-    def lane_lost(self, name: str, reason: str) -> str | None:
+    def lane_lost(self, name: str, reason: str, process: bool = False) -> str | None:
         """Handle a lane that Ray Train has given up.
 
-        It may be opened again, unless its workers were lost before they asked for work.
+        It may be opened again, unless it has failed before its workers asked for work.
 
+        - process: one of its processes was lost, so that it may be opened again all the same, but not for ever
         - returns: the id of the placement group that may be left over of it
         """
         lane, held = self.lanes[name], self._held(name)
+        lane.lost += not lane.taken
         self.unheard.discard(name)
         if held is not None:
             held.trouble = held.trouble or reason
             self._lost_too_often(held)
-        if not lane.taken:
+        if not lane.taken and not (process and lane.lost < AT_ONE_STEP):
             lane.alive, self.why_no_lane = False, reason
             if held is not None and not held.ended:
                 held.lane = None
