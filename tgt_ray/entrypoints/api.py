@@ -41,7 +41,7 @@ from tgt_ray.tasks import Task, TaskData, with_calibration
 from tgt_ray.teacher.fingerprints import Begun, check_data, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check, states
-from tgt_ray.training.files import kept_files
+from tgt_ray.training.files import keep_files
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def _run_local(
         )
     except Diverged as err:
         raise RunFailed(str(err)) from err
-    held.patiently(lambda: _keep_files(config, folder))
+    held.patiently(lambda: keep_files(config.task, folder, ("checkpoint",)))
     rows = partial(rows_to_time, config.task, data.tables["validation"], data.input_shape)
     return run.history, prepared, {"speed": measured(folder.root, rows, prepared.teacher)}
 
@@ -295,7 +295,7 @@ def _run_ray(
                 speed = measured_by_a_lane(lanes.board, config, reference, checkpoints)
     if answer.reason is not None:
         raise RunFailed(answer.reason)
-    held.patiently(lambda: _keep_files(config, folder))
+    held.patiently(lambda: keep_files(config.task, folder, ("checkpoint",)))
     return answer.history, prepared, {"speed": speed, "replaced": dict(lanes.replaced)}
 
 
@@ -424,13 +424,6 @@ def _write_report(folder: Storage) -> None:
         folder.write(report([folder]), REPORT_FILE)
     except Exception as err:
         log.warning("%s: not written (%s: %s)", folder.where(REPORT_FILE), type(err).__name__, err)
-
-
-def _keep_files(config: Experiment, folder: Storage) -> None:
-    """Copy the files of the last checkpoint that are kept to the run's folder."""
-    for name in kept_files(config.task):
-        if folder.exists("checkpoint", name):
-            folder.write(folder.read("checkpoint", name), name)
 
 
 def _log_report(headline: str, metrics: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ from tgt_ray.tasks import TaskData
 from tgt_ray.teacher.fingerprints import Begun, check_same
 from tgt_ray.teacher.transfer_set import Prepared, log_teacher
 from tgt_ray.training import fit_check
-from tgt_ray.training.files import kept_files
+from tgt_ray.training.files import keep_files
 
 log = logging.getLogger(__name__)
 
@@ -258,9 +258,7 @@ def _write_results(
         folder.write(dump_yaml(sweep.trial_experiment(values)).encode(), "best", "experiment.yaml")
         metrics = {str(key): value for key, value in best.to_dict().items() if pd.notna(value)}
         records.write_json(folder, metrics, "best", "metrics.json")
-        for name in kept_files(sweep.experiment.task):
-            if folder.exists("train", best.trial, name):
-                folder.write(folder.read("train", best.trial, name), "best", name)
+        keep_files(sweep.experiment.task, folder, ("train", best.trial), ("best",))
 
 
 def measure_best(sweep: SweepConfig, table: pd.DataFrame, board: Any, prepared: tuple[Any, ...], held: Held) -> None:
