@@ -87,11 +87,12 @@ def test_what_carries_the_sweep_is_killed(calm, sweep, case, part, moment):
     again = running.again(case.comes())
     assert sent(found, signal.SIGKILL)
     case.note(fault="kill -9", of=part, moment=moment, again=again)
-    begun = (running.folder / "sweep.yaml").exists()
     if part == "driver":
         running.killed()
     else:
         running.end(1, *([2] if moment == "start" else []))  # where no Ray can be started, it is 2
+        assert "failed: " in running.said() or "error: cannot start a local Ray" in running.said()
+    begun = (running.folder / "sweep.yaml").exists()
     running.start("--resume" if begun else str(running.file))
     running.end().compare(calm.table)
     then = "`--resume` goes on" if begun else "the same command begins"

@@ -33,8 +33,9 @@ def test_trials_are_summed_at_the_end_of_a_sweep(tmp_path):
         begun = journal.begin(known.values, None)
         journal.report(begun, known.result)
         journal.end(begun, "finished")
-    found = finish(config, held(folder), journal)
+    found = finish(config, held(folder), journal, {"the worker of lane-0": 1})
     record = records.read_json(folder, "record.json")
+    assert record["replaced"] == {"the worker of lane-0": 1}
     assert record["kind"] == "sweep" and record["ledger"] == {
         "rows_made": 12_288,
         "rows_found": 184_320,
