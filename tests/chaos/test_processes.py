@@ -91,7 +91,7 @@ def test_what_carries_the_sweep_is_killed(calm, sweep, case, part, moment):
         running.killed()
     else:
         running.end(1, *([2] if moment == "start" else []))  # where no Ray can be started, it is 2
-        assert "failed: " in running.said() or "error: cannot start a local Ray" in running.said()
+        assert "has ended (" in running.said() or "error: cannot start a local Ray" in running.said()
     begun = (running.folder / "sweep.yaml").exists()
     running.start("--resume" if begun else str(running.file))
     running.end().compare(calm.table)

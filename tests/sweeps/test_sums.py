@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+
 from tests.helpers.owners import held
 from tests.helpers.trials import METRIC, opened, sweep, trial
 from tgt_ray.core import records
+from tgt_ray.core.kept import STUDENT_FILE, WEIGHTS_FILE
 from tgt_ray.core.storage import Storage
 from tgt_ray.entrypoints.summary import SweepResult
 from tgt_ray.sweeps.driver import finish
@@ -33,6 +37,8 @@ def test_trials_are_summed_at_the_end_of_a_sweep(tmp_path):
         begun = journal.begin(known.values, None)
         journal.report(begun, known.result)
         journal.end(begun, "finished")
+    folder.write(safetensors.numpy.save({"weight": np.zeros(1)}), "train", "1", WEIGHTS_FILE)
+    folder.write(b"{}", "train", "1", STUDENT_FILE)
     found = finish(config, held(folder), journal, {"the worker of lane-0": 1})
     record = records.read_json(folder, "record.json")
     assert record["replaced"] == {"the worker of lane-0": 1}

@@ -72,6 +72,8 @@ class Base(threading.Thread):
         if not ends.is_ordered() and not self.in_main:
             log.error("failed: %s", self.lost)
             return
+        # At once: Ray ends this process, without a word, as soon as it touches the store of a raylet that is gone.
+        log.warning("%s: this command ends", lost)
         ends.fail(self.lost)
         if ends.is_ordered() and not self.left.wait(TO_LEAVE_S):
             self._end_at_once(self.lost)
