@@ -32,6 +32,8 @@ HOW = {
 
 
 def flipped(content: bytes, place: int) -> bytes:
+    if not content:
+        return b"\x15"  # its time alone says something
     return content[:place] + bytes([content[place] ^ 0x15]) + content[place + 1 :]
 
 
