@@ -41,7 +41,7 @@ def calm(tmp_path_factory) -> Calm:
 
 
 @pytest.fixture
-def sweep(calm, tmp_path) -> Iterator[Callable[..., Sweep]]:
+def sweep(calm, tmp_path, signals_as_usual) -> Iterator[Callable[..., Sweep]]:
     """(teacher) -> the sweep in a storage of its own, with or without a teacher that is ready."""
     made: list[Sweep] = []
 

@@ -119,13 +119,13 @@ def test_each_file_is_of_a_kind(killed):
 def test_a_file_is_damaged_between_two_commands(killed, calm, case, ray_cluster, tmp_path, kind, how):
     storage = Path(shutil.copytree(killed, tmp_path / "storage"))
     file, *_ = of(kind, storage)
+    then = "refused" if how in kind.refused else kind.then
+    case.note(fault=how, of=kind.name, then=then)
     change = HOW[how]
     if change is None:
         file.unlink()
     else:
         file.write_bytes(change(file.read_bytes()))
-    then = "refused" if how in kind.refused else kind.then
-    case.note(fault=how, of=kind.name, then=then)
     sweep = Sweep(storage, calm.file)
     if then == "refused":
         with pytest.raises((ConfigError, RunFailed)) as refused:
