@@ -84,7 +84,7 @@ KINDS = [
     Kind("messages", ("logs/*",)),
 ]
 #: Files that are there while a process works, and no longer.
-PASSING = ("*.tmp", "a/train/[34]/*", "a/train/*/student.*", "a/train/*/gallery.*", "bank/*/use-*")
+PASSING = ("*.tmp", "a/train/[34]/*", "a/train/*/student.*", "a/train/*/gallery.*", "bank/*/in_use-*")
 
 
 @pytest.fixture(scope="session")
