@@ -153,7 +153,7 @@ def _log_file(storage: Storage, name: str, folder: str) -> Iterator[IO[bytes]]:
             with path.open("ab") as file:
                 yield file
         finally:
-            with suppress(FileNotFoundError):  # somebody has removed it, or the folder
+            with suppress(OSError):  # somebody has removed it, or the folder, or can't write there any more
                 if not path.stat().st_size:
                     path.unlink()
         return

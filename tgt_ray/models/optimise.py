@@ -160,9 +160,13 @@ class Training:
 
     def end(self) -> None:
         """Remove the state, since the training is over."""
-        # There is none after a short training, or where another process that trained the same has removed it.
-        with suppress(FileNotFoundError):
-            self.storage.fs.delete_file(self.storage.path(self.file))
+
+        def remove() -> None:
+            # There is none after a short training, or where another process that trained the same has removed it.
+            with self.storage.writing(self.file), suppress(FileNotFoundError):
+                self.storage.fs.delete_file(self.storage.path(self.file))
+
+        patiently(remove)
 
     @property
     def _where(self) -> str:
