@@ -47,7 +47,7 @@ class Page:
     def where(self) -> str:
         cpus = max(each["cpus"] for each in self.lines.values())
         found = [each["next_s"] for each in self.lines.values() if each.get("next_s") is not None]
-        return f"{cpus} CPUs and two sweeps beside each other; the median is {median(found):.0f} s"
+        return f"{cpus} CPUs, with other sweeps beside it; the median is {median(found):.0f} s"
 
     def processes(self, test: str) -> str:
         """A row for each part, a column for each moment: seconds until the next report, and steps done again."""
