@@ -285,3 +285,18 @@ def test_of_two_that_need_something_one_makes_it_and_the_other_waits_and_says_so
     waits = [each for each in caplog.messages if "another command makes it already" in each]
     assert waits and all(each.startswith("labeler: ") and each.endswith("; waits for it") for each in waits)
     assert names(tmp_path / "teachers") == []
+
+
+def test_whoever_makes_something_waits_for_a_storage_that_fails_for_a_while(tmp_path, monkeypatch):
+    folder, tried, begin = Storage(tmp_path), [], owner.owned
+
+    def failing(*args):
+        tried.append(args)
+        if len(tried) < 3:
+            raise NotWritten("the disk is read-only")
+        return begin(*args)
+
+    monkeypatch.setattr(owner, "owned", failing)
+    monkeypatch.setattr(owner.patience.time, "sleep", lambda seconds: None)
+    with owner.made_once(folder, "labeler", "the labeler"):
+        assert len(tried) == 3

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -281,12 +281,17 @@ def made_once(folder: Storage, what: str, called: str) -> Iterator[None]:
     if not exclusive.is_exclusive(folder):
         yield
         return
-    try:
-        if folder.is_local:
-            Path(folder.base).mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise NotWritten(f"{folder.shown}: cannot be written ({folder.reason(err)})") from err
-    with owned(folder, busy, what, called):
+
+    def begin() -> None:
+        try:
+            if folder.is_local:
+                Path(folder.base).mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise NotWritten(f"{folder.shown}: cannot be written ({folder.reason(err)})") from err
+        held.enter_context(owned(folder, busy, what, called))
+
+    with ExitStack() as held:
+        patience.patiently(begin)
         yield
 
 
