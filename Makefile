@@ -23,7 +23,7 @@ endif
 test-all: lint
 	$(BIN)/python -m pytest -m "not chaos and not gpu" $(ARGS)
 
-# Whole sweeps with faults, about two hours; what is found of each goes into docs/faults.md.
+# Whole sweeps with faults, for hours; what is found of each goes into docs/faults.md.
 CHAOS := benchmarks/records/chaos.jsonl
 test-chaos: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos --record $(CHAOS) $(ARGS); \

@@ -6,7 +6,6 @@ python docs/faults.py
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,11 +98,8 @@ def render(record: Path = RECORD) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    given: Sequence[str] = [name for name in dir(page) if not name.startswith("_")]
-    text = environment.get_template("faults.md.j2").render(
-        {**{name: getattr(page, name) for name in given}, "every": 100}
-    )
-    return wrapped(text)
+    public = {name: getattr(page, name) for name in dir(page) if not name.startswith("_")}
+    return wrapped(environment.get_template("faults.md.j2").render(public))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -10,14 +9,16 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import psutil
 import yaml
 
 from tests.helpers.experiments import changed
+from tgt_ray.core import lines
+from tgt_ray.core.storage import Storage
 from tgt_ray.experiment.experiment import Experiment
+from tgt_ray.sweeps.journal import JOURNAL
 
 #: What a table says of how a sweep has gone, and not on which lane or how long.
 SAME = ["trial", "number", "status", "reason", "control", "train.synthetic_ratio", "step", "train_loss"]
@@ -61,18 +62,6 @@ def facts(folder: Path) -> pd.DataFrame:
     return table[SAME].sort_values("number").reset_index(drop=True)
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep's journal that are whole."""
-    found = []
-    with (folder / "journal.jsonl").open("rb") as file:
-        for line in file:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue  # it is being written, or was damaged
-    return found
-
-
 class Sweep:
     """The command that does it, in a storage that is its own."""
 
@@ -98,10 +87,10 @@ class Sweep:
     def has_come(self, moment: str) -> bool:
         if moment in REPORTED:
             trial, step = REPORTED[moment]
-            reports = [each for each in self._lines() if each["kind"] == "report" and str(each["trial"]) == trial]
+            reports = [each for each in self.lines() if each["kind"] == "report" and str(each["trial"]) == trial]
             return any(each["metrics"]["step"] >= step for each in reports)
         if moment == "end":
-            return sum(each["kind"] == "end" for each in self._lines()) == TRIALS
+            return sum(each["kind"] == "end" for each in self.lines()) == TRIALS
         return moment == "start" or bool(list(self.folder.parent.glob("teachers/labeler-*.json")))
 
     def wait_for(self, moment: str, *titles: str) -> list[psutil.Process]:
@@ -150,7 +139,7 @@ class Sweep:
     def compare(self, wanted: pd.DataFrame) -> None:
         """See that it has gone as the undisturbed one: the same trials, none twice, the same scores, no draft."""
         pd.testing.assert_frame_equal(facts(self.folder), wanted)
-        found = self._lines()
+        found = self.lines()
         ends = [each["trial"] for each in found if each["kind"] == "end" and each["status"] == "finished"]
         assert sorted(map(str, ends)) == sorted(map(str, wanted.trial)), "each trial ends once"
         steps = [(each["trial"], each["metrics"]["step"]) for each in found if each["kind"] == "report"]
@@ -166,7 +155,7 @@ class Sweep:
 
         - when: the time of day of the fault
         """
-        reports = [each for each in self._lines() if each["kind"] == "report"]
+        reports = [each for each in self.lines() if each["kind"] == "report"]
         if not reports:
             return 0
         last = max(pd.Timestamp(each["at"]).timestamp() for each in reports)
@@ -179,7 +168,7 @@ class Sweep:
 
         Of the last command alone: the first one may still have reported something when it could not go on.
         """
-        found = [each for each in self._lines() if each["kind"] in ("report", "end")]
+        found = [each for each in self.lines() if each["kind"] in ("report", "end")]
         assert when, "the fault's time was not noted"
         times = [pd.Timestamp(each["at"]).timestamp() for each in found if each["command"] == found[-1]["command"]]
         later = [at - when for at in times if at > when]
@@ -208,8 +197,9 @@ class Sweep:
                 continue
         return found
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return lines(self.folder) if (self.folder / "journal.jsonl").exists() else []
+    def lines(self) -> list[lines.Entry]:
+        """The lines of its journal that are whole; none before it has one."""
+        return lines.read(Storage(self.folder), JOURNAL)[0]
 
 
 def copied_without_sweep(storage: Path, place: Path) -> Path:

@@ -34,7 +34,7 @@ BASE = {
     "agent of the dashboard": "ray::DashboardAgent",
     "agent of environments": "ray::RuntimeEnvAgent",
 }
-WORKERS = ("worker", "coordinator", "split coordinator", "train controller", "generator")
+WORKERS = ("worker", "coordinator", "split coordinator", "train controller")
 PAIRS = [
     ("board", "worker"),
     ("board", "trial"),

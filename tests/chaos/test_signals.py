@@ -41,4 +41,4 @@ def test_it_is_asked_to_end(calm, sweep, case, number, moment, times):
         assert running.driver.returncode == 0 or "--resume" in running.said(), "it says how to go on"
     running.start(*(["--resume"] if (running.folder / "sweep.yaml").exists() else [str(running.file)]))
     running.end().compare(calm.table)
-    case.note(then="`--resume` goes on" if begun else "the same command begins anew", next_s=None)
+    case.note(then="`--resume` goes on" if begun else "the same command begins anew")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.sweep import MOMENTS, Sweep, copied_without_sweep
 from tests.helpers.disks import Disk, small_disk
+from tgt_ray.core.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -58,6 +59,9 @@ def test_a_storage_fails(disk, on_disk, calm, case, moment, how):
         with disk.read_only(on_disk.folder.parent):
             time.sleep(WHILE_S)
     goes_on(on_disk, calm, case, "goes on")
+    if moment == "middle":  # at others there may be nothing to write
+        said = on_disk.said()
+        assert "; tried again for 60 s" in said and "the storage can be written again, after" in said, said
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
@@ -72,7 +76,10 @@ def test_a_storage_fails_for_good(disk, on_disk, calm, case, how):
     else:
         with disk.read_only(on_disk.folder.parent):
             on_disk.end(1)
-    assert "go on with --resume once it can be written" in on_disk.said()
+    last = on_disk.said().strip().splitlines()[-1]
+    assert last.startswith("failed: ") and "go on with --resume once it can be written" in last, last
+    assert ("storage full" if how == "full" else "Read-only file system") in last
+    assert not list(on_disk.folder.parent.rglob("*.tmp"))
     is_resumed(on_disk, calm, case)
 
 
@@ -83,7 +90,10 @@ def test_a_folder_is_removed(sweep, calm, case):
     case.note(fault="removed", of="the sweep's folder is removed, middle", moment="middle")
     shutil.rmtree(running.folder)
     running.end(1)
-    assert "somebody has removed the folder" in running.said() and not running.folder.exists()
+    last = running.said().strip().splitlines()[-1]
+    assert time.time() - case.began < PATIENCE_S
+    assert last.startswith("failed: ") and "somebody has removed the folder" in last, last
+    assert not running.folder.exists()
     running.start(str(running.file))
     running.end().compare(calm.table)
     case.note(then="ends with one line; the same command begins anew", next_s=running.seconds_to_go_on(case.began))

@@ -1,4 +1,4 @@
-"""Trainings and sweeps on disks that are filled, mounted read-only or taken away while they work."""
+"""Trainings on disks that are filled, mounted read-only or taken away while they work; tests/chaos has sweeps."""
 
 import json
 import shutil
@@ -6,10 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import safetensors.numpy
 import yaml
@@ -157,75 +155,6 @@ def test_a_folder_that_is_removed_ends_a_run_at_once_and_is_not_made_again(exper
     assert code == 1 and time.monotonic() - began < PATIENCE_S / 2
     assert last.startswith("failed: ") and "somebody has removed the folder" in last
     assert not run.folder.exists()
-
-
-@pytest.fixture(scope="module")
-def sweep(experiment, tmp_path_factory) -> Path:
-    """A sweep of a control and two trials, one at a time."""
-    file = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
-    search = {"algorithm": "random", "trials": 2, "controls": ["one_hot"], "scheduler": "none", "concurrent": 1}
-    space = {"train.synthetic_ratio": {"uniform": [0.2, 0.6]}}
-    file.write_text(
-        yaml.safe_dump({"experiment": yaml.safe_load(experiment.read_text()), "space": space, "search": search})
-    )
-    return file
-
-
-def facts(folder: Path) -> pd.DataFrame:
-    table = pd.read_csv(folder / "trials.csv").sort_values("number").reset_index(drop=True)
-    return table[["trial", "status", "control", "train.synthetic_ratio", "step", "train_loss", "balanced_accuracy"]]
-
-
-@pytest.fixture(scope="module")
-def calm_sweep(sweep, tmp_path_factory) -> pd.DataFrame:
-    """The table of the undisturbed sweep."""
-    place = tmp_path_factory.mktemp("calm-sweep")
-    done(place, "sweep", sweep)
-    return facts(place / "a")
-
-
-@pytest.mark.ray
-def test_a_disk_that_is_full_for_15_s_costs_a_sweep_time_alone(disk, sweep, calm_sweep, tmp_path):
-    began = Started(disk.place / "r" / "a", tmp_path / "said", "sweep", sweep)
-    disk.fill()
-    began.until("; tried again for 60 s")
-    time.sleep(15)
-    disk.free()
-    code, said = began.end()
-    assert code == 0 and "the storage can be written again, after" in said, said
-    pd.testing.assert_frame_equal(facts(began.folder), calm_sweep)
-    assert not drafts(disk.place)
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_storage_that_stays_so_ends_a_sweep_in_order_and_resume_finishes_it(disk, how, sweep, calm_sweep, tmp_path):
-    began = Started(disk.place / "r" / "a", tmp_path / "said", "sweep", sweep)
-    if how == "full":
-        disk.fill()
-    with disk.read_only(began.folder) if how == "read-only" else nullcontext():
-        code, said = began.end()
-    last = last_line(said)
-    assert code == 1 and last.startswith("failed: ") and "go on with --resume" in last, said
-    assert ("storage full" if how == "full" else "Read-only file system") in last
-    assert not drafts(disk.place)
-    if how == "full":
-        disk.free()
-    done(disk.place / "r", "sweep", "--resume")
-    pd.testing.assert_frame_equal(facts(began.folder), calm_sweep)
-    assert not drafts(disk.place)
-
-
-@pytest.mark.ray
-def test_a_folder_that_is_removed_ends_a_sweep_at_once_and_is_not_made_again(sweep, tmp_path):
-    began = Started(tmp_path / "r" / "a", tmp_path / "said", "sweep", sweep)
-    shutil.rmtree(began.folder)
-    since = time.monotonic()
-    code, said = began.end()
-    last = last_line(said)
-    assert code == 1 and time.monotonic() - since < PATIENCE_S
-    assert last.startswith("failed: ") and "somebody has removed the folder" in last, said
-    assert not began.folder.exists()
 
 
 @pytest.mark.ray

@@ -283,11 +283,9 @@ def made_once(folder: Storage, what: str, called: str) -> Iterator[None]:
         return
 
     def begin() -> None:
-        try:
-            if folder.is_local:
+        if folder.is_local:
+            with folder.writing():
                 Path(folder.base).mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise NotWritten(f"{folder.shown}: cannot be written ({folder.reason(err)})") from err
         held.enter_context(owned(folder, busy, what, called))
 
     with ExitStack() as held:
